@@ -1,0 +1,2 @@
+//! The HTTP surface: verifies, converts, calls.
+pub mod types;

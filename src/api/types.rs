@@ -1,0 +1,372 @@
+//! What goes over the socket: requests, resources, events and problems, shared by the daemon and `thawctl`.
+//!
+//! JSON is snake_case; unknown request fields are refused, unknown response fields must be ignored by clients.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionRequest {
+    /// Name of a provider, as listed by `GET /v1/providers`.
+    pub provider: String,
+    /// Whose execution this is: 1 to 64 characters of `[a-z0-9-]`.
+    pub user: String,
+    /// What to ask the provider's CLI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A command (argv) to run in the provider's image instead of its CLI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Model; the provider's default when absent. Only with `prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Reasoning effort, one of those that the provider's manifest names. Only with `prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
+    /// The user's credentials for this one execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Additional environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Wall-clock limit in milliseconds; the manifest's timeout for the model and effort when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Keep running when the client that streams the events goes away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+    /// Free-form labels, returned with the execution.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Credential files and variables. Never logged, never written to a disk; wiped from memory when dropped.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// File name (relative to the provider's credential directory) to content.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[zeroize(skip)]
+    pub files: BTreeMap<String, Secret>,
+    /// Environment variable name to value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[zeroize(skip)]
+    pub env: BTreeMap<String, Secret>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("files", &self.files.keys()).field("env", &self.env.keys()).finish()
+    }
+}
+
+/// A string that is wiped when dropped and never printed.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The secret itself; do not print or log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// Where an execution stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutionState {
+    /// Accepted; its container is being claimed.
+    Pending,
+    /// The command runs.
+    Running,
+    /// The `exit` event was written; the container is gone or going.
+    Exited,
+}
+
+/// How the container was obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimPath {
+    /// A frozen container of the pool.
+    Warm,
+    /// Created for this request because the pool was empty.
+    Cold,
+}
+
+/// Why an execution ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// The command ended by itself; see `code` or `signal`.
+    Exited,
+    /// A time limit passed: the execution's, or the start timeout (see `detail`).
+    Timeout,
+    /// Asked for by the client, or the client went away.
+    Cancelled,
+    /// The memory limit was hit.
+    Oom,
+    /// Killed by the daemon for another reason (shutdown).
+    Killed,
+    /// The container broke before or while the command ran; see `detail`.
+    Lost,
+}
+
+/// One execution, as returned by `GET /v1/executions/{id}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Execution {
+    /// Identifier, `[a-z0-9-]`.
+    pub id: String,
+    /// Provider name.
+    pub provider: String,
+    /// Whose it is.
+    pub user: String,
+    /// Model used, when a prompt was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// State.
+    pub state: ExecutionState,
+    /// Container that serves or served it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// How the container was obtained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<ClaimPath>,
+    /// Creation time, Unix milliseconds.
+    pub created_at_ms: u64,
+    /// Wall-clock limit in milliseconds.
+    pub timeout_ms: u64,
+    /// Labels given by the client.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How it ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
+/// One event of `GET /v1/executions/{id}/events`; the SSE `event:` field is the tag, `id:` the sequence number.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
+pub enum Event {
+    /// First event: the command is running.
+    Started(Started),
+    /// Bytes that the command wrote to its standard output.
+    Stdout(Output),
+    /// Bytes that the command wrote to its standard error.
+    Stderr(Output),
+    /// Text of the answer, decoded from the provider's stream dialect.
+    Delta(Delta),
+    /// Events were dropped because the log's limit was passed before they were read.
+    Gap(Gap),
+    /// Last event, exactly once.
+    Exit(Exit),
+}
+
+/// Payload of `started`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Started {
+    /// Execution id.
+    pub execution: String,
+    /// Container id.
+    pub container: String,
+    /// Warm or cold.
+    pub path: ClaimPath,
+    /// Microseconds from the request being parsed to the command being spawned.
+    pub claim_us: u64,
+}
+
+/// Payload of `stdout` and `stderr`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Output {
+    /// The bytes: UTF-8 text, or base64 when `encoding` says so.
+    pub data: String,
+    /// `base64` when the bytes are not UTF-8; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+}
+
+/// Encoding of `Output::data`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// RFC 4648 section 4.
+    Base64,
+}
+
+/// Payload of `delta`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Delta {
+    /// A piece of the answer.
+    pub text: String,
+}
+
+/// Payload of `gap`: sequence numbers `from..=to` are gone.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Gap {
+    /// First missing sequence number.
+    pub from: u64,
+    /// Last missing sequence number.
+    pub to: u64,
+}
+
+/// Payload of `exit`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Exit {
+    /// Exit code of the command, when it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// Signal that ended it, when one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Why it ended.
+    pub reason: ExitReason,
+    /// Whether it did its job: for prompts read from the CLI's own JSON, since its exit code can lie.
+    pub success: bool,
+    /// What went wrong, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Wall-clock time from spawn to exit, milliseconds.
+    pub duration_ms: u64,
+    /// CPU time used by this execution, milliseconds.
+    pub cpu_ms: u64,
+    /// Peak memory of the container's cgroup, bytes.
+    pub memory_peak_bytes: u64,
+}
+
+/// One pool, as listed by `GET /v1/pools`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Pool {
+    /// Provider whose containers these are.
+    pub provider: String,
+    /// How many warm containers are wanted.
+    pub target: usize,
+    /// Warm: frozen, confirmed, claimable.
+    pub warm: usize,
+    /// Being created.
+    pub creating: usize,
+    /// Claimed and not yet destroyed.
+    pub claimed: usize,
+    /// Claims served from the pool since the daemon started.
+    pub hits: u64,
+    /// Claims that found it empty since the daemon started.
+    pub misses: u64,
+    /// Why the last creation failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// State of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerState {
+    /// Being created.
+    Creating,
+    /// Frozen in a pool.
+    Warm,
+    /// Serving an execution.
+    Claimed,
+    /// Being destroyed.
+    Destroying,
+}
+
+/// One container, as listed by `GET /v1/containers`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Container {
+    /// Identifier, `[a-z0-9-]`.
+    pub id: String,
+    /// Provider whose image it runs.
+    pub provider: String,
+    /// State.
+    pub state: ContainerState,
+    /// Execution that it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<String>,
+    /// Process id of its PID 1, seen from the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Creation time, Unix milliseconds.
+    pub created_at_ms: u64,
+    /// Memory charged to its cgroup now, bytes.
+    pub memory_bytes: u64,
+    /// CPU time used since its creation, milliseconds.
+    pub cpu_ms: u64,
+    /// Whether the kernel reports its cgroup as frozen.
+    pub frozen: bool,
+    /// Its cgroup, relative to the cgroup root.
+    pub cgroup: String,
+}
+
+/// One provider, as listed by `GET /v1/providers`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Provider {
+    /// Name.
+    pub name: String,
+    /// Image it runs.
+    pub image: String,
+    /// Model used when a request names none.
+    pub default_model: String,
+    /// Whether its image is in the store, so that executions can run.
+    pub ready: bool,
+    /// Credential file names that it reads.
+    pub credential_files: Vec<String>,
+    /// Environment variables that it takes an API key or token from.
+    pub credential_env: Vec<String>,
+    /// Hosts that its containers may reach.
+    pub egress: Vec<String>,
+}
+
+/// One image, as listed by `GET /v1/images`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Image {
+    /// Name.
+    pub name: String,
+    /// Manifest digest, `sha256:…`.
+    pub digest: String,
+    /// Size of its layers as stored, bytes.
+    pub compressed_bytes: u64,
+    /// Size of its root file system, bytes.
+    pub unpacked_bytes: u64,
+    /// Unpack time, Unix milliseconds.
+    pub unpacked_at_ms: u64,
+}
+
+/// A list answer: `{"items": […]}`, so that fields can be added later.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct List<T> {
+    /// The resources.
+    pub items: Vec<T>,
+}
+
+/// RFC 9457 problem, `application/problem+json`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `about:blank`, or a URI for the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Short name of the HTTP status.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What went wrong and what to do.
+    pub detail: String,
+    /// Stable machine-readable code.
+    pub code: String,
+    /// Whether the same request can succeed later.
+    pub retryable: bool,
+}

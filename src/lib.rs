@@ -1,0 +1,19 @@
+//! thawd: turns OCI images into running sandboxes and hands one out in milliseconds.
+//!
+//! Data flows one way: `api` → `execution` → `pool` → `container` → kernel. Each module imports only those
+//! listed below it; `ARCHITECTURE.md` names the owner of each piece of state.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod api;
+pub mod cgroup;
+pub mod config;
+pub mod container;
+pub mod egress;
+pub mod execution;
+pub mod image;
+pub mod init;
+pub mod pool;
+pub mod provider;
+pub mod spawner;
+pub mod telemetry;
