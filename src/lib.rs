@@ -13,6 +13,7 @@ pub mod egress;
 pub mod execution;
 pub mod image;
 pub mod init;
+pub mod kernel;
 pub mod pool;
 pub mod provider;
 pub mod spawner;
