@@ -18,3 +18,4 @@ pub mod pool;
 pub mod provider;
 pub mod spawner;
 pub mod telemetry;
+pub mod types;

@@ -1,2 +1,2 @@
 //! The HTTP surface: verifies, converts, calls.
-pub mod types;
+pub use crate::types;
