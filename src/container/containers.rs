@@ -10,11 +10,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::control::Control;
 use super::reaper::{self, Parts, Remains};
 use super::{Container, ContainerError, Template};
-use crate::types;
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
+use crate::types;
 
 pub use crate::types::ContainerState as State;
 
@@ -176,6 +176,12 @@ impl Containers {
         &self.hierarchy
     }
 
+    /// How many containers of `provider` serve an execution now.
+    pub fn claimed(&self, provider: &str) -> usize {
+        let is_claimed = |entry: &Arc<Entry>| lock(&entry.status).state == State::Claimed;
+        lock(&self.registry.0).values().filter(|entry| entry.provider == provider && is_claimed(entry)).count()
+    }
+
     /// The containers that exist now.
     pub fn list(&self) -> Vec<types::Container> {
         let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
@@ -238,7 +244,7 @@ impl Containers {
             reaper: self.reaper.clone(),
             pidfd: None,
             proxy: None,
-            place,
+            _place: place,
         });
 
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;

@@ -50,9 +50,8 @@ pub fn fill(files: &[(&str, &str)], owner: u32, limit: u64) -> Result<OwnedFd, C
         Err(errno) => return Err(failed("keep the credential tmpfs out of swap")(errno)),
     }
     rustix::mount::fsconfig_create(&context).map_err(failed("create the credential tmpfs"))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(failed("mount the credential tmpfs"))?;
     for (name, content) in files {

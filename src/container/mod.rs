@@ -26,9 +26,9 @@ use crate::kernel;
 use crate::spawner::SpawnerError;
 
 pub use containers::{Containers, Limit, Place, Settings};
+use control::Control;
 pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
 pub use credentials::CredentialError;
-use control::Control;
 use reaper::Remains;
 
 /// State as shown by the API.

@@ -27,7 +27,7 @@ pub struct Parts {
     pub pidfd: Option<OwnedFd>,
     pub proxy: Option<egress::Proxy>,
     /// Given back last: until then the container counts.
-    pub place: Place,
+    pub _place: Place,
 }
 
 impl Remains {
@@ -85,7 +85,8 @@ impl Drop for Remains {
             if let Err(error) = parts.entry.cgroup.kill() {
                 tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
             }
-            if let Err(lost) = parts.reaper.send(parts) {
+            let reaper = parts.reaper.clone();
+            if let Err(lost) = reaper.send(parts) {
                 tracing::error!(container = %lost.0.entry.id, "the reaper has stopped; left for the next start");
             }
         }
