@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::telemetry::LogFormat;
+
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/thawd/thawd.toml";
 
@@ -244,24 +246,14 @@ impl Default for Egress {
 pub struct Log {
     /// What is logged, in the syntax of `RUST_LOG` (which overrides it).
     pub filter: String,
-    /// `human` or `json`.
-    pub format: LogFormat,
+    /// Form of a line; the journal's form under systemd and `human` elsewhere when absent.
+    pub format: Option<LogFormat>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Human }
+        Self { filter: "info".to_owned(), format: None }
     }
-}
-
-/// Form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people and the journal.
-    Human,
-    /// One JSON object per line.
-    Json,
 }
 
 /// `[provider.NAME]`
@@ -392,12 +384,13 @@ mod tests {
             .map(|line| line.strip_prefix("#= ").unwrap_or(line))
             .fold(String::new(), |text, line| text + line + "\n");
         let config = parse(&active).unwrap();
-        assert_eq!(format!("{config:?}"), format!("{:?}", with_example_provider(parse("").unwrap())));
+        assert_eq!(format!("{config:?}"), format!("{:?}", with_optional_keys(parse("").unwrap())));
     }
 
-    fn with_example_provider(mut config: Config) -> Config {
+    fn with_optional_keys(mut config: Config) -> Config {
         config.paths.layouts_dir = Some("/var/lib/thawd/layouts".into());
         config.paths.init_program = Some("/usr/bin/thaw-init".into());
+        config.log.format = Some(crate::telemetry::LogFormat::Human);
         config
     }
 }

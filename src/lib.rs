@@ -9,6 +9,7 @@ pub mod api;
 pub mod cgroup;
 pub mod config;
 pub mod container;
+pub mod daemon;
 pub mod egress;
 pub mod execution;
 pub mod image;

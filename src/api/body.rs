@@ -13,8 +13,8 @@ use super::ApiError;
 /// 413 `body_too_large`, 400 `invalid_json`, `unknown_field` or `invalid_field`.
 pub async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
     let bytes = axum::body::to_bytes(body, limit).await.map_err(|error| {
-        let too_large = std::error::Error::source(&error)
-            .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        let too_large =
+            std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
         if too_large {
             let detail = format!("the body is larger than {limit} bytes (`api.max_body_bytes`)");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
@@ -80,8 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn errors_do_not_repeat_values() {
-        let (_, code, detail) =
-            error(r#"{"provider":"a","user":"u","credentials":{"files":"sk-secret"}}"#).await;
+        let (_, code, detail) = error(r#"{"provider":"a","user":"u","credentials":{"files":"sk-secret"}}"#).await;
         assert_eq!(code, "invalid_field");
         assert!(detail.contains("`credentials.files`") && !detail.contains("sk-secret"), "{detail}");
     }

@@ -26,11 +26,7 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, ApiError> {
 }
 
 /// The stream; it ends after the `exit` event. While it exists, it counts as a reader.
-pub fn stream(
-    reader: Reader,
-    after: u64,
-    heartbeat: Duration,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+pub fn stream(reader: Reader, after: u64, heartbeat: Duration) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let state = (reader, after, VecDeque::<Numbered>::new());
     let events = futures_util::stream::unfold(state, |(reader, mut after, mut waiting)| async move {
         if waiting.is_empty() {

@@ -19,9 +19,11 @@ pub async fn pools(State(state): State<Arc<super::State>>) -> Result<Json<List<P
 pub async fn all_pools(state: &super::State) -> Result<Vec<Pool>, ApiError> {
     let mut items = Vec::new();
     for served in state.executions.served().values() {
-        let pool = served.pool.status().await.map_err(|error| {
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string())
-        })?;
+        let pool = served
+            .pool
+            .status()
+            .await
+            .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string()))?;
         items.push(pool);
     }
     Ok(items)
@@ -54,9 +56,10 @@ pub async fn providers(State(state): State<Arc<super::State>>) -> Json<List<Prov
 /// Lists the images that are unpacked.
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = List<Image>), (status = 500, body = Problem)))]
 pub async fn images(State(state): State<Arc<super::State>>) -> Result<Json<List<Image>>, ApiError> {
-    let images = state.images.list().map_err(|error| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "image_store", error.to_string())
-    })?;
+    let images = state
+        .images
+        .list()
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "image_store", error.to_string()))?;
     let items = images.into_iter().map(|image| Image {
         name: image.name,
         digest: image.digest,

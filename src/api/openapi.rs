@@ -11,11 +11,20 @@ use crate::types;
 #[openapi(
     info(title = "thawd", description = "Container supervisor: executions in frozen warm containers."),
     paths(
-        executions::create, executions::list, executions::get, executions::events, executions::cancel,
-        lists::pools, lists::containers, lists::providers, lists::images,
-        status::healthz, status::readyz, status::metrics,
+        executions::create,
+        executions::list,
+        executions::get,
+        executions::events,
+        executions::cancel,
+        lists::pools,
+        lists::containers,
+        lists::providers,
+        lists::images,
+        status::healthz,
+        status::readyz,
+        status::metrics,
     ),
-    components(schemas(types::Event)),
+    components(schemas(types::Event))
 )]
 struct Document;
 
@@ -45,6 +54,9 @@ mod tests {
             std::fs::write(path, &current).unwrap();
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == current, "run: THAWD_UPDATE_GOLDEN=1 cargo test --lib openapi, and review docs/openapi.json");
+        assert!(
+            committed == current,
+            "run: THAWD_UPDATE_GOLDEN=1 cargo test --lib openapi, and review docs/openapi.json"
+        );
     }
 }

@@ -91,9 +91,8 @@ pub async fn metrics(State(state): State<Arc<super::State>>) -> Result<impl Into
             }
         }
         gauges.memory.set(containers.iter().map(|container| container.memory_bytes as i64).sum());
-        prometheus_client::encoding::text::encode(&mut text, &state.registry).map_err(|error| {
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string())
-        })?;
+        prometheus_client::encoding::text::encode(&mut text, &state.registry)
+            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))

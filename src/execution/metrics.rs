@@ -39,11 +39,8 @@ impl ExecutionMetrics {
     /// Registers `thawd_claim_seconds`, `thawd_executions_total` and `thawd_refused_total`.
     pub fn new(registry: &mut Registry) -> Self {
         let new: fn() -> Histogram = || Histogram::new(CLAIM_BUCKETS);
-        let metrics = Self {
-            claims: Family::new_with_constructor(new),
-            exits: Family::default(),
-            refusals: Family::default(),
-        };
+        let metrics =
+            Self { claims: Family::new_with_constructor(new), exits: Family::default(), refusals: Family::default() };
         registry.register(
             "thawd_claim_seconds",
             "Time from a request being parsed to its command running, by provider and path (warm, cold)",

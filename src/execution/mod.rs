@@ -29,7 +29,7 @@ use crate::types;
 
 pub use log::{Log, Numbered, Rendered};
 pub use metrics::ExecutionMetrics;
-pub use plan::{Plan, RequestError};
+pub use plan::{Plan, RUNTIME_USER, RequestError};
 
 /// How executions behave; see `[execution]` in the configuration.
 #[derive(Debug, Clone)]

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use zeroize::Zeroize;
+
 use super::{Served, Settings};
 use crate::container::{Command, CommandError, Encoded};
 use crate::pool::Pool;
@@ -188,15 +190,17 @@ pub fn plan(
         }
     };
     let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
-    let command =
-        Command { argv: task.argv, env, cwd: provider.home.clone(), user: RUNTIME_USER }.encode()?;
+    let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user: RUNTIME_USER };
+    let encoded = command.encode();
+    // Keys were among them; the encoded form wipes itself.
+    command.env.iter_mut().for_each(|(_, value)| value.zeroize());
     Ok(Plan {
         provider: request.provider,
         user: request.user,
         model: task.model,
         labels: request.labels,
         pool: target.pool.clone(),
-        command,
+        command: encoded?,
         stdin: task.stdin,
         files: credentials.files.clone(),
         timeout,
@@ -249,7 +253,8 @@ fn environment(
     for (name, value) in target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
         set(name, value);
     }
-    for (name, value) in [("HOME", provider.home.as_str()), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")]
+    for (name, value) in
+        [("HOME", provider.home.as_str()), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")]
     {
         set(name, value);
     }

@@ -14,7 +14,7 @@ use super::output::Decoder;
 use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::cgroup::Usage;
-use crate::container::{Container, ContainerError};
+use crate::container::Container;
 use crate::pool::Claimed;
 use crate::provider::DialectParser;
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
@@ -78,7 +78,9 @@ pub async fn run(
     let mut parser = plan.dialect.map(DialectParser::new);
     let (end, stop) = match failed {
         Some((code, detail)) => {
-            handle.log.push(&Event::Stderr(crate::types::Output { data: format!("thawd: {detail}\n"), encoding: None }));
+            handle
+                .log
+                .push(&Event::Stderr(crate::types::Output { data: format!("thawd: {detail}\n"), encoding: None }));
             (End::NotStarted(code), None)
         }
         None => follow(executions, &handle, &plan, background, &mut running, &mut parser).await,
@@ -194,10 +196,10 @@ impl Sink<'_> {
     }
 
     fn finish(&mut self) {
-        for output in self.stdout.finish() {
+        if let Some(output) = self.stdout.finish() {
             self.handle.log.push(&Event::Stdout(output));
         }
-        for output in self.stderr.finish() {
+        if let Some(output) = self.stderr.finish() {
             self.handle.log.push(&Event::Stderr(output));
         }
     }
@@ -261,7 +263,9 @@ async fn follow(
             stop = Some(reason);
             // Politely first: a CLI may be writing a refreshed token.
             let polite = reason != Stop::Shutdown && container.signal(*tag, libc::SIGTERM).is_ok();
-            kill_at = Some(tokio::time::Instant::now() + if polite { executions.settings.kill_grace } else { Duration::ZERO });
+            kill_at = Some(
+                tokio::time::Instant::now() + if polite { executions.settings.kill_grace } else { Duration::ZERO },
+            );
         }
     };
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
