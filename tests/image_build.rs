@@ -42,3 +42,22 @@ fn the_test_image_builds_offline_and_small() {
     assert_eq!(report.name, "test");
     assert!(report.unpacked_bytes() < 4_000_000, "{}", report.unpacked_bytes());
 }
+
+#[test]
+#[ignore = "renews package-lock.json from the npm registry"]
+fn lock_all() {
+    for name in ["openai", "anthropic", "google"] {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(name);
+        let options = BuildOptions::new("unused", folder("THAWD_TEST_CACHE", "cache"));
+        thawd::image::build::lock(&manifest, &options, &Terminal::new(name)).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs the Debian and npm registries or a filled cache"]
+fn the_cli_images_build() {
+    for (name, most_megabytes) in [("openai", 300), ("anthropic", 140), ("google", 145)] {
+        let report = build_real(name);
+        assert!(report.unpacked_bytes() < most_megabytes * 1_000_000, "{name} is larger than it was");
+    }
+}
