@@ -7,8 +7,11 @@
 
 pub mod api;
 pub mod cgroup;
+pub mod client;
 pub mod config;
 pub mod container;
+pub mod ctl;
+pub mod doctor;
 pub mod egress;
 pub mod execution;
 pub mod image;
