@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod cgroup;
+pub mod client;
 pub mod config;
 pub mod container;
 pub mod daemon;

@@ -1,0 +1,194 @@
+//! What thawd needs of the kernel.
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, fsconfig_set_flag, fsopen};
+
+use super::{Check, Host, Status};
+
+/// First kernel with `cgroup.kill` (Documentation/admin-guide/cgroup-v2.rst).
+const KERNEL_MIN: (u32, u32) = (5, 14);
+/// First kernel with idmapped mounts (mount_setattr(2)).
+const KERNEL_IDMAP: (u32, u32) = (5, 12);
+/// Number of the capability in the mask of `/proc/self/status` (linux/capability.h).
+const CAP_SYS_ADMIN: u32 = 21;
+/// Kinds of namespaces that each container has of its own, as named below `/proc/sys/user`.
+const NAMESPACES: [&str; 7] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
+
+pub(super) fn checks(host: &Host) -> Vec<Check> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    vec![
+        root(host),
+        version(&release),
+        idmap(&release),
+        namespaces(host),
+        seccomp(host),
+        openat2(),
+        mount_api(),
+        noswap(),
+        pressure(host),
+    ]
+}
+
+fn root(host: &Host) -> Check {
+    let uid = rustix::process::geteuid().as_raw();
+    let capabilities = host.read("/proc/self/status").ok().as_deref().and_then(effective_capabilities);
+    let (status, found) = match capabilities {
+        _ if uid != 0 => (Status::Fail, format!("uid {uid}")),
+        Some(mask) if mask & (1 << CAP_SYS_ADMIN) == 0 => (Status::Fail, "uid 0, but without CAP_SYS_ADMIN".to_owned()),
+        Some(_) => (Status::Ok, "uid 0 with CAP_SYS_ADMIN".to_owned()),
+        None => (Status::Warn, "uid 0; /proc/self/status is not readable".to_owned()),
+    };
+    let fix = "Run thawd, and this check, as root on the host or in a container that keeps root's capabilities.";
+    Check::new("root privileges", status, found, fix)
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+fn version(release: &str) -> Check {
+    let (status, found) = match parse_release(release) {
+        Some(version) if version >= KERNEL_MIN => (Status::Ok, release.to_owned()),
+        Some(_) => (Status::Fail, release.to_owned()),
+        None => (Status::Warn, format!("unknown version {release:?}")),
+    };
+    Check::new("kernel version", status, found, "Install a kernel of 5.14 or later, which has cgroup.kill.")
+}
+
+fn idmap(release: &str) -> Check {
+    let (status, found) = match parse_release(release) {
+        Some(version) if version >= KERNEL_IDMAP => (Status::Ok, "in the kernel; each file system must support it too"),
+        Some(_) => (Status::Warn, "not in this kernel"),
+        None => (Status::Warn, "unknown kernel version"),
+    };
+    let fix = "Install a kernel of 5.12 or later, and keep thawd's store on ext4, xfs or btrfs.";
+    Check::new("idmapped mounts", status, found, fix)
+}
+
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn namespaces(host: &Host) -> Check {
+    let missing = NAMESPACES.into_iter().filter(|kind| !host.path(&format!("/proc/self/ns/{kind}")).exists());
+    let missing: Vec<_> = missing.collect();
+    let forbidden = NAMESPACES
+        .into_iter()
+        .filter(|kind| host.number(&format!("/proc/sys/user/max_{kind}_namespaces")).is_some_and(|max| max == 0));
+    let forbidden: Vec<_> = forbidden.collect();
+    let (status, found) = if !missing.is_empty() {
+        (Status::Fail, format!("not in the kernel: {}", missing.join(", ")))
+    } else if !forbidden.is_empty() {
+        (Status::Fail, format!("forbidden by user.max_*_namespaces = 0: {}", forbidden.join(", ")))
+    } else {
+        (Status::Ok, NAMESPACES.join(", "))
+    };
+    let fix = "Use a kernel with all namespaces, and set the limit with sysctl -w user.max_NAME_namespaces=10000.";
+    Check::new("namespaces", status, found, fix)
+}
+
+fn seccomp(host: &Host) -> Check {
+    let (status, found) = match host.read("/proc/sys/kernel/seccomp/actions_avail") {
+        Ok(actions) if actions.split_whitespace().any(|a| a == "kill_process") => (Status::Ok, actions),
+        Ok(actions) => (Status::Fail, format!("only {actions}")),
+        Err(_) => (Status::Fail, "/proc/sys/kernel/seccomp is missing".to_owned()),
+    };
+    Check::new("seccomp filters", status, found, "Use a kernel built with CONFIG_SECCOMP_FILTER.")
+}
+
+fn openat2() -> Check {
+    let opened =
+        rustix::fs::openat2(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let (status, found) = match opened {
+        Ok(_) => (Status::Ok, "works".to_owned()),
+        Err(errno) => (Status::Fail, refusal(errno)),
+    };
+    let fix = "Use a kernel of 5.6 or later, and allow openat2 where a seccomp profile around thawd forbids it.";
+    Check::new("openat2", status, found, fix)
+}
+
+fn mount_api() -> Check {
+    // A file system context without FSCONFIG_CMD_CREATE has no superblock, let alone a mount.
+    let (status, found) = match fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(_) => (Status::Ok, "fsopen works".to_owned()),
+        Err(Errno::PERM) => (Status::Warn, "cannot tell without root".to_owned()),
+        Err(errno) => (Status::Fail, refusal(errno)),
+    };
+    let fix = "Run this check as root on a kernel of 5.2 or later with tmpfs, where no seccomp profile forbids fsopen.";
+    Check::new("mount API", status, found, fix)
+}
+
+fn noswap() -> Check {
+    let set = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|fs| fsconfig_set_flag(&fs, "noswap"));
+    let (status, found) = match set {
+        Ok(()) => (Status::Ok, "supported".to_owned()),
+        Err(Errno::PERM) => (Status::Warn, "cannot tell without root".to_owned()),
+        Err(errno) => (Status::Warn, refusal(errno)),
+    };
+    let fix = "Use a kernel of 6.3 or later, or turn swap off: credentials in a tmpfs could be written to swap.";
+    Check::new("tmpfs noswap", status, found, fix)
+}
+
+fn refusal(errno: Errno) -> String {
+    format!("refused: {}", std::io::Error::from(errno))
+}
+
+fn pressure(host: &Host) -> Check {
+    let (status, found) = match host.read("/proc/pressure/memory") {
+        Ok(_) => (Status::Ok, "/proc/pressure is readable".to_owned()),
+        Err(error) => (Status::Warn, format!("/proc/pressure/memory: {error}")),
+    };
+    Check::new("pressure stall information", status, found, "Boot with psi=1 on a kernel built with CONFIG_PSI.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::host;
+    use super::*;
+
+    #[test]
+    fn kernel_versions_are_compared_by_number() {
+        assert_eq!(parse_release("6.1.0-27-amd64"), Some((6, 1)));
+        assert_eq!(parse_release("5.14-rc1"), Some((5, 14)));
+        assert_eq!(parse_release("linux"), None);
+        assert_eq!(version("5.9.16").status, Status::Fail);
+        assert_eq!(version("5.14.0").status, Status::Ok);
+        assert_eq!(version("odd").status, Status::Warn);
+        assert_eq!(idmap("5.10.0").status, Status::Warn);
+    }
+
+    #[test]
+    fn each_namespace_must_exist_and_be_allowed() {
+        let all: Vec<String> = NAMESPACES.iter().map(|kind| format!("/proc/self/ns/{kind}")).collect();
+        let mut files: Vec<(&str, &str)> = all.iter().map(|path| (path.as_str(), "")).collect();
+        let (_dir, good) = host(&files);
+        assert_eq!(namespaces(&good).status, Status::Ok);
+        files.push(("/proc/sys/user/max_user_namespaces", "0\n"));
+        let (_dir, forbidden) = host(&files);
+        assert!(namespaces(&forbidden).found.ends_with("= 0: user"));
+        assert_eq!(namespaces(&forbidden).status, Status::Fail);
+        let (_dir, without) = host(&files[1..]);
+        assert_eq!(namespaces(&without).found, "not in the kernel: user");
+    }
+
+    #[test]
+    fn seccomp_must_be_able_to_kill_a_process() {
+        let path = "/proc/sys/kernel/seccomp/actions_avail";
+        let (_dir, good) = host(&[(path, "kill_process kill_thread errno allow\n")]);
+        assert_eq!(seccomp(&good).status, Status::Ok);
+        let (_dir, old) = host(&[(path, "kill_thread errno allow\n")]);
+        assert_eq!(seccomp(&old).status, Status::Fail);
+        let (_dir, none) = host(&[]);
+        assert_eq!(seccomp(&none).status, Status::Fail);
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_mask() {
+        let mask = effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").unwrap();
+        assert_ne!(mask & (1 << CAP_SYS_ADMIN), 0);
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    }
+}
