@@ -17,6 +17,9 @@ V2_TESTS ?= container execution pool isolation limits
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
 
+# The folders of images/ that "make images" builds.
+IMAGES ?= openai anthropic google
+
 PREFIX ?= /usr/local
 DATADIR ?= /usr/share
 SYSCONFDIR ?= /etc
@@ -68,8 +71,8 @@ kernel: ## Find the test bed's kernel, or build it once (6 minutes)
 	@tests/bed/uml-kernel --find > /dev/null 2>&1 || tests/deps
 	@tests/bed/uml-kernel
 
-images: need-root deps build ## Build the runtime images in images/
-	for image in images/*/image.toml; do target/release/thawctl image build "$${image%/image.toml}"; done
+images: need-root deps build ## Build the runtime images of the three clients
+	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
 
 lint: toolchain ## Formatting, clippy, and shellcheck if it is installed
 	$(CARGO) fmt --check
