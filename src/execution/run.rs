@@ -17,7 +17,7 @@ use crate::cgroup::Usage;
 use crate::container::Container;
 use crate::pool::Claimed;
 use crate::provider::DialectParser;
-use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
+use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Output, Started};
 
 /// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
 const CHUNK: usize = 64 * 1024;
@@ -329,6 +329,8 @@ fn conclude(plan: &Plan, running: &Running, end: End, stop: Option<Stop>, parser
         End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
         End::Status(status) => (None, Some(libc::WTERMSIG(status))),
         End::NotStarted(code) => (Some(code), None),
+        // We killed everything ourselves, thaw-init included: it cannot report that any more.
+        End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
         End::Vanished => (None, None),
     };
     let limit_mib = running.container.template().run.memory_bytes >> 20;
@@ -348,8 +350,9 @@ fn conclude(plan: &Plan, running: &Running, end: End, stop: Option<Stop>, parser
         (None, _) if oom && code != Some(0) => {
             (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
         }
+        (None, End::NotStarted(_)) => (ExitReason::Exited, Some("the command could not be executed".to_owned())),
         (None, End::Vanished) => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
-        (None, End::Status(_) | End::NotStarted(_)) if signal.is_some() => (ExitReason::Killed, None),
+        (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),
         (None, _) => (ExitReason::Exited, None),
     };
     let verdict = parser.map(DialectParser::finish);
