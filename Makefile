@@ -47,6 +47,7 @@ build: toolchain ## Build the release binaries
 	$(CARGO) build --release --locked
 
 demo: need-root deps build ## Run the three clients in frozen warm containers against an offline upstream (as root)
+	$(CARGO) build --release --locked --example offline-upstream
 	tests/demo/demo.sh
 
 test: need-root deps ## Everything: lint, tests on this kernel, tests on cgroup v2, nothing left behind (as root)
