@@ -39,7 +39,7 @@ impl Dialer {
         let deadline = Instant::now() + self.timeout;
         let (host, addresses) = match self.policy.decide(host, port) {
             Decision::Refused(refusal) => return Err(refusal),
-            Decision::Static(addresses) => (host.to_owned(), addresses),
+            Decision::Static { name, addresses } => (name, addresses),
             Decision::Address(ip) => {
                 let host = Host::Ip(ip).to_string();
                 let addresses = self.public(&host, port, vec![ip])?;

@@ -53,7 +53,8 @@ pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Requ
         }
         Err((refusal, unread)) => {
             shared.refused(&refusal);
-            if let Some(request) = unread {
+            // A client that waits for "100 Continue" sends nothing until it has the answer.
+            if let Some(request) = unread.filter(|request| !request.headers().contains_key(header::EXPECT)) {
                 drain(request.into_body()).await;
             }
             // After a refused CONNECT the client may already send TLS, which is no HTTP request.

@@ -35,7 +35,12 @@ pub struct Policy {
 #[derive(Debug)]
 pub enum Decision {
     /// Allowed, at these configured addresses and no others; they need no further check.
-    Static(Vec<IpAddr>),
+    Static {
+        /// The normalised name.
+        name: String,
+        /// Its addresses, never empty.
+        addresses: Vec<IpAddr>,
+    },
     /// Allowed by address; the address must still pass [`Policy::check_address`].
     Address(IpAddr),
     /// Allowed by this normalised name; each address that it resolves to must still pass [`Policy::check_address`].
@@ -120,7 +125,7 @@ impl Policy {
         match host {
             Host::Ip(ip) => Decision::Address(ip),
             Host::Name(name) => match self.resolve.get(&name) {
-                Some(addresses) => Decision::Static(addresses.clone()),
+                Some(addresses) => Decision::Static { name, addresses: addresses.clone() },
                 None => Decision::Name(name),
             },
         }
@@ -284,7 +289,7 @@ mod tests {
     fn static_names_replace_resolution_but_not_the_allow_list() {
         let resolve = || BTreeMap::from([("Upstream.TEST".to_owned(), vec!["::ffff:127.0.0.1".parse().unwrap()])]);
         let policy = Policy::new(&["upstream.test:80"], resolve(), vec![]).unwrap();
-        let Decision::Static(addresses) = policy.decide("upstream.test", 80) else { panic!("not static") };
+        let Decision::Static { addresses, .. } = policy.decide("upstream.test", 80) else { panic!("not static") };
         assert_eq!(addresses, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
         assert!(!allowed(&policy, "upstream.test", 81));
         assert!(!allowed(&Policy::new(&["other.test:80"], resolve(), vec![]).unwrap(), "upstream.test", 80));
