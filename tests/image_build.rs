@@ -61,3 +61,15 @@ fn the_cli_images_build() {
         assert!(report.unpacked_bytes() < most_megabytes * 1_000_000, "{name} is larger than it was");
     }
 }
+
+#[test]
+#[ignore = "needs the images of `the_cli_images_build`"]
+fn the_images_unpack() {
+    let folder_of_store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = thawd::image::Store::open(folder_of_store.path()).unwrap();
+    for name in ["test", "openai", "anthropic", "google"] {
+        let begun = std::time::Instant::now();
+        let image = store.ensure(&folder("THAWD_TEST_IMAGES", "layouts").join(name)).unwrap();
+        eprintln!("{name:>10} {:.1} MB unpacked in {:.2?}", image.unpacked_bytes as f64 / 1e6, begun.elapsed());
+    }
+}
