@@ -90,6 +90,7 @@ struct Control {
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/__control", routing::post(control))
+        .route("/__credentials", routing::get(async || Json(accounts::credentials())))
         .route("/__requests", routing::get(requests).delete(forget))
         .fallback(provider)
         .with_state(state)
