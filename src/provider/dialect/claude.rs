@@ -41,6 +41,10 @@ impl Claude {
                     text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("claude ended with {subtype}"))
                 };
                 self.result = Some(if failed { Err(error()) } else { Ok(()) });
+                // The CLI answers some prompts by itself, such as /help: then the result is all there is.
+                if !failed && !self.spoke {
+                    return self.say(line["result"].as_str()?);
+                }
             }
             _ => {}
         }

@@ -161,6 +161,14 @@ fn claude_may_fall_back_to_a_whole_message() {
 }
 
 #[test]
+fn claude_answers_some_prompts_by_itself() {
+    let local = r#"{"type":"assistant","message":{"model":"<synthetic>","content":[{"type":"text","text":"/help isn't available"}]}}
+{"type":"result","subtype":"success","is_error":false,"result":"/help isn't available"}
+"#;
+    assert_eq!(parse(Dialect::ClaudeStreamJson, local), (vec!["/help isn't available".into()], success()));
+}
+
+#[test]
 fn garbage_is_passed_over() {
     let mut noisy = b"Warning: something\n{\"type\":\n\xff\xfe\x00\n[1,2]\n42\n{\"type\":7}\n{}\n\n".to_vec();
     noisy.extend_from_slice(GEMINI.as_bytes());
