@@ -15,6 +15,7 @@
 mod accounts;
 mod answer;
 mod anthropic;
+mod call;
 mod google;
 mod misbehave;
 mod openai;
