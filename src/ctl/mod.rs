@@ -23,7 +23,7 @@ use crate::client::{Client, ClientError, DEFAULT_SOCKET};
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
 #[derive(Debug, Parser)]
-#[command(name = "thawctl", version, about, disable_help_subcommand = true)]
+#[command(name = "thawctl", version)]
 struct Cli {
     /// Socket of the daemon [env: THAWD_SOCKET] [default: /run/thawd/thawd.sock]
     #[arg(long, global = true, value_name = "PATH")]
@@ -38,9 +38,8 @@ struct Cli {
 /// How lists are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Aligned columns.
+    // No doc comments here: they would blow up the help of each command.
     Table,
-    /// The API's items as a JSON array.
     Json,
 }
 
