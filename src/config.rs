@@ -1,1 +1,396 @@
-//! (under construction)
+//! The daemon's configuration: `/etc/thawd/thawd.toml`. Every key has a default; unknown keys are refused.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::telemetry::LogFormat;
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/thawd/thawd.toml";
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, a wrong type or an unknown key.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with the nearest known key for an unknown one.
+        message: String,
+    },
+    /// A value out of its range.
+    #[error("{}: `{key}` {problem}", path.display())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The HTTP API.
+    pub api: Api,
+    /// Files and directories.
+    pub paths: Paths,
+    /// Warm pools.
+    pub pool: Pool,
+    /// What every container gets.
+    pub container: Container,
+    /// Executions and their output.
+    pub execution: Execution,
+    /// Control groups.
+    pub cgroup: Cgroup,
+    /// The way out of containers.
+    pub egress: Egress,
+    /// Logging.
+    pub log: Log,
+    /// Changes to single providers, by name.
+    pub provider: BTreeMap<String, Provider>,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Unix socket that the API listens on.
+    pub socket: PathBuf,
+    /// Group that may use the socket (mode 0660); root alone when the group does not exist.
+    pub socket_group: String,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// Seconds between heartbeat comments on an event stream.
+    pub heartbeat_seconds: u64,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            socket: "/run/thawd/thawd.sock".into(),
+            socket_group: "thawd".to_owned(),
+            max_body_bytes: 1 << 20,
+            heartbeat_seconds: 15,
+        }
+    }
+}
+
+/// `[paths]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Paths {
+    /// Images and their unpacked root file systems.
+    pub state_dir: PathBuf,
+    /// Sockets and other things that a reboot may clear.
+    pub run_dir: PathBuf,
+    /// Provider manifests, `*.toml`.
+    pub providers_dir: PathBuf,
+    /// OCI image layouts, one folder per image; `STATE_DIR/layouts` when absent.
+    pub layouts_dir: Option<PathBuf>,
+    /// The `thaw-init` program; beside `thawd` itself when absent.
+    pub init_program: Option<PathBuf>,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/thawd".into(),
+            run_dir: "/run/thawd".into(),
+            providers_dir: "/usr/share/thawd/providers".into(),
+            layouts_dir: None,
+            init_program: None,
+        }
+    }
+}
+
+impl Paths {
+    /// Where OCI image layouts are.
+    pub fn layouts(&self) -> PathBuf {
+        self.layouts_dir.clone().unwrap_or_else(|| self.state_dir.join("layouts"))
+    }
+}
+
+/// `[pool]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    /// Warm containers per provider, unless the provider says otherwise.
+    pub target: usize,
+    /// Seconds between two looks at every warm container.
+    pub health_interval_seconds: u64,
+    /// Containers that one pool creates at the same time.
+    pub concurrent_creations: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { target: 10, health_interval_seconds: 30, concurrent_creations: 2 }
+    }
+}
+
+/// `[container]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Container {
+    /// Hard limit on containers of all kinds together; beyond it a request gets 503.
+    pub max: usize,
+    /// Size of everything writable in a container together (home, /tmp, /dev/shm), bytes.
+    pub ephemeral_bytes: u64,
+    /// Number of files that it may hold.
+    pub ephemeral_inodes: u64,
+    /// Open files per process (`RLIMIT_NOFILE`).
+    pub open_files: u64,
+    /// First host id of the range that containers' user and group ids are mapped to; each takes 65,536.
+    pub id_start: u32,
+    /// Longest creation, seconds: then the container is given up and destroyed.
+    pub create_timeout_seconds: u64,
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            max: 50,
+            ephemeral_bytes: 100 << 20,
+            ephemeral_inodes: 25_600,
+            open_files: 16_384,
+            // Above what login.defs(5), useradd(8) and systemd's dynamic and container users hand out.
+            id_start: 1_879_048_192,
+            create_timeout_seconds: 30,
+        }
+    }
+}
+
+/// `[execution]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Execution {
+    /// Output kept per execution, bytes; older events are trimmed and replaced by a `gap` event.
+    pub output_bytes: usize,
+    /// Seconds for which an ended execution and its output are kept.
+    pub retention_seconds: u64,
+    /// Ended executions kept at most, whatever their age.
+    pub retained: usize,
+    /// Milliseconds after which an execution without `background` is cancelled when its last reader has gone.
+    pub disconnect_grace_ms: u64,
+    /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
+    pub kill_grace_ms: u64,
+    /// Longest time limit that a request may ask for, milliseconds.
+    pub max_timeout_ms: u64,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Self {
+            output_bytes: 16 << 20,
+            retention_seconds: 600,
+            retained: 1_000,
+            disconnect_grace_ms: 10_000,
+            kill_grace_ms: 2_000,
+            max_timeout_ms: 3_600_000,
+        }
+    }
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cgroup {
+    /// Directory for this daemon's containers, below the root of each hierarchy. Two daemons need two names.
+    pub name: String,
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { name: "thawd".to_owned() }
+    }
+}
+
+/// `[egress]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Loopback port inside each container on which the proxy listens.
+    pub port: u16,
+    /// Names that only the proxy resolves, such as a test upstream.
+    pub resolve: BTreeMap<String, Vec<IpAddr>>,
+    /// Private, loopback or link-local networks that may be reached all the same.
+    pub allow_private: Vec<IpNet>,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { port: 3128, resolve: BTreeMap::new(), allow_private: Vec::new() }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What is logged, in the syntax of `RUST_LOG` (which overrides it).
+    pub filter: String,
+    /// Form of a line; the journal's form under systemd and `human` elsewhere when absent.
+    pub format: Option<LogFormat>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: None }
+    }
+}
+
+/// `[provider.NAME]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Provider {
+    /// Warm containers; `pool.target` when absent.
+    pub pool_target: Option<usize>,
+    /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
+    pub base_url: Option<String>,
+    /// Hosts that its containers may reach besides those of the manifest, as `host:port`.
+    pub egress: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            message: with_nearest_key(error.to_string().trim_end(), error.message()),
+        })?;
+        config.check().map_err(|(key, problem)| ConfigError::Value { path: path.to_owned(), key, problem })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let at_least_one = [
+            ("container.max", self.container.max as u64),
+            ("container.ephemeral_inodes", self.container.ephemeral_inodes),
+            ("container.create_timeout_seconds", self.container.create_timeout_seconds),
+            ("pool.health_interval_seconds", self.pool.health_interval_seconds),
+            ("pool.concurrent_creations", self.pool.concurrent_creations as u64),
+            ("api.heartbeat_seconds", self.api.heartbeat_seconds),
+            ("execution.max_timeout_ms", self.execution.max_timeout_ms),
+            ("egress.port", self.egress.port.into()),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err((key.to_owned(), "must be at least 1".to_owned()));
+            }
+        }
+        for (key, value, least) in [
+            ("container.ephemeral_bytes", self.container.ephemeral_bytes, 1 << 20),
+            ("container.open_files", self.container.open_files, 64),
+            ("api.max_body_bytes", self.api.max_body_bytes as u64, 1024),
+            ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
+        ] {
+            if value < least {
+                return Err((key.to_owned(), format!("must be at least {least}")));
+            }
+        }
+        let ids = u64::from(self.container.id_start) + self.container.max as u64 * 65_536;
+        // The kernel's ids are 32 bits and 2^31 upwards breaks programs that use signed ones (CVE-2024-40635).
+        if ids > 1 << 31 || self.container.id_start < 65_536 {
+            let problem = format!(
+                "must be at least 65536 and leave room for `container.max` times 65536 ids below 2147483648, \
+                 but the last one would be {ids}"
+            );
+            return Err(("container.id_start".to_owned(), problem));
+        }
+        let name = &self.cgroup.name;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(("cgroup.name".to_owned(), "must be one path component of letters, digits, - _ .".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Adds `did you mean` to serde's message on an unknown field, which lists the known ones in backticks.
+fn with_nearest_key(full: &str, message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let nearest = message.starts_with("unknown field").then(|| quoted.next()).flatten().and_then(|unknown| {
+        quoted.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0))
+    });
+    match nearest {
+        Some((likeness, known)) if likeness > 0.6 => format!("{full}\ndid you mean `{known}`?"),
+        _ => full.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Config;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("test.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = parse("").unwrap();
+        assert_eq!((config.pool.target, config.container.max, config.api.max_body_bytes), (10, 50, 1 << 20));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_one() {
+        let error = parse("[pool]\ntargt = 3\n").unwrap_err();
+        assert!(error.contains("did you mean `target`?") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        assert!(parse("[container]\nmax = 0\n").unwrap_err().contains("`container.max` must be at least 1"));
+        assert!(parse("[container]\nid_start = 1000\n").unwrap_err().contains("`container.id_start`"));
+        assert!(parse("[container]\nmax = 100000\n").unwrap_err().contains("`container.id_start`"));
+        assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
+    }
+
+    #[test]
+    fn the_sample_is_complete_and_valid() {
+        let sample = include_str!("../docs/thawd.toml");
+        parse(sample).unwrap();
+        // Every key is there, commented out with its default: uncommented, the file must say the same as nothing.
+        let active: String = sample
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let config = parse(&active).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", with_optional_keys(parse("").unwrap())));
+    }
+
+    fn with_optional_keys(mut config: Config) -> Config {
+        config.paths.layouts_dir = Some("/var/lib/thawd/layouts".into());
+        config.paths.init_program = Some("/usr/bin/thaw-init".into());
+        config.log.format = Some(crate::telemetry::LogFormat::Human);
+        config
+    }
+}

@@ -1,1 +1,184 @@
-//! (under construction)
+//! Logs to standard error, and what keeps foreign text from forging them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use serde::{Deserialize, Serialize};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, SubscriberBuilder};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Time (UTC), level, target and fields; coloured on a terminal.
+    Human,
+    /// One JSON object per line.
+    Json,
+    /// For systemd: no time and no colour, which the journal has itself; the level as a `<N>` prefix (sd-daemon(3)),
+    /// so that `journalctl -p warning` works.
+    Journald,
+}
+
+impl LogFormat {
+    /// [`LogFormat::Journald`] when systemd connected standard error to the journal (it then sets `JOURNAL_STREAM`),
+    /// otherwise [`LogFormat::Human`].
+    pub fn detect() -> Self {
+        if std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal() {
+            Self::Journald
+        } else {
+            Self::Human
+        }
+    }
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error("log filter {filter:?}: {reason}; write it like \"info\" or \"info,egress=debug\"")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something else has already set up logging in this process.
+    #[error("logging is already set up in this process")]
+    AlreadySet,
+}
+
+/// Sends the process' log lines to standard error. Call once, first thing in `main`.
+///
+/// `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`), optionally followed by `,target=level` pairs.
+///
+/// # Errors
+/// A filter that cannot be read, or a second call.
+pub fn init(log_format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    let env_filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
+    let builder = SubscriberBuilder::default().with_env_filter(env_filter).with_writer(io::stderr);
+    let result = match log_format {
+        LogFormat::Human => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+        LogFormat::Journald => {
+            builder.with_ansi(false).event_format(Prioritised(format::format().without_time())).finish().try_init()
+        }
+    };
+    result.map_err(|_| TelemetryError::AlreadySet)
+}
+
+/// Puts the syslog priority in front of each line.
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(ctx, writer, event)
+    }
+}
+
+/// Makes foreign text safe to put into one log line or terminal message.
+///
+/// Control characters (line breaks and terminal escapes among them), Unicode line separators and the characters that
+/// reorder or hide text are written as `\n`, `\t`, `\r` or `\u{…}`. Everything else, backslashes included, stays.
+pub fn escape_control(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_deceptive) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_deceptive(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{061c}' | '\u{feff}')
+}
+
+/// Now, in milliseconds since the Unix epoch; 0 if the clock stands before it.
+pub fn unix_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn control_characters_become_visible() {
+        let table = [
+            ("plain text, ünïcode and C:\\path", "plain text, ünïcode and C:\\path"),
+            ("a\nb\r\tc\0", "a\\nb\\r\\tc\\u{0}"),
+            ("\x1b[31mred\x1b[0m", "\\u{1b}[31mred\\u{1b}[0m"),
+            ("c1 \u{9b}31m del \x7f", "c1 \\u{9b}31m del \\u{7f}"),
+            ("\u{202e}gpj.exe\u{2028}next", "\\u{202e}gpj.exe\\u{2028}next"),
+        ];
+        for (text, safe) in table {
+            assert_eq!(escape_control(text), safe);
+        }
+        assert!(matches!(escape_control("plain"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let error = init(LogFormat::Human, "egress=loud").unwrap_err().to_string();
+        assert!(error.contains("\"egress=loud\""), "{error}");
+    }
+
+    #[test]
+    fn journald_lines_carry_their_priority() {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = SubscriberBuilder::default()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .event_format(Prioritised(format::format().without_time()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "egress", host = "a.test", "one");
+            tracing::info!("two");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("<3>ERROR egress: one host=\"a.test\""), "{text}");
+        assert!(lines[1].starts_with("<6>") && lines[1].ends_with("two"), "{text}");
+    }
+}

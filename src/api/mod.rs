@@ -1,2 +1,67 @@
-//! The HTTP surface: verifies, converts, calls.
-pub mod types;
+//! The HTTP surface: verifies, converts, calls. It owns nothing; what a request does is decided in the rooms below.
+
+mod body;
+mod events;
+mod executions;
+mod lists;
+mod openapi;
+mod problem;
+mod server;
+mod status;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use prometheus_client::registry::Registry;
+
+use crate::container::Containers;
+use crate::execution::Executions;
+use crate::image::Store;
+
+pub use crate::types;
+pub use openapi::document;
+pub use problem::ApiError;
+pub use server::{PeerCredentials, bind};
+
+/// What the handlers call.
+#[derive(Debug)]
+pub struct State {
+    /// Executions, and through them providers and pools.
+    pub executions: Arc<Executions>,
+    /// Containers.
+    pub containers: Arc<Containers>,
+    /// Images.
+    pub images: Arc<Store>,
+    /// Metrics of every room.
+    pub registry: Registry,
+    /// Gauges that are read off at each scrape.
+    pub gauges: Mutex<status::Gauges>,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// Time between heartbeats on an event stream.
+    pub heartbeat: Duration,
+}
+
+pub use status::Gauges;
+
+/// All routes.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/v1/executions", post(executions::create).get(executions::list))
+        .route("/v1/executions/{id}", get(executions::get))
+        .route("/v1/executions/{id}/events", get(executions::events))
+        .route("/v1/executions/{id}/cancel", post(executions::cancel))
+        .route("/v1/pools", get(lists::pools))
+        .route("/v1/containers", get(lists::containers))
+        .route("/v1/providers", get(lists::providers))
+        .route("/v1/images", get(lists::images))
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .route("/openapi.json", get(openapi::serve))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(state)
+}

@@ -1,1 +1,417 @@
-//! (under construction)
+//! Limits, freezing, accounting and killing: everything that thawd asks of control groups.
+//!
+//! Two layouts are supported. On **v2** (production) one directory per container does everything. On a **hybrid**
+//! host the resource controllers are v1 hierarchies while the v2 hierarchy exists without controllers; freezing,
+//! killing, `populated` and CPU accounting belong to the v2 *core* and work there just the same, so only limits
+//! and memory accounting differ ([`Controllers`]).
+//!
+//! All containers of one daemon live below one directory, `name` in `[cgroup]`, in each hierarchy.
+
+mod core_files;
+mod detect;
+mod hybrid;
+mod v2;
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+pub use detect::Layout;
+
+/// CPU period that quotas are expressed in, microseconds: the kernel's default
+/// (Documentation/admin-guide/cgroup-v2.rst, `cpu.max`).
+pub const CPU_PERIOD_US: u64 = 100_000;
+
+/// Resource limits of a container in one of its classes (idle, run).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Hard memory limit, bytes.
+    pub memory_bytes: u64,
+    /// CPUs' worth of time, averaged over a period.
+    pub cpu: f64,
+    /// CPUs' worth of time that saved-up quota may reach for a moment; no burst when absent.
+    pub cpu_burst: Option<f64>,
+}
+
+impl Limits {
+    /// Quota per [`CPU_PERIOD_US`], microseconds; never below the kernel's minimum of 1 ms.
+    pub fn quota_us(&self) -> u64 {
+        ((self.cpu * CPU_PERIOD_US as f64) as u64).max(1_000)
+    }
+
+    /// Burst per period, microseconds; the kernel refuses more than the quota itself.
+    pub fn burst_us(&self) -> u64 {
+        let quota = self.quota_us();
+        let peak = self.cpu_burst.map_or(quota, |burst| (burst * CPU_PERIOD_US as f64) as u64);
+        peak.saturating_sub(quota).min(quota)
+    }
+}
+
+/// What a cgroup has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time since the cgroup was created, microseconds.
+    pub cpu_us: u64,
+    /// Memory charged now, bytes.
+    pub memory_bytes: u64,
+    /// Highest memory charged, bytes.
+    pub memory_peak_bytes: u64,
+    /// Processes killed by the OOM killer in this cgroup.
+    pub oom_kills: u64,
+    /// Periods in which the cgroup was throttled.
+    pub throttled_periods: u64,
+}
+
+/// Failures of this module; the message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The host offers neither layout.
+    #[error("no usable cgroup hierarchy: {0}")]
+    Unsupported(String),
+    /// A controller is missing.
+    #[error("the cgroup controller `{controller}` is not available {place}; {fix}")]
+    MissingController {
+        /// Which one.
+        controller: &'static str,
+        /// Where it was looked for.
+        place: String,
+        /// What to do.
+        fix: String,
+    },
+    /// A control file could not be read or written.
+    #[error("{operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A control file did not hold what the kernel documents.
+    #[error("{} holds {content:?}, which is not understood", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What it held.
+        content: String,
+    },
+    /// The kernel did not confirm within the time allowed.
+    #[error("{} did not report `{wanted}` within {waited_ms} ms", path.display())]
+    NotConfirmed {
+        /// Which file.
+        path: PathBuf,
+        /// What was waited for.
+        wanted: &'static str,
+        /// How long, milliseconds.
+        waited_ms: u64,
+    },
+}
+
+impl CgroupError {
+    fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+}
+
+/// The part that differs between the layouts: limits and memory accounting.
+trait Controllers: Send + Sync {
+    /// Directories (besides the v2 core's) in which a container has its own, below `base/id`.
+    fn directories(&self, id: &str) -> Vec<PathBuf>;
+    /// Sets the memory limit and the pids limit.
+    fn limit_memory_and_pids(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<(), CgroupError>;
+    /// Changes the memory limit alone.
+    fn limit_memory(&self, id: &str, memory_bytes: u64) -> Result<(), CgroupError>;
+    /// Sets quota and burst, microseconds per [`CPU_PERIOD_US`].
+    fn limit_cpu(&self, id: &str, quota_us: u64, burst_us: u64) -> Result<(), CgroupError>;
+    /// Forgets the memory peak so far, where the kernel can.
+    fn reset_peak(&self, id: &str);
+    /// Adds memory, peak and OOM figures.
+    fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
+}
+
+/// The daemon's own subtree of every hierarchy in use.
+pub struct Hierarchy {
+    layout: Layout,
+    /// `name` below the v2 core's mount.
+    core: PathBuf,
+    name: String,
+    controllers: Box<dyn Controllers>,
+}
+
+impl std::fmt::Debug for Hierarchy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hierarchy").field("layout", &self.layout).field("core", &self.core).finish()
+    }
+}
+
+impl Hierarchy {
+    /// Finds out the host's layout and makes `name` in each hierarchy, with the controllers enabled below it.
+    ///
+    /// # Errors
+    /// A host without a usable layout or a needed controller, with the fix in the message.
+    pub fn prepare(name: &str) -> Result<Self, CgroupError> {
+        let layout = Layout::detect()?;
+        Self::with_layout(layout, name)
+    }
+
+    fn with_layout(layout: Layout, name: &str) -> Result<Self, CgroupError> {
+        let core = layout.core().join(name);
+        make_directory(&core)?;
+        let controllers: Box<dyn Controllers> = match &layout {
+            Layout::V2 { root } => Box::new(v2::V2::prepare(root, &core)?),
+            Layout::Hybrid { memory, cpu, pids, .. } => Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, name)?),
+        };
+        Ok(Self { layout, core, name: name.to_owned(), controllers })
+    }
+
+    /// The layout found.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Makes a fresh cgroup for container `id` with its memory and pids limits set.
+    ///
+    /// The CPU limit is set separately, once the container is ready: set-up must not be throttled.
+    ///
+    /// # Errors
+    /// A directory or control file that cannot be made or written. What was made is removed again.
+    pub fn create(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<Cgroup, CgroupError> {
+        let made = self.make(id, memory_bytes, pids);
+        if made.is_err() {
+            self.remove_directories(id);
+        }
+        made
+    }
+
+    fn make(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<Cgroup, CgroupError> {
+        let path = self.core.join(id);
+        make_directory(&path)?;
+        for directory in self.controllers.directories(id) {
+            make_directory(&directory)?;
+        }
+        self.controllers.limit_memory_and_pids(id, memory_bytes, pids)?;
+        let freeze = path.join("cgroup.freeze");
+        let freeze_file = fs::OpenOptions::new().write(true).open(&freeze).map_err(CgroupError::io("open", &freeze))?;
+        Ok(Cgroup { id: id.to_owned(), path, freeze_file })
+    }
+
+    /// Directories whose `cgroup.procs` a new process must be written to (all but the v2 core's, which `clone3`
+    /// enters by itself).
+    pub fn extra_directories(&self, id: &str) -> Vec<PathBuf> {
+        self.controllers.directories(id)
+    }
+
+    /// Applies a class's memory limit and CPU limit.
+    ///
+    /// # Errors
+    /// A control file that cannot be written; for memory, EBUSY when more is in use than the new limit.
+    pub fn apply(&self, cgroup: &Cgroup, limits: &Limits) -> Result<(), CgroupError> {
+        self.controllers.limit_memory(&cgroup.id, limits.memory_bytes)?;
+        self.controllers.limit_cpu(&cgroup.id, limits.quota_us(), limits.burst_us())
+    }
+
+    /// Forgets the memory peak so far, where the kernel can (v1; v2 since Linux 6.12).
+    pub fn reset_peak(&self, cgroup: &Cgroup) {
+        self.controllers.reset_peak(&cgroup.id);
+    }
+
+    /// What `cgroup` has used.
+    ///
+    /// # Errors
+    /// A control file that cannot be read or understood.
+    pub fn usage(&self, cgroup: &Cgroup) -> Result<Usage, CgroupError> {
+        let (cpu_us, throttled_periods) = core_files::cpu_usage(&cgroup.path)?;
+        let mut usage = Usage { cpu_us, throttled_periods, ..Usage::default() };
+        self.controllers.usage(&cgroup.id, &mut usage)?;
+        Ok(usage)
+    }
+
+    /// Removes a cgroup whose processes are all gone.
+    ///
+    /// # Errors
+    /// EBUSY when a process is left.
+    pub fn remove(&self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        let mut result = remove_directory(&cgroup.path);
+        for directory in self.controllers.directories(&cgroup.id) {
+            let removed = remove_directory(&directory);
+            result = result.and(removed);
+        }
+        result
+    }
+
+    fn remove_directories(&self, id: &str) {
+        for directory in self.controllers.directories(id).into_iter().chain([self.core.join(id)]) {
+            if let Err(error) = remove_directory(&directory) {
+                tracing::warn!(%error, "left a cgroup behind");
+            }
+        }
+    }
+
+    /// Kills and removes every container cgroup found below `name`: what a daemon that was killed left behind.
+    /// Returns how many there were. Blocks until they are gone.
+    ///
+    /// # Errors
+    /// A cgroup that cannot be listed, killed or removed.
+    pub fn sweep(&self) -> Result<usize, CgroupError> {
+        let mut ids = core_files::children(&self.core)?;
+        for directory in self.controllers.directories("") {
+            ids.extend(core_files::children(&directory)?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        for id in &ids {
+            let path = self.core.join(id);
+            if path.exists() {
+                core_files::kill(&path)?;
+                core_files::wait_empty(&path)?;
+            }
+            let directories = self.controllers.directories(id).into_iter().chain([path]);
+            for directory in directories {
+                remove_directory(&directory)?;
+            }
+        }
+        Ok(ids.len())
+    }
+
+    /// Removes the daemon's own directories, when no container is left in them.
+    pub fn remove_base(&self) {
+        for directory in self.controllers.directories("").into_iter().chain([self.core.clone()]) {
+            if let Err(error) = remove_directory(&directory) {
+                tracing::warn!(%error, "left a cgroup behind");
+            }
+        }
+    }
+
+    /// Path of a container's cgroup, relative to the hierarchy's root.
+    pub fn relative_path(&self, id: &str) -> String {
+        format!("{}/{id}", self.name)
+    }
+}
+
+/// One container's cgroup. Dropping it removes nothing: see [`Hierarchy::remove`].
+#[derive(Debug)]
+pub struct Cgroup {
+    id: String,
+    /// Directory in the v2 core.
+    path: PathBuf,
+    freeze_file: fs::File,
+}
+
+impl Cgroup {
+    /// The v2 directory as a descriptor, for `CLONE_INTO_CGROUP`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn open(&self) -> Result<OwnedFd, CgroupError> {
+        rustix::fs::open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| CgroupError::io("open", &self.path)(errno.into()))
+    }
+
+    /// Asks for the cgroup to be frozen and waits until the kernel confirms it: freezing is asynchronous, and an
+    /// empty cgroup reports `frozen 1` at once, so `populated 1` is required too.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
+    pub async fn freeze(&self) -> Result<(), CgroupError> {
+        self.set_frozen(true)?;
+        core_files::wait_for(&self.path, "frozen 1 and populated 1", |events| events.frozen && events.populated).await
+    }
+
+    /// Lets the cgroup run again. The kernel wakes its tasks before the write returns.
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        rustix::io::pwrite(&self.freeze_file, if frozen { b"1" } else { b"0" }, 0)
+            .map(drop)
+            .map_err(|errno| CgroupError::io("write", self.path.join("cgroup.freeze"))(errno.into()))
+    }
+
+    /// Whether the kernel reports it as frozen with processes in it.
+    ///
+    /// # Errors
+    /// `cgroup.events` cannot be read.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let events = core_files::events(&self.path)?;
+        Ok(events.frozen && events.populated)
+    }
+
+    /// Kills every process in it, frozen or not (`cgroup.kill`, Linux 5.14).
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        core_files::kill(&self.path)
+    }
+
+    /// Waits until no process is left.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
+    pub async fn wait_empty(&self) -> Result<(), CgroupError> {
+        core_files::wait_for(&self.path, "populated 0", |events| !events.populated).await
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::io("create", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(path, value).map_err(CgroupError::io("write", path))
+}
+
+fn read(path: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(CgroupError::io("read", path))
+}
+
+fn read_number(path: &Path) -> Result<u64, CgroupError> {
+    let content = read(path)?;
+    content.trim().parse().map_err(|_| CgroupError::Parse { path: path.to_owned(), content })
+}
+
+/// Value of `key` in a flat-keyed file; 0 when the kernel does not list it.
+fn flat_key(content: &str, key: &str) -> u64 {
+    content.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, flat_key};
+
+    #[test]
+    fn quota_and_burst_follow_the_class() {
+        let run = Limits { memory_bytes: 1, cpu: 0.5, cpu_burst: Some(1.0) };
+        assert_eq!((run.quota_us(), run.burst_us()), (50_000, 50_000));
+        let idle = Limits { memory_bytes: 1, cpu: 0.1, cpu_burst: None };
+        assert_eq!((idle.quota_us(), idle.burst_us()), (10_000, 0));
+        let tiny = Limits { memory_bytes: 1, cpu: 0.001, cpu_burst: Some(4.0) };
+        assert_eq!((tiny.quota_us(), tiny.burst_us()), (1_000, 1_000), "kernel minimum, burst at most the quota");
+    }
+
+    #[test]
+    fn flat_keys_match_whole_words() {
+        let content = "oom 1\noom_kill 3\noom_group_kill 5\n";
+        assert_eq!(flat_key(content, "oom_kill"), 3);
+        assert_eq!(flat_key(content, "absent"), 0);
+    }
+}

@@ -1,1 +1,274 @@
-//! (under construction)
+//! One container: created, rested (frozen), claimed, given credentials and a command, destroyed.
+//!
+//! ```text
+//! create ──► ready ──► rest ──► warm (frozen) ──► wake ──► claimed ──► drop ──► destroyed
+//!                └──────────────── cold claim ─────────────────┘
+//! ```
+//!
+//! A [`Container`] has one owner at a time: the pool while it is warm, then the execution that claimed it. Dropping
+//! it, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel says that
+//! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back.
+
+mod containers;
+mod control;
+mod credentials;
+mod reaper;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cgroup::{CgroupError, Hierarchy, Limits, Usage};
+use crate::egress;
+use crate::init::wire::{Report, op, stage};
+use crate::kernel;
+use crate::spawner::SpawnerError;
+
+pub use containers::{Containers, Limit, Place, Settings};
+use control::Control;
+pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
+pub use credentials::CredentialError;
+use reaper::Remains;
+
+/// State as shown by the API.
+pub use containers::State;
+
+/// What every container of a provider is made from.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// Provider name.
+    pub provider: String,
+    /// Unpacked root file system.
+    pub rootfs: PathBuf,
+    /// Home directory inside.
+    pub home: String,
+    /// User (and group) id inside.
+    pub user: u32,
+    /// Credential directory below home, and the size of its tmpfs in bytes.
+    pub credentials: Option<(String, u64)>,
+    /// Limits while pooled.
+    pub idle: Limits,
+    /// Limits while serving.
+    pub run: Limits,
+    /// Most processes and threads.
+    pub pids: u32,
+    /// Where it may connect to.
+    pub egress: Arc<egress::Policy>,
+}
+
+/// Why a container could not be created or used.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// Control groups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The spawner.
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+    /// The egress proxy.
+    #[error(transparent)]
+    Egress(#[from] egress::EgressError),
+    /// Credential files.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// The control socket.
+    #[error("talk to thaw-init: {0}")]
+    Control(#[source] io::Error),
+    /// `thaw-init` did not say hello.
+    #[error("thaw-init was not ready within {0} s")]
+    Timeout(u64),
+    /// `thaw-init` ended or answered nonsense.
+    #[error("thaw-init broke: {0}")]
+    Init(String),
+    /// The command could not be started.
+    #[error("{}", start_error(*stage, *errno))]
+    Start {
+        /// One of [`crate::init::wire::stage`].
+        stage: u32,
+        /// Error number.
+        errno: i32,
+    },
+}
+
+fn start_error(failed: u32, errno: i32) -> String {
+    let cause = io::Error::from_raw_os_error(errno);
+    match failed {
+        stage::EXEC => format!("cannot execute the command: {cause}"),
+        stage::CHDIR => format!("cannot enter the working directory: {cause}"),
+        stage::CLONE => format!("cannot start a process (is the pids limit too low?): {cause}"),
+        _ => format!("cannot start the command (step {failed}): {cause}"),
+    }
+}
+
+impl ContainerError {
+    /// Exit code in the habit of shells and container engines: 127 not found, 126 not executable.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Start { stage: stage::EXEC, errno } if *errno == libc::ENOENT => Some(127),
+            Self::Start { stage: stage::EXEC, .. } => Some(126),
+            _ => None,
+        }
+    }
+}
+
+/// A running or frozen container. Dropping it destroys it.
+#[derive(Debug)]
+pub struct Container {
+    control: Control,
+    credential_dir: Option<OwnedFd>,
+    /// Kept so that what the command refreshed can be read back and revoked.
+    credentials: Option<OwnedFd>,
+    /// Host id of the user inside.
+    owner: u32,
+    template: Arc<Template>,
+    next_tag: u32,
+    // Last: dropped after everything that refers to the container.
+    remains: Remains,
+}
+
+impl Container {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        self.remains.id()
+    }
+
+    /// What it was made from.
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    fn hierarchy(&self) -> &Arc<Hierarchy> {
+        self.remains.hierarchy()
+    }
+
+    /// Puts it into the idle class and freezes it; returns once the kernel has confirmed that.
+    ///
+    /// # Errors
+    /// The limits cannot be set, or the freeze was not confirmed.
+    pub async fn rest(&self) -> Result<(), ContainerError> {
+        self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
+        self.remains.cgroup().freeze().await?;
+        self.remains.set_state(State::Warm);
+        Ok(())
+    }
+
+    /// Whether it is as a warm container has to be: frozen, populated.
+    pub fn is_resting(&self) -> bool {
+        self.remains.cgroup().is_frozen().unwrap_or(false)
+    }
+
+    /// Belongs to an execution from now on: run class, counters start anew. It stays frozen until [`Self::thaw`].
+    ///
+    /// # Errors
+    /// The limits cannot be set.
+    pub fn claim(&self, execution: &str) -> Result<(), ContainerError> {
+        self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
+        self.hierarchy().reset_peak(self.remains.cgroup());
+        self.remains.set_claimed(execution);
+        Ok(())
+    }
+
+    /// Mounts the files into its credential directory, frozen or not.
+    ///
+    /// # Errors
+    /// See [`CredentialError`].
+    pub async fn inject(&mut self, files: &[(&str, &str)]) -> Result<(), ContainerError> {
+        let directory = self.credential_dir.take().ok_or(CredentialError::NoDirectory)?;
+        let limit = self.template.credentials.as_ref().map_or(0, |(_, bytes)| *bytes);
+        let mount = credentials::fill(files, self.owner, limit)?;
+        let pidfd = self.remains.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
+        self.credentials = Some(credentials::attach(pidfd, mount, directory).await?);
+        Ok(())
+    }
+
+    /// Lets it run.
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn thaw(&self) -> Result<(), ContainerError> {
+        Ok(self.remains.cgroup().thaw()?)
+    }
+
+    /// Hands a command over; a frozen container starts it when it thaws. Returns the command's tag.
+    ///
+    /// # Errors
+    /// The container is gone.
+    pub fn submit(&mut self, command: &Encoded, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, ContainerError> {
+        self.next_tag += 1;
+        self.control.spawn(self.next_tag, command, stdio).map_err(ContainerError::Control)?;
+        Ok(self.next_tag)
+    }
+
+    /// Waits until the submitted command runs.
+    ///
+    /// # Errors
+    /// [`ContainerError::Start`] when it cannot be executed.
+    pub async fn started(&self, tag: u32) -> Result<(), ContainerError> {
+        match self.report().await? {
+            Some(Report { op: op::STARTED, tag: of, .. }) if of == tag => Ok(()),
+            Some(Report { op: op::FAILED, tag: of, value, detail }) if of == tag => {
+                Err(ContainerError::Start { stage: detail, errno: value })
+            }
+            Some(other) => Err(ContainerError::Init(format!("unexpected report {}", other.op))),
+            None => Err(ContainerError::Init("it ended before the command ran".to_owned())),
+        }
+    }
+
+    /// Waits until the command ends; its wait status (wait(2)), or `None` when the whole container ended.
+    ///
+    /// # Errors
+    /// `thaw-init` answered nonsense.
+    pub async fn ended(&self, tag: u32) -> Result<Option<i32>, ContainerError> {
+        loop {
+            match self.report().await? {
+                Some(Report { op: op::EXITED, tag: of, value, .. }) if of == tag => return Ok(Some(value)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn report(&self) -> Result<Option<Report>, ContainerError> {
+        self.control.report().await.map_err(ContainerError::Control)
+    }
+
+    /// Sends a signal to the command's process group.
+    ///
+    /// # Errors
+    /// The container is gone.
+    pub fn signal(&self, tag: u32, signal: i32) -> Result<(), ContainerError> {
+        self.control.signal(tag, signal).map_err(ContainerError::Control)
+    }
+
+    /// Kills every process in it. What remains is cleared away when it is dropped.
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn kill(&self) -> Result<(), ContainerError> {
+        Ok(self.remains.cgroup().kill()?)
+    }
+
+    /// What its cgroup has used since it was created.
+    ///
+    /// # Errors
+    /// The control files cannot be read.
+    pub fn usage(&self) -> Result<Usage, ContainerError> {
+        Ok(self.hierarchy().usage(self.remains.cgroup())?)
+    }
+}
+
+/// Waits for a process that is our child to be gone, and reaps it.
+async fn reap(pidfd: OwnedFd) -> io::Result<()> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let watched = kernel::Watched::new(pidfd, tokio::io::Interest::READABLE)?;
+    watched
+        .run(tokio::io::Interest::READABLE, |fd| {
+            match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Ok(Some(_)) | Err(rustix::io::Errno::CHILD) => Ok(()),
+                Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(errno) => Err(errno.into()),
+            }
+        })
+        .await
+}

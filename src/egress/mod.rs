@@ -1,1 +1,84 @@
-//! (under construction)
+//! The only way out of a container: an HTTP forward proxy that the daemon serves on a socket opened inside it.
+//!
+//! A container's network namespace has nothing but `lo`. Whoever builds the container opens a listening TCP socket
+//! in that namespace and hands it to [`Proxy::serve`]; connections are made from the daemon's own namespace, so
+//! there is no bridge, address or firewall rule on the host, and containers cannot reach each other by construction.
+//!
+//! ```text
+//! CLI ── CONNECT api.openai.com:443 ──► 127.0.0.1:3128 (container's lo) ═ accepted by the daemon
+//!                                             │
+//!               target   read host and port from the request line, refuse what is ambiguous
+//!               policy   host pattern and port in the allow-list?
+//!               dial     resolve once, refuse special-purpose addresses, connect to the address just checked
+//!               tunnel / forward   copy bytes both ways, count them, end when idle
+//! ```
+//!
+//! Deliberately absent: no TLS interception, no response cache, no connection reuse between requests (a pooled
+//! connection is keyed by name and would outlive the check of its address), no name resolution by the container.
+//!
+//! What users configure is described in `docs/egress.md`.
+
+mod address;
+mod dial;
+mod forward;
+mod meter;
+mod metrics;
+mod policy;
+mod proxy;
+mod refusal;
+mod target;
+
+use std::time::Duration;
+
+pub use address::special_purpose;
+pub use meter::Usage;
+pub use metrics::EgressMetrics;
+pub use policy::{Decision, Policy, PolicyError};
+pub use proxy::Proxy;
+pub use refusal::Refusal;
+
+/// Bounds on what one container can make the daemon hold. All are per container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at once; one more is answered with 503. Default 64: codex, claude and gemini were seen
+    /// to hold fewer than ten.
+    pub connections: usize,
+    /// Bytes of a request's line and headers; more is answered with 431. Default 32 KiB, twice what Node.js sends
+    /// or accepts.
+    pub header_bytes: usize,
+    /// Time for a request's line and headers to arrive; also how long a kept-alive connection may idle between two
+    /// requests. Default 30 s.
+    pub header_timeout: Duration,
+    /// Time for name resolution and all connection attempts together. Default 10 s.
+    pub connect_timeout: Duration,
+    /// A tunnel or request without one byte in either direction for this long is closed. Default 15 min, longer
+    /// than a model thinks silently.
+    pub idle_timeout: Duration,
+    /// Name look-ups at once; more wait. Default 4, because each holds one of the daemon's blocking threads until
+    /// the resolver gives up, even when the request has long been answered.
+    pub lookups: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            header_bytes: 32 * 1024,
+            header_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(15 * 60),
+            lookups: 4,
+        }
+    }
+}
+
+/// Why a proxy could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The caller is not inside a tokio runtime with I/O enabled.
+    #[error("the egress proxy must be started from inside a tokio runtime")]
+    NoRuntime,
+    /// The listening socket could not be handed to the runtime.
+    #[error("cannot use the container's listening socket: {0}")]
+    Listener(#[source] std::io::Error),
+}

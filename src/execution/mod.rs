@@ -1,1 +1,303 @@
-//! (under construction)
+//! One CLI run from claim to exit, and the executions that the daemon knows.
+//!
+//! ```text
+//! start ──► pending ──► running ──► exited ──(retention)──► forgotten
+//!              │ claim, inject, submit, thaw    │ drain pipes, `exit` event, container dropped
+//!              └── no container: the request fails and nothing is kept
+//! ```
+//!
+//! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
+//! cancellation, and count as readers while they stream.
+
+mod log;
+mod metrics;
+mod output;
+mod plan;
+mod run;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::container::ContainerError;
+use crate::pool::{ClaimError, Pool};
+use crate::provider::Provider;
+use crate::types;
+
+pub use log::{Log, Numbered, Rendered};
+pub use metrics::ExecutionMetrics;
+pub use plan::{Plan, RUNTIME_USER, RequestError};
+
+/// How executions behave; see `[execution]` in the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Output kept per execution, bytes.
+    pub output_bytes: usize,
+    /// How long an ended execution is kept.
+    pub retention: Duration,
+    /// Ended executions kept at most.
+    pub retained: usize,
+    /// Time without a reader before an execution without `background` is cancelled.
+    pub disconnect_grace: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    pub kill_grace: Duration,
+    /// Longest time limit.
+    pub max_timeout: Duration,
+    /// Port of the egress proxy inside.
+    pub proxy_port: u16,
+}
+
+/// A provider that can be asked to run something.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Its manifest.
+    pub provider: Arc<Provider>,
+    /// Its pool.
+    pub pool: Pool,
+    /// Environment of its image; known once the image is unpacked.
+    pub image_env: Arc<Mutex<Vec<(String, String)>>>,
+    /// Another upstream than the provider's own.
+    pub base_url: Option<String>,
+}
+
+/// Why an execution was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The request is wrong.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// No container.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The container could not be used.
+    #[error("the execution could not be started: {0}")]
+    Container(#[from] ContainerError),
+    /// Out of descriptors.
+    #[error("the execution could not be started: {0}")]
+    Io(#[from] std::io::Error),
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    Stopped,
+}
+
+/// What others hold of an execution.
+#[derive(Debug)]
+pub struct Handle {
+    id: String,
+    provider: String,
+    user: String,
+    model: Option<String>,
+    created_at_ms: u64,
+    timeout: Duration,
+    labels: BTreeMap<String, String>,
+    /// Events so far.
+    pub log: Log,
+    status: Mutex<Status>,
+    cancel: CancellationToken,
+    readers: watch::Sender<usize>,
+}
+
+#[derive(Debug)]
+struct Status {
+    state: types::ExecutionState,
+    container: Option<String>,
+    path: Option<types::ClaimPath>,
+    exit: Option<types::Exit>,
+}
+
+impl Handle {
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// As shown by the API.
+    pub fn describe(&self) -> types::Execution {
+        let status = self.status();
+        types::Execution {
+            id: self.id.clone(),
+            provider: self.provider.clone(),
+            user: self.user.clone(),
+            model: self.model.clone(),
+            state: status.state,
+            container: status.container.clone(),
+            path: status.path,
+            created_at_ms: self.created_at_ms,
+            timeout_ms: self.timeout.as_millis() as u64,
+            labels: self.labels.clone(),
+            exit: status.exit.clone(),
+        }
+    }
+
+    /// Asks for it to end; the `exit` event says when it has.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Counts as a reader until the guard is dropped.
+    pub fn read(self: &Arc<Self>) -> Reader {
+        self.readers.send_modify(|readers| *readers += 1);
+        Reader(Arc::clone(self))
+    }
+}
+
+/// Somebody who reads the events.
+#[derive(Debug)]
+pub struct Reader(Arc<Handle>);
+
+impl Reader {
+    /// The execution.
+    pub fn handle(&self) -> &Arc<Handle> {
+        &self.0
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.readers.send_modify(|readers| *readers -= 1);
+    }
+}
+
+/// All executions of the daemon.
+#[derive(Debug)]
+pub struct Executions {
+    settings: Settings,
+    served: BTreeMap<String, Served>,
+    metrics: Arc<ExecutionMetrics>,
+    known: Mutex<Known>,
+    shutdown: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    executions: HashMap<String, Arc<Handle>>,
+    /// Ended ones, oldest first, with the time until which they are kept.
+    ended: VecDeque<(String, Instant)>,
+}
+
+impl Executions {
+    /// Nothing runs yet.
+    pub fn new(settings: Settings, served: BTreeMap<String, Served>, metrics: Arc<ExecutionMetrics>) -> Self {
+        Self { settings, served, metrics, known: Mutex::default(), shutdown: CancellationToken::new() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The providers, by name.
+    pub fn served(&self) -> &BTreeMap<String, Served> {
+        &self.served
+    }
+
+    /// Checks a request, claims a container and starts the command in it; returns once the command runs.
+    ///
+    /// `streaming` says that the caller is about to read the events: then it counts as a reader from the start, and
+    /// its going away cancels the execution (unless `background` was asked for).
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left of the execution then.
+    pub async fn start(
+        self: &Arc<Self>,
+        request: types::ExecutionRequest,
+        streaming: bool,
+    ) -> Result<Reader, StartError> {
+        let received = Instant::now();
+        if self.shutdown.is_cancelled() {
+            return Err(StartError::Stopped);
+        }
+        let background = request.background || !streaming;
+        let plan = plan::plan(request, &self.served, &self.settings)?;
+        let handle = Arc::new(Handle {
+            id: format!("e-{}", ulid::Ulid::new().to_string().to_lowercase()),
+            provider: plan.provider.clone(),
+            user: plan.user.clone(),
+            model: plan.model.clone(),
+            created_at_ms: crate::telemetry::unix_ms(),
+            timeout: plan.timeout,
+            labels: plan.labels.clone(),
+            log: Log::new(self.settings.output_bytes),
+            status: Mutex::new(Status {
+                state: types::ExecutionState::Pending,
+                container: None,
+                path: None,
+                exit: None,
+            }),
+            cancel: CancellationToken::new(),
+            readers: watch::Sender::new(0),
+        });
+        let reader = handle.read();
+        self.known().executions.insert(handle.id.clone(), Arc::clone(&handle));
+        let (started, outcome) = oneshot::channel();
+        let this = Arc::clone(self);
+        // A task of its own: the execution must not depend on the connection that asked for it.
+        tokio::spawn(async move {
+            let id = handle.id.clone();
+            let ran = run::run(&this, handle, plan, received, background, started).await;
+            this.ended(id, ran);
+        });
+        outcome.await.map_err(|_| StartError::Stopped)??;
+        Ok(reader)
+    }
+
+    /// Keeps an ended execution for a while; forgets one that never started.
+    fn ended(&self, id: String, ran: bool) {
+        let now = Instant::now();
+        let mut known = self.known();
+        if ran {
+            known.ended.push_back((id, now + self.settings.retention));
+        } else {
+            known.executions.remove(&id);
+        }
+        while known.ended.len() > self.settings.retained || known.ended.front().is_some_and(|(_, until)| *until <= now)
+        {
+            if let Some((id, _)) = known.ended.pop_front() {
+                known.executions.remove(&id);
+            }
+        }
+    }
+
+    /// Forgets ended executions whose time is over; called now and then.
+    pub fn forget_expired(&self) {
+        let now = Instant::now();
+        let mut known = self.known();
+        while known.ended.front().is_some_and(|(_, until)| *until <= now) {
+            if let Some((id, _)) = known.ended.pop_front() {
+                known.executions.remove(&id);
+            }
+        }
+    }
+
+    /// One execution.
+    pub fn get(&self, id: &str) -> Option<Arc<Handle>> {
+        self.known().executions.get(id).cloned()
+    }
+
+    /// All that are known, newest last.
+    pub fn list(&self) -> Vec<types::Execution> {
+        let handles: Vec<_> = self.known().executions.values().cloned().collect();
+        let mut list: Vec<_> = handles.iter().map(|handle| handle.describe()).collect();
+        // Ids are time-ordered.
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
+    }
+
+    /// Ends every execution (reason `killed`) and accepts no more; returns when all have written their `exit`.
+    pub async fn shut_down(&self) {
+        self.shutdown.cancel();
+        let handles: Vec<_> = self.known().executions.values().cloned().collect();
+        for handle in handles {
+            let mut after = 0;
+            while let Some(last) = handle.log.next(after, 1024).await.last() {
+                after = last.sequence;
+            }
+        }
+    }
+}

@@ -1,1 +1,95 @@
-//! (under construction)
+//! Providers as data: how a CLI is started, what it may reach, what it costs, and how its output is read.
+//!
+//! A manifest (`providers/*.toml`, described in `docs/providers.md`) becomes a [`Provider`]; [`Provider::invocation`]
+//! turns a prompt into the exact argument vector, environment and standard input of one execution;
+//! [`dialect::DialectParser`] reads the answer and the verdict out of what the CLI prints. Nothing here starts a
+//! process or holds a secret: credentials are known by name only.
+
+mod credentials;
+pub mod dialect;
+mod invocation;
+mod manifest;
+mod template;
+mod validate;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+pub use credentials::CredentialError;
+pub use dialect::{Dialect, DialectParser, Verdict};
+pub use invocation::{Invocation, InvocationError, PromptSpec};
+pub use manifest::{
+    Command, Condition, CredentialSpec, Effort, ModelTimeout, Models, PromptVia, Provider, ResourceClass, Resources,
+    Timeouts, When,
+};
+pub use validate::Invalid;
+
+/// Why the manifests could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The directory or a file in it could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Directory or file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, or not of the manifest's shape; the message names line, key and what was expected.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// Manifest.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// Well-formed, but it cannot work.
+    #[error("{}: {source}", path.display())]
+    Invalid {
+        /// Manifest.
+        path: PathBuf,
+        /// Which key, and what to write instead.
+        source: Invalid,
+    },
+    /// A manifest's file name is not its provider's name, so that two could claim the same.
+    #[error("{}: the provider is named `{name}`, so the file must be named {name}.toml", path.display())]
+    FileName {
+        /// Manifest.
+        path: PathBuf,
+        /// `name` in the manifest.
+        name: String,
+    },
+}
+
+/// Loads every `*.toml` of a directory, by provider name. Other files are left alone.
+///
+/// # Errors
+/// The first manifest, in order of file names, that cannot be read, parsed or used. An empty directory is no error.
+pub fn load_dir(dir: &Path) -> Result<BTreeMap<String, Provider>, ManifestError> {
+    let read_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ManifestError::Read { path, source }
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(read_error(dir))? {
+        let path = entry.map_err(read_error(dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut providers = BTreeMap::new();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).map_err(read_error(&path))?;
+        let provider: Provider = toml::from_str(&text)
+            .map_err(|source| ManifestError::Parse { path: path.clone(), source: Box::new(source) })?;
+        provider.validate().map_err(|source| ManifestError::Invalid { path: path.clone(), source })?;
+        if path.file_stem().and_then(|stem| stem.to_str()) != Some(provider.name.as_str()) {
+            return Err(ManifestError::FileName { path, name: provider.name });
+        }
+        providers.insert(provider.name.clone(), provider);
+    }
+    Ok(providers)
+}

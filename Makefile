@@ -1,0 +1,103 @@
+# thawd: everything that is built, tried and installed starts here. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# rustup's place, which root's PATH often lacks.
+export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+CARGO ?= cargo
+# Tests build like `cargo build` does, quickly and with checks; "make test TEST_PROFILE=release" tests what is shipped.
+TEST_PROFILE ?= test
+# The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
+V2_TESTS ?= container execution pool isolation limits
+# Seconds for each of them, and arguments for them (such as the name of one test).
+V2_TIMEOUT ?= 900
+V2_ARGS ?=
+
+# The folders of images/ that "make images" builds.
+IMAGES ?= openai anthropic google
+
+PREFIX ?= /usr/local
+DATADIR ?= /usr/share
+SYSCONFDIR ?= /etc
+UNITDIR ?= /lib/systemd/system
+
+SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
+	tests/bed/guest/init tests/bed/guest/stage2 .ci/run $(wildcard tests/demo/*.sh)
+
+.PHONY: help deps toolchain build demo test test-suites test-unit test-native test-v2 kernel images lint audit clean install need-root
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+deps: toolchain ## Install the Debian packages that are missing (as root)
+	@tests/deps
+
+toolchain:
+	@command -v $(CARGO) > /dev/null || { \
+		echo "cargo is missing: install Rust from https://rustup.rs (Debian's own is too old), then try again" >&2; exit 1; }
+	@need=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); have=$$(rustc --version | cut -d ' ' -f 2); \
+	if [ "$$(printf '%s\n' "$$need" "$$have" | sort -V | head -n 1)" != "$$need" ]; then \
+		echo "Rust $$need or newer is needed, this is $$have: run rustup update" >&2; exit 1; fi
+
+build: toolchain ## Build the release binaries
+	$(CARGO) build --release --locked
+
+demo: need-root deps build ## Run the three clients in frozen warm containers against an offline upstream (as root)
+	$(CARGO) build --release --locked --example offline-upstream
+	tests/demo/demo.sh
+
+test: need-root deps ## Everything: lint, tests on this kernel, tests on cgroup v2, nothing left behind (as root)
+	tests/leftovers --around $(MAKE) test-suites
+
+# In this order: what fails fast comes first.
+test-suites:
+	$(MAKE) lint
+	$(MAKE) test-native
+	$(MAKE) test-v2
+
+test-unit: toolchain ## The tests beside the code; no root, no containers
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bins
+
+test-native: need-root toolchain ## All tests on the running kernel (as root)
+	$(CARGO) test --locked --profile $(TEST_PROFILE)
+
+test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pure cgroup v2 kernel (as root)
+	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='$(V2_ARGS)' tests/bed/test-v2 $(V2_TESTS)
+
+kernel: ## Find the test bed's kernel, or build it once (6 minutes)
+	@tests/bed/uml-kernel --find > /dev/null 2>&1 || tests/deps
+	@tests/bed/uml-kernel
+
+images: need-root deps build ## Build the runtime images of the three clients
+	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
+
+lint: toolchain ## Formatting, clippy, and shellcheck if it is installed
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@if command -v shellcheck > /dev/null; then shellcheck $(SCRIPTS); else echo "lint: shellcheck is not installed, scripts not checked"; fi
+
+audit: toolchain ## Licences, advisories and sources of all dependencies (needs cargo-deny)
+	@$(CARGO) deny --version > /dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check
+
+clean: ## Remove what was built (the cache of kernel and images stays)
+	$(CARGO) clean
+
+# The sample never replaces a configuration: it has a name of its own.
+CONFIG_SAMPLE = $(firstword $(wildcard docs/thawd.toml systemd/thawd.toml))
+UNITS = $(wildcard systemd/*.service systemd/*.socket)
+
+install: ## Install binaries, provider manifests, units and a sample configuration (DESTDIR, PREFIX)
+	@for program in thawd thawctl thaw-init; do \
+		[ -x target/release/$$program ] || { echo "target/release/$$program is missing: run make build first" >&2; exit 1; }; done
+	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/thawd target/release/thawctl target/release/thaw-init
+	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/providers providers/*.toml
+	$(if $(UNITS),install -D -m 644 -t $(DESTDIR)$(UNITDIR) $(UNITS))
+	$(if $(CONFIG_SAMPLE),install -D -m 644 $(CONFIG_SAMPLE) $(DESTDIR)$(SYSCONFDIR)/thawd/thawd.toml.sample)
+
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo "this target makes real containers: run it as root" >&2; exit 1; }

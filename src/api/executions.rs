@@ -1,0 +1,101 @@
+//! `/v1/executions`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::{ApiError, PeerCredentials, body, events};
+use crate::execution::Handle;
+use crate::types::{Execution, ExecutionRequest, List, Problem};
+
+/// Starts an execution.
+///
+/// With `Accept: text/event-stream` the answer is the stream of its events; otherwise 201 with the execution and its
+/// `Location`. A streamed execution is cancelled when its last reader has been gone for a grace period, unless
+/// `background` is set; one that was not streamed from the start always runs in the background.
+#[utoipa::path(post, path = "/v1/executions", request_body = ExecutionRequest, responses(
+    (status = 200, description = "the events, as text/event-stream", content_type = "text/event-stream"),
+    (status = 201, description = "started", body = Execution),
+    (status = 400, description = "the request is wrong; see `code`", body = Problem),
+    (status = 413, description = "the body is too large", body = Problem),
+    (status = 503, description = "no container now; try again", body = Problem)))]
+pub async fn create(
+    State(state): State<Arc<super::State>>,
+    ConnectInfo(peer): ConnectInfo<PeerCredentials>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let request: ExecutionRequest = body::json(body, state.max_body_bytes).await?;
+    let streaming = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("text/event-stream"));
+    let reader = state.executions.start(request, streaming).await?;
+    let id = reader.handle().id();
+    tracing::info!(execution = id, peer_uid = peer.uid, peer_pid = peer.pid, "execution started");
+    let location = format!("/v1/executions/{id}");
+    if streaming {
+        let stream = events::stream(reader, 0, state.heartbeat);
+        return Ok(([(header::LOCATION, location)], stream).into_response());
+    }
+    let execution = reader.handle().describe();
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(execution)).into_response())
+}
+
+/// Lists the executions that the daemon knows: running ones, and ended ones for a while.
+#[utoipa::path(get, path = "/v1/executions", responses((status = 200, body = List<Execution>)))]
+pub async fn list(State(state): State<Arc<super::State>>) -> Json<List<Execution>> {
+    Json(List { items: state.executions.list() })
+}
+
+/// One execution.
+#[utoipa::path(get, path = "/v1/executions/{id}", params(("id" = String, Path, description = "execution id")),
+    responses((status = 200, body = Execution), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub async fn get(State(state): State<Arc<super::State>>, Path(id): Path<String>) -> Result<Json<Execution>, ApiError> {
+    Ok(Json(find(&state, &id)?.describe()))
+}
+
+/// Streams the events of an execution from the beginning, or from behind `Last-Event-ID`.
+#[utoipa::path(get, path = "/v1/executions/{id}/events", params(
+    ("id" = String, Path, description = "execution id"),
+    ("Last-Event-ID" = Option<u64>, Header, description = "id of the last event seen")),
+    responses((status = 200, content_type = "text/event-stream", description = "the events"),
+        (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub async fn events(
+    State(state): State<Arc<super::State>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let handle = find(&state, &id)?;
+    let after = events::last_event_id(&headers)?;
+    Ok(events::stream(handle.read(), after, state.heartbeat).into_response())
+}
+
+/// Asks for an execution to end: SIGTERM, then SIGKILL after a grace period. Its `exit` event says when it has.
+#[utoipa::path(post, path = "/v1/executions/{id}/cancel",
+    params(("id" = String, Path, description = "execution id")),
+    responses((status = 202, body = Execution), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub async fn cancel(
+    State(state): State<Arc<super::State>>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Execution>), ApiError> {
+    let handle = find(&state, &id)?;
+    handle.cancel();
+    Ok((StatusCode::ACCEPTED, Json(handle.describe())))
+}
+
+/// Longest id, characters: `e-` and a ULID are 28.
+const MAX_ID: usize = 64;
+
+fn find(state: &super::State, id: &str) -> Result<Arc<Handle>, ApiError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(plain) {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", "ids consist of a-z, 0-9 and -"));
+    }
+    state.executions.get(id).ok_or_else(|| ApiError::not_found("execution", id))
+}

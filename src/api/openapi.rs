@@ -1,0 +1,62 @@
+//! The API's description, `/openapi.json`; `docs/openapi.json` is the committed copy that a test compares with.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use utoipa::OpenApi;
+
+use super::{executions, lists, status};
+use crate::types;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "thawd", description = "Container supervisor: executions in frozen warm containers."),
+    paths(
+        executions::create,
+        executions::list,
+        executions::get,
+        executions::events,
+        executions::cancel,
+        lists::pools,
+        lists::containers,
+        lists::providers,
+        lists::images,
+        status::healthz,
+        status::readyz,
+        status::metrics,
+    ),
+    components(schemas(types::Event))
+)]
+struct Document;
+
+/// The description as pretty-printed JSON with a final newline.
+///
+/// # Errors
+/// None in practice: the document is plain data.
+pub fn document() -> Result<String, serde_json::Error> {
+    Document::openapi().to_pretty_json().map(|json| json + "\n")
+}
+
+/// `GET /openapi.json`
+pub async fn serve() -> Result<impl IntoResponse, super::ApiError> {
+    let json = document().map_err(|error| {
+        super::ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "openapi", error.to_string())
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_description_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+        let current = super::document().unwrap();
+        if std::env::var_os("THAWD_UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &current).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == current,
+            "run: THAWD_UPDATE_GOLDEN=1 cargo test --lib openapi, and review docs/openapi.json"
+        );
+    }
+}

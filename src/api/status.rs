@@ -1,0 +1,99 @@
+//! `/healthz`, `/readyz`, `/metrics`.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{ApiError, lists};
+use crate::types::{ContainerState, Problem};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    provider: String,
+    state: &'static str,
+}
+
+/// Gauges whose values are read off at each scrape.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    pools: Family<PoolLabels, Gauge>,
+    targets: Family<PoolLabels, Gauge>,
+    memory: Gauge,
+}
+
+impl Gauges {
+    /// Registers `thawd_containers`, `thawd_pool_target` and `thawd_containers_memory_bytes`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register("thawd_containers", "Containers by provider and state", gauges.pools.clone());
+        registry.register("thawd_pool_target", "Warm containers wanted", gauges.targets.clone());
+        registry.register(
+            "thawd_containers_memory_bytes",
+            "Memory charged to the cgroups of all containers",
+            gauges.memory.clone(),
+        );
+        gauges
+    }
+}
+
+/// Says that the daemon runs.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = String)))]
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Says whether executions can be served: every pool that wants containers has some, or serves some.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = Problem)))]
+pub async fn readyz(State(state): State<Arc<super::State>>) -> Result<&'static str, ApiError> {
+    let waiting: Vec<String> = lists::all_pools(&state)
+        .await?
+        .into_iter()
+        .filter(|pool| pool.target > 0 && pool.warm + pool.claimed == 0)
+        .map(|pool| match pool.last_error {
+            Some(reason) => format!("{} ({reason})", pool.provider),
+            None => pool.provider,
+        })
+        .collect();
+    if waiting.is_empty() {
+        return Ok("ready\n");
+    }
+    let detail = format!("no warm container yet for: {}", waiting.join("; "));
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail))
+}
+
+/// Metrics in the OpenMetrics text format.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
+pub async fn metrics(State(state): State<Arc<super::State>>) -> Result<impl IntoResponse, ApiError> {
+    let pools = lists::all_pools(&state).await?;
+    let containers = state.containers.list();
+    let mut text = String::new();
+    {
+        let gauges = state.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.pools.clear();
+        for pool in pools {
+            let label = |state| PoolLabels { provider: pool.provider.clone(), state };
+            gauges.targets.get_or_create(&label("warm")).set(pool.target as i64);
+            for (name, wanted) in [
+                ("creating", ContainerState::Creating),
+                ("warm", ContainerState::Warm),
+                ("claimed", ContainerState::Claimed),
+                ("destroying", ContainerState::Destroying),
+            ] {
+                let count = containers.iter().filter(|c| c.provider == pool.provider && c.state == wanted).count();
+                gauges.pools.get_or_create(&label(name)).set(count as i64);
+            }
+        }
+        gauges.memory.set(containers.iter().map(|container| container.memory_bytes as i64).sum());
+        prometheus_client::encoding::text::encode(&mut text, &state.registry)
+            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text))
+}

@@ -1,0 +1,296 @@
+//! All containers of the daemon: how they are made, how many there may be, which exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::control::Control;
+use super::reaper::{self, Parts, Remains};
+use super::{Container, ContainerError, Template};
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::egress;
+use crate::init::wire::{self, Report, op};
+use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
+use crate::types;
+
+pub use crate::types::ContainerState as State;
+
+/// Host ids of one container (user_namespaces(7)).
+const IDS: u32 = 65_536;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each critical section leaves the value whole, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is the same for every container.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Hard limit on containers.
+    pub max: usize,
+    /// Size of everything writable together, bytes.
+    pub ephemeral_bytes: u64,
+    /// Number of files that it may hold.
+    pub ephemeral_inodes: u64,
+    /// Open files per process.
+    pub open_files: u64,
+    /// First host id.
+    pub id_start: u32,
+    /// Longest creation.
+    pub create_timeout: Duration,
+    /// Loopback port of the egress proxy inside.
+    pub proxy_port: u16,
+    /// Existing directory that new roots are attached to for a moment, each in its own mount namespace.
+    pub mount_point: PathBuf,
+}
+
+/// The limit on containers is reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit of {0} containers is reached; try again later or raise `container.max`")]
+pub struct Limit(pub usize);
+
+/// The right to one container: a place under the limit and a range of ids. Given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    slot: u32,
+    slots: Arc<Mutex<BTreeSet<u32>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.slots).insert(self.slot);
+    }
+}
+
+/// One container as others see it.
+#[derive(Debug)]
+pub struct Entry {
+    pub id: String,
+    pub provider: String,
+    pub cgroup: Cgroup,
+    created_at_ms: u64,
+    status: Mutex<Status>,
+}
+
+#[derive(Debug)]
+struct Status {
+    state: State,
+    execution: Option<String>,
+    pid: Option<i32>,
+}
+
+impl Entry {
+    pub fn set_state(&self, state: State) {
+        lock(&self.status).state = state;
+    }
+
+    pub fn set_claimed(&self, execution: &str) {
+        let mut status = lock(&self.status);
+        status.state = State::Claimed;
+        status.execution = Some(execution.to_owned());
+    }
+
+    pub fn set_pid(&self, pid: Option<i32>) {
+        lock(&self.status).pid = pid;
+    }
+}
+
+/// The containers that exist, for listing.
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<BTreeMap<String, Arc<Entry>>>);
+
+impl Registry {
+    fn add(&self, entry: Arc<Entry>) {
+        lock(&self.0).insert(entry.id.clone(), entry);
+    }
+
+    pub fn remove(&self, id: &str) {
+        lock(&self.0).remove(id);
+    }
+}
+
+/// Makes containers. One per daemon.
+#[derive(Debug)]
+pub struct Containers {
+    settings: Settings,
+    hierarchy: Arc<Hierarchy>,
+    spawner: Spawner,
+    egress_metrics: Arc<egress::EgressMetrics>,
+    places: Arc<Semaphore>,
+    slots: Arc<Mutex<BTreeSet<u32>>>,
+    registry: Arc<Registry>,
+    reaper: mpsc::UnboundedSender<Parts>,
+}
+
+impl Containers {
+    /// Starts the reaper.
+    pub fn new(
+        settings: Settings,
+        hierarchy: Hierarchy,
+        spawner: Spawner,
+        egress_metrics: Arc<egress::EgressMetrics>,
+    ) -> Self {
+        let (reaper, remains) = mpsc::unbounded_channel();
+        tokio::spawn(reaper::run(remains));
+        let slots = (0..settings.max as u32).collect();
+        Self {
+            places: Arc::new(Semaphore::new(settings.max)),
+            slots: Arc::new(Mutex::new(slots)),
+            settings,
+            hierarchy: Arc::new(hierarchy),
+            spawner,
+            egress_metrics,
+            registry: Arc::default(),
+            reaper,
+        }
+    }
+
+    /// Takes a place under the limit.
+    ///
+    /// # Errors
+    /// [`Limit`] when there is none.
+    pub fn place(&self) -> Result<Place, Limit> {
+        let limit = || Limit(self.settings.max);
+        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| limit())?;
+        let slot = lock(&self.slots).pop_first().ok_or_else(limit)?;
+        Ok(Place { slot, slots: Arc::clone(&self.slots), _permit: permit })
+    }
+
+    /// How many more containers could be made now.
+    pub fn free_places(&self) -> usize {
+        self.places.available_permits()
+    }
+
+    /// Waits until every container is destroyed; for shutdown, after their owners have dropped them.
+    pub async fn all_gone(&self) {
+        // The semaphore is never closed, so this only ends by acquiring.
+        let _ = self.places.acquire_many(self.settings.max as u32).await;
+    }
+
+    /// The cgroup hierarchy, for listing and for the last clearing up.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// How many containers of `provider` serve an execution now.
+    pub fn claimed(&self, provider: &str) -> usize {
+        let is_claimed = |entry: &Arc<Entry>| lock(&entry.status).state == State::Claimed;
+        lock(&self.registry.0).values().filter(|entry| entry.provider == provider && is_claimed(entry)).count()
+    }
+
+    /// The containers that exist now.
+    pub fn list(&self) -> Vec<types::Container> {
+        let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
+        entries.iter().map(|entry| self.describe(entry)).collect()
+    }
+
+    fn describe(&self, entry: &Entry) -> types::Container {
+        // A container that is just being destroyed has no figures left.
+        let usage = self.hierarchy.usage(&entry.cgroup).unwrap_or_default();
+        let frozen = entry.cgroup.is_frozen().unwrap_or(false);
+        let status = lock(&entry.status);
+        types::Container {
+            id: entry.id.clone(),
+            provider: entry.provider.clone(),
+            state: status.state,
+            execution: status.execution.clone(),
+            pid: status.pid,
+            created_at_ms: entry.created_at_ms,
+            memory_bytes: usage.memory_bytes,
+            cpu_ms: usage.cpu_us / 1000,
+            frozen,
+            cgroup: self.hierarchy.relative_path(&entry.id),
+        }
+    }
+
+    /// Creates a container and waits until its `thaw-init` is ready. It runs, without a CPU limit yet.
+    ///
+    /// If the caller goes away, the container is finished and then destroyed.
+    ///
+    /// # Errors
+    /// See [`ContainerError`]; what was made is destroyed.
+    pub async fn create(self: &Arc<Self>, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
+        let this = Arc::clone(self);
+        let task = tokio::spawn(async move { this.create_here(template, place).await });
+        task.await.map_err(|error| ContainerError::Init(error.to_string()))?
+    }
+
+    async fn create_here(&self, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
+        let id = format!("c-{}", ulid::Ulid::new().to_string().to_lowercase());
+        let id_base = self.settings.id_start + place.slot * IDS;
+        let cgroup = {
+            let (hierarchy, id) = (Arc::clone(&self.hierarchy), id.clone());
+            let (memory, pids) = (template.idle.memory_bytes, template.pids);
+            let created = tokio::task::spawn_blocking(move || hierarchy.create(&id, memory, pids)).await;
+            created.map_err(|error| ContainerError::Init(error.to_string()))??
+        };
+        let directory = cgroup.open()?;
+        let entry = Arc::new(Entry {
+            id: id.clone(),
+            provider: template.provider.clone(),
+            cgroup,
+            created_at_ms: crate::telemetry::unix_ms(),
+            status: Mutex::new(Status { state: State::Creating, execution: None, pid: None }),
+        });
+        self.registry.add(Arc::clone(&entry));
+        let mut remains = Remains::new(Parts {
+            entry,
+            hierarchy: Arc::clone(&self.hierarchy),
+            registry: Arc::clone(&self.registry),
+            reaper: self.reaper.clone(),
+            pidfd: None,
+            proxy: None,
+            _place: place,
+        });
+
+        let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
+        let request = self.request(&template, &id, id_base);
+        let spawned = match self.spawner.create(request, theirs, directory).await {
+            Ok(spawned) => spawned,
+            Err(SpawnerError::Failed { message, pidfd }) => {
+                remains.set_process(None, pidfd);
+                return Err(SpawnerError::Failed { message, pidfd: None }.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Spawned { pid, pidfd, proxy, credential_dir, mapped } = spawned;
+        remains.set_process(Some(pid), Some(pidfd));
+        if !mapped {
+            tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
+        }
+        let policy = Arc::clone(&template.egress);
+        remains.set_proxy(egress::Proxy::serve(proxy, policy, id, Arc::clone(&self.egress_metrics))?);
+
+        let timeout = self.settings.create_timeout;
+        match tokio::time::timeout(timeout, control.report()).await {
+            Err(_) => return Err(ContainerError::Timeout(timeout.as_secs())),
+            Ok(Err(error)) => return Err(ContainerError::Control(error)),
+            Ok(Ok(Some(Report { op: op::HELLO, value, .. }))) if value == wire::VERSION as i32 => {}
+            Ok(Ok(Some(other))) => return Err(ContainerError::Init(format!("unexpected greeting {other:?}"))),
+            Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
+        }
+        let owner = id_base + template.user;
+        Ok(Container { control, credential_dir, credentials: None, owner, template, next_tag: 0, remains })
+    }
+
+    fn request(&self, template: &Template, id: &str, id_base: u32) -> CreateRequest {
+        CreateRequest {
+            id: id.to_owned(),
+            rootfs: template.rootfs.clone(),
+            mount_point: self.settings.mount_point.clone(),
+            id_base,
+            user: template.user,
+            home: template.home.clone(),
+            credential_dir: template.credentials.as_ref().map(|(name, _)| name.clone()),
+            ephemeral_bytes: self.settings.ephemeral_bytes,
+            ephemeral_inodes: self.settings.ephemeral_inodes,
+            proxy_port: self.settings.proxy_port,
+            open_files: self.settings.open_files,
+            cgroups: self.hierarchy.extra_directories(id),
+        }
+    }
+}

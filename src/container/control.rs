@@ -1,0 +1,201 @@
+//! The daemon's end of a container's control socket.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::io::Interest;
+
+use crate::init::wire::{self, MAX_DATAGRAM, MAX_STRINGS, Report, Signal, SpawnHeader};
+use crate::kernel::{self, Watched};
+
+/// Longest single argument or variable with its NUL, bytes (`MAX_ARG_STRLEN`, execve(2)).
+pub const MAX_ARGUMENT: usize = 128 * 1024;
+
+/// Send buffer asked for, bytes: the kernel charges bookkeeping on top of the largest datagram.
+const SEND_BUFFER: usize = 2 * MAX_DATAGRAM;
+
+/// What to run in a container.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Program and arguments; a program without a slash is looked up in `PATH` of `env`.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory inside.
+    pub cwd: String,
+    /// User and group id inside.
+    pub user: u32,
+}
+
+/// A command that cannot be handed over.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CommandError {
+    /// No program.
+    #[error("the command is empty; give at least the program")]
+    Empty,
+    /// A NUL byte.
+    #[error("arguments and variables cannot contain a NUL byte")]
+    Nul,
+    /// Too many strings.
+    #[error("{0} arguments or variables are more than the limit of {MAX_STRINGS}")]
+    TooMany(usize),
+    /// One string is too long.
+    #[error("an argument or variable of {0} bytes is more than the kernel's limit of {MAX_ARGUMENT}; use stdin")]
+    TooLong(usize),
+    /// All together are too long.
+    #[error("arguments and environment of {0} bytes are more than the limit of {MAX_DATAGRAM}; use stdin")]
+    TooLarge(usize),
+}
+
+/// The daemon's end.
+#[derive(Debug)]
+pub struct Control {
+    socket: Watched,
+}
+
+impl Control {
+    /// A connected pair: ours, and the one for `thaw-init`.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        if rustix::net::sockopt::set_socket_send_buffer_size_force(&ours, SEND_BUFFER).is_err() {
+            // Without CAP_NET_ADMIN over the host the limit is net.core.wmem_max: large prompts may be refused.
+            rustix::net::sockopt::set_socket_send_buffer_size(&ours, SEND_BUFFER)?;
+        }
+        let socket = Watched::new(ours, Interest::READABLE | Interest::WRITABLE)?;
+        Ok((Self { socket }, theirs))
+    }
+
+    /// Asks for a command to be run; works while the container is frozen.
+    ///
+    /// # Errors
+    /// The container is gone (EPIPE), or the command is too large.
+    pub fn spawn(&self, tag: u32, command: &Encoded, stdio: [BorrowedFd<'_>; wire::SPAWN_FDS]) -> io::Result<()> {
+        let header = SpawnHeader { tag, ..command.header }.encode();
+        kernel::send(self.socket.fd(), &[&header, &command.strings], &stdio)
+    }
+
+    /// Asks for a signal to be sent to a command's process group.
+    ///
+    /// # Errors
+    /// The container is gone.
+    pub fn signal(&self, tag: u32, signal: i32) -> io::Result<()> {
+        let message = Signal { tag, signal: signal as u32 };
+        kernel::send(self.socket.fd(), &[&message.encode()], &[])
+    }
+
+    /// The next report; `None` when the container is gone. Can be cancelled without losing one.
+    ///
+    /// # Errors
+    /// Anything else than a report.
+    pub async fn report(&self) -> io::Result<Option<Report>> {
+        let mut buffer = [0; 64];
+        let received = self.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
+        let length = match received {
+            Ok(received) => received.length,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            Err(error) => return Err(error),
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let report = Report::decode(&buffer[..length]);
+        report.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a report of thaw-init"))
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.fd()
+    }
+}
+
+/// A command in the form that goes over the socket.
+#[derive(Debug)]
+pub struct Encoded {
+    header: SpawnHeader,
+    strings: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl Command {
+    /// Checks every limit and encodes the command.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn encode(&self) -> Result<Encoded, CommandError> {
+        if self.argv.first().is_none_or(String::is_empty) {
+            return Err(CommandError::Empty);
+        }
+        for count in [self.argv.len(), self.env.len()] {
+            if count > MAX_STRINGS {
+                return Err(CommandError::TooMany(count));
+            }
+        }
+        let lengths = self.argv.iter().map(String::len).chain(self.env.iter().map(|(k, v)| k.len() + 1 + v.len()));
+        let mut total = wire::SPAWN_HEADER_LEN + self.cwd.len() + 1;
+        for length in lengths {
+            if length + 1 > MAX_ARGUMENT {
+                return Err(CommandError::TooLong(length));
+            }
+            total += length + 1;
+        }
+        if total > MAX_DATAGRAM {
+            return Err(CommandError::TooLarge(total));
+        }
+        // Reserved whole, so that growing never leaves a copy of a secret behind.
+        let mut strings = zeroize::Zeroizing::new(Vec::with_capacity(total));
+        let mut put = |parts: &[&str]| {
+            for part in parts {
+                if part.contains('\0') {
+                    return Err(CommandError::Nul);
+                }
+                strings.extend_from_slice(part.as_bytes());
+            }
+            strings.push(0);
+            Ok(())
+        };
+        put(&[&self.cwd])?;
+        for argument in &self.argv {
+            put(&[argument])?;
+        }
+        for (name, value) in &self.env {
+            put(&[name, "=", value])?;
+        }
+        let (argc, envc) = (self.argv.len() as u32, self.env.len() as u32);
+        Ok(Encoded { header: SpawnHeader { tag: 0, uid: self.user, gid: self.user, argc, envc }, strings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, CommandError, MAX_ARGUMENT, MAX_STRINGS};
+
+    fn command(argv: &[&str]) -> Command {
+        let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
+        Command { argv, env: vec![("A".to_owned(), "b".to_owned())], cwd: "/".to_owned(), user: 1000 }
+    }
+
+    #[test]
+    fn a_command_becomes_terminated_strings() {
+        let encoded = command(&["echo", "", "x y"]).encode().unwrap();
+        assert_eq!(encoded.strings.as_slice(), b"/\0echo\0\0x y\0A=b\0");
+    }
+
+    #[test]
+    fn every_limit_has_its_error() {
+        assert_eq!(command(&[]).encode().unwrap_err(), CommandError::Empty);
+        assert_eq!(command(&[""]).encode().unwrap_err(), CommandError::Empty);
+        assert_eq!(command(&["a", "b\0c"]).encode().unwrap_err(), CommandError::Nul);
+        assert_eq!(command(&["a"; MAX_STRINGS + 1]).encode().unwrap_err(), CommandError::TooMany(MAX_STRINGS + 1));
+        let long = "x".repeat(MAX_ARGUMENT);
+        assert_eq!(command(&["a", &long]).encode().unwrap_err(), CommandError::TooLong(MAX_ARGUMENT));
+        let half = "x".repeat(MAX_ARGUMENT - 1);
+        assert!(command(&["a", &half]).encode().is_ok());
+        assert!(matches!(command(&["a", &half, &half]).encode().unwrap_err(), CommandError::TooLarge(_)));
+    }
+}

@@ -1,0 +1,93 @@
+//! Handing one user's credential files to one container: a fresh tmpfs, filled before anybody inside can see it,
+//! then attached by descriptor. Works while the container is frozen.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use crate::kernel;
+
+/// Why the files could not be handed over. Never contains their content.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The container's provider has no credential directory.
+    #[error("this container takes no credential files")]
+    NoDirectory,
+    /// More than fits.
+    #[error("the credential files do not fit into {limit} bytes")]
+    TooLarge {
+        /// Size of the tmpfs, bytes.
+        limit: u64,
+    },
+    /// A step failed.
+    #[error("{step}: {source}")]
+    Io {
+        /// Which step.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> CredentialError {
+    move |error| CredentialError::Io { step, source: error.into() }
+}
+
+/// Makes the tmpfs with the files in it; `owner` is the user's id on the host.
+pub fn fill(files: &[(&str, &str)], owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
+    let context =
+        rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("open the credential tmpfs"))?;
+    let (size, owner_text) = (limit.to_string(), owner.to_string());
+    for (key, value) in [("size", size.as_str()), ("mode", "0700"), ("uid", &owner_text), ("gid", &owner_text)] {
+        rustix::mount::fsconfig_set_string(&context, key, value).map_err(failed("configure the credential tmpfs"))?;
+    }
+    match rustix::mount::fsconfig_set_flag(&context, "noswap") {
+        // EINVAL: before Linux 6.4. The container's cgroup has no swap either.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(errno) => return Err(failed("keep the credential tmpfs out of swap")(errno)),
+    }
+    rustix::mount::fsconfig_create(&context).map_err(failed("create the credential tmpfs"))?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(failed("mount the credential tmpfs"))?;
+    for (name, content) in files {
+        write_file(mount.as_fd(), name, content, owner).map_err(|error| match error {
+            Errno::NOSPC => CredentialError::TooLarge { limit },
+            errno => failed("write a credential file")(errno),
+        })?;
+    }
+    Ok(mount)
+}
+
+fn write_file(directory: BorrowedFd<'_>, name: &str, content: &str, owner: u32) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;
+    rustix::fs::fchown(&file, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    let mut rest = content.as_bytes();
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest)?;
+        rest = &rest[written..];
+    }
+    Ok(())
+}
+
+/// Attaches the filled tmpfs onto `directory`, inside the mount namespace of the process behind `pidfd`.
+pub async fn attach(pidfd: OwnedFd, mount: OwnedFd, directory: OwnedFd) -> Result<OwnedFd, CredentialError> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    // A thread of its own, not one of the pool's: it ends in another mount namespace.
+    std::thread::Builder::new()
+        .name("attach".to_owned())
+        .spawn(move || {
+            let attached = kernel::attach_in_namespace(pidfd.as_fd(), mount.as_fd(), directory.as_fd());
+            let _ = done.send(attached.map(|()| mount));
+        })
+        .map_err(failed("start a thread"))?;
+    result
+        .await
+        .map_err(|_| failed("attach the credentials")(io::Error::other("the thread ended early")))?
+        .map_err(failed("attach the credentials"))
+}

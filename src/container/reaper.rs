@@ -1,0 +1,138 @@
+//! The end of a container: whoever drops it, in whatever state, nothing of it stays.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::containers::{Entry, Place, Registry, State};
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::egress;
+
+/// Pauses between tries to remove what cannot be removed yet.
+const RETRY: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
+
+/// What has to be cleared away, from the moment the cgroup exists.
+#[derive(Debug)]
+pub struct Remains(Option<Parts>);
+
+#[derive(Debug)]
+pub struct Parts {
+    pub entry: Arc<Entry>,
+    pub hierarchy: Arc<Hierarchy>,
+    pub registry: Arc<Registry>,
+    pub reaper: mpsc::UnboundedSender<Parts>,
+    pub pidfd: Option<OwnedFd>,
+    pub proxy: Option<egress::Proxy>,
+    /// Given back last: until then the container counts.
+    pub _place: Place,
+}
+
+impl Remains {
+    pub fn new(parts: Parts) -> Self {
+        Self(Some(parts))
+    }
+
+    fn parts(&self) -> &Parts {
+        self.0.as_ref().expect("taken only by drop")
+    }
+
+    pub fn set_process(&mut self, pid: Option<i32>, pidfd: Option<OwnedFd>) {
+        if let Some(parts) = &mut self.0 {
+            parts.entry.set_pid(pid);
+            parts.pidfd = pidfd;
+        }
+    }
+
+    pub fn set_proxy(&mut self, proxy: egress::Proxy) {
+        if let Some(parts) = &mut self.0 {
+            parts.proxy = Some(proxy);
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.parts().entry.id
+    }
+
+    pub fn hierarchy(&self) -> &Arc<Hierarchy> {
+        &self.parts().hierarchy
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.parts().entry.cgroup
+    }
+
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.parts().pidfd.as_ref().expect("set before a container is handed out").as_fd()
+    }
+
+    pub fn set_state(&self, state: State) {
+        self.parts().entry.set_state(state);
+    }
+
+    pub fn set_claimed(&self, execution: &str) {
+        self.parts().entry.set_claimed(execution);
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if let Some(parts) = self.0.take() {
+            parts.entry.set_state(State::Destroying);
+            // Killed here and now, so that nothing runs on; the rest takes its time in the reaper.
+            if let Err(error) = parts.entry.cgroup.kill() {
+                tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
+            }
+            let reaper = parts.reaper.clone();
+            if let Err(lost) = reaper.send(parts) {
+                tracing::error!(container = %lost.0.entry.id, "the reaper has stopped; left for the next start");
+            }
+        }
+    }
+}
+
+/// Clears away whatever is dropped, each in a task of its own.
+pub async fn run(mut remains: mpsc::UnboundedReceiver<Parts>) {
+    while let Some(parts) = remains.recv().await {
+        tokio::spawn(clear(parts));
+    }
+}
+
+async fn clear(mut parts: Parts) {
+    parts.proxy = None;
+    let id = parts.entry.id.clone();
+    let mut pauses = RETRY.into_iter();
+    loop {
+        match try_clear(&mut parts).await {
+            Ok(()) => break,
+            Err(message) => match pauses.next() {
+                Some(pause) => {
+                    tracing::warn!(container = %id, %message, "not cleared away yet");
+                    tokio::time::sleep(pause).await;
+                }
+                None => {
+                    // Its place is not given back: the limit must count what really exists.
+                    tracing::error!(container = %id, %message, "gave up clearing away; swept at the next start");
+                    std::mem::forget(parts);
+                    return;
+                }
+            },
+        }
+    }
+    parts.registry.remove(&id);
+    tracing::debug!(container = %id, "destroyed");
+}
+
+async fn try_clear(parts: &mut Parts) -> Result<(), String> {
+    let cgroup = &parts.entry.cgroup;
+    cgroup.kill().map_err(|error| error.to_string())?;
+    cgroup.wait_empty().await.map_err(|error| error.to_string())?;
+    if let Some(pidfd) = parts.pidfd.take() {
+        super::reap(pidfd).await.map_err(|error| format!("reap: {error}"))?;
+    }
+    let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
+    let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;
+    removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}

@@ -1,0 +1,286 @@
+//! Puts the rooms together, and takes them apart again in order.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api;
+use crate::cgroup::{CgroupError, Hierarchy, Limits};
+use crate::config::Config;
+use crate::container::{self, Containers, Template};
+use crate::egress::{EgressMetrics, Policy, PolicyError};
+use crate::execution::{self, ExecutionMetrics, Executions, Served};
+use crate::image::{Store, StoreError};
+use crate::pool::{self, Pool, Prepare};
+use crate::provider::{self, ManifestError, Provider, ResourceClass};
+use crate::spawner::Spawner;
+
+/// How long a stop waits for executions to end and containers to be destroyed before it gives up.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often ended executions are looked at for being forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Control groups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Provider manifests.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Image store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A provider's allow-list.
+    #[error("provider `{provider}`: {source}")]
+    Policy {
+        /// Which provider.
+        provider: String,
+        /// What is wrong.
+        source: PolicyError,
+    },
+    /// The configuration names a provider that has no manifest.
+    #[error("the configuration has [provider.{name}], but there is no manifest {name}.toml in {}", directory.display())]
+    UnknownProvider {
+        /// Name in the configuration.
+        name: String,
+        /// Where manifests are.
+        directory: PathBuf,
+    },
+    /// Something else of the operating system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    let what = what.into();
+    move |source| DaemonError::Io { what, source }
+}
+
+/// A daemon that is ready to serve.
+#[derive(Debug)]
+pub struct Daemon {
+    executions: Arc<Executions>,
+    containers: Arc<Containers>,
+    state: Arc<api::State>,
+    listener: UnixListener,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    /// Prepares everything and starts filling the pools. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`DaemonError`].
+    pub fn start(config: &Config) -> Result<Self, DaemonError> {
+        let paths = &config.paths;
+        private_directory(&paths.state_dir)?;
+        public_directory(&paths.run_dir)?;
+        // Listening first: a second daemon must not sweep the first one's containers.
+        let listener = api::bind(&config.api.socket, &config.api.socket_group)
+            .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
+        let providers = provider::load_dir(&paths.providers_dir)?;
+        if let Some(name) = config.provider.keys().find(|name| !providers.contains_key(*name)) {
+            let directory = paths.providers_dir.clone();
+            return Err(DaemonError::UnknownProvider { name: name.clone(), directory });
+        }
+        let images = Arc::new(Store::open(&paths.state_dir.join("images"))?);
+
+        let hierarchy = Hierarchy::prepare(&config.cgroup.name)?;
+        let swept = hierarchy.sweep()?;
+        if swept > 0 {
+            tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
+        }
+        tracing::info!(layout = hierarchy.layout().name(), "control groups");
+        let mut registry = Registry::default();
+        let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
+        let egress_metrics = Arc::new(EgressMetrics::new(&mut registry));
+        let gauges = api::Gauges::new(&mut registry);
+
+        let program = std::env::current_exe().map_err(io_error("find this program"))?;
+        let init = init_program(config, &program)?;
+        let spawner = Spawner::start(program, init);
+        let containers = Arc::new(Containers::new(container_settings(config), hierarchy, spawner, egress_metrics));
+        let mut served = BTreeMap::new();
+        for (name, provider) in providers {
+            let one = serve_provider(config, &name, Arc::new(provider), &containers, &images)?;
+            served.insert(name, one);
+        }
+        let executions = Arc::new(Executions::new(execution_settings(config), served, metrics));
+        let state = Arc::new(api::State {
+            executions: Arc::clone(&executions),
+            containers: Arc::clone(&containers),
+            images,
+            registry,
+            gauges: Mutex::new(gauges),
+            max_body_bytes: config.api.max_body_bytes,
+            heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
+        });
+        Ok(Self { executions, containers, state, listener, socket: config.api.socket.clone() })
+    }
+
+    /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
+        let Self { executions, containers, state, listener, socket } = self;
+        let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
+        let forget = tokio::spawn({
+            let executions = Arc::clone(&executions);
+            async move {
+                let mut interval = tokio::time::interval(FORGET_INTERVAL);
+                loop {
+                    interval.tick().await;
+                    executions.forget_expired();
+                }
+            }
+        });
+        tracing::info!(socket = %socket.display(), "serving");
+        let serving = tokio::spawn({
+            let stop = stop.clone();
+            async move { axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await }
+        });
+        stop.cancelled().await;
+        tracing::info!("stopping");
+        forget.abort();
+        // Nobody new can find us; whoever streams still gets the `exit` event.
+        let _ = std::fs::remove_file(&socket);
+        let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
+            executions.shut_down().await;
+            let served = serving.await;
+            // The pools end with their last handles, and drop their containers.
+            drop(executions);
+            containers.all_gone().await;
+            served
+        });
+        match orderly.await {
+            Ok(Ok(result)) => result.map_err(io_error("serve the API"))?,
+            Ok(Err(error)) => return Err(io_error("serve the API")(io::Error::other(error))),
+            Err(_) => tracing::error!("something did not end in time; the next start clears it away"),
+        }
+        containers.hierarchy().remove_base();
+        Ok(())
+    }
+}
+
+fn private_directory(path: &Path) -> Result<(), DaemonError> {
+    directory(path, 0o700)
+}
+
+/// Searchable by all, because the socket's group must reach the socket; nothing in it is readable by others.
+fn public_directory(path: &Path) -> Result<(), DaemonError> {
+    directory(path, 0o755)
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
+    use std::os::unix::fs::PermissionsExt;
+    let what = || format!("prepare {}", path.display());
+    std::fs::create_dir_all(path).map_err(io_error(what()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io_error(what()))
+}
+
+fn init_program(config: &Config, program: &Path) -> Result<PathBuf, DaemonError> {
+    let init = config.paths.init_program.clone().unwrap_or_else(|| program.with_file_name("thaw-init"));
+    if init.is_file() {
+        return Ok(init);
+    }
+    let what = format!("{} (install it beside thawd or set `paths.init_program`)", init.display());
+    Err(io_error(what)(io::ErrorKind::NotFound.into()))
+}
+
+fn container_settings(config: &Config) -> container::Settings {
+    container::Settings {
+        max: config.container.max,
+        ephemeral_bytes: config.container.ephemeral_bytes,
+        ephemeral_inodes: config.container.ephemeral_inodes,
+        open_files: config.container.open_files,
+        id_start: config.container.id_start,
+        create_timeout: Duration::from_secs(config.container.create_timeout_seconds),
+        proxy_port: config.egress.port,
+        mount_point: config.paths.run_dir.clone(),
+    }
+}
+
+fn execution_settings(config: &Config) -> execution::Settings {
+    execution::Settings {
+        output_bytes: config.execution.output_bytes,
+        retention: Duration::from_secs(config.execution.retention_seconds),
+        retained: config.execution.retained,
+        disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
+        kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
+        max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
+        proxy_port: config.egress.port,
+    }
+}
+
+fn limits(class: &ResourceClass) -> Limits {
+    Limits { memory_bytes: class.memory_bytes, cpu: class.cpu, cpu_burst: class.cpu_burst }
+}
+
+fn serve_provider(
+    config: &Config,
+    name: &str,
+    provider: Arc<Provider>,
+    containers: &Arc<Containers>,
+    images: &Arc<Store>,
+) -> Result<Served, DaemonError> {
+    let changes = config.provider.get(name).cloned().unwrap_or_default();
+    let allowed: Vec<String> = provider.egress.iter().chain(&changes.egress).cloned().collect();
+    let policy = Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
+        .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })?;
+    let image_env = Arc::new(Mutex::new(Vec::new()));
+    let prepare: Prepare = {
+        let (provider, images, image_env) = (Arc::clone(&provider), Arc::clone(images), Arc::clone(&image_env));
+        let layout = config.paths.layouts().join(&provider.image);
+        let policy = Arc::new(policy);
+        Arc::new(move || {
+            let image = image(&images, &provider.image, &layout)?;
+            *image_env.lock().unwrap_or_else(PoisonError::into_inner) = image.config.env.clone();
+            let credentials = &provider.credentials;
+            Ok(Arc::new(Template {
+                provider: provider.name.clone(),
+                rootfs: image.rootfs,
+                home: provider.home.clone(),
+                user: execution::RUNTIME_USER,
+                credentials: (!credentials.dir.is_empty()).then(|| (credentials.dir.clone(), credentials.tmpfs_bytes)),
+                idle: limits(&provider.resources.idle),
+                run: limits(&provider.resources.run),
+                pids: provider.pids_max,
+                egress: Arc::clone(&policy),
+            }))
+        })
+    };
+    let settings = pool::Settings {
+        target: changes.pool_target.unwrap_or(provider.pool_target),
+        health_interval: Duration::from_secs(config.pool.health_interval_seconds),
+        concurrent_creations: config.pool.concurrent_creations,
+    };
+    let pool = Pool::start(name.to_owned(), settings, Arc::clone(containers), prepare);
+    Ok(Served { provider, pool, image_env, base_url: changes.base_url })
+}
+
+/// The unpacked image: from the layout if there is one (which may be newer), else from the store.
+fn image(images: &Store, name: &str, layout: &Path) -> Result<crate::image::Image, String> {
+    if layout.join("index.json").is_file() {
+        return images.ensure(layout).map_err(|error| format!("image `{name}`: {error}"));
+    }
+    match images.get(name) {
+        Ok(Some(image)) => Ok(image),
+        Ok(None) => Err(format!("image `{name}` is not built; run: thawctl image build images/{name}")),
+        Err(error) => Err(format!("image `{name}`: {error}")),
+    }
+}

@@ -1,0 +1,309 @@
+//! One request: a tunnel for `CONNECT`, a forwarded message for everything else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::{PathAndQuery, Scheme};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::meter::Metered;
+use super::metrics::Outcome;
+use super::proxy::{BUFFER_BYTES, Shared, Slot};
+use super::refusal::Refusal;
+use super::target::split_authority;
+
+/// Body of an answer: the proxy's own text, or the upstream's as it arrives.
+pub(super) type ProxyBody = Either<Full<Bytes>, Incoming>;
+
+/// Buffer per direction of a tunnel, bytes: one TLS record.
+const TUNNEL_BYTES: usize = 16 * 1024;
+
+/// Most of a refused request's body that is read, bytes, and for how long. A client that is still writing when the
+/// connection closes would lose the explanation to a reset.
+const DRAIN_BYTES: usize = 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Headers that belong to one connection (RFC 9110 section 7.6.1), besides those that `Connection` names and all
+/// that start with `proxy-`.
+const HOP_BY_HOP: [HeaderName; 5] =
+    [header::CONNECTION, HeaderName::from_static("keep-alive"), header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// Answers one request, counts it and logs it.
+pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Request<Incoming>) -> Response<ProxyBody> {
+    let connect = request.method() == Method::CONNECT;
+    let result = if !slot.is_served() {
+        Err((Refusal::TooManyConnections(shared.limits.connections), Some(request)))
+    } else if connect {
+        tunnel(shared, slot, request).await.map_err(|refusal| (refusal, None))
+    } else {
+        match prepare(shared, &request).await {
+            Ok(target) => exchange(shared, slot, request, target).await.map_err(|refusal| (refusal, None)),
+            Err(refusal) => Err((refusal, Some(request))),
+        }
+    };
+    match result {
+        Ok(response) => {
+            shared.account.count(Outcome::Allowed);
+            response
+        }
+        Err((refusal, unread)) => {
+            shared.refused(&refusal);
+            // A client that waits for "100 Continue" sends nothing until it has the answer.
+            if let Some(request) = unread.filter(|request| !request.headers().contains_key(header::EXPECT)) {
+                drain(request.into_body()).await;
+            }
+            // After a refused CONNECT the client may already send TLS, which is no HTTP request.
+            refused(&refusal, connect || !slot.is_served())
+        }
+    }
+}
+
+/// Opens the upstream connection, answers 200 and copies bytes from then on.
+async fn tunnel(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ProxyBody>, Refusal> {
+    let headers = request.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+    {
+        return Err(Refusal::Malformed("a CONNECT request has no body"));
+    }
+    if request.uri().scheme().is_some() {
+        return Err(Refusal::Malformed("CONNECT needs host:port, not a URL"));
+    }
+    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
+    let port = port.ok_or(Refusal::Malformed("CONNECT needs host:port"))?;
+    let upstream = shared.dialer.dial(host, port).await?;
+    tracing::debug!(target: "egress", container = %shared.container, host, port, "tunnel opened");
+
+    let mut upstream = Metered::new(upstream, Arc::clone(&shared.account));
+    let activity = upstream.activity();
+    let idle = shared.limits.idle_timeout;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let slot = Arc::clone(slot);
+    shared.spawn(async move {
+        let _slot = slot;
+        // An error means that the client went away before the tunnel began.
+        let Ok(client) = upgrade.await else { return };
+        let mut client = TokioIo::new(client);
+        tokio::select! {
+            // Either end closing or failing is the normal end of a tunnel.
+            _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, TUNNEL_BYTES, TUNNEL_BYTES) => {}
+            () = activity.idle(idle) => {}
+        }
+    });
+    Ok(Response::new(Either::Left(Full::default())))
+}
+
+/// Where a plain request goes.
+struct Target {
+    upstream: TcpStream,
+    host: String,
+    port: u16,
+    /// The request's body is chunked; otherwise its length is known or it has none.
+    chunked: bool,
+}
+
+/// Reads the request's destination and connects to it, leaving the body alone.
+async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target, Refusal> {
+    let uri = request.uri();
+    match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTP => {}
+        Some(scheme) if *scheme == Scheme::HTTPS => {
+            return Err(Refusal::Malformed("https goes through a tunnel: use CONNECT host:port"));
+        }
+        Some(_) => return Err(Refusal::Malformed("only http URLs are forwarded")),
+        None => {
+            return Err(Refusal::Malformed("this is a forward proxy: the request line must carry a whole http URL"));
+        }
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
+    let port = port.unwrap_or(80);
+    let chunked = is_chunked(request.headers())?;
+    let upstream = shared.dialer.dial(host, port).await?;
+    tracing::debug!(target: "egress", container = %shared.container, host, port, "request forwarded");
+    Ok(Target { upstream, host: host.to_owned(), port, chunked })
+}
+
+/// Sends the request on, over a connection of its own, and returns the answer as soon as its head is there.
+async fn exchange(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    request: Request<Incoming>,
+    target: Target,
+) -> Result<Response<ProxyBody>, Refusal> {
+    let Target { upstream, host, port, chunked } = target;
+    let invalid = |reason: String| Refusal::Upstream { host: host.clone(), port, reason };
+    let request = outgoing(request, chunked).map_err(Refusal::Malformed)?;
+
+    let upstream = Metered::new(upstream, Arc::clone(&shared.account));
+    let activity = upstream.activity();
+    let idle = shared.limits.idle_timeout;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES)
+        .handshake(TokioIo::new(upstream))
+        .await
+        .map_err(|error| invalid(error.to_string()))?;
+    let driver = {
+        let (slot, activity) = (Arc::clone(slot), Arc::clone(&activity));
+        async move {
+            let _slot = slot;
+            tokio::select! {
+                // The error reaches whoever waits for the response or reads its body.
+                _ = connection => {}
+                () = activity.idle(idle) => {}
+            }
+        }
+    };
+    shared.spawn(driver);
+
+    let response = sender.send_request(request).await.map_err(|error| {
+        if activity.is_idle(idle) { Refusal::Timeout { host: host.clone(), port } } else { invalid(error.to_string()) }
+    })?;
+    incoming(response).map_err(|reason| invalid(reason.to_owned()))
+}
+
+/// Turns the client's message into the proxy's: origin form, the Host that was checked, and nothing that concerned
+/// the client's own connection.
+fn outgoing(request: Request<Incoming>, chunked: bool) -> Result<Request<Incoming>, &'static str> {
+    let (mut parts, body) = request.into_parts();
+    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+    let host = HeaderValue::from_str(authority).map_err(|_| "the host cannot be sent as a header")?;
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+
+    remove_hop_by_hop(&mut parts.headers);
+    // Not the client's Host: a server with several sites would be asked for one that was never checked.
+    parts.headers.insert(header::HOST, host);
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if chunked {
+        // Said explicitly, since hyper would drop a GET's body of unknown length. Content-Length must not remain
+        // beside it (request smuggling).
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    parts.uri = Uri::from(path);
+    parts.version = Version::HTTP_11;
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Turns the upstream's message into the proxy's.
+fn incoming(response: Response<Incoming>) -> Result<Response<ProxyBody>, &'static str> {
+    let (mut parts, body) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("it switched protocols without being asked");
+    }
+    if is_chunked(&parts.headers).map_err(|_| "its transfer coding is not chunked")? {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    remove_hop_by_hop(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    Ok(Response::from_parts(parts, Either::Right(body)))
+}
+
+/// Whether the body is chunked. Any other coding would have to be undone or passed on, and is refused instead.
+fn is_chunked(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(Refusal::TransferCoding),
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let mut names: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // Framing is not the client's to remove.
+        .filter(|name| name != header::CONTENT_LENGTH)
+        .collect();
+    names.extend(headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned());
+    names.extend(HOP_BY_HOP);
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Reads and forgets what a refused client still sends, within bounds.
+async fn drain(mut body: Incoming) {
+    let read = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Running out of time is as good as running out of bytes.
+    let _ = tokio::time::timeout(DRAIN_TIME, read).await;
+}
+
+fn refused(refusal: &Refusal, close: bool) -> Response<ProxyBody> {
+    let text = format!("thawd: {refusal}\n");
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn only_end_to_end_headers_remain() {
+        let mut map = headers(&[
+            ("connection", "close, X-Hop"),
+            ("connection", "content-length,, te"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "Basic c2VjcmV0"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-anything", "x"),
+            ("content-length", "3"),
+            ("authorization", "Bearer token"),
+            ("accept", "text/event-stream"),
+        ]);
+        remove_hop_by_hop(&mut map);
+        let mut names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "authorization", "content-length"]);
+    }
+
+    #[test]
+    fn chunked_is_the_only_transfer_coding() {
+        assert!(!is_chunked(&headers(&[])).unwrap());
+        assert!(is_chunked(&headers(&[("transfer-encoding", "Chunked")])).unwrap());
+        for bad in ["gzip, chunked", "gzip", "chunked, chunked", "xchunked"] {
+            assert!(is_chunked(&headers(&[("transfer-encoding", bad)])).is_err(), "{bad}");
+        }
+        assert!(is_chunked(&headers(&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")])).is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! Counting what passes, and noticing when nothing does.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::metrics::{EgressMetrics, Outcome};
+
+/// What one container has used since its proxy was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes sent to upstreams, headers and TLS included.
+    pub bytes_out: u64,
+    /// Bytes received from upstreams.
+    pub bytes_in: u64,
+    /// Requests that went out.
+    pub allowed: u64,
+    /// Requests that did not, for whatever reason.
+    pub refused: u64,
+    /// Connections from the container that are open now.
+    pub open: u64,
+}
+
+/// One container's numbers; every count also goes to the daemon's metrics.
+#[derive(Debug)]
+pub(super) struct Account {
+    metrics: Arc<EgressMetrics>,
+    bytes_out: AtomicU64,
+    bytes_in: AtomicU64,
+    allowed: AtomicU64,
+    refused: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Account {
+    pub(super) fn new(metrics: Arc<EgressMetrics>) -> Self {
+        Self {
+            metrics,
+            bytes_out: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            allowed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            bytes_out: self.bytes_out.load(Relaxed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            allowed: self.allowed.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            open: self.open.load(Relaxed),
+        }
+    }
+
+    pub(super) fn count(&self, outcome: Outcome) {
+        let total = if outcome == Outcome::Allowed { &self.allowed } else { &self.refused };
+        total.fetch_add(1, Relaxed);
+        self.metrics.count(outcome);
+    }
+
+    pub(super) fn opened(&self) {
+        self.open.fetch_add(1, Relaxed);
+        self.metrics.open.inc();
+    }
+
+    pub(super) fn closed(&self) {
+        self.open.fetch_sub(1, Relaxed);
+        self.metrics.open.dec();
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Relaxed);
+        self.metrics.bytes_out.inc_by(bytes as u64);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+        self.metrics.bytes_in.inc_by(bytes as u64);
+    }
+}
+
+/// When an upstream connection last moved a byte, in either direction.
+#[derive(Debug)]
+pub(super) struct Activity {
+    start: Instant,
+    /// Milliseconds since `start`; an `Instant` has no atomic form.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { start: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    fn touch(&self) {
+        // Lossless: u64 milliseconds last longer than the machine.
+        self.last.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// Whether no byte has moved for `timeout`.
+    pub(super) fn is_idle(&self, timeout: Duration) -> bool {
+        Instant::now() >= self.deadline(timeout)
+    }
+
+    /// Returns as soon as no byte has moved for `timeout`.
+    pub(super) async fn idle(&self, timeout: Duration) {
+        while !self.is_idle(timeout) {
+            tokio::time::sleep_until(self.deadline(timeout)).await;
+        }
+    }
+
+    fn deadline(&self, timeout: Duration) -> Instant {
+        self.start + Duration::from_millis(self.last.load(Relaxed)) + timeout
+    }
+}
+
+/// A connection to an upstream whose bytes are counted.
+#[derive(Debug)]
+pub(super) struct Metered<S> {
+    stream: S,
+    account: Arc<Account>,
+    activity: Arc<Activity>,
+}
+
+impl<S> Metered<S> {
+    pub(super) fn new(stream: S, account: Arc<Account>) -> Self {
+        Self { stream, account, activity: Arc::new(Activity::new()) }
+    }
+
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.activity)
+    }
+
+    fn wrote(&self, result: &io::Result<usize>) {
+        if let Ok(bytes) = result {
+            self.account.sent(*bytes);
+            self.activity.touch();
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.account.received(buf.filled().len() - before);
+        self.activity.touch();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        self.wrote(&result);
+        Poll::Ready(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        self.wrote(&result);
+        Poll::Ready(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

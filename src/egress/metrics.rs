@@ -1,0 +1,116 @@
+//! Counters over all containers. One container's own numbers are [`super::Usage`].
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The daemon's egress metrics, shared by all proxies.
+///
+/// | name | type | labels |
+/// |---|---|---|
+/// | `thawd_egress_connections_total` | counter | `decision`: `allowed`, `not_allowed`, `private_address`, `malformed`, `limited`, `failed` |
+/// | `thawd_egress_connections_open` | gauge | |
+/// | `thawd_egress_bytes_total` | counter | `direction`: `out` (to upstreams), `in` (from upstreams) |
+///
+/// One tunnel or one plain request counts as one connection in the first, since each has its own upstream connection.
+#[derive(Debug)]
+pub struct EgressMetrics {
+    connections: Family<DecisionLabel, Counter>,
+    pub(super) open: Gauge,
+    pub(super) bytes_out: Counter,
+    pub(super) bytes_in: Counter,
+}
+
+/// How a request ended, as counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Outcome {
+    Allowed,
+    NotAllowed,
+    PrivateAddress,
+    Malformed,
+    Limited,
+    Failed,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Self::Allowed => "allowed",
+            Self::NotAllowed => "not_allowed",
+            Self::PrivateAddress => "private_address",
+            Self::Malformed => "malformed",
+            Self::Limited => "limited",
+            Self::Failed => "failed",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+impl EgressMetrics {
+    /// Creates the metrics and registers them. The registry must not add a prefix of its own.
+    pub fn new(registry: &mut Registry) -> Self {
+        let connections = Family::default();
+        registry.register(
+            "thawd_egress_connections",
+            "Requests to the containers' egress proxies by what became of them",
+            connections.clone(),
+        );
+        let open = Gauge::default();
+        registry.register(
+            "thawd_egress_connections_open",
+            "Connections from containers that the egress proxies hold now",
+            open.clone(),
+        );
+        let bytes = Family::<DirectionLabel, Counter>::default();
+        registry.register_with_unit(
+            "thawd_egress",
+            "Bytes exchanged with upstreams, headers and TLS included",
+            Unit::Bytes,
+            bytes.clone(),
+        );
+        let direction = |direction| bytes.get_or_create_owned(&DirectionLabel { direction });
+        Self { connections, open, bytes_out: direction("out"), bytes_in: direction("in") }
+    }
+
+    pub(super) fn count(&self, outcome: Outcome) {
+        self.connections.get_or_create(&DecisionLabel { decision: outcome }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_stable() {
+        let mut registry = Registry::default();
+        let metrics = EgressMetrics::new(&mut registry);
+        metrics.count(Outcome::Allowed);
+        metrics.count(Outcome::PrivateAddress);
+        metrics.bytes_out.inc_by(7);
+        metrics.open.inc();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "thawd_egress_connections_total{decision=\"allowed\"} 1",
+            "thawd_egress_connections_total{decision=\"private_address\"} 1",
+            "thawd_egress_connections_open 1",
+            "thawd_egress_bytes_total{direction=\"out\"} 7",
+            "thawd_egress_bytes_total{direction=\"in\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    }
+}

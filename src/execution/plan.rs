@@ -1,0 +1,276 @@
+//! From a request to everything that has to be known before a container is claimed. Whatever is wrong with a request
+//! is found here, so that nothing is started for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use zeroize::Zeroize;
+
+use super::{Served, Settings};
+use crate::container::{Command, CommandError, Encoded};
+use crate::pool::Pool;
+use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
+use crate::types::{ExecutionRequest, Secret};
+
+/// User and group id of `runtime` in every image.
+pub const RUNTIME_USER: u32 = 1000;
+
+/// Longest user name and label, characters.
+const MAX_NAME: usize = 64;
+
+/// Most labels, and the longest label value, characters.
+const MAX_LABELS: usize = 32;
+const MAX_LABEL_VALUE: usize = 256;
+
+/// Search path when the image names none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is wrong with a request; [`RequestError::code`] is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No provider of that name.
+    #[error("there is no provider {name:?}; there is {known}")]
+    UnknownProvider {
+        /// Name given.
+        name: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// Both or neither of `prompt` and `command`.
+    #[error("give exactly one of `prompt` and `command`")]
+    PromptOrCommand,
+    /// A field that goes with `prompt` only.
+    #[error("`{0}` goes with `prompt`, not with `command`")]
+    OnlyWithPrompt(&'static str),
+    /// A field out of its grammar or range.
+    #[error("`{field}` {problem}")]
+    InvalidField {
+        /// Which field.
+        field: String,
+        /// What it has to be.
+        problem: String,
+    },
+    /// The prompt, model or effort cannot be used.
+    #[error(transparent)]
+    Invocation(InvocationError),
+    /// The credentials cannot be used.
+    #[error(transparent)]
+    Credentials(CredentialError),
+    /// The command cannot be handed over.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+impl RequestError {
+    /// Stable machine-readable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownProvider { .. } => "unknown_provider",
+            Self::PromptOrCommand => "prompt_or_command",
+            Self::OnlyWithPrompt(_) => "only_with_prompt",
+            Self::InvalidField { .. } => "invalid_field",
+            Self::Credentials(CredentialError::Missing { .. }) => "missing_credentials",
+            Self::Credentials(_) => "invalid_credentials",
+            Self::Invocation(InvocationError::UnknownModel { .. }) => "unknown_model",
+            Self::Invocation(InvocationError::UnknownEffort { .. }) => "unknown_effort",
+            Self::Invocation(InvocationError::BaseUrl { .. }) => "misconfigured_provider",
+            Self::Invocation(_) => "invalid_prompt",
+            Self::Command(_) => "invalid_command",
+        }
+    }
+}
+
+impl From<InvocationError> for RequestError {
+    fn from(error: InvocationError) -> Self {
+        match error {
+            InvocationError::Credentials(error) => Self::Credentials(error),
+            error => Self::Invocation(error),
+        }
+    }
+}
+
+/// A checked request.
+#[derive(Debug)]
+pub struct Plan {
+    /// Provider name.
+    pub provider: String,
+    /// Whose execution.
+    pub user: String,
+    /// Model, for a prompt.
+    pub model: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where the container comes from.
+    pub(super) pool: Pool,
+    /// What to run, ready to be handed over.
+    pub(super) command: Encoded,
+    /// What it reads.
+    pub(super) stdin: Option<Vec<u8>>,
+    /// Credential files.
+    pub(super) files: BTreeMap<String, Secret>,
+    /// Wall-clock limit.
+    pub timeout: Duration,
+    /// Longest silence at the start, for a prompt.
+    pub(super) start_timeout: Option<Duration>,
+    /// How to read its output, for a prompt.
+    pub(super) dialect: Option<Dialect>,
+}
+
+struct Task {
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    stdin: Option<Vec<u8>>,
+    timeout: Duration,
+    start_timeout: Option<Duration>,
+    dialect: Option<Dialect>,
+    model: Option<String>,
+}
+
+/// Checks `request` and works out what to run.
+pub fn plan(
+    request: ExecutionRequest,
+    served: &BTreeMap<String, Served>,
+    settings: &Settings,
+) -> Result<Plan, RequestError> {
+    let Some(target) = served.get(&request.provider) else {
+        let known = served.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(RequestError::UnknownProvider { name: request.provider, known });
+    };
+    check_names(&request)?;
+    let credentials = request.credentials.clone().unwrap_or_default();
+    let files: Vec<&str> = credentials.files.keys().map(String::as_str).collect();
+    let variables: Vec<&str> = credentials.env.keys().map(String::as_str).collect();
+    let provider = &target.provider;
+    let task = match (&request.prompt, &request.command) {
+        (Some(prompt), None) => {
+            provider.check_credentials(&files, &variables).map_err(RequestError::Credentials)?;
+            let invocation = provider.invocation(&PromptSpec {
+                prompt,
+                model: request.model.as_deref(),
+                effort: request.effort.as_deref(),
+                credential_files: &files,
+                credential_env: &variables,
+                base_url: target.base_url.as_deref(),
+            })?;
+            Task {
+                argv: invocation.argv,
+                env: invocation.env,
+                stdin: invocation.stdin,
+                timeout: invocation.timeout,
+                start_timeout: Some(invocation.start_timeout),
+                dialect: Some(invocation.dialect),
+                model: Some(invocation.model),
+            }
+        }
+        (None, Some(command)) => {
+            for (name, given) in [("model", request.model.is_some()), ("effort", request.effort.is_some())] {
+                if given {
+                    return Err(RequestError::OnlyWithPrompt(name));
+                }
+            }
+            provider.check_credential_names(&files, &variables).map_err(RequestError::Credentials)?;
+            Task {
+                argv: command.clone(),
+                env: provider.env.clone().into_iter().collect(),
+                stdin: None,
+                timeout: provider.timeouts.default,
+                start_timeout: None,
+                dialect: None,
+                model: None,
+            }
+        }
+        _ => return Err(RequestError::PromptOrCommand),
+    };
+    let timeout = match request.timeout_ms {
+        None => task.timeout.min(settings.max_timeout),
+        Some(ms) if ms >= 1 && Duration::from_millis(ms) <= settings.max_timeout => Duration::from_millis(ms),
+        Some(_) => {
+            let problem = format!("must be from 1 to {}", settings.max_timeout.as_millis());
+            return Err(RequestError::InvalidField { field: "timeout_ms".to_owned(), problem });
+        }
+    };
+    let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
+    let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user: RUNTIME_USER };
+    let encoded = command.encode();
+    // Keys were among them; the encoded form wipes itself.
+    command.env.iter_mut().for_each(|(_, value)| value.zeroize());
+    Ok(Plan {
+        provider: request.provider,
+        user: request.user,
+        model: task.model,
+        labels: request.labels,
+        pool: target.pool.clone(),
+        command: encoded?,
+        stdin: task.stdin,
+        files: credentials.files.clone(),
+        timeout,
+        start_timeout: task.start_timeout,
+        dialect: task.dialect,
+    })
+}
+
+fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
+    let invalid = |field: &str, problem: &str| {
+        Err(RequestError::InvalidField { field: field.to_owned(), problem: problem.to_owned() })
+    };
+    let id = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if request.user.is_empty() || request.user.len() > MAX_NAME || !id(&request.user) {
+        return invalid("user", "must be 1 to 64 characters of a-z, 0-9 and -");
+    }
+    for name in request.env.keys() {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let first = name.bytes().next().unwrap_or(b'0');
+        if first.is_ascii_digit() || !name.bytes().all(plain) {
+            return invalid("env", "names must be letters, digits and _ and not begin with a digit");
+        }
+    }
+    let label = |text: &str| !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(|c| !c.is_control());
+    let value = |text: &str| text.len() <= MAX_LABEL_VALUE && text.chars().all(|c| !c.is_control());
+    if request.labels.len() > MAX_LABELS || !request.labels.iter().all(|(k, v)| label(k) && value(v)) {
+        return invalid(
+            "labels",
+            "must be at most 32, with names of 1 to 64 and values of up to 256 characters, none of them control \
+             characters",
+        );
+    }
+    Ok(())
+}
+
+/// Later ones win: image, daemon, manifest, way out, credentials, request.
+fn environment(
+    target: &Served,
+    provider: &Provider,
+    settings: &Settings,
+    task: Vec<(String, String)>,
+    credentials: &BTreeMap<String, Secret>,
+    request: &BTreeMap<String, String>,
+) -> Vec<(String, String)> {
+    let mut env: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        env.insert(name.to_owned(), value.to_owned());
+    };
+    set("PATH", DEFAULT_PATH);
+    for (name, value) in target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+        set(name, value);
+    }
+    for (name, value) in
+        [("HOME", provider.home.as_str()), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")]
+    {
+        set(name, value);
+    }
+    for (name, value) in &task {
+        set(name, value);
+    }
+    let proxy = format!("http://127.0.0.1:{}", settings.proxy_port);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        set(name, &proxy);
+    }
+    set("NODE_USE_ENV_PROXY", "1");
+    for (name, value) in credentials {
+        set(name, value.expose());
+    }
+    for (name, value) in request {
+        set(name, value);
+    }
+    env.into_iter().collect()
+}

@@ -1,0 +1,379 @@
+//! The task that owns one execution.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+
+use super::output::Decoder;
+use super::plan::Plan;
+use super::{Executions, Handle, StartError};
+use crate::cgroup::Usage;
+use crate::container::Container;
+use crate::pool::Claimed;
+use crate::provider::DialectParser;
+use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Output, Started};
+
+/// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
+const CHUNK: usize = 64 * 1024;
+
+/// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
+/// the kernel.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the command has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Timeout,
+    StartTimeout,
+    Cancelled,
+    Shutdown,
+}
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// Wait status.
+    Status(i32),
+    /// It could not be executed; exit code in the habit of shells.
+    NotStarted(i32),
+    /// The container ended around it.
+    Vanished,
+}
+
+struct Running {
+    container: Container,
+    tag: u32,
+    baseline: Usage,
+    since: Instant,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+/// Runs the execution to its end. Returns whether it ever started: if not, `started` got the reason.
+pub async fn run(
+    executions: &Arc<Executions>,
+    handle: Arc<Handle>,
+    plan: Plan,
+    received: Instant,
+    background: bool,
+    started: oneshot::Sender<Result<(), StartError>>,
+) -> bool {
+    let metrics = &executions.metrics;
+    let (mut running, failed) = match begin(executions, &handle, &plan, received).await {
+        Ok(begun) => begun,
+        Err(error) => {
+            metrics.refused(&plan.provider, &error);
+            tracing::warn!(execution = %handle.id, provider = %plan.provider, %error, "execution not started");
+            let _ = started.send(Err(error));
+            return false;
+        }
+    };
+    let _ = started.send(Ok(()));
+    let mut parser = plan.dialect.map(DialectParser::new);
+    let (end, stop) = match failed {
+        Some((code, detail)) => {
+            handle
+                .log
+                .push(&Event::Stderr(crate::types::Output { data: format!("thawd: {detail}\n"), encoding: None }));
+            (End::NotStarted(code), None)
+        }
+        None => follow(executions, &handle, &plan, background, &mut running, &mut parser).await,
+    };
+    let exit = conclude(&plan, &running, end, stop, parser);
+    metrics.exited(&plan.provider, &exit);
+    tracing::info!(
+        execution = %handle.id, provider = %plan.provider, container = running.container.id(),
+        reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
+    );
+    {
+        let mut status = handle.status();
+        status.state = ExecutionState::Exited;
+        status.exit = Some(exit.clone());
+    }
+    handle.log.push(&Event::Exit(exit));
+    true
+}
+
+/// Claims a container and starts the command. A command that cannot be executed has started all the same, as far as
+/// the execution is concerned: it exits with 126 or 127, which comes back beside it.
+async fn begin(
+    executions: &Executions,
+    handle: &Handle,
+    plan: &Plan,
+    received: Instant,
+) -> Result<(Running, Option<(i32, String)>), StartError> {
+    let Claimed { mut container, path } = plan.pool.claim().await?;
+    container.claim(&handle.id)?;
+    if !plan.files.is_empty() {
+        let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+        container.inject(&files).await?;
+    }
+    let baseline = container.usage()?;
+    let (stdin_reader, stdin_writer) = stdin(plan.stdin.is_some())?;
+    let (stdout, stdout_writer) = output_pipe()?;
+    let (stderr, stderr_writer) = output_pipe()?;
+    // Handed over while frozen, so that the thaw is the last thing between the claim and the command.
+    let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+    container.thaw()?;
+    drop((stdin_reader, stdout_writer, stderr_writer));
+    let failed = match container.started(tag).await {
+        Ok(()) => None,
+        Err(error) => match error.exit_code() {
+            Some(code) => Some((code, error.to_string())),
+            None => return Err(error.into()),
+        },
+    };
+    let claim = received.elapsed();
+    executions.metrics.claimed(&plan.provider, path, claim);
+    announce(handle, &container, path, claim);
+    if let (Some(mut writer), Some(text)) = (stdin_writer, plan.stdin.clone()) {
+        // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
+        // fails when the command's end of the pipe is gone.
+        tokio::spawn(async move {
+            let _ = writer.write_all(&text).await;
+        });
+    }
+    Ok((Running { container, tag, baseline, since: Instant::now(), stdout, stderr }, failed))
+}
+
+fn announce(handle: &Handle, container: &Container, path: ClaimPath, claim: Duration) {
+    {
+        let mut status = handle.status();
+        status.state = ExecutionState::Running;
+        status.container = Some(container.id().to_owned());
+        status.path = Some(path);
+    }
+    handle.log.push(&Event::Started(Started {
+        execution: handle.id.clone(),
+        container: container.id().to_owned(),
+        path,
+        claim_us: claim.as_micros() as u64,
+    }));
+}
+
+/// What the command reads: a pipe when there is something to say, else `/dev/null`.
+fn stdin(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
+    if !wanted {
+        return Ok((File::open("/dev/null")?.into(), None));
+    }
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), Some(pipe::Sender::from_owned_fd(writer.into())?)))
+}
+
+fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
+}
+
+/// Turns what was read into events.
+struct Sink<'a> {
+    handle: &'a Handle,
+    parser: &'a mut Option<DialectParser>,
+    stdout: Decoder,
+    stderr: Decoder,
+}
+
+impl Sink<'_> {
+    fn stdout(&mut self, bytes: &[u8]) {
+        if let Some(output) = self.stdout.push(bytes) {
+            self.handle.log.push(&Event::Stdout(output));
+        }
+        for text in self.parser.iter_mut().flat_map(|parser| parser.push(bytes)) {
+            self.handle.log.push(&Event::Delta(Delta { text }));
+        }
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) {
+        if let Some(output) = self.stderr.push(bytes) {
+            self.handle.log.push(&Event::Stderr(output));
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(output) = self.stdout.finish() {
+            self.handle.log.push(&Event::Stdout(output));
+        }
+        if let Some(output) = self.stderr.finish() {
+            self.handle.log.push(&Event::Stderr(output));
+        }
+    }
+}
+
+/// Reads the output until the command has ended, by itself or because it had to.
+async fn follow(
+    executions: &Executions,
+    handle: &Arc<Handle>,
+    plan: &Plan,
+    background: bool,
+    running: &mut Running,
+    parser: &mut Option<DialectParser>,
+) -> (End, Option<Stop>) {
+    let Running { container, tag, stdout, stderr, since, .. } = running;
+    let mut sink = Sink { handle, parser, stdout: Decoder::default(), stderr: Decoder::default() };
+    let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let (mut out_open, mut err_open, mut silent) = (true, true, true);
+    let mut stop: Option<Stop> = None;
+    let mut kill_at: Option<tokio::time::Instant> = None;
+    let deadline = tokio::time::Instant::from_std(*since + plan.timeout);
+    let start_deadline = plan.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
+    let mut abandoned = std::pin::pin!(abandoned(handle, executions.settings.disconnect_grace, background));
+
+    let end = loop {
+        let wanted = tokio::select! {
+            read = stdout.read(&mut out), if out_open => {
+                match read {
+                    Ok(length) if length > 0 => { silent = false; sink.stdout(&out[..length]); }
+                    _ => out_open = false,
+                }
+                None
+            }
+            read = stderr.read(&mut err), if err_open => {
+                match read {
+                    Ok(length) if length > 0 => sink.stderr(&err[..length]),
+                    _ => err_open = false,
+                }
+                None
+            }
+            ended = container.ended(*tag) => break match ended {
+                Ok(Some(status)) => End::Status(status),
+                Ok(None) => End::Vanished,
+                Err(error) => {
+                    tracing::error!(execution = %handle.id, %error, "lost the container");
+                    End::Vanished
+                }
+            },
+            () = tokio::time::sleep_until(deadline), if stop.is_none() => Some(Stop::Timeout),
+            () = at(start_deadline), if stop.is_none() && silent => Some(Stop::StartTimeout),
+            () = handle.cancel.cancelled(), if stop.is_none() => Some(Stop::Cancelled),
+            () = executions.shutdown.cancelled(), if stop.is_none() => Some(Stop::Shutdown),
+            () = &mut abandoned, if stop.is_none() => Some(Stop::Cancelled),
+            () = at(kill_at) => {
+                kill_at = None;
+                kill(handle, container);
+                None
+            }
+        };
+        if let Some(reason) = wanted {
+            stop = Some(reason);
+            // Politely first: a CLI may be writing a refreshed token.
+            let polite = reason != Stop::Shutdown && container.signal(*tag, libc::SIGTERM).is_ok();
+            kill_at = Some(
+                tokio::time::Instant::now() + if polite { executions.settings.kill_grace } else { Duration::ZERO },
+            );
+        }
+    };
+    // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
+    kill(handle, container);
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+        while out_open || err_open {
+            tokio::select! {
+                read = stdout.read(&mut out), if out_open => match read {
+                    Ok(length) if length > 0 => sink.stdout(&out[..length]),
+                    _ => out_open = false,
+                },
+                read = stderr.read(&mut err), if err_open => match read {
+                    Ok(length) if length > 0 => sink.stderr(&err[..length]),
+                    _ => err_open = false,
+                },
+            }
+        }
+    });
+    if drained.await.is_err() {
+        tracing::error!(execution = %handle.id, "output still open after every process was killed");
+    }
+    sink.finish();
+    (end, stop)
+}
+
+fn kill(handle: &Handle, container: &Container) {
+    if let Err(error) = container.kill() {
+        tracing::error!(execution = %handle.id, %error, "could not kill the container");
+    }
+}
+
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when nobody has read the execution for the grace period; never for one that may run in the background.
+async fn abandoned(handle: &Handle, grace: Duration, background: bool) {
+    if background {
+        return std::future::pending().await;
+    }
+    let mut readers = handle.readers.subscribe();
+    loop {
+        // The sender lives as long as the handle.
+        let _ = readers.wait_for(|readers| *readers == 0).await;
+        if tokio::time::timeout(grace, readers.wait_for(|readers| *readers > 0)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn conclude(plan: &Plan, running: &Running, end: End, stop: Option<Stop>, parser: Option<DialectParser>) -> Exit {
+    let usage = running.container.usage().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no usage figures");
+        running.baseline
+    });
+    let oom = usage.oom_kills > running.baseline.oom_kills;
+    let (code, signal) = match end {
+        End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
+        End::Status(status) => (None, Some(libc::WTERMSIG(status))),
+        End::NotStarted(code) => (Some(code), None),
+        // We killed everything ourselves, thaw-init included: it cannot report that any more.
+        End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
+        End::Vanished => (None, None),
+    };
+    let limit_mib = running.container.template().run.memory_bytes >> 20;
+    let (reason, mut detail) = match (stop, end) {
+        (Some(Stop::Timeout), _) => {
+            (ExitReason::Timeout, Some(format!("not finished within {} ms", plan.timeout.as_millis())))
+        }
+        (Some(Stop::StartTimeout), _) => (
+            ExitReason::Timeout,
+            Some(format!(
+                "no output within the start timeout of {} ms; too little memory makes a CLI hang like this",
+                plan.start_timeout.unwrap_or_default().as_millis()
+            )),
+        ),
+        (Some(Stop::Cancelled), _) => (ExitReason::Cancelled, None),
+        (Some(Stop::Shutdown), _) => (ExitReason::Killed, Some("the daemon was stopped".to_owned())),
+        (None, _) if oom && code != Some(0) => {
+            (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
+        }
+        (None, End::NotStarted(_)) => (ExitReason::Exited, Some("the command could not be executed".to_owned())),
+        (None, End::Vanished) => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
+        (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),
+        (None, _) => (ExitReason::Exited, None),
+    };
+    let verdict = parser.map(DialectParser::finish);
+    let mut success = reason == ExitReason::Exited && code == Some(0);
+    if let Some(verdict) = verdict
+        && reason == ExitReason::Exited
+    {
+        // The CLI's own JSON decides where it says anything; an exit code of 0 alone proves nothing then.
+        success = verdict.success.unwrap_or(success) && code == Some(0);
+        if !success {
+            detail = verdict.error.or(detail);
+        }
+    }
+    Exit {
+        code,
+        signal,
+        reason,
+        success,
+        detail,
+        duration_ms: running.since.elapsed().as_millis() as u64,
+        cpu_ms: usage.cpu_us.saturating_sub(running.baseline.cpu_us) / 1000,
+        memory_peak_bytes: usage.memory_peak_bytes,
+    }
+}

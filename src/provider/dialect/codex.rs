@@ -1,0 +1,46 @@
+//! `codex exec --json`.
+
+use serde_json::Value;
+
+use super::words;
+
+#[derive(Debug, Default)]
+pub(super) struct Codex {
+    /// Whether a message was handed out, so that the next one begins a paragraph.
+    spoke: bool,
+    /// How the last turn ended; `None` while it has not.
+    turn: Option<Result<(), String>>,
+    /// Last `error` line: what it was waiting for, if it never got further.
+    last_error: Option<String>,
+}
+
+impl Codex {
+    pub(super) fn read(&mut self, line: &Value) -> Option<String> {
+        match line["type"].as_str()? {
+            // Items of type `error` are warnings, such as a model that its catalogue does not know.
+            "item.completed" if line["item"]["type"] == "agent_message" => {
+                let text = line["item"]["text"].as_str()?;
+                let separator = if std::mem::replace(&mut self.spoke, true) { "\n\n" } else { "" };
+                return Some(format!("{separator}{text}"));
+            }
+            "turn.started" => self.turn = None,
+            "turn.completed" => self.turn = Some(Ok(())),
+            "turn.failed" => {
+                let error = words(&line["error"]["message"]).or_else(|| words(&line["error"]));
+                self.turn = Some(Err(error.unwrap_or_else(|| "codex says that the turn failed".to_owned())));
+            }
+            "error" => self.last_error = words(&line["message"]),
+            _ => {}
+        }
+        None
+    }
+
+    pub(super) fn verdict(self) -> Result<(), String> {
+        self.turn.unwrap_or_else(|| {
+            Err(match self.last_error {
+                Some(error) => format!("codex did not finish its turn; its last message: {error}"),
+                None => "codex ended without finishing a turn".to_owned(),
+            })
+        })
+    }
+}

@@ -1,0 +1,269 @@
+//! The manifest's shape. Every key is documented here and, with examples, in `docs/providers.md`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::dialect::Dialect;
+
+/// One provider: a CLI in an image, with everything needed to run it. Keys are those of the TOML file; where a field
+/// is named differently there, its documentation says so.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Name in requests: 1 to 32 characters of `[a-z0-9-]`; also the manifest's file name.
+    pub name: String,
+    /// Name of the image that its containers run.
+    pub image: String,
+    /// Home directory of the user inside, absolute; a tmpfs that the daemon mounts.
+    pub home: String,
+    /// How many warm containers to keep when the daemon's configuration says nothing. Default 10.
+    #[serde(default = "default_pool_target")]
+    pub pool_target: usize,
+    /// Limit of processes and threads in a container. Default 256: the three CLIs need 15 to 40 threads.
+    #[serde(default = "default_pids_max")]
+    pub pids_max: u32,
+    /// Where its containers may connect to: `host:port`, the host exact or `*.domain`. Empty means nowhere.
+    pub egress: Vec<String>,
+    /// How the CLI is started. Absent: the image has none, and only commands can be run.
+    #[serde(default)]
+    pub command: Command,
+    /// Which models can be asked for.
+    #[serde(default)]
+    pub models: Models,
+    /// Wall-clock limits of an execution that names none.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Reasoning efforts that can be asked for, by name.
+    #[serde(default)]
+    pub efforts: BTreeMap<String, Effort>,
+    /// Environment of every prompt, without `HOME` and the proxy variables, which are the daemon's.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Credentials that the CLI takes.
+    pub credentials: CredentialSpec,
+    /// Arguments and environment that depend on the credential and on the operator's upstream, applied in order.
+    #[serde(default)]
+    pub when: Vec<When>,
+    /// Resource limits, idle and running.
+    pub resources: Resources,
+}
+
+fn default_pool_target() -> usize {
+    10
+}
+
+fn default_pids_max() -> u32 {
+    256
+}
+
+/// How the CLI is started (`[command]`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// Argument vector; never passed through a shell. Placeholders: `{model}`, `{effort}` (empty when none was asked
+    /// for), `{prompt}` (with `prompt = "argument"`), and an element `{args}` that is replaced by the arguments of
+    /// the effort and of the `[[when]]` blocks.
+    pub argv: Vec<String>,
+    /// How the CLI takes its prompt. Default: on standard input.
+    #[serde(default)]
+    pub prompt: PromptVia,
+    /// What it prints. Default: `plain`.
+    #[serde(default)]
+    pub dialect: Dialect,
+    /// Key `start_timeout_s`, seconds: a CLI that printed nothing by then is taken for stuck. Default 20: at half a
+    /// CPU the slowest of the three needs 2, and below about 192 MiB Node livelocks without ever being OOM-killed.
+    #[serde(rename = "start_timeout_s", deserialize_with = "seconds", default = "default_start_timeout")]
+    pub start_timeout: Duration,
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self {
+            argv: Vec::new(),
+            prompt: PromptVia::default(),
+            dialect: Dialect::default(),
+            start_timeout: default_start_timeout(),
+        }
+    }
+}
+
+fn default_start_timeout() -> Duration {
+    Duration::from_secs(20)
+}
+
+/// How the CLI takes its prompt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptVia {
+    /// On standard input, which is then closed.
+    #[default]
+    Stdin,
+    /// In the argument that holds `{prompt}`; at most 128 KiB, the kernel's limit for one argument.
+    Argument,
+}
+
+/// Which models can be asked for (`[models]`).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// Model of a request that names none.
+    pub default: String,
+    /// Patterns (`*` stands for any characters) of which a model must match one.
+    pub allowed: Vec<String>,
+    /// Short names and the models that they stand for.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// Wall-clock limits (`[timeouts]`). The longest of those that apply is used.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// Key `default_s`, seconds; also that of commands. Default 30.
+    #[serde(rename = "default_s", deserialize_with = "seconds", default = "default_timeout")]
+    pub default: Duration,
+    /// Limits by model (`[[timeouts.model]]`).
+    #[serde(default)]
+    pub model: Vec<ModelTimeout>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { default: default_timeout(), model: Vec::new() }
+    }
+}
+
+fn default_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// A limit for models that match a pattern.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTimeout {
+    /// Key `match`: a pattern as in [`Models::allowed`].
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Key `timeout_s`, seconds.
+    #[serde(rename = "timeout_s", deserialize_with = "seconds")]
+    pub timeout: Duration,
+}
+
+/// What an effort adds (`[efforts.NAME]`).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effort {
+    /// Arguments for `{args}`; placeholders `{model}` and `{effort}`.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment; same placeholders.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Key `timeout_s`, seconds. Default: no limit of its own.
+    #[serde(rename = "timeout_s", deserialize_with = "optional_seconds", default)]
+    pub timeout: Option<Duration>,
+}
+
+/// Credentials that the CLI takes (`[credentials]`): files in one directory, or one variable.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialSpec {
+    /// Directory of the files, relative to `home`; each execution gets a tmpfs of its own there.
+    pub dir: String,
+    /// File names that the CLI reads there.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// Variables that the CLI takes a key or token from.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Whether a prompt needs one of them. Default true.
+    #[serde(default = "default_required")]
+    pub required: bool,
+    /// Key `tmpfs_mib`, MiB: size of that tmpfs, with room for what the CLI itself writes there.
+    #[serde(rename = "tmpfs_mib", deserialize_with = "mebibytes")]
+    pub tmpfs_bytes: u64,
+}
+
+fn default_required() -> bool {
+    true
+}
+
+/// Arguments and environment under a condition (`[[when]]`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct When {
+    /// Which credential must have been given. Absent: any or none.
+    pub credential: Option<Condition>,
+    /// Whether the operator must have configured another upstream (`true`) or must not have (`false`). Absent: both.
+    pub base_url: Option<bool>,
+    /// Arguments for `{args}`; placeholders `{model}`, `{effort}`, and `{base_url}` if `base_url = true`.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment; same placeholders.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// A credential in a condition: `file:NAME`, `env:NAME`, or with `*` for the name any file or any variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The file of that name.
+    File(String),
+    /// The variable of that name.
+    Env(String),
+}
+
+impl<'de> Deserialize<'de> for Condition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.split_once(':') {
+            Some(("file", name)) => Ok(Self::File(name.to_owned())),
+            Some(("env", name)) => Ok(Self::Env(name.to_owned())),
+            _ => Err(D::Error::custom(format!("`{text}` is neither `file:NAME` nor `env:NAME`"))),
+        }
+    }
+}
+
+/// Resource limits (`[resources]`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// While a container waits in its pool.
+    pub idle: ResourceClass,
+    /// From the claim on.
+    pub run: ResourceClass,
+}
+
+/// One set of limits.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceClass {
+    /// Key `memory_mib`, MiB: hard limit of memory.
+    #[serde(rename = "memory_mib", deserialize_with = "mebibytes")]
+    pub memory_bytes: u64,
+    /// CPUs on average: 0.5 is half of one.
+    pub cpu: f64,
+    /// CPUs for a short while, at least `cpu`. Absent: no burst.
+    pub cpu_burst: Option<f64>,
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    // A day: longer is a mistake in the unit.
+    match u64::deserialize(deserializer)? {
+        value @ 1..=86_400 => Ok(Duration::from_secs(value)),
+        value => Err(D::Error::custom(format!("{value} seconds is not between 1 and 86400"))),
+    }
+}
+
+fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    seconds(deserializer).map(Some)
+}
+
+fn mebibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    // A tebibyte: more is a mistake in the unit.
+    match u64::deserialize(deserializer)? {
+        value @ 1..=1_048_576 => Ok(value * 1024 * 1024),
+        value => Err(D::Error::custom(format!("{value} MiB is not between 1 and 1048576"))),
+    }
+}

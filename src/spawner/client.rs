@@ -1,0 +1,167 @@
+//! The daemon's handle to the spawner process: one task owns it, requests queue up, a dead one is replaced.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::sync::{mpsc, oneshot};
+
+use super::protocol::{CreateRequest, MAX_MESSAGE, Reply};
+use crate::kernel::{self, Watched};
+
+/// How many creations may wait for the spawner.
+const QUEUE: usize = 1024;
+
+/// A container whose `thaw-init` has been executed.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Process id of its PID 1, on the host.
+    pub pid: i32,
+    /// The same as a descriptor.
+    pub pidfd: OwnedFd,
+    /// Listening socket inside its network namespace.
+    pub proxy: TcpListener,
+    /// The directory that credentials are mounted on.
+    pub credential_dir: Option<OwnedFd>,
+    /// Whether owners in its root file system are mapped.
+    pub mapped: bool,
+}
+
+/// Why no container was made.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnerError {
+    /// A step failed; the process, if any, was killed and has to be reaped.
+    #[error("the container could not be set up: {message}")]
+    Failed {
+        /// Which step, and why.
+        message: String,
+        /// The process to reap.
+        pidfd: Option<OwnedFd>,
+    },
+    /// The spawner process could not be talked to; the next request starts a new one.
+    #[error("the spawner process failed: {0}")]
+    Process(#[source] io::Error),
+    /// The daemon is shutting down.
+    #[error("the spawner has been stopped")]
+    Stopped,
+}
+
+struct Job {
+    request: CreateRequest,
+    fds: [OwnedFd; 2],
+    reply: oneshot::Sender<Result<Spawned, SpawnerError>>,
+}
+
+/// Cheap to clone; the process ends when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Spawner {
+    /// Starts the owner task; `program` is this same program, `init` the `thaw-init` binary.
+    pub fn start(program: PathBuf, init: PathBuf) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(own(program, init, queue));
+        Self { jobs }
+    }
+
+    /// Creates a container. `control` is its end of the control socket, `cgroup` its v2 directory.
+    ///
+    /// # Errors
+    /// See [`SpawnerError`]; nothing but a process to reap is left behind.
+    pub async fn create(
+        &self,
+        request: CreateRequest,
+        control: OwnedFd,
+        cgroup: OwnedFd,
+    ) -> Result<Spawned, SpawnerError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { request, fds: [control, cgroup], reply };
+        self.jobs.send(job).await.map_err(|_| SpawnerError::Stopped)?;
+        answer.await.map_err(|_| SpawnerError::Stopped)?
+    }
+}
+
+struct Process {
+    child: Child,
+    socket: Watched,
+}
+
+impl Process {
+    fn start(program: &PathBuf, init: &PathBuf) -> io::Result<Self> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let child = Command::new(program)
+            .arg("spawner")
+            .arg("--init")
+            .arg(init)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        Ok(Self { child, socket: Watched::new(ours, Interest::READABLE | Interest::WRITABLE)? })
+    }
+
+    async fn create(&self, request: &CreateRequest, fds: &[OwnedFd; 2]) -> io::Result<Result<Spawned, SpawnerError>> {
+        let body = serde_json::to_vec(request).map_err(io::Error::other)?;
+        self.socket
+            .run(Interest::WRITABLE, |socket| kernel::send(socket, &[&body], &[fds[0].as_fd(), fds[1].as_fd()]))
+            .await?;
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let received = self.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await?;
+        if received.length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut fds = received.fds.into_iter();
+        match serde_json::from_slice(&buffer[..received.length]).map_err(io::Error::other)? {
+            Reply::Failed { message } => Ok(Err(SpawnerError::Failed { message, pidfd: fds.next() })),
+            Reply::Created { pid, mapped } => {
+                let (Some(pidfd), Some(proxy)) = (fds.next(), fds.next()) else {
+                    return Err(io::Error::other("the spawner sent too few descriptors"));
+                };
+                let proxy = TcpListener::from(proxy);
+                Ok(Ok(Spawned { pid, pidfd, proxy, credential_dir: fds.next(), mapped }))
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It ends by itself when its socket closes; killing it first makes the wait short in every case.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
+    let mut process: Option<Process> = None;
+    while let Some(job) = queue.recv().await {
+        let current = match process.take() {
+            Some(current) => Ok(current),
+            None => Process::start(&program, &init),
+        };
+        let outcome = match current {
+            Err(error) => Err(SpawnerError::Process(error)),
+            Ok(current) => match current.create(&job.request, &job.fds).await {
+                Ok(outcome) => {
+                    process = Some(current);
+                    outcome
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the spawner process failed and will be replaced");
+                    Err(SpawnerError::Process(error))
+                }
+            },
+        };
+        // A requester that gave up drops the answer, and with it the container's control socket: it ends.
+        let _ = job.reply.send(outcome);
+    }
+}

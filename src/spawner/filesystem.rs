@@ -1,0 +1,205 @@
+//! What a container sees: a read-only root, a bounded writable part, few devices, a trimmed `/proc`, no `/sys`.
+//!
+//! Every target is opened relative to the new root's descriptor with `openat2` (no symlink is followed, nothing
+//! outside the root can be reached) and mounted by descriptor: an image with `/dev -> /etc` (CVE-2026-41579) or a
+//! `/proc` that is a link gets an error instead of a mount somewhere else.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
+
+use super::protocol::CreateRequest;
+use crate::kernel;
+
+/// Devices that every container has: name, major, minor (Linux Documentation/admin-guide/devices.txt).
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Parts of `/proc` that tell about the host or reach into it: hidden (the OCI runtime specification's defaults of
+/// the common engines, and what the attack checklist adds).
+const MASKED: [&str; 9] =
+    ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list"];
+
+/// Parts of `/proc` that stay readable but must not be written.
+const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+type Result<T> = std::result::Result<T, String>;
+
+fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
+    move |errno| format!("{what}: {errno}")
+}
+
+/// Mounts everything and makes `root` the root. Returns the credential directory, if there is one.
+pub fn set_up(request: &CreateRequest, root: &OwnedFd) -> Result<Option<OwnedFd>> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(failed("make mounts private"))?;
+    let at = rustix::fs::open(&request.mount_point, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed(format!("open {}", request.mount_point.display())))?;
+    attach(root.as_fd(), at.as_fd(), "the root file system")?;
+
+    let null = device("null", 1, 3)?;
+    proc(root.as_fd(), null.as_fd())?;
+    let shm = devices(root.as_fd())?;
+    let credentials = writable(request, root.as_fd(), shm.as_fd())?;
+
+    rustix::process::fchdir(root).map_err(failed("enter the new root"))?;
+    // The old root ends up on top of the new one and is detached from there (pivot_root(2), NOTES).
+    rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
+    rustix::process::chdir("/").map_err(failed("enter /"))?;
+    Ok(credentials)
+}
+
+fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", target, c"", flags).map_err(failed(format!("mount {what}")))
+}
+
+/// Opens a directory of the image to mount on.
+fn target(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+        .map_err(failed(format!("the image needs {path} as a plain directory")))
+}
+
+/// A new file system with the given options, detached.
+fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(format!("open {kind}")))?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&context, *key, *value).map_err(failed(format!("{kind} {key}={value}")))?;
+    }
+    rustix::mount::fsconfig_create(&context).map_err(failed(format!("create {kind}")))?;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed(format!("mount {kind}")))
+}
+
+/// A detached bind mount of a host device, checked to be that device and nothing else (CVE-2025-31133).
+fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
+    let path = CString::new(format!("/dev/{name}")).map_err(|error| error.to_string())?;
+    let mount = kernel::bind_detached(rustix::fs::CWD, &path).map_err(|error| format!("open /dev/{name}: {error}"))?;
+    let stat = rustix::fs::fstat(&mount).map_err(failed(format!("stat /dev/{name}")))?;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
+        return Err(format!("/dev/{name} of the host is not the character device {major}:{minor}"));
+    }
+    Ok(mount)
+}
+
+fn proc(root: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<()> {
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    // Processes of other users are invisible: uid 1000 does not even see thaw-init (proc(5), hidepid).
+    let proc = new_mount("proc", &[("hidepid", "invisible")], attributes)?;
+    attach(proc.as_fd(), target(root, "proc")?.as_fd(), "/proc")?;
+    for name in MASKED {
+        let Some(place) = existing(proc.as_fd(), name)? else { continue };
+        let stat = rustix::fs::fstat(&place).map_err(failed(format!("stat /proc/{name}")))?;
+        let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let read_only = attributes | MountAttrFlags::MOUNT_ATTR_RDONLY;
+            new_mount("tmpfs", &[("mode", "0555"), ("size", "4096"), ("nr_inodes", "1")], read_only)?
+        } else {
+            kernel::bind_detached(null, c"").map_err(|error| format!("copy /dev/null: {error}"))?
+        };
+        attach(cover.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
+    }
+    for name in READ_ONLY {
+        let Some(place) = existing(proc.as_fd(), name)? else { continue };
+        let copy = kernel::bind_detached(place.as_fd(), c"").map_err(|error| format!("copy /proc/{name}: {error}"))?;
+        let attributes = attributes.bits() as u64 | libc::MOUNT_ATTR_RDONLY;
+        kernel::set_mount_attributes(copy.as_fd(), attributes, None)
+            .map_err(|error| format!("make /proc/{name} read-only: {error}"))?;
+        attach(copy.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
+    }
+    Ok(())
+}
+
+fn existing(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
+    match rustix::fs::openat(proc, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(format!("open /proc/{name}"))(errno)),
+    }
+}
+
+/// `/dev`; returns its `shm` directory.
+fn devices(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let dev = new_mount(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536"), ("nr_inodes", "64")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )?;
+    attach(dev.as_fd(), target(root, "dev")?.as_fd(), "/dev")?;
+    for (name, major, minor) in DEVICES {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&dev, name, flags, Mode::from_raw_mode(0o666))
+            .map_err(failed(format!("create /dev/{name}")))?;
+        attach(device(name, major, minor)?.as_fd(), place.as_fd(), &format!("/dev/{name}"))?;
+    }
+    for (name, to) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        rustix::fs::symlinkat(to, &dev, name).map_err(failed(format!("create /dev/{name}")))?;
+    }
+    let pts = make_directory(dev.as_fd(), "pts", 0o755, 0)?;
+    let shm = make_directory(dev.as_fd(), "shm", 0o1777, 0)?;
+    let terminals = new_mount(
+        "devpts",
+        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", "64")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )?;
+    attach(terminals.as_fd(), pts.as_fd(), "/dev/pts")?;
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    kernel::set_mount_attributes(dev.as_fd(), attributes, None)
+        .map_err(|error| format!("make /dev read-only: {error}"))?;
+    Ok(shm)
+}
+
+fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, owner: u32) -> Result<OwnedFd> {
+    let what = || format!("create {name}");
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(failed(what()))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed(what()))?;
+    rustix::fs::chownat(&directory, c"", Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)), AtFlags::EMPTY_PATH)
+        .map_err(failed(what()))?;
+    rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(failed(what()))?;
+    Ok(directory)
+}
+
+/// Home, `/tmp` and `/dev/shm`: three directories of one tmpfs, so that one limit bounds everything written.
+fn writable(request: &CreateRequest, root: BorrowedFd<'_>, shm: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let size = request.ephemeral_bytes.to_string();
+    let inodes = request.ephemeral_inodes.to_string();
+    let scratch = new_mount(
+        "tmpfs",
+        &[("mode", "0755"), ("size", &size), ("nr_inodes", &inodes)],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )?;
+    let tmp = target(root, "tmp")?;
+    let home = target(root, request.home.trim_start_matches('/'))?;
+    // A mount must be attached before parts of it can be bound elsewhere; the part for /tmp then covers it.
+    attach(scratch.as_fd(), tmp.as_fd(), "/tmp")?;
+    drop(make_directory(scratch.as_fd(), "home", 0o700, request.user)?);
+    drop(make_directory(scratch.as_fd(), "tmp", 0o1777, 0)?);
+    drop(make_directory(scratch.as_fd(), "shm", 0o1777, 0)?);
+    let part = |name: &std::ffi::CStr| {
+        kernel::bind_detached(scratch.as_fd(), name).map_err(|error| format!("bind {name:?}: {error}"))
+    };
+    let home_mount = part(c"home")?;
+    attach(home_mount.as_fd(), home.as_fd(), &request.home)?;
+    attach(part(c"shm")?.as_fd(), shm, "/dev/shm")?;
+    let tmp_mount = part(c"tmp")?;
+    attach(tmp_mount.as_fd(), scratch.as_fd(), "/tmp")?;
+    let Some(name) = &request.credential_dir else { return Ok(None) };
+    drop(make_directory(home_mount.as_fd(), name, 0o700, request.user)?);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(&home_mount, name.as_str(), flags, Mode::empty())
+        .map_err(failed(format!("open the credential directory {name}")))?;
+    Ok(Some(directory))
+}

@@ -1,0 +1,59 @@
+//! Messages between the daemon and the spawner: one JSON document per `SOCK_SEQPACKET` datagram, with descriptors.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Largest message, bytes.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Daemon → spawner. Descriptors: the container's end of its control socket, its cgroup directory (v2 core).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateRequest {
+    /// Container id; also its host name.
+    pub id: String,
+    /// Unpacked root file system on the host.
+    pub rootfs: PathBuf,
+    /// A directory that the new root is attached to before it becomes the root.
+    pub mount_point: PathBuf,
+    /// First host user and group id of the 65,536 that the container's ids are mapped to.
+    pub id_base: u32,
+    /// User and group that commands run as, inside.
+    pub user: u32,
+    /// Home directory inside; must exist in the image.
+    pub home: String,
+    /// Directory below `home` that credentials will be mounted on.
+    pub credential_dir: Option<String>,
+    /// Size of everything writable together (home, /tmp, /dev/shm), bytes.
+    pub ephemeral_bytes: u64,
+    /// Number of files that it may hold.
+    pub ephemeral_inodes: u64,
+    /// Loopback port inside on which the egress proxy listens.
+    pub proxy_port: u16,
+    /// Open file limit (`RLIMIT_NOFILE`) inside.
+    pub open_files: u64,
+    /// Directories whose `cgroup.procs` the container is written to, besides the cgroup it is cloned into.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// Spawner → daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done. Descriptors: pidfd, listening proxy socket, and the credential directory if one was asked for.
+    Created {
+        /// Process id of PID 1.
+        pid: i32,
+        /// Whether the owners of the root file system are mapped (not every file system can).
+        mapped: bool,
+    },
+    /// Failed. Descriptor: pidfd, if a process was made that the daemon has to reap.
+    Failed {
+        /// What was being done, and why it failed.
+        message: String,
+    },
+}
+
+/// Child → spawner, once everything is set up. Descriptors: as in [`Reply::Created`] without the pidfd.
+/// Then silence: the end of the socket says that the program was executed.
+pub const CHILD_READY: &[u8] = b"ready";

@@ -1,0 +1,200 @@
+//! The spawner process: takes requests one after the other until the daemon closes the socket.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::mount::OpenTreeFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::confine::Confinement;
+use super::filesystem;
+use super::protocol::{CHILD_READY, CreateRequest, MAX_MESSAGE, Reply};
+use crate::kernel::{self, Cloned};
+
+/// Attributes of each root file system.
+const ROOT_ATTRIBUTES: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+
+/// Ids that each container has: 0 to 65,535, as user_namespaces(7) examples and subuid(5) have it.
+pub const IDS_PER_CONTAINER: u32 = 65_536;
+
+/// Serves the socket on standard input. Must be called before any thread exists.
+///
+/// # Errors
+/// The socket or `init_program` is unusable; failures of single requests are answered, not returned.
+pub fn serve(init_program: &Path) -> io::Result<()> {
+    let init = seal(init_program)?;
+    let confinement = Confinement::new().map_err(io::Error::other)?;
+    let socket = rustix::stdio::stdin();
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let received = match kernel::receive(socket, &mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            received => received?,
+        };
+        if received.length == 0 {
+            return Ok(());
+        }
+        let outcome = create(&buffer[..received.length], received.fds, init.as_fd(), &confinement);
+        let (reply, fds) = match outcome {
+            Ok(created) => created,
+            Err(failed) => (Reply::Failed { message: failed.message }, failed.pidfd.into_iter().collect()),
+        };
+        let body = serde_json::to_vec(&reply).map_err(io::Error::other)?;
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        kernel::send(socket, &[&body], &fds)?;
+    }
+}
+
+/// The program as a sealed memory file: whatever happens to the file on disk, and whatever a container does,
+/// these bytes stay as they are (CVE-2019-5736). All containers share its pages.
+fn seal(program: &Path) -> io::Result<OwnedFd> {
+    let content = fs::read(program)
+        .map_err(|error| io::Error::new(error.kind(), format!("read {}: {error}", program.display())))?;
+    // MFD_EXEC (Linux 6.3) is unknown to older kernels, where every memory file is executable.
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create("thaw-init", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("thaw-init", flags))?;
+    let mut file = fs::File::from(file);
+    file.write_all(&content)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    // A file that is open for writing cannot be executed (ETXTBSY): keep a read-only descriptor instead.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+struct Failed {
+    message: String,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Failed {
+    fn new(what: &str, error: impl std::fmt::Display) -> Self {
+        Self { message: format!("{what}: {error}"), pidfd: None }
+    }
+}
+
+fn create(
+    body: &[u8],
+    fds: Vec<OwnedFd>,
+    init: BorrowedFd<'_>,
+    confinement: &Confinement,
+) -> Result<(Reply, Vec<OwnedFd>), Failed> {
+    let request: CreateRequest =
+        serde_json::from_slice(body).map_err(|error| Failed::new("understand the request", error))?;
+    let [control, cgroup]: [OwnedFd; 2] =
+        fds.try_into().map_err(|fds: Vec<_>| Failed::new("expected 2 descriptors, got", fds.len()))?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| Failed::new("create a socket pair", errno))?;
+
+    match kernel::clone_container(cgroup.as_fd()).map_err(|error| Failed::new("clone the container", error))? {
+        Cloned::Child => {
+            drop(ours);
+            let message = match child(&request, &control, init, confinement, theirs.as_fd()) {
+                Ok(never) => match never {},
+                Err(message) => message,
+            };
+            // If this cannot be said, the end of the socket says that something went wrong.
+            let _ = kernel::send(theirs.as_fd(), &[message.as_bytes()], &[]);
+            std::process::exit(1)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop((theirs, control));
+            match parent(&request, pid, ours.as_fd()) {
+                Ok((mapped, from_child)) => {
+                    let mut fds = vec![pidfd];
+                    fds.extend(from_child);
+                    Ok((Reply::Created { pid, mapped }, fds))
+                }
+                Err(message) => {
+                    // The child may be waiting for us, or half set up: it must not outlive the failure.
+                    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                    Err(Failed { message, pidfd: Some(pidfd) })
+                }
+            }
+        }
+    }
+}
+
+/// The spawner's side: gives the child its ids, its remaining cgroups and its root, then waits for its exec.
+fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(bool, Vec<OwnedFd>), String> {
+    let map = format!("0 {} {IDS_PER_CONTAINER}", request.id_base);
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
+    }
+    for directory in &request.cgroups {
+        fs::write(directory.join("cgroup.procs"), pid.to_string())
+            .map_err(|error| format!("enter cgroup {}: {error}", directory.display()))?;
+    }
+    let (root, mapped) = root_mount(request, pid)?;
+    kernel::send(child, &[b"go"], &[root.as_fd()]).map_err(|error| format!("start the child: {error}"))?;
+    drop(root);
+
+    let mut buffer = [0; 4096];
+    let ready = receive(child, &mut buffer)?;
+    if &buffer[..ready.length] != CHILD_READY {
+        return Err(String::from_utf8_lossy(&buffer[..ready.length]).into_owned());
+    }
+    // Closed by the exec, or by a death that the daemon will see; anything said now is a failed exec.
+    let end = receive(child, &mut buffer)?;
+    if end.length > 0 {
+        return Err(String::from_utf8_lossy(&buffer[..end.length]).into_owned());
+    }
+    Ok((mapped, ready.fds))
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<kernel::Received, String> {
+    loop {
+        match kernel::receive(socket, buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received.map_err(|error| format!("hear from the child: {error}")),
+        }
+    }
+}
+
+/// A detached, read-only mount of the image's root, with owners mapped where its file system can do that.
+fn root_mount(request: &CreateRequest, pid: i32) -> Result<(OwnedFd, bool), String> {
+    let name = request.rootfs.display();
+    let open = || {
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+        rustix::mount::open_tree(rustix::fs::CWD, &request.rootfs, flags)
+            .map_err(|errno| format!("open the root file system {name}: {errno}"))
+    };
+    let root = open()?;
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/user"))
+        .map_err(|error| format!("open the user namespace of {pid}: {error}"))?;
+    match kernel::set_mount_attributes(root.as_fd(), ROOT_ATTRIBUTES, Some(namespace.as_fd())) {
+        Ok(()) => return Ok((root, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        Err(error) => return Err(format!("map the owners of {name}: {error}")),
+    }
+    let root = open()?;
+    kernel::set_mount_attributes(root.as_fd(), ROOT_ATTRIBUTES, None)
+        .map_err(|error| format!("make {name} read-only: {error}"))?;
+    Ok((root, false))
+}
+
+/// The container's side, up to the exec of `thaw-init`.
+fn child(
+    request: &CreateRequest,
+    control: &OwnedFd,
+    init: BorrowedFd<'_>,
+    confinement: &Confinement,
+    parent: BorrowedFd<'_>,
+) -> Result<std::convert::Infallible, String> {
+    let mut buffer = [0; 16];
+    let go = receive(parent, &mut buffer)?;
+    let [root]: [OwnedFd; 1] = go.fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
+    confinement.become_root()?;
+    let mut fds = vec![confinement.listen(request.proxy_port)?];
+    fds.extend(filesystem::set_up(request, &root)?);
+    rustix::system::sethostname(request.id.as_bytes()).map_err(|errno| format!("set the host name: {errno}"))?;
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    kernel::send(parent, &[CHILD_READY], &fds).map_err(|error| format!("report ready: {error}"))?;
+    confinement.execute(request, control, init)
+}

@@ -1,0 +1,368 @@
+//! Routing: decodes a request, records it, and hands it to the provider that its path belongs to.
+
+use std::{
+    io::Read as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract,
+    http::{HeaderMap, Method, Request, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+    routing,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    accounts,
+    answer::{answer, tokens},
+    anthropic, google,
+    misbehave::{Api, Misbehaviour, error},
+    openai,
+    record::{Arrival, Recorded, Recorder, credential, kept_prompt},
+    stream,
+};
+
+/// Largest request body, as sent and after decompression, bytes. A CLI's first request is 2 to 90 kB.
+const BODY_LIMIT: usize = 32 * 1024 * 1024;
+
+/// Everything that outlives a request.
+#[derive(Debug)]
+pub struct State {
+    recorder: Recorder,
+    settings: Mutex<Settings>,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    token_delay: Duration,
+    misbehaviour: Option<Misbehaviour>,
+    only: Option<Api>,
+    /// How many more requests misbehave; `None` means all.
+    remaining: Option<u32>,
+}
+
+impl State {
+    /// A well-behaved upstream.
+    pub fn new(recorder: Recorder, token_delay: Duration) -> Arc<Self> {
+        let settings = Settings { token_delay, misbehaviour: None, only: None, remaining: None };
+        Arc::new(Self { recorder, settings: Mutex::new(settings) })
+    }
+
+    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this request of `api` has to do wrong, as set by `/__control`.
+    fn misbehaviour(&self, api: Api) -> Option<Misbehaviour> {
+        let mut settings = self.settings();
+        if settings.only.is_some_and(|only| only != api) {
+            return None;
+        }
+        let misbehaviour = settings.misbehaviour?;
+        match &mut settings.remaining {
+            Some(0) => return None,
+            Some(remaining) => *remaining -= 1,
+            None => {}
+        }
+        Some(misbehaviour)
+    }
+}
+
+/// Body of `POST /__control`. Keys that are absent keep their value, except that `misbehave` resets `api` and `times`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Control {
+    /// `401`, `429`, `500`, `stall`, `cut`, or `none`.
+    misbehave: Option<String>,
+    /// Misbehave only for this provider's API.
+    api: Option<Api>,
+    /// Misbehave this many times, then behave.
+    times: Option<u32>,
+    token_delay_ms: Option<u64>,
+}
+
+/// All routes.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/__control", routing::post(control))
+        .route("/__requests", routing::get(requests).delete(forget))
+        .fallback(provider)
+        .with_state(state)
+}
+
+async fn requests(extract::State(state): extract::State<Arc<State>>) -> Json<Value> {
+    Json(json!({"items": state.recorder.all()}))
+}
+
+async fn forget(extract::State(state): extract::State<Arc<State>>) -> StatusCode {
+    state.recorder.clear();
+    StatusCode::NO_CONTENT
+}
+
+async fn control(extract::State(state): extract::State<Arc<State>>, Json(control): Json<Control>) -> Response {
+    let misbehaviour = match control.misbehave.as_deref() {
+        None => None,
+        Some("none") => Some(None),
+        Some(word) => match serde_json::from_value(Value::String(word.to_owned())) {
+            Ok(known) => Some(Some(known)),
+            Err(error) => return (StatusCode::BAD_REQUEST, format!("misbehave: {error}\n")).into_response(),
+        },
+    };
+    let mut settings = state.settings();
+    if let Some(misbehaviour) = misbehaviour {
+        settings.misbehaviour = misbehaviour;
+        settings.only = control.api;
+        settings.remaining = control.times;
+    }
+    if let Some(delay) = control.token_delay_ms {
+        settings.token_delay = Duration::from_millis(delay);
+    }
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// What a request asks for, read off its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call<'a> {
+    Responses,
+    Messages,
+    CountTokens,
+    Generate { stream: bool, wrapped: bool },
+    CodeAssist(&'a str),
+    Side,
+}
+
+impl<'a> Call<'a> {
+    fn of(method: &Method, path: &'a str) -> Self {
+        if method != Method::POST {
+            return Self::Side;
+        }
+        let wrapped = path.starts_with("/v1internal");
+        match path.rsplit_once(':').map(|(_, verb)| verb) {
+            Some("streamGenerateContent") => return Self::Generate { stream: true, wrapped },
+            Some("generateContent") => return Self::Generate { stream: false, wrapped },
+            Some(verb) if wrapped => return Self::CodeAssist(verb),
+            Some("countTokens") => return Self::CodeAssist("countTokens"),
+            _ => {}
+        }
+        if path.ends_with("/responses") {
+            Self::Responses
+        } else if path.ends_with("/messages/count_tokens") {
+            Self::CountTokens
+        } else if path.ends_with("/messages") {
+            Self::Messages
+        } else {
+            Self::Side
+        }
+    }
+
+    fn api(self) -> Option<Api> {
+        match self {
+            Self::Responses => Some(Api::Openai),
+            Self::Messages | Self::CountTokens => Some(Api::Anthropic),
+            Self::Generate { .. } | Self::CodeAssist(_) => Some(Api::Google),
+            Self::Side => None,
+        }
+    }
+
+    fn prompt(self, body: &Value) -> Option<String> {
+        match self {
+            Self::Responses => openai::prompt(body),
+            Self::Messages | Self::CountTokens => anthropic::prompt(body),
+            Self::Generate { .. } => google::prompt(body),
+            Self::CodeAssist(_) | Self::Side => None,
+        }
+    }
+
+    fn model(self, path: &str, body: &Value) -> Option<String> {
+        match self {
+            Self::Generate { .. } => google::model(path, body),
+            _ => body["model"].as_str().map(str::to_owned),
+        }
+    }
+}
+
+async fn provider(extract::State(state): extract::State<Arc<State>>, request: Request<Body>) -> Response {
+    let arrival = Arrival::now();
+    let (head, body) = request.into_parts();
+    let Ok(raw) = axum::body::to_bytes(body, BODY_LIMIT).await else {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 32 MiB, or broke off\n").into_response();
+    };
+    let body = decode(&head.headers, &raw);
+    let path = head.uri.path();
+    let call = Call::of(&head.method, path);
+    let prompt = call.prompt(&body);
+    let model = call.model(path, &body);
+    state.recorder.add(record(arrival, &head, raw.len(), model.clone(), prompt.as_deref()));
+
+    let Some(api) = call.api() else {
+        return match accounts::answer(host(&head), path, &body) {
+            Some(answer) => Json(answer).into_response(),
+            None => error(Api::Openai, StatusCode::NOT_FOUND),
+        };
+    };
+    if credential(&head.headers).is_none() {
+        return error(api, StatusCode::UNAUTHORIZED);
+    }
+    let prompt = prompt.unwrap_or_default();
+    let misbehaviour = Misbehaviour::in_prompt(&prompt).or_else(|| state.misbehaviour(api));
+    if let Some(misbehaviour) = misbehaviour
+        && let Some(response) = misbehaviour.instead_of_answer(api).await
+    {
+        return response;
+    }
+    let cut = misbehaviour == Some(Misbehaviour::Cut);
+    let delay = state.settings().token_delay;
+    let model = model.as_deref().unwrap_or("offline");
+    let answer = answer(&prompt);
+    let tokens = tokens(&answer);
+    match call {
+        Call::Responses => stream::respond(openai::frames(model, &tokens), delay, cut),
+        Call::Messages if body["stream"] == json!(true) => {
+            stream::respond(anthropic::frames(model, &tokens), delay, cut)
+        }
+        Call::Messages => Json(anthropic::message(model, &answer)).into_response(),
+        Call::CountTokens => Json(json!({"input_tokens": 11})).into_response(),
+        Call::Generate { stream: true, wrapped } => {
+            stream::respond(google::frames(model, &tokens, wrapped), delay, cut)
+        }
+        Call::Generate { stream: false, wrapped } => Json(google::answer(model, &answer, wrapped)).into_response(),
+        Call::CodeAssist(method) => Json(google::code_assist(method)).into_response(),
+        // Answered above, since it belongs to no API.
+        Call::Side => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// The body as JSON, or as a string when it is something else; zstd is undone (codex compresses with ChatGPT tokens).
+fn decode(headers: &HeaderMap, raw: &Bytes) -> Value {
+    let compressed = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value == "zstd");
+    let mut plain = Vec::new();
+    let bytes = if compressed {
+        let decoder = zstd::Decoder::new(raw.as_ref());
+        match decoder.and_then(|decoder| decoder.take(BODY_LIMIT as u64).read_to_end(&mut plain)) {
+            Ok(_) => plain.as_slice(),
+            Err(error) => return json!(format!("broken zstd body: {error}")),
+        }
+    } else {
+        raw.as_ref()
+    };
+    serde_json::from_slice(bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(bytes)))
+}
+
+fn host(head: &Parts) -> &str {
+    head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| head.uri.host()).unwrap_or_default()
+}
+
+fn record(arrival: Arrival, head: &Parts, body_bytes: usize, model: Option<String>, prompt: Option<&str>) -> Recorded {
+    let mut headers: Vec<String> = head.headers.keys().map(|name| name.as_str().to_owned()).collect();
+    headers.sort_unstable();
+    Recorded {
+        monotonic_ns: arrival.monotonic_ns,
+        unix_ms: arrival.unix_ms,
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        host: host(head).to_owned(),
+        headers,
+        credential: credential(&head.headers),
+        body_bytes,
+        model,
+        prompt: prompt.map(kept_prompt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    fn upstream() -> Router {
+        router(State::new(Recorder::open(None).unwrap(), Duration::ZERO))
+    }
+
+    async fn send(router: &Router, request: Request<Body>) -> (StatusCode, String) {
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn post(path: &str, key: Option<&str>, body: impl Into<Body>) -> Request<Body> {
+        let mut request =
+            Request::post(path).header("host", "upstream.test").header("content-type", "application/json");
+        if let Some(key) = key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        request.body(body.into()).unwrap()
+    }
+
+    const GEMINI: &str = r#"{"contents": [{"role": "user", "parts": [{"text": "3*67"}]}]}"#;
+    const CLAUDE: &str = r#"{"model": "m", "messages": [{"role": "user", "content": "3*67"}]}"#;
+
+    #[tokio::test]
+    async fn zstd_bodies_are_read_and_recorded() {
+        let router = upstream();
+        let plain = br#"{"model": "gpt-5-codex", "input": [{"role": "user", "content": "3*67"}]}"#;
+        let mut request = post("/v1/responses", Some("abc"), zstd::encode_all(plain.as_slice(), 3).unwrap());
+        request.headers_mut().insert("content-encoding", "zstd".parse().unwrap());
+        let (status, body) = send(&router, request).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(body.contains(r#""delta":"20""#) && body.contains("response.completed"), "{body}");
+        let (_, list) = send(&router, Request::get("/__requests").body(Body::empty()).unwrap()).await;
+        let list: Value = serde_json::from_str(&list).unwrap();
+        assert_eq!(list["items"][0]["model"], "gpt-5-codex");
+        assert_eq!(list["items"][0]["prompt"], "3*67");
+        assert_eq!(list["items"][0]["credential"]["sha256"], "ba7816bf8f01");
+        assert!(!list.to_string().contains("Bearer"));
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_credential_is_refused() {
+        let router = upstream();
+        for (path, body) in [("/v1/messages", CLAUDE), ("/v1beta/models/m:generateContent", GEMINI)] {
+            assert_eq!(send(&router, post(path, None, body)).await.0, StatusCode::UNAUTHORIZED, "{path}");
+            let (status, text) = send(&router, post(path, Some("k"), body)).await;
+            assert_eq!(status, StatusCode::OK, "{path}");
+            assert!(text.contains("201"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn control_reaches_only_the_api_named_and_as_often_as_said() {
+        let router = upstream();
+        let control = post("/__control", None, r#"{"misbehave": "500", "api": "google", "times": 1}"#);
+        assert_eq!(send(&router, control).await.0, StatusCode::NO_CONTENT);
+        assert_eq!(send(&router, post("/v1/messages", Some("k"), CLAUDE)).await.0, StatusCode::OK);
+        let path = "/v1beta/models/m:streamGenerateContent";
+        let (status, body) = send(&router, post(path, Some("k"), GEMINI)).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(body.contains("INTERNAL"), "{body}");
+        assert_eq!(send(&router, post(path, Some("k"), GEMINI)).await.0, StatusCode::OK);
+        let (status, body) = send(&router, post("/__control", None, r#"{"misbehave": "418"}"#)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_stalled_request_is_never_answered() {
+        let router = upstream();
+        let body = CLAUDE.replace("3*67", "misbehave:stall");
+        let answer = send(&router, post("/v1/messages", Some("k"), body));
+        assert!(tokio::time::timeout(Duration::from_millis(100), answer).await.is_err());
+    }
+
+    #[test]
+    fn paths_are_told_apart() {
+        let post = Method::POST;
+        let generate = Call::Generate { stream: true, wrapped: true };
+        assert_eq!(Call::of(&post, "/v1internal:streamGenerateContent"), generate);
+        assert_eq!(Call::of(&post, "/v1internal:loadCodeAssist"), Call::CodeAssist("loadCodeAssist"));
+        assert_eq!(Call::of(&post, "/backend-api/codex/responses"), Call::Responses);
+        assert_eq!(Call::of(&post, "/v1/messages/count_tokens"), Call::CountTokens);
+        assert_eq!(Call::of(&Method::GET, "/v1/responses"), Call::Side, "a WebSocket upgrade is not spoken");
+    }
+}
