@@ -108,3 +108,22 @@ async fn doctor_asks_the_daemon_too() {
     assert_eq!(code, 1);
     assert!(cells(&stdout).iter().any(|row| row[0] == "fail" && row[1] == "daemon socket"), "{stdout}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_build_makes_a_layout_and_needs_no_daemon() {
+    let fake = Fake::start(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (layout, cache) = (folder("layouts/test"), folder("cache"));
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/images/test");
+    let args = ["image", "build", manifest, "--output", &layout, "--cache", &cache, "--socket", "/nonexistent/s"];
+    let (code, stdout, stderr) = thawctl(&fake, &args).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("test sha256:") && stdout.contains(&layout), "{stdout}");
+    assert!(std::path::Path::new(&layout).join("index.json").is_file());
+    let (_, again, _) = thawctl(&fake, &args).await;
+    assert!(again.ends_with("unchanged\n"), "{again}");
+
+    let (code, _, stderr) = thawctl(&fake, &["image", "build", "/nonexistent/images/x"]).await;
+    assert_eq!((code, stderr.lines().count()), (125, 1), "{stderr}");
+}
