@@ -148,6 +148,20 @@ fn the_entrypoint_asks_for_a_credential_and_then_becomes_the_command() {
 }
 
 #[test]
+fn the_entrypoint_idles_in_a_warm_pool_and_ends_when_told_to() {
+    let (recipe, _): (ImageRecipe, _) = recipe::read(&repository().join("images/test/image.toml")).unwrap();
+    let script = entrypoint::script(&recipe.entrypoint).unwrap();
+    let begun = Instant::now();
+    let output = Command::new("timeout")
+        .args(["1", "/bin/sh", "-c", &script, "entrypoint", "echo", "ran it"])
+        .env("WARM_POOL", "true")
+        .output()
+        .unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1) && output.stdout.is_empty(), "{output:?}");
+    assert_eq!(output.status.code(), Some(124), "ended by the timeout, and at once");
+}
+
+#[test]
 fn the_entrypoint_cannot_be_made_to_run_something_else() {
     let manifest = test_image().replace("\"WARM_POOL\"", "\"X:-}\\\"; reboot\"");
     let (recipe, _): (ImageRecipe, _) = {
