@@ -1,5 +1,6 @@
 //! Builds of the offline image, and what a build refuses.
 
+use super::recipe::ImageRecipe;
 use super::tree::files_below;
 use super::*;
 use crate::image::progress::Quiet;
@@ -85,6 +86,14 @@ fn a_missing_program_names_its_package() {
     fs::write(&recipe, fs::read_to_string(&recipe).unwrap().replace("/bin/busybox\", p", "/nonexistent\", p")).unwrap();
     let error = build_in(folder.path()).unwrap_err().to_string();
     assert_eq!(error, "/nonexistent is not installed: run `apt-get install busybox-static`");
+}
+
+#[test]
+fn a_program_that_is_not_installed_names_its_package_and_one_that_fails_says_why() {
+    let error = run("mmdebstrap", "mmdebstrap", &mut Command::new("/nonexistent/mmdebstrap")).unwrap_err();
+    assert_eq!(error.to_string(), "mmdebstrap is not installed: run `apt-get install mmdebstrap`");
+    let error = run("npm", "npm", Command::new("sh").args(["-c", "echo no such version >&2; exit 3"])).unwrap_err();
+    assert_eq!(error.to_string(), "npm failed (exit status: 3): no such version");
 }
 
 #[test]
