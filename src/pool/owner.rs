@@ -158,7 +158,7 @@ impl Owner {
             self.work.spawn(async move {
                 let created = containers.create(template, place).await;
                 Finished::Created(match created {
-                    Ok(container) => container.rest().await.map(|()| container),
+                    Ok(mut container) => container.rest().await.map(|()| container),
                     Err(error) => Err(error),
                 })
             });
