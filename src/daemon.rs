@@ -286,9 +286,10 @@ fn image(images: &Store, name: &str, layout: &Path) -> Result<crate::image::Imag
     if layout.join("index.json").is_file() {
         return images.ensure(layout).map_err(|error| format!("image `{name}`: {error}"));
     }
-    match images.get(name) {
-        Ok(Some(image)) => Ok(image),
-        Ok(None) => Err(format!("image `{name}` is not built; run: thawctl image build images/{name}")),
-        Err(error) => Err(format!("image `{name}`: {error}")),
-    }
+    images.get(name).map_err(|error| match error {
+        StoreError::NotFound { .. } => {
+            format!("image `{name}` is not built; run: thawctl image build images/{name}")
+        }
+        error => format!("image `{name}`: {error}"),
+    })
 }

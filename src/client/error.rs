@@ -81,3 +81,16 @@ fn io_cause(error: &(dyn Error + 'static)) -> Option<io::Error> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_says_what_to_do() {
+        let text = |kind: io::ErrorKind| ClientError::Connect { socket: "/s".into(), source: kind.into() }.to_string();
+        assert!(text(io::ErrorKind::PermissionDenied).contains("group thawd"));
+        assert!(text(io::ErrorKind::NotFound).contains("is thawd running?"));
+        assert!(text(io::ErrorKind::ConnectionRefused).starts_with("cannot connect to /s: "));
+    }
+}

@@ -99,11 +99,15 @@ impl EventStream {
     /// Takes note of an event; `None` for one that was seen before or that this version does not know.
     fn accept(&mut self, raw: &RawEvent) -> Result<Option<(u64, Event)>, ClientError> {
         let bad = |what: String| ClientError::Protocol(format!("the daemon sent an event that {what}"));
-        let id: u64 = raw.id.parse().map_err(|_| bad(format!("has no sequence number but {:?}", raw.id)))?;
+        let event = parse(&raw.event, &raw.data).map_err(|e| bad(format!("cannot be read ({}): {e}", raw.event)))?;
+        let id: u64 = match (raw.id.parse(), &event) {
+            (Ok(id), _) => id,
+            (Err(_), None) => return Ok(None),
+            (Err(_), Some(_)) => return Err(bad(format!("has no sequence number but {:?}", raw.id))),
+        };
         if self.last.is_some_and(|last| id <= last) {
             return Ok(None);
         }
-        let event = parse(&raw.event, &raw.data).map_err(|e| bad(format!("cannot be read ({}): {e}", raw.event)))?;
         self.last = Some(id);
         self.tries = 0;
         if let (Some(Event::Started(started)), None) = (&event, &self.execution) {

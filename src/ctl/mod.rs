@@ -4,7 +4,7 @@
 
 mod doctor;
 mod exit;
-pub mod image;
+mod image;
 mod interrupt;
 mod logs;
 mod printer;
@@ -20,10 +20,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::client::{Client, ClientError, DEFAULT_SOCKET};
+use crate::image::build::BuildError;
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
 #[derive(Debug, Parser)]
-#[command(name = "thawctl", version, about, disable_help_subcommand = true)]
+#[command(name = "thawctl", version)]
 struct Cli {
     /// Socket of the daemon [env: THAWD_SOCKET] [default: /run/thawd/thawd.sock]
     #[arg(long, global = true, value_name = "PATH")]
@@ -38,9 +39,8 @@ struct Cli {
 /// How lists are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Aligned columns.
+    // No doc comments here: they would blow up the help of each command.
     Table,
-    /// The API's items as a JSON array.
     Json,
 }
 
@@ -58,6 +58,9 @@ enum Command {
     Providers,
     /// List the images in the daemon's store
     Images,
+    /// Build images
+    #[command(subcommand)]
+    Image(image::Command),
     /// Print the output of an execution
     Logs(logs::Args),
     /// End executions
@@ -78,6 +81,8 @@ enum CtlError {
     /// What was asked makes no sense, or a file or variable that it names cannot be read.
     #[error("{0}")]
     Usage(String),
+    #[error("the image was not built: {0}")]
+    Build(#[from] BuildError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -122,6 +127,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Containers => view::containers(&client, cli.format).await?,
         Command::Providers => view::providers(&client, cli.format).await?,
         Command::Images => view::images(&client, cli.format).await?,
+        Command::Image(command) => image::image(&command, cli.format)?,
         Command::Logs(args) => logs::logs(&client, &args, cli.format).await?,
         Command::Inspect(args) => view::inspect(&client, &args).await?,
         Command::Version => print(&format!("thawctl {}\n", env!("CARGO_PKG_VERSION")))?,

@@ -1,6 +1,6 @@
 //! What thawd needs of the control groups: v2 for freezing and killing, and the controllers in v2 or v1.
 
-use super::{Check, Host, Status};
+use super::{Check, Host, Status, kernel};
 
 /// Controllers that carry the limits of a container.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -16,9 +16,9 @@ struct Mounts {
     v1: Vec<(String, String)>,
 }
 
-pub(super) fn checks(host: &Host) -> Vec<Check> {
+pub(super) fn checks(host: &Host, release: &str) -> Vec<Check> {
     let mounts = parse_mounts(&host.read("/proc/self/mountinfo").unwrap_or_default());
-    let mut checks = vec![layout(&mounts), files(host, &mounts)];
+    let mut checks = vec![layout(&mounts), files(host, &mounts, release)];
     checks.extend(CONTROLLERS.map(|name| controller(host, &mounts, name)));
     checks
 }
@@ -53,11 +53,12 @@ fn layout(mounts: &Mounts) -> Check {
     Check::new("cgroup v2", status, found, fix)
 }
 
-/// The root cgroup lacks these files, so they are looked for in our own cgroup, else in any one below the root.
-fn files(host: &Host, mounts: &Mounts) -> Check {
+/// The root cgroup lacks these files, so they are looked for in our own cgroup, else in any one below the root; where
+/// there is none yet, the kernel's version tells.
+fn files(host: &Host, mounts: &Mounts, release: &str) -> Check {
     let (status, found) = match mounts.v2.as_ref().map(|point| (point, sample_cgroup(host, point))) {
         None => (Status::Fail, "no cgroup v2".to_owned()),
-        Some((point, None)) => (Status::Warn, format!("cannot tell: there is no cgroup below {point} yet")),
+        Some((_, None)) => (kernel::version(release).status, format!("no cgroup to look at; kernel {release}")),
         Some((_, Some(cgroup))) => {
             let missing: Vec<_> =
                 FILES.into_iter().filter(|file| !host.path(&format!("{cgroup}/{file}")).exists()).collect();
@@ -128,7 +129,7 @@ mod tests {
             ("/sys/fs/cgroup/init.scope/cgroup.freeze", "0"),
             ("/sys/fs/cgroup/init.scope/cgroup.kill", ""),
         ]);
-        let checks = checks(&host);
+        let checks = checks(&host, "6.1.0");
         assert!(checks.iter().all(|check| check.status == Status::Ok), "{checks:#?}");
     }
 
@@ -140,7 +141,7 @@ mod tests {
             ("/sys/fs/cgroup/unified/cgroup.controllers", "\n"),
             ("/sys/fs/cgroup/unified/other/cgroup.freeze", "0"),
         ]);
-        let checks = checks(&host);
+        let checks = checks(&host, "6.1.0");
         assert_eq!(by_name(&checks, "cgroup v2").found, "hybrid: v1 controllers, v2 at /sys/fs/cgroup/unified");
         assert_eq!(by_name(&checks, "cgroup controller cpu").found, "v1 at /sys/fs/cgroup/cpu");
         assert_eq!(by_name(&checks, "cgroup controller memory").status, Status::Ok);
@@ -152,14 +153,15 @@ mod tests {
     fn v1_alone_and_nothing_at_all_fail() {
         let v1: String = HYBRID.lines().take(3).flat_map(|line| [line, "\n"]).collect();
         let (_dir, only_v1) = host(&[("/proc/self/mountinfo", &v1)]);
-        assert_eq!(by_name(&checks(&only_v1), "cgroup v2").found, "only cgroup v1");
+        assert_eq!(by_name(&checks(&only_v1, "6.1.0"), "cgroup v2").found, "only cgroup v1");
         let (_dir, nothing) = host(&[]);
-        assert!(checks(&nothing).iter().all(|check| check.status == Status::Fail));
+        assert!(checks(&nothing, "6.1.0").iter().all(|check| check.status == Status::Fail));
     }
 
     #[test]
-    fn an_unused_v2_root_cannot_tell() {
+    fn below_an_unused_v2_root_the_kernel_version_tells() {
         let (_dir, host) = host(&[("/proc/self/mountinfo", PURE), ("/sys/fs/cgroup/cgroup.controllers", "memory")]);
-        assert_eq!(by_name(&checks(&host), "cgroup freeze and kill").status, Status::Warn);
+        assert_eq!(by_name(&checks(&host, "6.1.0"), "cgroup freeze and kill").status, Status::Ok);
+        assert_eq!(by_name(&checks(&host, "5.10.0"), "cgroup freeze and kill").status, Status::Fail);
     }
 }

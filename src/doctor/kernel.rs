@@ -15,12 +15,11 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Kinds of namespaces that each container has of its own, as named below `/proc/sys/user`.
 const NAMESPACES: [&str; 7] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
 
-pub(super) fn checks(host: &Host) -> Vec<Check> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+pub(super) fn checks(host: &Host, release: &str) -> Vec<Check> {
     vec![
         root(host),
-        version(&release),
-        idmap(&release),
+        version(release),
+        idmap(release),
         namespaces(host),
         seccomp(host),
         openat2(),
@@ -48,7 +47,7 @@ fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-fn version(release: &str) -> Check {
+pub(super) fn version(release: &str) -> Check {
     let (status, found) = match parse_release(release) {
         Some(version) if version >= KERNEL_MIN => (Status::Ok, release.to_owned()),
         Some(_) => (Status::Fail, release.to_owned()),

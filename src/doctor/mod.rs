@@ -60,8 +60,9 @@ impl Check {
 /// only on reads of `/proc` and `/sys`.
 pub fn run() -> Vec<Check> {
     let host = Host::new(Path::new("/"));
-    let mut checks = kernel::checks(&host);
-    checks.extend(cgroup::checks(&host));
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut checks = kernel::checks(&host, &release);
+    checks.extend(cgroup::checks(&host, &release));
     checks.extend(host::checks(&host));
     checks
 }

@@ -92,6 +92,8 @@ pub async fn run(
     let (end, stop) = match failed {
         Some((code, detail)) => {
             handle.log.push(&Event::Stderr(Output { data: format!("thawd: {detail}\n"), encoding: None }));
+            // Nothing ran, so there is nothing to be read out of its output.
+            parser = None;
             (End::NotStarted(code), None)
         }
         None => follow(executions, &handle, &plan, background, &mut running, &mut parser).await,

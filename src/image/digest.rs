@@ -66,10 +66,6 @@ impl<R: Read> HashingReader<R> {
         HashingReader { inner, hasher: Sha256::new(), read: 0, limit }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.read
-    }
-
     /// Whether reading failed because of the limit.
     pub(super) fn over_limit(&self) -> bool {
         self.read > self.limit

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::words;
+use super::{LINE_LIMIT, words};
 
 #[derive(Debug, Default)]
 pub(super) struct Claude {
@@ -10,6 +10,8 @@ pub(super) struct Claude {
     spoke: bool,
     /// Whether the next text begins a paragraph, since another block came before it.
     new_block: bool,
+    /// Text of the current block as far as it was streamed, to be compared with the whole block that follows.
+    block: String,
     /// Outcome of the last `result` line.
     result: Option<Result<(), String>>,
     /// Last reason for which a request was repeated.
@@ -18,9 +20,14 @@ pub(super) struct Claude {
 
 impl Claude {
     pub(super) fn read(&mut self, line: &Value) -> Option<String> {
+        // Sub-agents print too; their text is not the answer.
+        let own = line["parent_tool_use_id"].is_null();
         match line["type"].as_str()? {
-            // Sub-agents stream too; their text is not the answer.
-            "stream_event" if line["parent_tool_use_id"].is_null() => return self.event(&line["event"]),
+            "stream_event" if own => return self.event(&line["event"]),
+            // An error text comes as a message of a made-up model; it belongs to the verdict.
+            "assistant" if own && line["error"].is_null() && line["message"]["model"] != "<synthetic>" => {
+                return self.message(&line["message"]["content"]);
+            }
             "system" if line["subtype"] == "api_retry" => {
                 let status = words(&line["error_status"]).unwrap_or_default();
                 self.last_retry = Some(format!("{} {status}", words(&line["error"]).unwrap_or_default()));
@@ -34,6 +41,10 @@ impl Claude {
                     text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("claude ended with {subtype}"))
                 };
                 self.result = Some(if failed { Err(error()) } else { Ok(()) });
+                // The CLI answers some prompts by itself, such as /help: then the result is all there is.
+                if !failed && !self.spoke {
+                    return self.say(line["result"].as_str()?);
+                }
             }
             _ => {}
         }
@@ -42,16 +53,43 @@ impl Claude {
 
     fn event(&mut self, event: &Value) -> Option<String> {
         match event["type"].as_str()? {
-            "content_block_start" if event["content_block"]["type"] == "text" => self.new_block = self.spoke,
-            "content_block_delta" if event["delta"]["type"] == "text_delta" => {
-                let text = event["delta"]["text"].as_str().filter(|text| !text.is_empty())?;
-                self.spoke = true;
-                let separator = if std::mem::take(&mut self.new_block) { "\n\n" } else { "" };
-                return Some(format!("{separator}{text}"));
+            "content_block_start" => {
+                self.block.clear();
+                self.new_block = self.spoke;
+                None
             }
-            _ => {}
+            "content_block_delta" if event["delta"]["type"] == "text_delta" => {
+                self.say(event["delta"]["text"].as_str()?)
+            }
+            _ => None,
         }
-        None
+    }
+
+    /// A finished message: hands out what was not streamed. All of it was, unless the CLI fell back to asking
+    /// without streaming.
+    fn message(&mut self, content: &Value) -> Option<String> {
+        let texts = content.as_array()?.iter().filter(|block| block["type"] == "text");
+        let text: String = texts.filter_map(|block| block["text"].as_str()).collect();
+        if let Some(rest) = text.strip_prefix(self.block.as_str()) {
+            let rest = rest.to_owned();
+            return self.say(&rest);
+        }
+        self.new_block = true;
+        self.block.clear();
+        self.say(&text)
+    }
+
+    fn say(&mut self, text: &str) -> Option<String> {
+        if text.is_empty() {
+            return None;
+        }
+        // Of a block beyond the limit the whole message would not be read either.
+        if self.block.len() + text.len() <= LINE_LIMIT {
+            self.block.push_str(text);
+        }
+        let separator = if std::mem::take(&mut self.new_block) && self.spoke { "\n\n" } else { "" };
+        self.spoke = true;
+        Some(format!("{separator}{text}"))
     }
 
     pub(super) fn verdict(self) -> Result<(), String> {

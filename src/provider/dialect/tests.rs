@@ -145,6 +145,30 @@ fn separate_messages_are_paragraphs() {
 }
 
 #[test]
+fn claude_may_fall_back_to_a_whole_message() {
+    let start = r#"{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}}"#;
+    let delta = |text: &str| {
+        format!(
+            r#"{{"type":"stream_event","event":{{"type":"content_block_delta","delta":{{"type":"text_delta","text":"{text}"}}}}}}"#
+        )
+    };
+    let whole = r#"{"type":"assistant","message":{"model":"claude-sonnet-4-5","content":[{"type":"thinking","thinking":"hm"},{"type":"text","text":"You said: one"}]}}"#;
+    let read = |lines: &[&str]| parse(Dialect::ClaudeStreamJson, &format!("{}\n", lines.join("\n"))).0.concat();
+    assert_eq!(read(&[whole]), "You said: one", "nothing was streamed");
+    assert_eq!(read(&[start, &delta("You "), whole]), "You said: one", "only the rest is handed out");
+    assert_eq!(read(&[start, &delta("You say "), whole]), "You say \n\nYou said: one", "the second try differs");
+    assert_eq!(read(&[start, &delta("You said: one"), whole]), "You said: one");
+}
+
+#[test]
+fn claude_answers_some_prompts_by_itself() {
+    let local = r#"{"type":"assistant","message":{"model":"<synthetic>","content":[{"type":"text","text":"/help isn't available"}]}}
+{"type":"result","subtype":"success","is_error":false,"result":"/help isn't available"}
+"#;
+    assert_eq!(parse(Dialect::ClaudeStreamJson, local), (vec!["/help isn't available".into()], success()));
+}
+
+#[test]
 fn garbage_is_passed_over() {
     let mut noisy = b"Warning: something\n{\"type\":\n\xff\xfe\x00\n[1,2]\n42\n{\"type\":7}\n{}\n\n".to_vec();
     noisy.extend_from_slice(GEMINI.as_bytes());

@@ -8,6 +8,22 @@ use serde_json::{Value, json};
 /// 2100-01-01, seconds since the epoch: far enough for a token that never needs refreshing in a test.
 const FAR_FUTURE: u64 = 4_102_444_800;
 
+/// Credentials that the three CLIs take, per provider in the shape of an execution's `credentials`. gemini gets a
+/// token by variable: its file is checked by the real token service, whatever the upstream.
+pub fn credentials() -> Value {
+    let openai = json!({"OPENAI_API_KEY": null, "last_refresh": "2026-01-01T00:00:00Z", "tokens": {
+        "id_token": id_token(), "access_token": id_token(), "refresh_token": "rt-offline",
+        "account_id": "acct_offline"}});
+    let anthropic = json!({"claudeAiOauth": {"accessToken": "sk-ant-oat01-offline",
+        "refreshToken": "sk-ant-ort01-offline", "expiresAt": FAR_FUTURE * 1000, "scopes": ["user:inference"],
+        "subscriptionType": "max"}});
+    json!({
+        "openai": {"files": {"auth.json": openai.to_string()}},
+        "anthropic": {"files": {".credentials.json": anthropic.to_string()}},
+        "google": {"env": {"GOOGLE_CLOUD_ACCESS_TOKEN": "ya29.offline"}},
+    })
+}
+
 /// The answer to a side call, `None` when the path is none.
 pub fn answer(host: &str, path: &str, body: &Value) -> Option<Value> {
     let answer = match path {
@@ -38,7 +54,8 @@ fn oauth_token(host: &str, body: &Value) -> Value {
     }
 }
 
-/// A JWT as codex reads it; nobody checks its signature.
+/// A JWT as codex reads it; nobody checks its signature. codex refuses to go on when a refreshed token names another
+/// account than the one before, so that all of them name the same.
 fn id_token() -> String {
     let header = URL_SAFE_NO_PAD.encode(json!({"alg": "none", "typ": "JWT"}).to_string());
     let claims = json!({"email": "user@example.com", "exp": FAR_FUTURE, "https://api.openai.com/auth": {

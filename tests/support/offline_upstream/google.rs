@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use crate::stream::Frame;
 
-/// Text of the last message of the user; Code Assist wraps the request in `request`.
+/// Text of the last message of the user, without the context that the CLI puts before it; Code Assist wraps the
+/// request in `request`.
 pub fn prompt(body: &Value) -> Option<String> {
     let request = body.get("request").unwrap_or(body);
     let last = request["contents"].as_array()?.iter().rev().find(|content| content["role"] == "user")?;
-    Some(last["parts"].as_array()?.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"))
+    let texts = last["parts"].as_array()?.iter().filter_map(|part| part["text"].as_str());
+    Some(texts.filter(|text| !text.starts_with("<session_context>")).collect::<Vec<_>>().join("\n"))
 }
 
 /// The model: named in Code Assist's body, in the path otherwise (`…/models/NAME:verb`).
@@ -70,7 +72,8 @@ mod tests {
 
     #[test]
     fn prompts_and_models_of_both_apis() {
-        let contents = json!([{"role": "user", "parts": [{"text": "3*67"}]}]);
+        let context = "<session_context>\nThis is the Gemini CLI: 9*9\n</session_context>";
+        let contents = json!([{"role": "user", "parts": [{"text": context}, {"text": "3*67"}]}]);
         let plain = json!({"contents": contents});
         assert_eq!(prompt(&plain).as_deref(), Some("3*67"));
         let path = "/v1beta/models/gemini-2.5-flash:streamGenerateContent";

@@ -4,6 +4,9 @@
 //! Code Assist API, and answers the side calls that the CLIs make. It computes the last product in a prompt
 //! (`3*67` gives `201`), records what it was asked, and can be told to misbehave.
 //!
+//! `POST /__control` sets misbehaviour and pace, `GET /__requests` tells what was asked, `DELETE /__requests` forgets
+//! it, `GET /__credentials` gives credentials that the CLIs accept.
+//!
 //! It belongs to tests and to the demo; it knows no secret and checks none, but like the real ones it refuses a
 //! request that carries no credential.
 
@@ -12,6 +15,7 @@
 mod accounts;
 mod answer;
 mod anthropic;
+mod call;
 mod google;
 mod misbehave;
 mod openai;

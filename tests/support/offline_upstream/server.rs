@@ -10,7 +10,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract,
-    http::{HeaderMap, Method, Request, StatusCode, header, request::Parts},
+    http::{HeaderMap, Request, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
     routing,
 };
@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 use crate::{
     accounts,
     answer::{answer, tokens},
-    anthropic, google,
+    anthropic,
+    call::Call,
+    google,
     misbehave::{Api, Misbehaviour, error},
     openai,
     record::{Arrival, Recorded, Recorder, credential, kept_prompt},
@@ -90,6 +92,7 @@ struct Control {
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/__control", routing::post(control))
+        .route("/__credentials", routing::get(async || Json(accounts::credentials())))
         .route("/__requests", routing::get(requests).delete(forget))
         .fallback(provider)
         .with_state(state)
@@ -123,67 +126,6 @@ async fn control(extract::State(state): extract::State<Arc<State>>, Json(control
         settings.token_delay = Duration::from_millis(delay);
     }
     StatusCode::NO_CONTENT.into_response()
-}
-
-/// What a request asks for, read off its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call<'a> {
-    Responses,
-    Messages,
-    CountTokens,
-    Generate { stream: bool, wrapped: bool },
-    CodeAssist(&'a str),
-    Side,
-}
-
-impl<'a> Call<'a> {
-    fn of(method: &Method, path: &'a str) -> Self {
-        if method != Method::POST {
-            return Self::Side;
-        }
-        let wrapped = path.starts_with("/v1internal");
-        match path.rsplit_once(':').map(|(_, verb)| verb) {
-            Some("streamGenerateContent") => return Self::Generate { stream: true, wrapped },
-            Some("generateContent") => return Self::Generate { stream: false, wrapped },
-            Some(verb) if wrapped => return Self::CodeAssist(verb),
-            Some("countTokens") => return Self::CodeAssist("countTokens"),
-            _ => {}
-        }
-        if path.ends_with("/responses") {
-            Self::Responses
-        } else if path.ends_with("/messages/count_tokens") {
-            Self::CountTokens
-        } else if path.ends_with("/messages") {
-            Self::Messages
-        } else {
-            Self::Side
-        }
-    }
-
-    fn api(self) -> Option<Api> {
-        match self {
-            Self::Responses => Some(Api::Openai),
-            Self::Messages | Self::CountTokens => Some(Api::Anthropic),
-            Self::Generate { .. } | Self::CodeAssist(_) => Some(Api::Google),
-            Self::Side => None,
-        }
-    }
-
-    fn prompt(self, body: &Value) -> Option<String> {
-        match self {
-            Self::Responses => openai::prompt(body),
-            Self::Messages | Self::CountTokens => anthropic::prompt(body),
-            Self::Generate { .. } => google::prompt(body),
-            Self::CodeAssist(_) | Self::Side => None,
-        }
-    }
-
-    fn model(self, path: &str, body: &Value) -> Option<String> {
-        match self {
-            Self::Generate { .. } => google::model(path, body),
-            _ => body["model"].as_str().map(str::to_owned),
-        }
-    }
 }
 
 async fn provider(extract::State(state): extract::State<Arc<State>>, request: Request<Body>) -> Response {
@@ -353,16 +295,5 @@ mod tests {
         let body = CLAUDE.replace("3*67", "misbehave:stall");
         let answer = send(&router, post("/v1/messages", Some("k"), body));
         assert!(tokio::time::timeout(Duration::from_millis(100), answer).await.is_err());
-    }
-
-    #[test]
-    fn paths_are_told_apart() {
-        let post = Method::POST;
-        let generate = Call::Generate { stream: true, wrapped: true };
-        assert_eq!(Call::of(&post, "/v1internal:streamGenerateContent"), generate);
-        assert_eq!(Call::of(&post, "/v1internal:loadCodeAssist"), Call::CodeAssist("loadCodeAssist"));
-        assert_eq!(Call::of(&post, "/backend-api/codex/responses"), Call::Responses);
-        assert_eq!(Call::of(&post, "/v1/messages/count_tokens"), Call::CountTokens);
-        assert_eq!(Call::of(&Method::GET, "/v1/responses"), Call::Side, "a WebSocket upgrade is not spoken");
     }
 }

@@ -1,0 +1,215 @@
+//! The store against layouts of our own making, good and bad.
+
+mod hostile;
+mod layers;
+mod store;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tar::{EntryType, Header};
+
+use super::digest::{hex, sha256};
+use super::*;
+
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+/// One entry of a crafted archive; nothing about it is checked.
+struct Entry {
+    kind: EntryType,
+    path: Vec<u8>,
+    link: Vec<u8>,
+    mode: u32,
+    owner: u64,
+    content: Vec<u8>,
+}
+
+fn entry(kind: EntryType, path: &str) -> Entry {
+    let mode = if kind == EntryType::Directory { 0o755 } else { 0o644 };
+    Entry { kind, path: path.into(), link: Vec::new(), mode, owner: 0, content: Vec::new() }
+}
+
+fn directory(path: &str) -> Entry {
+    entry(EntryType::Directory, path)
+}
+
+fn file(path: &str, content: &str) -> Entry {
+    Entry { content: content.into(), ..entry(EntryType::Regular, path) }
+}
+
+fn symlink(path: &str, target: &str) -> Entry {
+    Entry { link: target.into(), ..entry(EntryType::Symlink, path) }
+}
+
+fn hardlink(path: &str, target: &str) -> Entry {
+    Entry { link: target.into(), ..entry(EntryType::Link, path) }
+}
+
+impl Entry {
+    fn mode(self, mode: u32) -> Self {
+        Entry { mode, ..self }
+    }
+
+    fn header(&self) -> Header {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..self.path.len()].copy_from_slice(&self.path);
+        header.as_old_mut().linkname[..self.link.len()].copy_from_slice(&self.link);
+        header.set_entry_type(self.kind);
+        header.set_mode(self.mode);
+        header.set_uid(self.owner);
+        header.set_gid(self.owner);
+        header.set_mtime(1_000_000_000);
+        header.set_size(self.content.len() as u64);
+        header.set_cksum();
+        header
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.header().as_bytes().to_vec();
+        bytes.extend_from_slice(&self.content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+}
+
+fn tar(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+    let mut bytes: Vec<u8> = entries.into_iter().flat_map(|entry| entry.bytes()).collect();
+    bytes.extend_from_slice(&[0; 1024]);
+    bytes
+}
+
+/// Records of a PAX header.
+fn pax(records: &[(&str, &str)]) -> Entry {
+    let mut text = String::new();
+    for (key, value) in records {
+        let rest = format!(" {key}={value}\n");
+        let mut length = rest.len() + 1;
+        while format!("{length}{rest}").len() != length {
+            length = format!("{length}{rest}").len();
+        }
+        text += &format!("{length}{rest}");
+    }
+    Entry { content: text.into(), ..entry(EntryType::XHeader, "pax") }
+}
+
+/// A layout and a store in a folder of its own, with a neighbour that must stay as it is.
+struct Bench {
+    folder: tempfile::TempDir,
+    limits: Limits,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("neighbour")).unwrap();
+        fs::write(folder.path().join("neighbour/file"), "mine").unwrap();
+        Bench { folder, limits }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    fn store(&self) -> Store {
+        Store::with_limits(&self.path("store"), self.limits.clone()).unwrap()
+    }
+
+    fn blob(&self, bytes: &[u8]) -> String {
+        let digest = sha256(bytes);
+        fs::create_dir_all(self.path("layout/blobs/sha256")).unwrap();
+        fs::write(self.path("layout/blobs/sha256").join(hex(&digest)), bytes).unwrap();
+        digest
+    }
+
+    fn descriptor(&self, kind: &str, bytes: &[u8]) -> Value {
+        json!({"mediaType": kind, "digest": self.blob(bytes), "size": bytes.len()})
+    }
+
+    /// Writes a layout of these archives; `change` may spoil the documents (manifest, index) before.
+    fn layout_with(&self, layers: &[(&str, Vec<u8>)], change: impl FnOnce(&mut Value, &mut Value)) {
+        let _ = fs::remove_dir_all(self.path("layout"));
+        let diff_ids: Vec<String> = layers.iter().map(|(_, archive)| sha256(archive)).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "config": {"Env": ["PATH=/bin", "EMPTY="], "User": "1000", "WorkingDir": "/w", "Cmd": ["c"], "Entrypoint": ["e"]},
+        });
+        let layers: Vec<Value> =
+            layers.iter().map(|(kind, archive)| self.descriptor(kind, &compress(kind, archive))).collect();
+        let config = self.descriptor("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+        let mut manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+        let mut index = json!({"schemaVersion": 2});
+        change(&mut manifest, &mut index);
+        let mut manifest =
+            self.descriptor("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "crafted"});
+        if index["manifests"].is_null() {
+            index["manifests"] = json!([manifest]);
+        }
+        fs::write(self.path("layout/index.json"), index.to_string()).unwrap();
+        fs::write(self.path("layout/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    }
+
+    fn ensure(&self) -> Result<Image, StoreError> {
+        self.store().ensure(&self.path("layout"))
+    }
+
+    /// The image of these archives.
+    fn unpack(&self, layers: &[Vec<u8>]) -> Result<Image, StoreError> {
+        self.layout_with(&layers.iter().map(|archive| (TAR, archive.clone())).collect::<Vec<_>>(), |_, _| {});
+        self.ensure()
+    }
+
+    /// Asserts that the image is refused with a text that has `reason`, and that nothing was left anywhere.
+    #[track_caller]
+    fn refuses(&self, layers: &[Vec<u8>], reason: &str) {
+        self.layout_with(&layers.iter().map(|archive| (TAR, archive.clone())).collect::<Vec<_>>(), |_, _| {});
+        self.refuses_layout(reason);
+    }
+
+    #[track_caller]
+    fn refuses_layout(&self, reason: &str) {
+        let error = self.ensure().unwrap_err().to_string();
+        assert!(error.contains(reason), "{error:?} does not say {reason:?}");
+        assert_eq!(files_in(&self.path("store")), ["images", "lock", "names", "tmp"], "left in the store");
+        assert_eq!(files_in(&self.path("neighbour")), ["file"]);
+        assert_eq!(fs::read_to_string(self.path("neighbour/file")).unwrap(), "mine");
+    }
+}
+
+fn compress(kind: &str, archive: &[u8]) -> Vec<u8> {
+    match kind {
+        GZIP => {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            gzip.write_all(archive).unwrap();
+            gzip.finish().unwrap()
+        }
+        ZSTD => zstd::encode_all(archive, 3).unwrap(),
+        _ => archive.to_vec(),
+    }
+}
+
+/// Every path below a folder, sorted; links are not followed.
+fn files_in(folder: &Path) -> Vec<String> {
+    fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.file_type().unwrap().is_dir() {
+                walk(&entry.path(), &format!("{name}/"), found);
+            }
+            found.push(name);
+        }
+    }
+    let mut found = Vec::new();
+    walk(folder, "", &mut found);
+    found.sort();
+    found
+}
