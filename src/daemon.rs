@@ -24,6 +24,9 @@ use crate::spawner::Spawner;
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long clients have for reading the rest of their streams after every execution has ended.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How often ended executions are looked at for being forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -161,19 +164,24 @@ impl Daemon {
         let _ = std::fs::remove_file(&socket);
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
             executions.shut_down().await;
-            let served = serving.await;
-            // The pools end with their last handles, and drop their containers.
-            drop(executions);
+            for served in executions.served().values() {
+                served.pool.stop().await;
+            }
             containers.all_gone().await;
-            served
         });
-        match orderly.await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API"))?,
-            Ok(Err(error)) => return Err(io_error("serve the API")(io::Error::other(error))),
-            Err(_) => tracing::error!("something did not end in time; the next start clears it away"),
+        if orderly.await.is_err() {
+            tracing::error!("something did not end in time; the next start clears it away");
         }
         containers.hierarchy().remove_base();
-        Ok(())
+        // Clients may read what they have not read yet, but one that does not must not hold us up.
+        match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
+            Ok(Ok(result)) => result.map_err(io_error("serve the API")),
+            Ok(Err(error)) => Err(io_error("serve the API")(io::Error::other(error))),
+            Err(_) => {
+                tracing::warn!("closed the connections of clients that did not end theirs");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -229,7 +229,6 @@ impl Containers {
             let created = tokio::task::spawn_blocking(move || hierarchy.create(&id, memory, pids)).await;
             created.map_err(|error| ContainerError::Init(error.to_string()))??
         };
-        let directory = cgroup.open()?;
         let entry = Arc::new(Entry {
             id: id.clone(),
             provider: template.provider.clone(),
@@ -248,6 +247,7 @@ impl Containers {
             _place: place,
         });
 
+        let directory = remains.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
         let spawned = match self.spawner.create(request, theirs, directory).await {

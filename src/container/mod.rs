@@ -110,6 +110,11 @@ impl ContainerError {
             _ => None,
         }
     }
+
+    /// Whether the container itself is at fault, so that another one may do.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Control(_) | Self::Init(_) | Self::Credentials(CredentialError::Io { .. }))
+    }
 }
 
 /// A running or frozen container. Dropping it destroys it.

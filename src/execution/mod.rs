@@ -78,6 +78,9 @@ pub enum StartError {
     /// Out of descriptors.
     #[error("the execution could not be started: {0}")]
     Io(#[from] std::io::Error),
+    /// Somebody cancelled it before it had a container.
+    #[error("the execution was cancelled before it started")]
+    Cancelled,
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
@@ -210,9 +213,6 @@ impl Executions {
         streaming: bool,
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
-        if self.shutdown.is_cancelled() {
-            return Err(StartError::Stopped);
-        }
         let background = request.background || !streaming;
         let plan = plan::plan(request, &self.served, &self.settings)?;
         let handle = Arc::new(Handle {
@@ -234,7 +234,14 @@ impl Executions {
             readers: watch::Sender::new(0),
         });
         let reader = handle.read();
-        self.known().executions.insert(handle.id.clone(), Arc::clone(&handle));
+        {
+            let mut known = self.known();
+            // Under the lock with which `shut_down` takes stock: nothing slips in behind it.
+            if self.shutdown.is_cancelled() {
+                return Err(StartError::Stopped);
+            }
+            known.executions.insert(handle.id.clone(), Arc::clone(&handle));
+        }
         let (started, outcome) = oneshot::channel();
         let this = Arc::clone(self);
         // A task of its own: the execution must not depend on the connection that asked for it.
