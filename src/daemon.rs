@@ -24,6 +24,9 @@ use crate::spawner::Spawner;
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a stop waits for clients to read what was written for them.
+const READERS_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How often ended executions are looked at for being forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -150,7 +153,7 @@ impl Daemon {
             }
         });
         tracing::info!(socket = %socket.display(), "serving");
-        let serving = tokio::spawn({
+        let mut serving = tokio::spawn({
             let stop = stop.clone();
             async move { axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await }
         });
@@ -161,19 +164,28 @@ impl Daemon {
         let _ = std::fs::remove_file(&socket);
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
             executions.shut_down().await;
-            let served = serving.await;
-            // The pools end with their last handles, and drop their containers.
-            drop(executions);
+            for served in executions.served().values() {
+                served.pool.stop().await;
+            }
+            // A client that does not read must not keep the daemon from stopping.
+            let served = tokio::time::timeout(READERS_TIMEOUT, &mut serving).await;
             containers.all_gone().await;
             served
         });
-        match orderly.await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API"))?,
-            Ok(Err(error)) => return Err(io_error("serve the API")(io::Error::other(error))),
-            Err(_) => tracing::error!("something did not end in time; the next start clears it away"),
-        }
+        let result = match orderly.await {
+            Ok(Ok(Ok(result))) => result.map_err(io_error("serve the API")),
+            Ok(Ok(Err(error))) => Err(io_error("serve the API")(io::Error::other(error))),
+            Ok(Err(_)) => {
+                tracing::warn!("stopped although a client had not read its answer to the end");
+                Ok(())
+            }
+            Err(_) => {
+                tracing::error!("something did not end in time; the next start clears it away");
+                Ok(())
+            }
+        };
         containers.hierarchy().remove_base();
-        Ok(())
+        result
     }
 }
 

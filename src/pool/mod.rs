@@ -63,6 +63,7 @@ pub(crate) enum Message {
     SetTarget(usize),
     Status(oneshot::Sender<types::Pool>),
     CheckHealth(oneshot::Sender<usize>),
+    Stop,
 }
 
 /// A claimed container.
@@ -74,7 +75,8 @@ pub struct Claimed {
     pub path: types::ClaimPath,
 }
 
-/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when the last one is dropped.
+/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to
+/// ([`Pool::stop`]) or the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Pool {
     messages: mpsc::Sender<Message>,
@@ -136,6 +138,12 @@ impl Pool {
     /// [`ClaimError::Stopped`].
     pub async fn check_health(&self) -> Result<usize, ClaimError> {
         self.ask(Message::CheckHealth).await
+    }
+
+    /// Ends the pool: its containers are destroyed, and whoever still claims gets [`ClaimError::Stopped`].
+    pub async fn stop(&self) {
+        // An error means that it has ended already.
+        let _ = self.messages.send(Message::Stop).await;
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ClaimError> {

@@ -74,8 +74,8 @@ impl Owner {
                 // Claims first: refilling must not make anybody wait.
                 biased;
                 message = inbox.recv() => match message {
+                    Some(Message::Stop) | None => return,
                     Some(message) => self.handle(message),
-                    None => return,
                 },
                 Some(finished) = self.work.join_next() => self.finished(finished),
                 _ = health.tick() => { self.check_health(); }
@@ -121,6 +121,8 @@ impl Owner {
                 let replaced = self.check_health();
                 let _ = reply.send(replaced);
             }
+            // The loop ends at it.
+            Message::Stop => {}
         }
     }
 
