@@ -36,7 +36,7 @@ async fn a_stream_that_breaks_again_and_again_loses_and_repeats_nothing() {
         let (last, event) = event.unwrap();
         let ended = matches!(event, Event::Exit(_));
         events.push((last, event));
-        if events.len() % 3 == 0 && !ended {
+        if events.len().is_multiple_of(3) && !ended {
             stream = daemon.client.events(&id, Some(last)).await.unwrap();
             connections += 1;
         }
@@ -121,7 +121,7 @@ async fn executions_are_listed_with_their_labels_and_forgotten_in_time() {
         let list = daemon.client.executions().await.unwrap();
         list.into_iter().map(|execution| execution.id).collect::<Vec<_>>()
     };
-    assert_eq!(ids().await, [first.clone()]);
+    assert_eq!(ids().await, std::slice::from_ref(&first));
     // No more than two ended ones are kept, the newest.
     let second = daemon.run(&command(["true"])).await.started.execution;
     let third = daemon.run(&command(["true"])).await.started.execution;

@@ -1,7 +1,7 @@
 //! A container's control groups, read from the kernel and not through the daemon.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thawd::types::Container;
 
@@ -50,7 +50,7 @@ impl ContainerCgroup {
         [&self.core, &self.memory, &self.cpu, &self.pids].iter().any(|path| path.exists())
     }
 
-    fn number(&self, path: &PathBuf, v1: &str, v2: &str) -> u64 {
+    fn number(&self, path: &Path, v1: &str, v2: &str) -> u64 {
         let path = path.join(if self.v2 { v2 } else { v1 });
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         text.trim().parse().unwrap_or_else(|_| panic!("{}: {text}", path.display()))
@@ -111,7 +111,7 @@ impl ContainerCgroup {
 }
 
 /// The number behind `key` in a file of lines like `frozen 1`.
-fn keyed(path: &PathBuf, key: &str) -> u64 {
+fn keyed(path: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {key} in {}: {text}", path.display())).parse().unwrap()

@@ -50,6 +50,8 @@ impl From<&std::ffi::CStr> for Value {
 #[derive(Debug, Default)]
 pub struct Program {
     calls: Vec<(i64, Vec<Value>)>,
+    /// Begin with a call of the 32-bit interface.
+    begin_with_32_bit: bool,
 }
 
 impl Program {
@@ -57,6 +59,11 @@ impl Program {
     pub fn call(&mut self, number: i64, arguments: &[Value]) -> usize {
         self.calls.push((number, arguments.to_vec()));
         self.calls.len() - 1
+    }
+
+    /// A program that asks for its process id through the 32-bit interface (`int 0x80`), which has numbers of its own.
+    pub fn with_32_bit_call() -> Self {
+        Self { begin_with_32_bit: true, ..Self::default() }
     }
 
     /// The request that runs it.
@@ -71,7 +78,8 @@ impl Program {
         stdout.chunks(8).map(|chunk| i64::from_le_bytes(chunk.try_into().unwrap())).collect()
     }
 
-    fn elf(&self) -> Vec<u8> {
+    /// The file itself.
+    pub fn elf(&self) -> Vec<u8> {
         // Every instruction has the same length whatever the addresses are, so a first pass tells the size.
         let code_size = self.code(0, 0).0.len() as u64;
         let data_at = BASE + HEADERS + code_size;
@@ -115,6 +123,10 @@ impl Program {
             [0x49, 0x89, 0xc0],
             [0x49, 0x89, 0xc1],
         ];
+        if self.begin_with_32_bit {
+            code.extend([0xb8, 20, 0, 0, 0]); // mov eax, 20: getpid
+            code.extend([0xcd, 0x80]); // int 0x80
+        }
         let call = |code: &mut Vec<u8>, number: u64| {
             code.extend([0x48, 0xb8]); // mov rax, imm64
             code.extend(number.to_le_bytes());
