@@ -393,6 +393,8 @@ async fn two_containers_share_nothing() {
 
 #[tokio::test]
 async fn thaw_init_has_what_it_needs_and_no_more() {
+    // The daemon is started with descriptors that are none of its business, as a careless shell would.
+    let _inherited = rustix::pipe::pipe().unwrap();
     let daemon = Daemon::start(|setup| setup).await;
     let request = shell("sleep 1000");
     let execution = daemon.client.create(&request).await.unwrap();
