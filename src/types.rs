@@ -122,7 +122,7 @@ pub enum ExitReason {
     Cancelled,
     /// The memory limit was hit.
     Oom,
-    /// Killed by the daemon for another reason (shutdown).
+    /// Ended by a signal that it got from elsewhere, or by the daemon's own stop; see `signal` and `detail`.
     Killed,
     /// The container broke before or while the command ran; see `detail`.
     Lost,

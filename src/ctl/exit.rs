@@ -49,7 +49,7 @@ pub(super) fn complaint(exit: &Exit, is_prompt: bool) -> Option<String> {
         ExitReason::Oom => {
             format!("out of memory: the container reached its limit (peak {} bytes)", exit.memory_peak_bytes)
         }
-        ExitReason::Killed => "killed by the daemon".to_owned(),
+        ExitReason::Killed => exit.signal.map_or("killed".to_owned(), |signal| format!("killed by signal {signal}")),
         ExitReason::Lost => "the container broke".to_owned(),
     };
     Some(exit.detail.as_ref().map_or_else(|| what.clone(), |detail| format!("{what}: {detail}")))
@@ -102,6 +102,7 @@ mod tests {
         let detailed =
             Exit { detail: Some("401 Unauthorized".into()), ..exit(ExitReason::Exited, Some(0), None, false) };
         assert_eq!(complaint(&detailed, true).unwrap(), "the provider's CLI reports a failure: 401 Unauthorized");
+        assert_eq!(complaint(&exit(ExitReason::Killed, None, Some(15), false), false).unwrap(), "killed by signal 15");
         assert!(complaint(&exit(ExitReason::Timeout, None, None, false), false).unwrap().contains("7 ms"));
     }
 }

@@ -124,7 +124,7 @@ impl Layout {
             return Err(invalid(format!("is no image: its configuration is a {}", manifest.config().media_type())));
         }
         let config: ImageConfiguration =
-            self.document(&manifest.config().digest().to_string(), manifest.config().size())?;
+            self.document(manifest.config().digest().as_ref(), manifest.config().size())?;
         if config.os().to_string() != "linux" || config.architecture().to_string() != architecture() {
             return Err(invalid(format!("is for {}/{}", config.os(), config.architecture())));
         }

@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
@@ -32,13 +33,18 @@ fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
     move |errno| format!("{what}: {errno}")
 }
 
+/// Opens the directory that the new root is attached to, in this process's own mount namespace.
+pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed(format!("open {}", path.display())))
+}
+
 /// Mounts everything and makes `root` the root. Returns the credential directory, if there is one.
-pub fn set_up(request: &CreateRequest, root: &OwnedFd) -> Result<Option<OwnedFd>> {
+pub fn set_up(request: &CreateRequest, root: &OwnedFd, mount_point: OwnedFd) -> Result<Option<OwnedFd>> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private"))?;
-    let at = rustix::fs::open(&request.mount_point, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed(format!("open {}", request.mount_point.display())))?;
-    attach(root.as_fd(), at.as_fd(), "the root file system")?;
+    attach(root.as_fd(), mount_point.as_fd(), "the root file system")?;
+    drop(mount_point);
 
     let null = device("null", 1, 3)?;
     proc(root.as_fd(), null.as_fd())?;

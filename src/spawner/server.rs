@@ -190,9 +190,11 @@ fn child(
     let mut buffer = [0; 16];
     let go = receive(parent, &mut buffer)?;
     let [root]: [OwnedFd; 1] = go.fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
+    // While this process still has the daemon's ids: root of the container may not search private directories.
+    let mount_point = filesystem::open_mount_point(&request.mount_point)?;
     confinement.become_root()?;
     let mut fds = vec![confinement.listen(request.proxy_port)?];
-    fds.extend(filesystem::set_up(request, &root)?);
+    fds.extend(filesystem::set_up(request, &root, mount_point)?);
     rustix::system::sethostname(request.id.as_bytes()).map_err(|errno| format!("set the host name: {errno}"))?;
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     kernel::send(parent, &[CHILD_READY], &fds).map_err(|error| format!("report ready: {error}"))?;

@@ -12,7 +12,8 @@ use oci_spec::image::{
 use serde::Serialize;
 
 use super::layer::LayerCache;
-use super::{BuildError, Built, Inputs, entrypoint, write_whole};
+use super::work::{Built, Inputs};
+use super::{BuildError, entrypoint, write_whole};
 use crate::image::digest::{hex, sha256};
 
 /// The time that images claim to be from: what is the same must look the same.
