@@ -114,6 +114,11 @@ impl Log {
         }
     }
 
+    /// What it holds, bytes.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Whether the last event was written.
     pub fn is_closed(&self) -> bool {
         self.lock().closed
