@@ -228,6 +228,7 @@ fn execution_settings(config: &Config) -> execution::Settings {
         output_bytes: config.execution.output_bytes,
         retention: Duration::from_secs(config.execution.retention_seconds),
         retained: config.execution.retained,
+        retained_bytes: config.execution.retained_bytes,
         disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
         kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
         max_timeout: Duration::from_millis(config.execution.max_timeout_ms),

@@ -17,7 +17,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 pub use detect::Layout;
 
@@ -80,6 +81,12 @@ pub enum CgroupError {
         place: String,
         /// What to do.
         fix: String,
+    },
+    /// Another daemon has the cgroup.
+    #[error("another daemon uses {}; stop it, or choose another `cgroup.name`", path.display())]
+    InUse {
+        /// Which one.
+        path: PathBuf,
     },
     /// A control file could not be read or written.
     #[error("{operation} {}: {source}", path.display())]
@@ -176,6 +183,8 @@ pub struct Hierarchy {
     core: PathBuf,
     name: String,
     controllers: Box<dyn Controllers>,
+    /// `core`, locked for as long as this lives.
+    _lock: OwnedFd,
 }
 
 impl std::fmt::Debug for Hierarchy {
@@ -197,11 +206,12 @@ impl Hierarchy {
     fn with_layout(layout: Layout, name: &str) -> Result<Self, CgroupError> {
         let core = layout.core().join(name);
         make_directory(&core)?;
+        let lock = lock(&core)?;
         let controllers: Box<dyn Controllers> = match &layout {
             Layout::V2 { root } => Box::new(v2::V2::prepare(root, &core)?),
             Layout::Hybrid { memory, cpu, pids, .. } => Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, name)?),
         };
-        Ok(Self { layout, core, name: name.to_owned(), controllers })
+        Ok(Self { layout, core, name: name.to_owned(), controllers, _lock: lock })
     }
 
     /// The layout found.
@@ -416,6 +426,18 @@ impl Cgroup {
     /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
     pub async fn wait_empty(&self) -> Result<(), CgroupError> {
         core_files::wait_for(&self.path, "populated 0", |events| !events.populated).await
+    }
+}
+
+/// Takes a cgroup for this process alone: its containers are swept at the start, so that two daemons with the same
+/// name would destroy each other's. The kernel gives the lock back whenever the process ends.
+fn lock(path: &Path) -> Result<OwnedFd, CgroupError> {
+    let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| CgroupError::io("open", path)(errno.into()))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(Errno::WOULDBLOCK) => Err(CgroupError::InUse { path: path.to_owned() }),
+        Err(errno) => Err(CgroupError::io("lock", path)(errno.into())),
     }
 }
 

@@ -168,9 +168,14 @@ async fn reap_orphans(group: u32) {
 async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
     let mut process: Option<Process> = None;
     while let Some(job) = queue.recv().await {
-        let current = match process.take() {
+        // One that died idle is replaced without anybody noticing.
+        let alive = |current: &mut Process| matches!(current.child.try_wait(), Ok(None));
+        let current = match process.take_if(alive) {
             Some(current) => Ok(current),
-            None => Process::start(&program, &init),
+            None => {
+                process = None;
+                Process::start(&program, &init)
+            }
         };
         let outcome = match current {
             Err(error) => Err(SpawnerError::Process(error)),
