@@ -121,6 +121,9 @@ impl Owner {
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Message::Prepared(reply) => {
+                let _ = reply.send(self.template.is_some() || self.last_error.is_some());
+            }
             Message::CheckHealth(reply) => {
                 let replaced = self.check_health();
                 let _ = reply.send(replaced);
