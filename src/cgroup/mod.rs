@@ -135,10 +135,45 @@ trait Controllers: Send + Sync {
     fn limit_memory(&self, id: &str, memory_bytes: u64) -> Result<(), CgroupError>;
     /// Sets quota and burst, microseconds per [`CPU_PERIOD_US`].
     fn limit_cpu(&self, id: &str, quota_us: u64, burst_us: u64) -> Result<(), CgroupError>;
-    /// Forgets the memory peak so far, where the kernel can.
-    fn reset_peak(&self, id: &str);
+    /// Opens the files that [`Hierarchy::raise`] writes.
+    fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError>;
     /// Adds memory, peak and OOM figures.
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
+}
+
+/// Control files that stay open, so that a claim makes one system call for each and looks up no path.
+#[derive(Debug)]
+struct LimitFiles {
+    /// In the order in which a growing limit is written.
+    memory: Vec<fs::File>,
+    /// Whether the quota's file takes quota and period (v2) or the quota alone (v1).
+    quota_with_period: bool,
+    quota: fs::File,
+    /// Absent before Linux 5.14.
+    burst: Option<fs::File>,
+    /// Where a write forgets the memory peak so far: v1, and v2 since Linux 6.12, there for reads through the same
+    /// descriptor only.
+    peak: Option<fs::File>,
+}
+
+impl LimitFiles {
+    fn raise(&self, limits: &Limits) -> io::Result<()> {
+        let memory = limits.memory_bytes.to_string();
+        for file in &self.memory {
+            rustix::io::pwrite(file, memory.as_bytes(), 0)?;
+        }
+        let mut quota = limits.quota_us().to_string();
+        if self.quota_with_period {
+            quota = format!("{quota} {CPU_PERIOD_US}");
+        }
+        rustix::io::pwrite(&self.quota, quota.as_bytes(), 0)?;
+        if let (Some(file), burst) = (&self.burst, limits.burst_us())
+            && burst > 0
+        {
+            rustix::io::pwrite(file, burst.to_string().as_bytes(), 0)?;
+        }
+        Ok(())
+    }
 }
 
 /// The daemon's own subtree of every hierarchy in use.
@@ -206,8 +241,9 @@ impl Hierarchy {
         }
         self.controllers.limit_memory_and_pids(id, memory_bytes, pids)?;
         let freeze = path.join("cgroup.freeze");
-        let freeze_file = fs::OpenOptions::new().write(true).open(&freeze).map_err(CgroupError::io("open", &freeze))?;
-        Ok(Cgroup { id: id.to_owned(), path, freeze_file })
+        let freeze_file = open_for_writing(&freeze)?;
+        let limit_files = self.controllers.open_limits(id)?;
+        Ok(Cgroup { id: id.to_owned(), path, freeze_file, limit_files })
     }
 
     /// Directories whose `cgroup.procs` a new process must be written to (all but the v2 core's, which `clone3`
@@ -225,9 +261,26 @@ impl Hierarchy {
         self.controllers.limit_cpu(&cgroup.id, limits.quota_us(), limits.burst_us())
     }
 
+    /// Goes from a smaller class, set with [`Self::apply`] and without a burst, to a larger one: what a claim does.
+    ///
+    /// # Errors
+    /// A control file that cannot be written.
+    pub fn raise(&self, cgroup: &Cgroup, from: &Limits, to: &Limits) -> Result<(), CgroupError> {
+        let grows = to.memory_bytes >= from.memory_bytes && to.quota_us() >= from.quota_us();
+        if !grows || from.burst_us() > 0 {
+            // The order of the writes matters then.
+            return self.apply(cgroup, to);
+        }
+        cgroup.limit_files.raise(to).map_err(CgroupError::io("raise the limits of", &cgroup.path))
+    }
+
     /// Forgets the memory peak so far, where the kernel can (v1; v2 since Linux 6.12).
     pub fn reset_peak(&self, cgroup: &Cgroup) {
-        self.controllers.reset_peak(&cgroup.id);
+        if let Some(peak) = &cgroup.limit_files.peak
+            && let Err(error) = rustix::io::pwrite(peak, b"0", 0)
+        {
+            tracing::debug!(%error, "memory peak not reset");
+        }
     }
 
     /// What `cgroup` has used.
@@ -238,6 +291,9 @@ impl Hierarchy {
         let (cpu_us, throttled_periods) = core_files::cpu_usage(&cgroup.path)?;
         let mut usage = Usage { cpu_us, throttled_periods, ..Usage::default() };
         self.controllers.usage(&cgroup.id, &mut usage)?;
+        if let Some(peak) = &cgroup.limit_files.peak {
+            usage.memory_peak_bytes = read_number_from(peak, &cgroup.path)?;
+        }
         Ok(usage)
     }
 
@@ -310,6 +366,7 @@ pub struct Cgroup {
     /// Directory in the v2 core.
     path: PathBuf,
     freeze_file: fs::File,
+    limit_files: LimitFiles,
 }
 
 impl Cgroup {
@@ -398,6 +455,15 @@ fn remove_directory(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
+fn open_for_writing(path: &Path) -> Result<fs::File, CgroupError> {
+    fs::OpenOptions::new().write(true).open(path).map_err(CgroupError::io("open", path))
+}
+
+/// Opens a file that older kernels cannot write: `None` then.
+fn open_if_writable(path: &Path) -> Option<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).open(path).ok()
+}
+
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
     fs::write(path, value).map_err(CgroupError::io("write", path))
 }
@@ -409,6 +475,14 @@ fn read(path: &Path) -> Result<String, CgroupError> {
 fn read_number(path: &Path) -> Result<u64, CgroupError> {
     let content = read(path)?;
     content.trim().parse().map_err(|_| CgroupError::Parse { path: path.to_owned(), content })
+}
+
+fn read_number_from(file: &fs::File, of: &Path) -> Result<u64, CgroupError> {
+    let mut buffer = [0; 32];
+    let length = rustix::io::pread(file, &mut buffer, 0)
+        .map_err(|errno| CgroupError::io("read the memory peak of", of)(errno.into()))?;
+    let content = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    content.trim().parse().map_err(|_| CgroupError::Parse { path: of.to_owned(), content })
 }
 
 /// Value of `key` in a flat-keyed file; 0 when the kernel does not list it.

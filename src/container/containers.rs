@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::control::Control;
+use super::credentials;
 use super::reaper::{self, Parts, Remains};
 use super::{Container, ContainerError, Template};
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, Hierarchy, Usage};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
@@ -274,7 +275,24 @@ impl Containers {
             Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
         }
         let owner = id_base + template.user;
-        Ok(Container { control, credential_dir, credentials: None, owner, template, next_tag: 0, remains })
+        let credentials = match (&template.credentials, credential_dir) {
+            (Some((_, limit)), Some(directory)) => {
+                let mount = credentials::create(owner, *limit)?;
+                let pidfd = remains.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
+                Some(credentials::attach(pidfd, mount, directory).await?)
+            }
+            _ => None,
+        };
+        Ok(Container {
+            control,
+            credentials,
+            owner,
+            template,
+            next_tag: 0,
+            resting: false,
+            baseline: Usage::default(),
+            remains,
+        })
     }
 
     fn request(&self, template: &Template, id: &str, id_base: u32) -> CreateRequest {

@@ -205,9 +205,9 @@ async fn submit(handle: &Handle, plan: &Plan, container: &mut Container) -> Resu
     container.claim(&handle.id)?;
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
-        container.inject(&files).await?;
+        container.inject(&files)?;
     }
-    let baseline = container.usage()?;
+    let baseline = container.baseline();
     let (stdin_reader, stdin) = stdin(plan.stdin.is_some())?;
     let (stdout, stdout_writer) = output_pipe()?;
     let (stderr, stderr_writer) = output_pipe()?;

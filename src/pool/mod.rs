@@ -62,6 +62,7 @@ pub(crate) enum Message {
     Wait(oneshot::Sender<Offer>),
     SetTarget(usize),
     Status(oneshot::Sender<types::Pool>),
+    Prepared(oneshot::Sender<bool>),
     CheckHealth(oneshot::Sender<usize>),
     Stop,
 }
@@ -130,6 +131,15 @@ impl Pool {
     /// [`ClaimError::Stopped`].
     pub async fn status(&self) -> Result<types::Pool, ClaimError> {
         self.ask(Message::Status).await
+    }
+
+    /// Whether it could create containers: its image is unpacked. One whose image cannot be unpacked counts too, since
+    /// waiting for it would not help; its status tells why.
+    ///
+    /// # Errors
+    /// [`ClaimError::Stopped`].
+    pub async fn is_prepared(&self) -> Result<bool, ClaimError> {
+        self.ask(Message::Prepared).await
     }
 
     /// Looks at every warm container now; returns how many were replaced.

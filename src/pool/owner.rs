@@ -121,6 +121,9 @@ impl Owner {
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Message::Prepared(reply) => {
+                let _ = reply.send(self.template.is_some() || self.last_error.is_some());
+            }
             Message::CheckHealth(reply) => {
                 let replaced = self.check_health();
                 let _ = reply.send(replaced);
@@ -164,7 +167,7 @@ impl Owner {
             self.work.spawn(async move {
                 let created = containers.create(template, place).await;
                 Finished::Created(match created {
-                    Ok(container) => container.rest().await.map(|()| container),
+                    Ok(mut container) => container.rest().await.map(|()| container),
                     Err(error) => Err(error),
                 })
             });
