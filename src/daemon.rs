@@ -195,9 +195,15 @@ fn public_directory(path: &Path) -> Result<(), DaemonError> {
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let what = || format!("prepare {}", path.display());
     std::fs::create_dir_all(path).map_err(io_error(what()))?;
+    let is = std::fs::symlink_metadata(path).map_err(io_error(what()))?;
+    // Its mode is about to be set: /tmp by mistake must not become anybody's, least of all ours.
+    if is.uid() != rustix::process::geteuid().as_raw() || is.mode() & 0o1002 != 0 {
+        let error = io::Error::other("it is shared with others; name a directory that is for thawd alone");
+        return Err(io_error(what())(error));
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io_error(what()))
 }
 

@@ -492,7 +492,16 @@ fn flat_key(content: &str, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Limits, flat_key};
+    use super::{CgroupError, Limits, flat_key, lock};
+
+    #[test]
+    fn a_cgroup_has_one_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path()).unwrap();
+        assert!(matches!(lock(directory.path()), Err(CgroupError::InUse { .. })));
+        drop(first);
+        lock(directory.path()).unwrap();
+    }
 
     #[test]
     fn quota_and_burst_follow_the_class() {
