@@ -12,8 +12,11 @@ use libc::{AF_ALG, AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EBADF, EIN
 use support::{ContainerCgroup, Daemon, Program, Value, command, shell, status_field};
 use thawd::types::{Credentials, ExecutionRequest, Secret};
 
+/// Name, number and arguments of a system call, and how it has to end: well, or with an errno.
+type Call<'a> = (&'a str, i64, &'a [Value], Result<(), i32>);
+
 /// Runs system calls in a container and compares each result. `Ok(())` is any success.
-async fn assert_calls(daemon: &Daemon, calls: &[(&str, i64, &[Value], Result<(), i32>)]) {
+async fn assert_calls(daemon: &Daemon, calls: &[Call<'_>]) {
     let mut program = Program::default();
     for (_, number, arguments, _) in calls {
         program.call(*number, arguments);
@@ -181,7 +184,7 @@ async fn dangerous_system_calls_are_refused() {
     ];
     let unshares: Vec<_> = new_namespaces.iter().map(|flag| [n(*flag)]).collect();
     let clones: Vec<_> = new_namespaces.iter().map(|flag| [n(*flag | libc::SIGCHLD), n(0), n(0), n(0), n(0)]).collect();
-    let mut calls: Vec<(&str, i64, &[Value], Result<(), i32>)> = Vec::new();
+    let mut calls: Vec<Call<'_>> = Vec::new();
     calls.extend(unshares.iter().map(|flags| ("unshare", libc::SYS_unshare, &flags[..], Err(EPERM))));
     calls.extend(clones.iter().map(|flags| ("clone", libc::SYS_clone, &flags[..], Err(EPERM))));
     let zeros = [n(0), n(0), n(0), n(0), n(0), n(0)];
@@ -333,7 +336,7 @@ async fn sockets_and_terminals_reach_nothing_outside() {
 async fn no_descriptor_leaks_into_a_command() {
     let daemon = Daemon::start(|setup| setup).await;
     let arguments: Vec<_> = (0..256).map(|fd| [n(fd), n(libc::F_GETFD)]).collect();
-    let calls: Vec<(&str, i64, &[Value], Result<(), i32>)> = arguments
+    let calls: Vec<Call<'_>> = arguments
         .iter()
         .enumerate()
         .map(|(fd, arguments)| {
