@@ -68,7 +68,7 @@ async fn a_command_is_nobody_special() {
 async fn only_the_writable_places_can_be_written() {
     let daemon = Daemon::start(|setup| setup).await;
     let outcome = daemon.sh("cat /proc/self/mountinfo").await.exited(0);
-    let writable = ["/home/runtime", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
+    let writable = ["/home/runtime", "/home/runtime/.test", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
     let devices = ["null", "zero", "full", "random", "urandom", "tty"];
     let mut seen = Vec::new();
     for line in outcome.text().lines() {
@@ -87,7 +87,9 @@ async fn only_the_writable_places_can_be_written() {
         assert!(has("nodev") || place == "/dev" || place == "/dev/pts", "{line}");
         assert_eq!(has("ro"), !writable.contains(&place), "{line}");
     }
-    for place in ["/", "/proc", "/proc/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/home/runtime"] {
+    for place in
+        ["/", "/proc", "/proc/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/home/runtime", "/home/runtime/.test"]
+    {
         assert!(seen.iter().any(|have| have == place), "{place} is no mount: {seen:?}");
     }
     assert!(!seen.iter().any(|place| place.starts_with("/sys")), "{seen:?}");
