@@ -247,9 +247,12 @@ async fn dangerous_system_calls_are_refused() {
     calls.push(("clone3", libc::SYS_clone3, &zeros, Err(ENOSYS)));
     assert_calls(&daemon, &calls).await;
 
-    // 32-bit calls have numbers of their own: they end the program (or, on a kernel without them, fault).
-    let outcome = daemon.run(&Program::with_32_bit_call().request()).await;
-    assert!(matches!(outcome.exit.signal, Some(libc::SIGSYS | libc::SIGSEGV)), "{:?}", outcome.exit);
+    // 32-bit calls have numbers of their own: they end the program (or, on a kernel without them, fault). User-mode
+    // Linux takes `int 0x80` for a 64-bit call, so there is nothing to refuse.
+    if !support::in_bed() {
+        let outcome = daemon.run(&Program::with_32_bit_call().request()).await;
+        assert!(matches!(outcome.exit.signal, Some(libc::SIGSYS | libc::SIGSEGV)), "{:?}", outcome.exit);
+    }
     daemon.stop().await;
 }
 
