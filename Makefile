@@ -20,15 +20,21 @@ V2_ARGS ?=
 # The folders of images/ that "make images" builds.
 IMAGES ?= openai anthropic google unified
 
+# What "make bench" measures (all, or names separated by commas), samples of each contender, and more arguments:
+# cargo bench --bench thawd -- --help.
+ONLY ?=
+N ?= 50
+BENCH_ARGS ?=
+
 PREFIX ?= /usr/local
 DATADIR ?= /usr/share
 SYSCONFDIR ?= /etc
 UNITDIR ?= /lib/systemd/system
 
 SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
-	tests/bed/guest/init tests/bed/guest/stage2 .ci/run $(wildcard tests/demo/*.sh)
+	tests/bed/guest/init tests/bed/guest/stage2 benches/peers .ci/run $(wildcard tests/demo/*.sh)
 
-.PHONY: help deps toolchain build demo test test-suites test-unit test-native test-v2 kernel images unified lint audit clean install need-root
+.PHONY: help deps toolchain build bench demo test test-suites test-unit test-native test-v2 kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +77,11 @@ test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pu
 kernel: ## Find the test bed's kernel, or build it once (6 minutes)
 	@tests/bed/uml-kernel --find > /dev/null 2>&1 || tests/deps
 	@tests/bed/uml-kernel
+
+bench: need-root deps build ## Compare thawd with its peers on this machine (as root; ONLY=claim,cold N=50)
+	@benches/peers
+	$(CARGO) build --release --locked --example offline-upstream
+	$(CARGO) bench --locked --bench thawd -- $(if $(ONLY),--only $(ONLY)) --n $(N) $(BENCH_ARGS)
 
 # Static, so that its image holds nothing else; with paths that say nothing of this machine, so that the same source
 # gives the same bytes. A target directory of its own keeps the flags away from other builds.
