@@ -57,6 +57,8 @@ pub struct Config {
     pub container: Container,
     /// Executions and their output.
     pub execution: Execution,
+    /// Commands in images without a provider.
+    pub image_run: ImageRun,
     /// Control groups.
     pub cgroup: Cgroup,
     /// The way out of containers.
@@ -211,6 +213,37 @@ impl Default for Execution {
     }
 }
 
+/// `[image_run]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageRun {
+    /// Memory limit, bytes.
+    pub memory_bytes: u64,
+    /// CPUs' worth of time.
+    pub cpu: f64,
+    /// CPUs' worth of time for a moment.
+    pub cpu_burst: f64,
+    /// Most processes and threads.
+    pub pids_max: u32,
+    /// Hosts that they may reach, as `host:port`.
+    pub egress: Vec<String>,
+    /// Wall-clock limit when the request names none, seconds.
+    pub timeout_seconds: u64,
+}
+
+impl Default for ImageRun {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 512 << 20,
+            cpu: 0.5,
+            cpu_burst: 1.0,
+            pids_max: 256,
+            egress: Vec::new(),
+            timeout_seconds: 30,
+        }
+    }
+}
+
 /// `[cgroup]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -301,6 +334,8 @@ impl Config {
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
             ("execution.max_timeout_ms", self.execution.max_timeout_ms),
             ("egress.port", self.egress.port.into()),
+            ("image_run.pids_max", self.image_run.pids_max.into()),
+            ("image_run.timeout_seconds", self.image_run.timeout_seconds),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -309,6 +344,7 @@ impl Config {
         }
         for (key, value, least) in [
             ("container.ephemeral_bytes", self.container.ephemeral_bytes, 1 << 20),
+            ("image_run.memory_bytes", self.image_run.memory_bytes, 1 << 20),
             ("container.open_files", self.container.open_files, 64),
             ("api.max_body_bytes", self.api.max_body_bytes as u64, 1024),
             ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
@@ -316,6 +352,11 @@ impl Config {
             if value < least {
                 return Err((key.to_owned(), format!("must be at least {least}")));
             }
+        }
+        let run = &self.image_run;
+        if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {
+            let problem = "must be at least 0.01 and at most `image_run.cpu_burst`, which must be at most 1024";
+            return Err(("image_run.cpu".to_owned(), problem.to_owned()));
         }
         let ids = u64::from(self.container.id_start) + self.container.max as u64 * 65_536;
         if self.execution.retained_bytes < self.execution.output_bytes {

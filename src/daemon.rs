@@ -15,7 +15,7 @@ use crate::cgroup::{CgroupError, Hierarchy, Limits};
 use crate::config::Config;
 use crate::container::{self, Containers, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
-use crate::execution::{self, ExecutionMetrics, Executions, Served};
+use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
 use crate::image::{Store, StoreError};
 use crate::pool::{self, Pool, Prepare};
 use crate::provider::{self, ManifestError, Provider, ResourceClass};
@@ -122,7 +122,8 @@ impl Daemon {
             let one = serve_provider(config, &name, Arc::new(provider), &containers, &images)?;
             served.insert(name, one);
         }
-        let executions = Arc::new(Executions::new(execution_settings(config), served, metrics));
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&containers), image_settings(config)?);
+        let executions = Arc::new(Executions::new(execution_settings(config), served, images_to_run, metrics));
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
@@ -242,6 +243,18 @@ fn execution_settings(config: &Config) -> execution::Settings {
     }
 }
 
+fn image_settings(config: &Config) -> Result<ImageSettings, DaemonError> {
+    let run = &config.image_run;
+    let egress = Policy::new(&run.egress, config.egress.resolve.clone(), config.egress.allow_private.clone())
+        .map_err(|source| DaemonError::Policy { provider: "[image_run]".to_owned(), source })?;
+    Ok(ImageSettings {
+        limits: Limits { memory_bytes: run.memory_bytes, cpu: run.cpu, cpu_burst: Some(run.cpu_burst) },
+        pids: run.pids_max,
+        egress: Arc::new(egress),
+        timeout: Duration::from_secs(run.timeout_seconds),
+    })
+}
+
 fn limits(class: &ResourceClass) -> Limits {
     Limits { memory_bytes: class.memory_bytes, cpu: class.cpu, cpu_burst: class.cpu_burst }
 }
@@ -269,8 +282,9 @@ fn serve_provider(
             Ok(Arc::new(Template {
                 provider: provider.name.clone(),
                 rootfs: image.rootfs,
-                home: provider.home.clone(),
+                home: Some(provider.home.clone()),
                 user: execution::RUNTIME_USER,
+                group: execution::RUNTIME_USER,
                 credentials: (!credentials.dir.is_empty()).then(|| (credentials.dir.clone(), credentials.tmpfs_bytes)),
                 idle: limits(&provider.resources.idle),
                 run: limits(&provider.resources.run),

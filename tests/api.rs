@@ -74,7 +74,7 @@ async fn every_mistake_in_a_request_has_its_code_and_starts_nothing() {
     let mistakes = [
         (changed(json!({ "promt": SECRET })), "unknown_field"),
         (changed(json!({ "credentials": { "file": { "token": SECRET } } })), "unknown_field"),
-        (changed(json!({ "provider": null })), "missing_field"),
+        (changed(json!({ "provider": null })), "provider_or_image"),
         (changed(json!({ "user": null })), "missing_field"),
         (changed(json!({ "command": SECRET })), "invalid_field"),
         (changed(json!({ "command": [1, SECRET] })), "invalid_field"),

@@ -302,6 +302,7 @@ impl Containers {
             mount_point: self.settings.mount_point.clone(),
             id_base,
             user: template.user,
+            group: template.group,
             home: template.home.clone(),
             credential_dir: template.credentials.as_ref().map(|(name, _)| name.clone()),
             ephemeral_bytes: self.settings.ephemeral_bytes,

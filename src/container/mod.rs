@@ -41,10 +41,12 @@ pub struct Template {
     pub provider: String,
     /// Unpacked root file system.
     pub rootfs: PathBuf,
-    /// Home directory inside.
-    pub home: String,
-    /// User (and group) id inside.
+    /// Home directory inside, which becomes writable.
+    pub home: Option<String>,
+    /// User id inside.
     pub user: u32,
+    /// Group id inside.
+    pub group: u32,
     /// Credential directory below home, and the size of its tmpfs in bytes.
     pub credentials: Option<(String, u64)>,
     /// Limits while pooled.

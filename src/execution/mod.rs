@@ -9,6 +9,7 @@
 //! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
 //! cancellation, and count as readers while they stream.
 
+mod image_run;
 mod log;
 mod metrics;
 mod output;
@@ -27,6 +28,7 @@ use crate::pool::{ClaimError, Pool};
 use crate::provider::Provider;
 use crate::types;
 
+pub use image_run::{ImageRunError, ImageSettings, Images};
 pub use log::{Log, Numbered, Rendered};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError};
@@ -175,6 +177,7 @@ impl Drop for Reader {
 pub struct Executions {
     settings: Settings,
     served: BTreeMap<String, Served>,
+    images: Images,
     metrics: Arc<ExecutionMetrics>,
     known: Mutex<Known>,
     shutdown: CancellationToken,
@@ -215,8 +218,13 @@ impl Known {
 
 impl Executions {
     /// Nothing runs yet.
-    pub fn new(settings: Settings, served: BTreeMap<String, Served>, metrics: Arc<ExecutionMetrics>) -> Self {
-        Self { settings, served, metrics, known: Mutex::default(), shutdown: CancellationToken::new() }
+    pub fn new(
+        settings: Settings,
+        served: BTreeMap<String, Served>,
+        images: Images,
+        metrics: Arc<ExecutionMetrics>,
+    ) -> Self {
+        Self { settings, served, images, metrics, known: Mutex::default(), shutdown: CancellationToken::new() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -242,7 +250,7 @@ impl Executions {
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
         let background = request.background || !streaming;
-        let plan = plan::plan(request, &self.served, &self.settings)?;
+        let plan = plan::plan(request, &self.served, &self.images, &self.settings)?;
         let handle = Arc::new(Handle {
             id: format!("e-{}", ulid::Ulid::new().to_string().to_lowercase()),
             provider: plan.provider.clone(),

@@ -174,7 +174,7 @@ async fn begin(
 async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath, Submitted), StartError> {
     let mut attempts = 1;
     loop {
-        let Claimed { mut container, path } = plan.pool.claim().await?;
+        let Claimed { mut container, path } = plan.origin.claim().await?;
         match submit(handle, plan, &mut container).await {
             Ok(submitted) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
@@ -182,7 +182,7 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
             {
                 tracing::warn!(execution = %handle.id, container = container.id(), %error, "claimed container is broken");
                 // What ended it may have ended others.
-                plan.pool.check_health().await?;
+                plan.origin.check_health().await?;
                 attempts += 1;
             }
             Err(error) => return Err(error),
