@@ -29,6 +29,14 @@ pub enum StoreError {
         /// Why.
         source: UnpackError,
     },
+    /// A file is no image that can be imported.
+    #[error("{}: {reason}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The uncompressed content of a layer is not what the configuration says.
     #[error("layer {layer}: its archive is {found}, but the configuration says {expected}")]
     DiffId {

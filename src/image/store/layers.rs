@@ -122,7 +122,7 @@ fn produce(blob: File, layer: &LayerBlob, limit: u64, to: &SyncSender<io::Result
     Produced { blob: blob.finish().map(|(_, digest)| digest), archive, over_limit }
 }
 
-fn decoder<'a>(blob: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
+pub(super) fn decoder<'a>(blob: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(blob),
         Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),

@@ -17,9 +17,11 @@
 //! before the image that names them, and the name comes last. A layer that no image names is removed.
 
 mod error;
+mod import;
 mod layers;
 mod record;
 mod usage;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
@@ -34,6 +36,7 @@ pub use self::error::{Result, StoreError};
 pub use self::record::{Image, ImageConfig, ImageLayer};
 use self::record::{ImageRecord, LayerRecord, file_of, name_of};
 use self::usage::Holds;
+pub use self::verify::{Damage, Verification};
 use super::digest::{hex, is_sha256};
 use super::layout::{LayerBlob, Layout, LayoutImage};
 use super::progress::{Progress, Quiet};
@@ -168,15 +171,49 @@ impl Store {
         Ok(removed)
     }
 
+    /// Brings in the image of an OCI image layout (a folder), or of an OCI archive or the output of `docker save`
+    /// (a tar file, which may be compressed with gzip or zstd), under `name` or the name that is in there.
+    pub fn import(&self, path: &Path, name: Option<&str>, progress: &dyn Progress) -> Result<Image> {
+        if path.is_dir() {
+            let layout = Layout::open(path, &self.limits)?;
+            let name = name.map_or_else(|| layout.name(), Ok)?.to_owned();
+            return self.unpacked(&layout, &name, progress);
+        }
+        name.map(file_of).transpose()?;
+        let lock = self.locked()?;
+        let (scratch, folder) = (self.work_path(), self.work_path());
+        let total = fs::metadata(path).map_err(at(path))?.len();
+        progress.started("reading", Some(total));
+        let arranged = import::arrange(path, &scratch, &folder, &self.limits, progress);
+        progress.finished(if arranged.is_ok() { "read" } else { "failed" });
+        let result = arranged.and_then(|its_name| {
+            let layout = Layout::open(&folder, &self.limits)?;
+            let name = match name.map(str::to_owned).or(its_name) {
+                Some(name) => name,
+                None => layout.name()?.to_owned(),
+            };
+            self.unpacked_locked(&lock, &layout, &name, progress)
+        });
+        for folder in [&scratch, &folder] {
+            // What cannot be removed now is swept at the next start.
+            let _ = fs::remove_dir_all(folder);
+        }
+        result
+    }
+
     /// The image of a layout, under `name`.
     fn unpacked(&self, layout: &Layout, name: &str, progress: &dyn Progress) -> Result<Image> {
-        let file = file_of(name)?;
         if let Some(image) = self.find(name)?
             && image.digest == layout.manifest_digest
         {
             return Ok(image);
         }
-        let _lock = self.locked()?;
+        self.unpacked_locked(&self.locked()?, layout, name, progress)
+    }
+
+    /// Like [`Store::unpacked`], with the lock held.
+    fn unpacked_locked(&self, _lock: &File, layout: &Layout, name: &str, progress: &dyn Progress) -> Result<Image> {
+        let file = file_of(name)?;
         if self.load(name, &layout.manifest_digest)?.is_none() {
             progress.started("unpacking", None);
             let result = self.unpack(layout, progress);

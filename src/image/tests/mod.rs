@@ -1,8 +1,10 @@
 //! The store against layouts of our own making, good and bad.
 
 mod hostile;
+mod import;
 mod layers;
 mod store;
+mod verify;
 
 use std::fs;
 use std::io::Write;
@@ -189,6 +191,11 @@ impl Bench {
     fn refuses_layout(&self, reason: &str) {
         let error = self.ensure().unwrap_err().to_string();
         assert!(error.contains(reason), "{error:?} does not say {reason:?}");
+        self.assert_untouched();
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
         assert_eq!(files_in(&self.path("store")), EMPTY_STORE, "left in the store");
         assert_eq!(files_in(&self.path("neighbour")), ["file"]);
         assert_eq!(fs::read_to_string(self.path("neighbour/file")).unwrap(), "mine");

@@ -16,19 +16,19 @@ const MAX_NAME: u64 = 4096;
 const MAX_EXTENSION: u64 = 64 * 1024;
 
 /// One entry of a layer.
-pub(super) struct Item {
+pub(in crate::image) struct Item {
     /// As the archive has it.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: ItemKind,
+    pub(in crate::image) path: Vec<u8>,
+    pub(in crate::image) kind: ItemKind,
     /// All twelve bits.
-    pub(super) mode: u32,
-    pub(super) owner: Owner,
+    pub(in crate::image) mode: u32,
+    pub(in crate::image) owner: Owner,
     /// Seconds since 1970.
-    pub(super) mtime: i64,
+    pub(in crate::image) mtime: i64,
 }
 
 /// The kinds of entries that are unpacked.
-pub(super) enum ItemKind {
+pub(in crate::image) enum ItemKind {
     Directory,
     File { size: u64 },
     Symlink { target: Vec<u8> },
@@ -48,7 +48,7 @@ struct Extensions {
 }
 
 /// Calls `handle` for every entry with its content, then makes sure that nothing follows the end mark.
-pub(super) fn each(
+pub(in crate::image) fn each(
     archive: impl Read,
     mut handle: impl FnMut(&Item, &mut dyn Read) -> Result<(), UnpackError>,
 ) -> Result<(), UnpackError> {

@@ -20,7 +20,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::compose::Composer;
-pub(super) use self::content::Contents;
+pub(super) use self::content::{Contents, Entry, Kind, What};
+pub(super) use self::headers::{ItemKind, each};
 pub(super) use self::layer::unpack;
 
 /// What one image may cost. Reaching a limit refuses the image.
@@ -104,11 +105,11 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    fn entry(path: &[u8], reason: impl fmt::Display) -> Self {
+    pub(super) fn entry(path: &[u8], reason: impl fmt::Display) -> Self {
         UnpackError::Entry { path: printable(path), reason: reason.to_string() }
     }
 
-    fn io(path: &[u8], source: io::Error) -> Self {
+    pub(super) fn io(path: &[u8], source: io::Error) -> Self {
         UnpackError::Io { path: printable(path), source }
     }
 }

@@ -19,6 +19,11 @@ pub(in crate::image) struct Owner {
 }
 
 impl Owner {
+    /// User and group.
+    pub(in crate::image) fn ids(self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     pub(super) const ROOT: Owner = Owner { uid: 0, gid: 0 };
 
     /// `None` above 2^31 - 1: such numbers mean "unchanged" or overflow somewhere.
