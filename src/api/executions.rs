@@ -22,6 +22,7 @@ use crate::types::{Execution, ExecutionRequest, List, Problem};
     (status = 200, description = "the events, as text/event-stream", content_type = "text/event-stream"),
     (status = 201, description = "started", body = Execution),
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
+    (status = 409, description = "cancelled before it started", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
     (status = 503, description = "no container now; try again", body = Problem)))]
 pub async fn create(

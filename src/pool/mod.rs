@@ -76,8 +76,8 @@ pub struct Claimed {
     pub path: types::ClaimPath,
 }
 
-/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to
-/// ([`Pool::stop`]) or the last handle is dropped.
+/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to or when the
+/// last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Pool {
     messages: mpsc::Sender<Message>,
@@ -150,10 +150,12 @@ impl Pool {
         self.ask(Message::CheckHealth).await
     }
 
-    /// Ends the pool: its containers are destroyed, and whoever still claims gets [`ClaimError::Stopped`].
+    /// Ends the pool and destroys its warm containers, whoever still holds a handle: claims fail with
+    /// [`ClaimError::Stopped`] from then on.
     pub async fn stop(&self) {
-        // An error means that it has ended already.
+        // An error says that it has ended already.
         let _ = self.messages.send(Message::Stop).await;
+        self.messages.closed().await;
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ClaimError> {

@@ -101,7 +101,11 @@ impl Owner {
                 self.give(reply, offer);
             }
             Message::Wait(reply) => {
-                if self.waiting.len() < self.creating {
+                if let Some(container) = self.warm.pop_front() {
+                    // Finished since the claim was told that nothing is warm.
+                    self.hits += 1;
+                    self.give(reply, Offer::Warm(Box::new(container)));
+                } else if self.waiting.len() < self.creating {
                     self.waiting.push_back(reply);
                 } else {
                     let _ = reply.send(Offer::NotReady("the pool is creating nothing".to_owned()));
@@ -124,7 +128,7 @@ impl Owner {
                 let replaced = self.check_health();
                 let _ = reply.send(replaced);
             }
-            // The loop ends at it.
+            // Ends the loop before it comes here.
             Message::Stop => {}
         }
     }
@@ -163,7 +167,7 @@ impl Owner {
             self.work.spawn(async move {
                 let created = containers.create(template, place).await;
                 Finished::Created(match created {
-                    Ok(container) => container.rest().await.map(|()| container),
+                    Ok(mut container) => container.rest().await.map(|()| container),
                     Err(error) => Err(error),
                 })
             });

@@ -49,6 +49,11 @@ impl Setup {
         self.provider("pool_target", target)
     }
 
+    /// Forgets the manifests of the tests, for one that brings its own.
+    pub fn clear_providers(&mut self) {
+        self.providers.clear();
+    }
+
     /// Adds a provider by its manifest.
     pub fn add_provider(mut self, manifest: &str) -> Self {
         let manifest: Table = manifest.parse().unwrap();
