@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Daemon, Outcome, command, shell};
+use support::{Daemon, Outcome, shell};
 use thawd::types::Problem;
 
 const JSON: (&str, &str) = ("content-type", "application/json");

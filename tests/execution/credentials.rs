@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use thawd::types::{Credentials, ExecutionRequest, Secret};
 
-use crate::support::{Daemon, open_files, shell};
+use crate::support::{Daemon, eventually, open_files, shell};
 
 const MARKER: &str = "sk-marker-5f1c";
 
@@ -78,8 +78,10 @@ async fn nothing_of_a_credential_stays() {
         outcome.exited(0);
     }
     daemon.settled().await;
-    let after = open_files(daemon.pid());
-    assert!(after.len() <= before, "the mount's descriptor is closed with its container: {before}, now {after:?}");
+    eventually("the mounts' descriptors are closed", || async {
+        (open_files(daemon.pid()).len() <= before).then_some(())
+    })
+    .await;
     // The next one in line sees nothing of it.
     let outcome = daemon.sh(&format!("grep -r {MARKER} /home /tmp /dev/shm 2>/dev/null; true")).await.exited(0);
     assert_eq!(outcome.text(), "");
