@@ -68,7 +68,7 @@ async fn a_command_is_nobody_special() {
 async fn only_the_writable_places_can_be_written() {
     let daemon = Daemon::start(|setup| setup).await;
     let outcome = daemon.sh("cat /proc/self/mountinfo").await.exited(0);
-    let writable = ["/home/runtime", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
+    let writable = ["/home/runtime", "/home/runtime/.test", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
     let devices = ["null", "zero", "full", "random", "urandom", "tty"];
     let mut seen = Vec::new();
     for line in outcome.text().lines() {
@@ -81,6 +81,7 @@ async fn only_the_writable_places_can_be_written() {
         let is_device = place.strip_prefix("/dev/").is_some_and(|name| devices.contains(&name))
             || (place.starts_with("/proc/") && source.starts_with("devtmpfs") || fields[3] == "/null");
         if is_device {
+            assert!(has("ro") && has("nosuid"), "{line}");
             continue;
         }
         assert!(has("nosuid"), "{line}");
