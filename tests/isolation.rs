@@ -88,7 +88,9 @@ async fn only_the_writable_places_can_be_written() {
         assert!(has("nodev") || place == "/dev" || place == "/dev/pts", "{line}");
         assert_eq!(has("ro"), !writable.contains(&place), "{line}");
     }
-    for place in ["/", "/proc", "/proc/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/home/runtime"] {
+    for place in
+        ["/", "/proc", "/proc/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/home/runtime", "/home/runtime/.test"]
+    {
         assert!(seen.iter().any(|have| have == place), "{place} is no mount: {seen:?}");
     }
     assert!(!seen.iter().any(|place| place.starts_with("/sys")), "{seen:?}");
@@ -246,9 +248,12 @@ async fn dangerous_system_calls_are_refused() {
     calls.push(("clone3", libc::SYS_clone3, &zeros, Err(ENOSYS)));
     assert_calls(&daemon, &calls).await;
 
-    // 32-bit calls have numbers of their own: they end the program (or, on a kernel without them, fault).
-    let outcome = daemon.run(&Program::with_32_bit_call().request()).await;
-    assert!(matches!(outcome.exit.signal, Some(libc::SIGSYS | libc::SIGSEGV)), "{:?}", outcome.exit);
+    // 32-bit calls have numbers of their own: they end the program (or, on a kernel without them, fault). User-mode
+    // Linux takes `int 0x80` for a 64-bit call, so there is nothing to refuse.
+    if !support::in_bed() {
+        let outcome = daemon.run(&Program::with_32_bit_call().request()).await;
+        assert!(matches!(outcome.exit.signal, Some(libc::SIGSYS | libc::SIGSEGV)), "{:?}", outcome.exit);
+    }
     daemon.stop().await;
 }
 

@@ -34,6 +34,8 @@ pub struct BuildOptions {
     pub cache_dir: PathBuf,
     /// Folder with the base recipes; `None` takes `../../rootfs` seen from the manifest folder.
     pub rootfs_dir: Option<PathBuf>,
+    /// Folder with our own static programs; `None` takes `../../target/static` seen from the manifest folder.
+    pub programs_dir: Option<PathBuf>,
     /// Debian mirror, for example `http://deb.debian.org/debian`; `None` leaves the choice to mmdebstrap.
     pub debian_mirror: Option<String>,
 }
@@ -45,8 +47,13 @@ impl BuildOptions {
             layout_dir: layout_dir.into(),
             cache_dir: cache_dir.into(),
             rootfs_dir: None,
+            programs_dir: None,
             debian_mirror: None,
         }
+    }
+
+    fn programs_dir(&self, manifest_dir: &Path) -> PathBuf {
+        self.programs_dir.clone().unwrap_or_else(|| manifest_dir.join("../../target/static"))
     }
 
     fn rootfs_dir(&self, manifest_dir: &Path) -> PathBuf {

@@ -94,11 +94,16 @@ fn config(inputs: &Inputs, layers: &[(&'static str, Built)]) -> Result<ImageConf
     let mut env = image.env.clone();
     env.insert("HOME".to_owned(), inputs.user.home.clone());
     env.insert("USER".to_owned(), inputs.user.name.clone());
+    let (entrypoint, cmd) = if entrypoint::is_needed(&image.entrypoint) {
+        (vec![entrypoint::PATH.to_owned()], image.entrypoint.command.clone())
+    } else {
+        (image.entrypoint.command.clone(), Vec::new())
+    };
     let run = ConfigBuilder::default()
         .user(format!("{}:{}", inputs.user.uid, inputs.user.gid))
         .env(env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>())
-        .entrypoint(vec![entrypoint::PATH.to_owned()])
-        .cmd(image.entrypoint.command.clone())
+        .entrypoint(entrypoint)
+        .cmd(cmd)
         .working_dir(image.workdir.clone())
         .stop_signal("SIGTERM")
         .build()?;

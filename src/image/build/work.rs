@@ -39,7 +39,7 @@ impl Inputs {
         let base_path = rootfs.join(format!("{}.toml", image.base));
         let (base, base_bytes) = recipe::read::<BaseRecipe>(&base_path)?;
         let (skeleton, _) = recipe::read::<SkeletonRecipe>(&rootfs.join("skeleton.toml"))?;
-        let skeleton = base::skeleton(&skeleton, &rootfs)?;
+        let skeleton = base::skeleton(&skeleton, base.busybox, &rootfs)?;
         let user = base::user(&image.user, &rootfs)?;
         if let Some(name) = image.env.keys().find(|name| matches!(name.as_str(), "HOME" | "USER")) {
             return Err(bad(format!("env.{name} comes from the user: leave it out")));
@@ -133,9 +133,14 @@ impl Work<'_> {
         for (path, target) in &inputs.image.links {
             own.insert(path, Node::Symlink { target: target.clone() })?;
         }
-        let script = entrypoint::script(&inputs.image.entrypoint)
-            .map_err(|reason| BuildError::Recipe { path: inputs.manifest_dir.join("image.toml"), reason })?;
-        own.insert(entrypoint::PATH, Node::File { mode: 0o755, source: Source::Bytes(script.into_bytes()) })?;
+        for (path, name) in &inputs.image.programs {
+            own.insert(path, program(name, &self.options.programs_dir(&inputs.manifest_dir))?)?;
+        }
+        if entrypoint::is_needed(&inputs.image.entrypoint) {
+            let script = entrypoint::script(&inputs.image.entrypoint)
+                .map_err(|reason| BuildError::Recipe { path: inputs.manifest_dir.join("image.toml"), reason })?;
+            own.insert(entrypoint::PATH, Node::File { mode: 0o755, source: Source::Bytes(script.into_bytes()) })?;
+        }
 
         let mut hash = InputHash::new("cli");
         hash_tree(&mut hash, &inputs.skeleton)?;
@@ -184,6 +189,19 @@ impl Work<'_> {
         });
         Ok(Built { layer: result?, key, cached: false, made_by })
     }
+}
+
+/// One of our own programs.
+fn program(name: &str, folder: &Path) -> Result<Node, BuildError> {
+    let path = folder.join(name);
+    let missing = || BuildError::Recipe {
+        path: path.clone(),
+        reason: "is not built yet: run `make unified`, or name the folder of the static programs".to_owned(),
+    };
+    if !recipe::is_name(name) || !path.is_file() {
+        return Err(missing());
+    }
+    Ok(Node::File { mode: 0o755, source: Source::File(path) })
 }
 
 fn hash_tree(hash: &mut InputHash, tree: &Tree) -> Result<(), BuildError> {

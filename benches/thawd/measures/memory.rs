@@ -1,0 +1,140 @@
+//! What a container costs while nobody uses it: memory and CPU, against the keepers of the engines' containers.
+
+use std::fs;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::Options;
+use crate::bed::{Bed, Daemon, Provider, check_interrupted};
+use crate::machine::{cgroup_core, meminfo};
+use crate::peers::{self, Idle, Podman};
+use crate::processes;
+use crate::report::{Goal, Outcome};
+
+/// Idle containers of each engine.
+const PEER_CONTAINERS: usize = 10;
+
+/// What counts as the kernel's own in /proc/meminfo.
+const KERNEL: [&str; 5] = ["SUnreclaim", "SReclaimable", "KernelStack", "PageTables", "Percpu"];
+
+/// Quiet time before memory is read: freed pages come back by and by.
+const SETTLE: Duration = Duration::from_secs(3);
+
+#[derive(Clone)]
+struct Snapshot {
+    available: f64,
+    kernel: Vec<f64>,
+}
+
+impl Snapshot {
+    fn take() -> Self {
+        std::thread::sleep(SETTLE);
+        let kernel = KERNEL.iter().map(|field| meminfo(field) as f64).collect();
+        Self { available: meminfo("MemAvailable") as f64, kernel }
+    }
+}
+
+pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
+    let count = options.sizes.iter().copied().filter(|size| *size <= 500).max().unwrap_or(100);
+    let mut outcome = Outcome::new(
+        "Idle containers",
+        "Frozen, unused containers of the test image. All-in is the loss of MemAvailable per container between a \
+         daemon with an empty pool and one with a full pool, which holds everything: processes, page tables, \
+         namespaces, mounts, cgroups, the daemon's own growth; it also holds what other programs did meanwhile. The \
+         engines' containers run `sleep`; their loss of MemAvailable is taken the same way.",
+    );
+    thawd(bed, options, count, &mut outcome)?;
+    engines(bed, &mut outcome)?;
+    Ok(outcome)
+}
+
+fn thawd(bed: &Rc<Bed>, options: &Options, count: usize, outcome: &mut Outcome) -> Result<()> {
+    let empty = Daemon::start(bed, &[Provider::new("bench", 0)], count + 20)?;
+    let before = Snapshot::take();
+    let daemon_before = daemon_pss(&empty);
+    empty.stop()?;
+
+    let full = Daemon::start(bed, &[Provider::new("bench", count)], count + 20)?;
+    let after = Snapshot::take();
+    let each = |difference: f64| difference / count as f64;
+    let all_in = each(before.available - after.available);
+    outcome.goal(format!("thawd, all-in, each of {count}"), all_in, "bytes", Goal::AtMost((1 << 20) as f64));
+
+    let containers = full.client().get("/v1/containers")?;
+    let containers = containers["items"].as_array().cloned().unwrap_or_default();
+    let frozen = containers.iter().filter(|one| one["frozen"] == true).count();
+    anyhow::ensure!(frozen == count, "{frozen} of {count} containers are frozen");
+    let charged: f64 = containers.iter().filter_map(|one| one["memory_bytes"].as_f64()).sum();
+    let init: u64 = containers.iter().filter_map(|one| one["pid"].as_u64()).map(|pid| processes::pss(pid as u32)).sum();
+    outcome.fact("thawd: charged to its cgroup", each(charged), "bytes");
+    outcome.fact("thawd: PSS of its thaw-init (part of the charge)", each(init as f64), "bytes");
+    outcome.fact("thawd: growth of the daemon and its spawner", each(daemon_pss(&full) - daemon_before), "bytes");
+    outcome.fact("thawd: daemon and spawner with an empty pool, together", daemon_before, "bytes");
+    for (index, field) in KERNEL.iter().enumerate() {
+        outcome.fact(format!("kernel: {field}"), each(after.kernel[index] - before.kernel[index]), "bytes");
+    }
+
+    let seconds = options.idle_seconds;
+    let daemon_cpu = || tree(&full).into_iter().map(processes::cpu_us).sum::<f64>();
+    let (daemon_then, containers_then) = (daemon_cpu(), containers_cpu(&full)?);
+    for _ in 0..seconds {
+        check_interrupted()?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let containers_cpu = containers_cpu(&full)? - containers_then;
+    outcome.goal(format!("CPU of all containers over {seconds} s"), containers_cpu, "us", Goal::AtMost(0.0));
+    outcome.fact(format!("CPU of the daemon over {seconds} s"), daemon_cpu() - daemon_then, "us");
+    full.stop()
+}
+
+/// The daemon and what it started besides containers.
+fn tree(daemon: &Daemon) -> Vec<u32> {
+    let spawners = processes::children(daemon.pid()).into_iter().filter(|pid| processes::name(*pid) != "thaw-init");
+    std::iter::once(daemon.pid()).chain(spawners).collect()
+}
+
+fn daemon_pss(daemon: &Daemon) -> f64 {
+    tree(daemon).into_iter().map(|pid| processes::pss(pid) as f64).sum()
+}
+
+/// CPU time of all containers together since the daemon started, microseconds.
+fn containers_cpu(daemon: &Daemon) -> Result<f64> {
+    let path = cgroup_core().join(&daemon.cgroup).join("cpu.stat");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+    usage.context("no usage_usec in cpu.stat")
+}
+
+fn engines(bed: &Rc<Bed>, outcome: &mut Outcome) -> Result<()> {
+    let podman = Podman::run(bed);
+    idle(bed, "podman", "conmon", podman.map(|podman| Box::new(podman) as Box<dyn Idle>), outcome)?;
+    let docker = peers::docker(bed).map(|engine| Box::new(engine) as Box<dyn Idle>);
+    idle(bed, "docker", "containerd-shim", docker, outcome)
+}
+
+fn idle(bed: &Bed, name: &str, keeper: &str, engine: Result<Box<dyn Idle>>, outcome: &mut Outcome) -> Result<()> {
+    let engine = match engine {
+        Ok(engine) => engine,
+        Err(error) => {
+            outcome.note(format!("{name} is not in the comparison: {error:#}"));
+            return Ok(());
+        }
+    };
+    let names: Vec<_> = (0..PEER_CONTAINERS).map(|index| format!("{}-idle-{index}", bed.cgroup)).collect();
+    let before = Snapshot::take();
+    let started: Result<()> = names.iter().try_for_each(|name| engine.start(name));
+    let after = Snapshot::take();
+    let keepers = processes::find(keeper, &bed.path().display().to_string());
+    let pss: u64 = keepers.iter().map(|pid| processes::pss(*pid)).sum();
+    names.iter().for_each(|name| engine.stop(name));
+    if let Err(error) = started {
+        outcome.note(format!("{name} is not in the comparison: {error:#}"));
+        return Ok(());
+    }
+    let all_in = (before.available - after.available) / PEER_CONTAINERS as f64;
+    outcome.fact(format!("{name}, all-in, each of {PEER_CONTAINERS}"), all_in, "bytes");
+    outcome.fact(format!("{name}: PSS of {keeper}, each"), pss as f64 / keepers.len().max(1) as f64, "bytes");
+    Ok(())
+}
