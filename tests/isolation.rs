@@ -81,6 +81,7 @@ async fn only_the_writable_places_can_be_written() {
         let is_device = place.strip_prefix("/dev/").is_some_and(|name| devices.contains(&name))
             || (place.starts_with("/proc/") && source.starts_with("devtmpfs") || fields[3] == "/null");
         if is_device {
+            assert!(has("ro") && has("nosuid"), "{line}");
             continue;
         }
         assert!(has("nosuid"), "{line}");

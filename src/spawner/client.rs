@@ -165,10 +165,33 @@ async fn reap_orphans(group: u32) {
     }
 }
 
+/// Returns when the idle spawner closes its socket, which it does by dying only; never when there is none.
+async fn ended(process: Option<&Process>) {
+    match process {
+        Some(process) => {
+            let mut buffer = [0; 1];
+            // Whatever comes unasked, the end or something else: it is of no use any more.
+            let _ = process.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
     let mut process: Option<Process> = None;
-    while let Some(job) = queue.recv().await {
-        // One that died idle is replaced without anybody noticing.
+    loop {
+        let job = tokio::select! {
+            job = queue.recv() => match job {
+                Some(job) => job,
+                None => return,
+            },
+            () = ended(process.as_ref()) => {
+                tracing::warn!("the spawner process ended; the next creation starts another");
+                process = None;
+                continue;
+            }
+        };
+        // One that died this very moment is replaced without anybody noticing.
         let alive = |current: &mut Process| matches!(current.child.try_wait(), Ok(None));
         let current = match process.take_if(alive) {
             Some(current) => Ok(current),
