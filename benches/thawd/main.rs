@@ -10,6 +10,7 @@ mod machine;
 mod measures;
 mod peers;
 mod private;
+mod processes;
 mod report;
 mod stats;
 mod thawd_run;
@@ -40,6 +41,9 @@ pub struct Options {
     /// Seconds over which idle CPU is measured
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
+    /// MiB that the throughput measure moves in each run
+    #[arg(long, default_value_t = 1024)]
+    stdout_mib: usize,
     /// The folder with the release binaries [default: target/release]
     #[arg(long)]
     binaries: Option<PathBuf>,

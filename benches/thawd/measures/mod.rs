@@ -2,7 +2,11 @@
 
 mod burst;
 mod claim;
+mod clis;
 mod cold;
+mod memory;
+mod stdout;
+mod sustained;
 
 use std::rc::Rc;
 
@@ -15,4 +19,12 @@ use crate::report::Outcome;
 type Measure = fn(&Rc<Bed>, &Options) -> Result<Outcome>;
 
 /// All, in the order in which they are run and documented.
-pub const ALL: [(&str, Measure); 3] = [("claim", claim::measure), ("cold", cold::measure), ("burst", burst::measure)];
+pub const ALL: [(&str, Measure); 7] = [
+    ("claim", claim::measure),
+    ("cold", cold::measure),
+    ("burst", burst::measure),
+    ("sustained", sustained::measure),
+    ("memory", memory::measure),
+    ("stdout", stdout::measure),
+    ("clis", clis::measure),
+];

@@ -127,18 +127,20 @@ fn storm(bed: &Rc<Bed>, options: &Options, outcome: &mut Outcome) -> Result<()> 
     let daemon = Daemon::start(bed, &providers, POOL + 2 * STORM + 50)?;
     let (mut quiet, mut during) = (Series::new("quiet"), Series::new("during a refill storm"));
     let mut cold = 0;
+    // As many quiet ones as the last storm gave, so that both are spread alike over the time of the measure.
+    let mut batch = 10;
     while during.micros.len() < options.n || quiet.micros.len() < options.n {
         daemon.wait_full("bench", POOL)?;
         daemon.wait_full("storm", STORM)?;
-        // As many as the storm gives, so that both are spread alike over the time of the measure.
-        let calm = during.micros.len().max(10) - quiet.micros.len().min(during.micros.len());
-        paced(&daemon, &mut quiet, &mut cold, calm, || Ok(true))?;
+        paced(&daemon, &mut quiet, &mut cold, batch, || Ok(true))?;
         daemon.wait_full("bench", POOL)?;
         drain(&daemon, "storm", STORM)?;
         let mut client = daemon.client();
         // The figures are read between claims, not during one.
         let filling = || Ok(bed::pool(&mut client, "storm")?["warm"].as_u64().unwrap_or_default() < STORM as u64);
+        let so_far = during.micros.len();
         paced(&daemon, &mut during, &mut cold, POOL, filling)?;
+        batch = (during.micros.len() - so_far).max(1);
     }
     let ratio = during.quantile(0.99) / quiet.quantile(0.99);
     outcome.goal("claims' p99 during a storm / quiet", ratio, "×", Goal::AtMost(2.0));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal};
 
+use super::Idle;
 use super::podman::limits;
 use crate::bed::{Bed, CPUS, MEMORY_MIB, PIDS};
 use crate::contender::{Contender, TEXT, succeed, time_to_first_byte};
@@ -78,14 +79,14 @@ impl Engine {
         command.args(["run", "--network", "none", "--log-driver", "none"]).args(limits(MEMORY_MIB, CPUS, PIDS));
         command
     }
+}
 
-    /// Starts a container that only sleeps.
-    pub fn detached(&self, name: &str) -> Result<()> {
+impl Idle for Rc<Engine> {
+    fn start(&self, name: &str) -> Result<()> {
         succeed(self.run_command().args(["--detach", "--name", name, IMAGE, "/bin/sleep", "1000000"])).map(drop)
     }
 
-    /// Removes such a container.
-    pub fn remove(&self, name: &str) {
+    fn stop(&self, name: &str) {
         if let Err(error) = succeed(self.docker().args(["rm", "--force", name])) {
             eprintln!("bench: {error:#}");
         }
@@ -124,7 +125,7 @@ impl Docker {
     /// Into one running container.
     pub fn exec(engine: &Rc<Engine>) -> Result<Self> {
         let name = format!("{}-exec", engine.bed.cgroup);
-        engine.detached(&name)?;
+        engine.start(&name)?;
         Ok(Self { engine: Rc::clone(engine), running: Some(name) })
     }
 }
@@ -154,7 +155,7 @@ impl Contender for Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         if let Some(name) = &self.running {
-            self.engine.remove(name);
+            self.engine.stop(name);
         }
     }
 }

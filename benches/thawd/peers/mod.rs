@@ -3,7 +3,7 @@
 mod docker;
 mod host;
 mod oci;
-mod podman;
+pub mod podman;
 
 use std::rc::Rc;
 
@@ -75,4 +75,12 @@ pub fn versions() -> Value {
         versions.insert(program.to_owned(), json!(first.unwrap_or_else(|| "not installed".to_owned())));
     }
     Value::Object(versions)
+}
+
+/// An engine that keeps idle containers.
+pub trait Idle {
+    /// Starts a container that sleeps.
+    fn start(&self, name: &str) -> Result<()>;
+    /// Removes it.
+    fn stop(&self, name: &str);
 }

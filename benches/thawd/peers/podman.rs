@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::Idle;
 use crate::bed::{Bed, CPUS, MEMORY_MIB, PIDS};
 use crate::contender::{Contender, TEXT, succeed, time_to_first_byte};
 
@@ -65,17 +66,10 @@ impl Podman {
     /// Into one running container.
     pub fn exec(bed: &Rc<Bed>) -> Result<Self> {
         let mut this = Self::run(bed)?;
-        this.running = Some(this.detached("exec")?);
+        let name = format!("{}-exec", bed.cgroup);
+        this.start(&name)?;
+        this.running = Some(name);
         Ok(this)
-    }
-
-    /// Starts a container that only sleeps; its name.
-    fn detached(&self, what: &str) -> Result<String> {
-        let name = format!("{}-{what}", self.bed.cgroup);
-        let mut command = self.run_command();
-        command.args(["--detach", "--name", &name, "--rootfs"]).arg(&self.bed.rootfs).args(["/bin/sleep", "1000000"]);
-        self.bed.private.run(move || succeed(&mut command))?;
-        Ok(name)
     }
 
     fn run_command(&self) -> Command {
@@ -108,13 +102,31 @@ impl Contender for Podman {
     }
 }
 
+impl Idle for Podman {
+    fn start(&self, name: &str) -> Result<()> {
+        let mut command = self.run_command();
+        command.args(["--detach", "--name", name, "--rootfs"]).arg(&self.bed.rootfs).args(["/bin/sleep", "1000000"]);
+        self.bed.private.run(move || succeed(&mut command)).map(drop)
+    }
+
+    fn stop(&self, name: &str) {
+        remove(&self.bed, name);
+    }
+}
+
+/// Removes a container, running or not.
+pub fn remove(bed: &Bed, name: &str) {
+    let mut command = podman(bed.path());
+    command.args(["rm", "--force", "--ignore", "--time", "0", name]);
+    if let Err(error) = bed.private.run(move || succeed(&mut command)) {
+        eprintln!("bench: {error:#}");
+    }
+}
+
 impl Drop for Podman {
     fn drop(&mut self) {
-        let Some(name) = &self.running else { return };
-        let mut command = podman(self.bed.path());
-        command.args(["rm", "--force", "--time", "0", name]);
-        if let Err(error) = self.bed.private.run(move || succeed(&mut command)) {
-            eprintln!("bench: {error:#}");
+        if let Some(name) = &self.running {
+            remove(&self.bed, name);
         }
     }
 }
