@@ -187,6 +187,8 @@ pub struct Execution {
     pub retention_seconds: u64,
     /// Ended executions kept at most, whatever their age.
     pub retained: usize,
+    /// Output of ended executions kept at most, all together, bytes; the oldest are forgotten first.
+    pub retained_bytes: usize,
     /// Milliseconds after which an execution without `background` is cancelled when its last reader has gone.
     pub disconnect_grace_ms: u64,
     /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
@@ -201,6 +203,7 @@ impl Default for Execution {
             output_bytes: 16 << 20,
             retention_seconds: 600,
             retained: 1_000,
+            retained_bytes: 256 << 20,
             disconnect_grace_ms: 10_000,
             kill_grace_ms: 2_000,
             max_timeout_ms: 3_600_000,
@@ -315,6 +318,10 @@ impl Config {
             }
         }
         let ids = u64::from(self.container.id_start) + self.container.max as u64 * 65_536;
+        if self.execution.retained_bytes < self.execution.output_bytes {
+            let problem = format!("must be at least `execution.output_bytes`, {}", self.execution.output_bytes);
+            return Err(("execution.retained_bytes".to_owned(), problem));
+        }
         // The kernel's ids are 32 bits and 2^31 upwards breaks programs that use signed ones (CVE-2024-40635).
         if ids > 1 << 31 || self.container.id_start < 65_536 {
             let problem = format!(
@@ -371,6 +378,7 @@ mod tests {
         assert!(parse("[container]\nmax = 0\n").unwrap_err().contains("`container.max` must be at least 1"));
         assert!(parse("[container]\nid_start = 1000\n").unwrap_err().contains("`container.id_start`"));
         assert!(parse("[container]\nmax = 100000\n").unwrap_err().contains("`container.id_start`"));
+        assert!(parse("[execution]\nretained_bytes = 65536\n").unwrap_err().contains("`execution.retained_bytes`"));
         assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
     }
 

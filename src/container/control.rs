@@ -122,6 +122,13 @@ pub struct Encoded {
     strings: zeroize::Zeroizing<Vec<u8>>,
 }
 
+impl Encoded {
+    /// Forgets what it was, secrets included.
+    pub fn wipe(&mut self) {
+        self.strings = zeroize::Zeroizing::default();
+    }
+}
+
 impl Command {
     /// Checks every limit and encodes the command.
     ///

@@ -116,6 +116,14 @@ pub struct Plan {
     pub(super) dialect: Option<Dialect>,
 }
 
+impl Plan {
+    /// Wipes what the container has by now: credentials in files and in variables.
+    pub(super) fn forget_secrets(&mut self) {
+        self.files.clear();
+        self.command.wipe();
+    }
+}
+
 struct Task {
     argv: Vec<String>,
     env: Vec<(String, String)>,

@@ -91,6 +91,10 @@ fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
     if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
         return Err(format!("/dev/{name} of the host is not the character device {major}:{minor}"));
     }
+    // A device can be written to all the same; its inode, which is the host's, cannot be touched.
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    kernel::set_mount_attributes(mount.as_fd(), attributes, None)
+        .map_err(|error| format!("make /dev/{name} read-only: {error}"))?;
     Ok(mount)
 }
 

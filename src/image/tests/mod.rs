@@ -18,6 +18,9 @@ const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
+/// What a store without an image has.
+const EMPTY_STORE: [&str; 6] = ["images", "layers", "lock", "names", "tmp", "version"];
+
 /// One entry of a crafted archive; nothing about it is checked.
 struct Entry {
     kind: EntryType,
@@ -157,6 +160,14 @@ impl Bench {
         fs::write(self.path("layout/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     }
 
+    /// Gives the image of the layout another name.
+    fn rename(&self, name: &str) {
+        let path = self.path("layout/index.json");
+        let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = json!(name);
+        fs::write(path, index.to_string()).unwrap();
+    }
+
     fn ensure(&self) -> Result<Image, StoreError> {
         self.store().ensure(&self.path("layout"))
     }
@@ -178,7 +189,7 @@ impl Bench {
     fn refuses_layout(&self, reason: &str) {
         let error = self.ensure().unwrap_err().to_string();
         assert!(error.contains(reason), "{error:?} does not say {reason:?}");
-        assert_eq!(files_in(&self.path("store")), ["images", "lock", "names", "tmp"], "left in the store");
+        assert_eq!(files_in(&self.path("store")), EMPTY_STORE, "left in the store");
         assert_eq!(files_in(&self.path("neighbour")), ["file"]);
         assert_eq!(fs::read_to_string(self.path("neighbour/file")).unwrap(), "mine");
     }

@@ -19,7 +19,7 @@ const MAX_EXTENSION: u64 = 64 * 1024;
 pub(super) struct Item {
     /// As the archive has it.
     pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+    pub(super) kind: ItemKind,
     /// All twelve bits.
     pub(super) mode: u32,
     pub(super) owner: Owner,
@@ -28,7 +28,7 @@ pub(super) struct Item {
 }
 
 /// The kinds of entries that are unpacked.
-pub(super) enum Kind {
+pub(super) enum ItemKind {
     Directory,
     File { size: u64 },
     Symlink { target: Vec<u8> },
@@ -124,18 +124,18 @@ fn item(header: &tar::Header, extensions: Extensions) -> Result<Item, UnpackErro
         Ok(target)
     };
     let kind = match header.entry_type() {
-        EntryType::Directory => Kind::Directory,
+        EntryType::Directory => ItemKind::Directory,
         // Before 1988 a directory was a file whose name ends in a slash.
-        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
-        EntryType::Regular | EntryType::Continuous => Kind::File { size },
-        EntryType::Symlink => Kind::Symlink { target: link()? },
-        EntryType::Link => Kind::Hardlink { target: link()? },
+        EntryType::Regular if path.ends_with(b"/") => ItemKind::Directory,
+        EntryType::Regular | EntryType::Continuous => ItemKind::File { size },
+        EntryType::Symlink => ItemKind::Symlink { target: link()? },
+        EntryType::Link => ItemKind::Hardlink { target: link()? },
         EntryType::Char | EntryType::Block => return Err(bad("is a device, which images may not bring")),
         EntryType::Fifo => return Err(bad("is a named pipe, which images may not bring")),
         EntryType::GNUSparse => return Err(bad("is a sparse file, which OCI layers may not have")),
         other => return Err(bad(&format!("has the unknown type {:#04x}", other.as_byte()))),
     };
-    if size != 0 && !matches!(kind, Kind::File { .. }) {
+    if size != 0 && !matches!(kind, ItemKind::File { .. }) {
         return Err(bad("has content, but is no file"));
     }
     let uid = extensions.uid.map_or_else(|| header.uid().map_err(io), Ok)?;
