@@ -204,6 +204,30 @@ fn both_kinds_of_proxying_are_used() {
 }
 
 #[test]
+fn through_a_tunnel_it_speaks_tls_and_only_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut lines = String::new();
+        while !lines.ends_with("\r\n\r\n") && reader.read_line(&mut lines).unwrap() > 0 {}
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let mut hello = [0; 6];
+        reader.read_exact(&mut hello).unwrap();
+        // An alert: handshake_failure (RFC 8446, section 6).
+        stream.write_all(&[21, 3, 3, 0, 2, 2, 40]).unwrap();
+        hello
+    });
+    let mut command = program();
+    command.env("PROVIDER", "google").env("GOOGLE_API_KEY", "sk-test-key").env("PROMPT", "3*67");
+    let line = failed(&command.env("HTTPS_PROXY", &url).output().unwrap(), 69);
+    assert!(line.to_lowercase().contains("handshake"), "{line}");
+    let hello = server.join().unwrap();
+    assert_eq!((hello[0], hello[1], hello[5]), (22, 3, 1), "a ClientHello");
+}
+
+#[test]
 fn a_redirect_is_not_followed() {
     let (other, _) = proxy("HTTP/1.1 200 OK\r\n\r\n");
     let answer =
@@ -268,4 +292,105 @@ fn the_image_is_small_and_answers_from_its_own_root() {
         let output = command.output().unwrap();
         assert_eq!((text(&output.stdout), text(&output.stderr)), ("201", ""), "{name}");
     }
+}
+
+/// A daemon with the three providers of the image, ended with the test.
+struct Daemon {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start(upstream: &Upstream) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, port) = (folder.path(), upstream.address.rsplit(':').next().unwrap());
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let options = thawd::image::build::BuildOptions::new(place.join("layouts/unified"), place.join("cache"));
+        std::fs::create_dir_all(&options.layout_dir).unwrap();
+        let manifest = repository.join("images/unified");
+        thawd::image::build::build(&manifest, &options, &thawd::image::progress::Quiet).unwrap();
+        std::fs::create_dir(place.join("providers")).unwrap();
+        let mut config = format!(
+            "[api]\nsocket = \"{0}/run/thawd.sock\"\n[paths]\nstate_dir = \"{0}/state\"\n\
+            layouts_dir = \"{0}/layouts\"\nrun_dir = \"{0}/run\"\nproviders_dir = \"{0}/providers\"\n\
+            [cgroup]\nname = \"thawd-test-unified\"\n[egress.resolve]\n\"upstream.test\" = [\"127.0.0.1\"]\n",
+            place.display()
+        );
+        for (name, ..) in PROVIDERS {
+            let file = format!("unified-{name}.toml");
+            std::fs::copy(repository.join("providers").join(&file), place.join("providers").join(&file)).unwrap();
+            config += &format!(
+                "[provider.unified-{name}]\npool_target = 1\nbase_url = \"http://upstream.test:{port}\"\n\
+                egress = [\"upstream.test:{port}\"]\n"
+            );
+        }
+        std::fs::write(place.join("thawd.toml"), config).unwrap();
+        let log = std::fs::File::create(place.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_thawd"))
+            .arg("--config")
+            .arg(place.join("thawd.toml"))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Daemon { child, folder }
+    }
+
+    fn thawctl(&self, args: &[&str]) -> Output {
+        let socket = self.folder.path().join("run/thawd.sock");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+        for (_, key, ..) in PROVIDERS {
+            command.env(key, "sk-test-key");
+        }
+        command.env("THAWD_SOCKET", socket).args(args).output().unwrap()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    fn wait_until_warm(&self) {
+        let began = Instant::now();
+        loop {
+            let pools = self.thawctl(&["--format", "json", "pools"]);
+            let pools: Value = serde_json::from_slice(&pools.stdout).unwrap_or_default();
+            let warm = |pool: &Value| pool["warm"].as_u64() >= Some(1);
+            if pools.as_array().is_some_and(|pools| pools.len() == PROVIDERS.len() && pools.iter().all(warm)) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "no warm containers: {pools}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ =
+            rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn all_three_answer_in_frozen_containers_of_32_mib() {
+    if !static_program().is_file() || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root and the static program (`make unified`)");
+        return;
+    }
+    let upstream = Upstream::start(20);
+    let daemon = Daemon::start(&upstream);
+    daemon.wait_until_warm();
+    for (name, key, ..) in PROVIDERS {
+        let provider = format!("unified-{name}");
+        let output = daemon.thawctl(&["run", "--verbose", &provider, "3*67", "--credential-env", key]);
+        let told = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "201\n", "{name}: {told}\n{}", daemon.log());
+        assert!(told.contains("path=warm"), "{told}");
+        let peak = told.split("memory_peak_bytes=").nth(1).unwrap().split_whitespace().next().unwrap();
+        assert!(peak.parse::<u64>().unwrap() < 32 << 20, "{told}");
+    }
+    let refused = daemon.thawctl(&["run", "unified-google", "misbehave:401", "--credential-env", "GOOGLE_API_KEY"]);
+    assert_eq!(refused.status.code(), Some(77));
+    assert!(text(&refused.stderr).contains("the credential was refused: HTTP 401"));
+    assert!(!daemon.log().contains("sk-test-key"));
 }
