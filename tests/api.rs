@@ -171,12 +171,15 @@ async fn secrets_stay_out_of_the_log_at_its_most_talkative() {
     daemon.stop().await;
 }
 
+/// Method and path, headers, and the status and code that have to come back.
+type Wrong<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 #[tokio::test]
 async fn paths_methods_and_ids_are_checked() {
     let daemon = Daemon::start(|setup| setup).await;
     let id = daemon.sh("true").await.started.execution;
     let (long, own) = ("e".repeat(65), format!("/v1/executions/{id}"));
-    let wrong: &[(&str, &[(&str, &str)], u16, &str)] = &[
+    let wrong: &[Wrong<'_>] = &[
         ("GET /v1/executions/e-unknown", &[], 404, "not_found"),
         ("GET /v1/executions/e-unknown/events", &[], 404, "not_found"),
         ("POST /v1/executions/e-unknown/cancel", &[], 404, "not_found"),
