@@ -41,6 +41,11 @@ fn layouts() -> &'static Path {
     })
 }
 
+fn http_client() -> reqwest::Client {
+    let tls = thawd::tls::client_config().unwrap();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
+}
+
 /// The offline upstream, stopped when dropped.
 struct Upstream {
     child: Child,
@@ -61,7 +66,7 @@ impl Upstream {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening ").unwrap().to_owned();
-        Self { child, address, http: reqwest::Client::new() }
+        Self { child, address, http: http_client() }
     }
 
     fn port(&self) -> &str {
