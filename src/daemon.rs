@@ -294,7 +294,7 @@ fn serve_provider(
         })
     };
     let settings = pool::Settings {
-        target: changes.pool_target.unwrap_or(provider.pool_target),
+        target: changes.pool_target.or(config.pool.target).unwrap_or(provider.pool_target),
         health_interval: Duration::from_secs(config.pool.health_interval_seconds),
         concurrent_creations: config.pool.concurrent_creations,
     };
