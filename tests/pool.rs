@@ -149,6 +149,9 @@ async fn a_dead_container_is_never_handed_out() {
     let dead = daemon.settled().await;
     for container in &dead {
         kill(container.pid.unwrap());
+        let cgroup = ContainerCgroup::of(container);
+        eventually("it is dead", || async { (!cgroup.exists() || !cgroup.frozen_and_populated().1).then_some(()) })
+            .await;
     }
     let outcome = daemon.sh("echo hello").await.exited(0);
     assert!(dead.iter().all(|container| container.id != outcome.started.container));
