@@ -133,8 +133,8 @@ impl Paths {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
-    /// Warm containers per provider, unless the provider says otherwise.
-    pub target: usize,
+    /// Warm containers per provider, unless `[provider.NAME]` says otherwise; what its manifest says when absent.
+    pub target: Option<usize>,
     /// Seconds between two looks at every warm container.
     pub health_interval_seconds: u64,
     /// Containers that one pool creates at the same time.
@@ -143,7 +143,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { target: 10, health_interval_seconds: 30, concurrent_creations: 2 }
+        Self { target: None, health_interval_seconds: 30, concurrent_creations: 2 }
     }
 }
 
@@ -298,6 +298,9 @@ impl Default for Log {
 pub struct Provider {
     /// Warm containers; `pool.target` when absent.
     pub pool_target: Option<usize>,
+    /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
+    /// what `memory_mib` in the manifest's `[prestart]` says.
+    pub prestarted: usize,
     /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
     pub base_url: Option<String>,
     /// Hosts that its containers may reach besides those of the manifest, as `host:port`.
@@ -405,7 +408,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         let config = parse("").unwrap();
-        assert_eq!((config.pool.target, config.container.max, config.api.max_body_bytes), (10, 50, 1 << 20));
+        assert_eq!((config.pool.target, config.container.max, config.api.max_body_bytes), (None, 50, 1 << 20));
     }
 
     #[test]
@@ -439,6 +442,7 @@ mod tests {
     fn with_optional_keys(mut config: Config) -> Config {
         config.paths.layouts_dir = Some("/var/lib/thawd/layouts".into());
         config.paths.init_program = Some("/usr/bin/thaw-init".into());
+        config.pool.target = Some(10);
         config.log.format = Some(crate::telemetry::LogFormat::Human);
         config
     }
