@@ -12,13 +12,13 @@ CARGO ?= cargo
 # Tests build like `cargo build` does, quickly and with checks; "make test TEST_PROFILE=release" tests what is shipped.
 TEST_PROFILE ?= test
 # The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
-V2_TESTS ?= container execution pool isolation limits
+V2_TESTS ?= container execution pool isolation limits api leaks egress
 # Seconds for each of them, and arguments for them (such as the name of one test).
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
 
 # The folders of images/ that "make images" builds.
-IMAGES ?= openai anthropic google
+IMAGES ?= openai anthropic google unified
 
 # What "make bench" measures (all, or names separated by commas), samples of each contender, and more arguments:
 # cargo bench --bench thawd -- --help.
@@ -34,7 +34,7 @@ UNITDIR ?= /lib/systemd/system
 SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
 	tests/bed/guest/init tests/bed/guest/stage2 benches/peers .ci/run $(wildcard tests/demo/*.sh)
 
-.PHONY: help deps toolchain build bench demo test test-suites test-unit test-native test-v2 kernel images lint audit clean install need-root
+.PHONY: help deps toolchain build bench demo test test-suites test-unit test-native test-v2 kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,7 +83,15 @@ bench: need-root deps build ## Compare thawd with its peers on this machine (as 
 	$(CARGO) build --release --locked --example offline-upstream
 	$(CARGO) bench --locked --bench thawd -- $(if $(ONLY),--only $(ONLY)) --n $(N) $(BENCH_ARGS)
 
-images: need-root deps build ## Build the runtime images of the three clients
+# Static, so that its image holds nothing else; with paths that say nothing of this machine, so that the same source
+# gives the same bytes. A target directory of its own keeps the flags away from other builds.
+unified: toolchain ## Build the program of the image "unified", static and small
+	host=$$(rustc -vV | sed -n 's/^host: //p'); \
+	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/thawd" \
+		$(CARGO) build --locked --profile unified --bin thaw-unified --target $$host --target-dir target/static; \
+	install -m 755 target/static/$$host/unified/thaw-unified target/static/thaw-unified
+
+images: need-root deps build unified ## Build the runtime images of the three clients, and the one of API clients
 	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
 
 lint: toolchain ## Formatting, clippy, and shellcheck if it is installed

@@ -57,6 +57,8 @@ pub struct Config {
     pub container: Container,
     /// Executions and their output.
     pub execution: Execution,
+    /// Commands in images without a provider.
+    pub image_run: ImageRun,
     /// Control groups.
     pub cgroup: Cgroup,
     /// The way out of containers.
@@ -187,6 +189,8 @@ pub struct Execution {
     pub retention_seconds: u64,
     /// Ended executions kept at most, whatever their age.
     pub retained: usize,
+    /// Output of ended executions kept at most, all together, bytes; the oldest are forgotten first.
+    pub retained_bytes: usize,
     /// Milliseconds after which an execution without `background` is cancelled when its last reader has gone.
     pub disconnect_grace_ms: u64,
     /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
@@ -201,9 +205,41 @@ impl Default for Execution {
             output_bytes: 16 << 20,
             retention_seconds: 600,
             retained: 1_000,
+            retained_bytes: 256 << 20,
             disconnect_grace_ms: 10_000,
             kill_grace_ms: 2_000,
             max_timeout_ms: 3_600_000,
+        }
+    }
+}
+
+/// `[image_run]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageRun {
+    /// Memory limit, bytes.
+    pub memory_bytes: u64,
+    /// CPUs' worth of time.
+    pub cpu: f64,
+    /// CPUs' worth of time for a moment.
+    pub cpu_burst: f64,
+    /// Most processes and threads.
+    pub pids_max: u32,
+    /// Hosts that they may reach, as `host:port`.
+    pub egress: Vec<String>,
+    /// Wall-clock limit when the request names none, seconds.
+    pub timeout_seconds: u64,
+}
+
+impl Default for ImageRun {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 512 << 20,
+            cpu: 0.5,
+            cpu_burst: 1.0,
+            pids_max: 256,
+            egress: Vec::new(),
+            timeout_seconds: 30,
         }
     }
 }
@@ -298,6 +334,8 @@ impl Config {
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
             ("execution.max_timeout_ms", self.execution.max_timeout_ms),
             ("egress.port", self.egress.port.into()),
+            ("image_run.pids_max", self.image_run.pids_max.into()),
+            ("image_run.timeout_seconds", self.image_run.timeout_seconds),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -306,6 +344,7 @@ impl Config {
         }
         for (key, value, least) in [
             ("container.ephemeral_bytes", self.container.ephemeral_bytes, 1 << 20),
+            ("image_run.memory_bytes", self.image_run.memory_bytes, 1 << 20),
             ("container.open_files", self.container.open_files, 64),
             ("api.max_body_bytes", self.api.max_body_bytes as u64, 1024),
             ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
@@ -314,7 +353,16 @@ impl Config {
                 return Err((key.to_owned(), format!("must be at least {least}")));
             }
         }
+        let run = &self.image_run;
+        if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {
+            let problem = "must be at least 0.01 and at most `image_run.cpu_burst`, which must be at most 1024";
+            return Err(("image_run.cpu".to_owned(), problem.to_owned()));
+        }
         let ids = u64::from(self.container.id_start) + self.container.max as u64 * 65_536;
+        if self.execution.retained_bytes < self.execution.output_bytes {
+            let problem = format!("must be at least `execution.output_bytes`, {}", self.execution.output_bytes);
+            return Err(("execution.retained_bytes".to_owned(), problem));
+        }
         // The kernel's ids are 32 bits and 2^31 upwards breaks programs that use signed ones (CVE-2024-40635).
         if ids > 1 << 31 || self.container.id_start < 65_536 {
             let problem = format!(
@@ -371,6 +419,7 @@ mod tests {
         assert!(parse("[container]\nmax = 0\n").unwrap_err().contains("`container.max` must be at least 1"));
         assert!(parse("[container]\nid_start = 1000\n").unwrap_err().contains("`container.id_start`"));
         assert!(parse("[container]\nmax = 100000\n").unwrap_err().contains("`container.id_start`"));
+        assert!(parse("[execution]\nretained_bytes = 65536\n").unwrap_err().contains("`execution.retained_bytes`"));
         assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
     }
 

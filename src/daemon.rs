@@ -15,7 +15,7 @@ use crate::cgroup::{CgroupError, Hierarchy, Limits};
 use crate::config::Config;
 use crate::container::{self, Containers, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
-use crate::execution::{self, ExecutionMetrics, Executions, Served};
+use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
 use crate::image::{Store, StoreError};
 use crate::pool::{self, Pool, Prepare};
 use crate::provider::{self, ManifestError, Provider, ResourceClass};
@@ -23,6 +23,9 @@ use crate::spawner::Spawner;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long clients have for reading the rest of their streams after every execution has ended.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often ended executions are looked at for being forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
@@ -119,7 +122,8 @@ impl Daemon {
             let one = serve_provider(config, &name, Arc::new(provider), &containers, &images)?;
             served.insert(name, one);
         }
-        let executions = Arc::new(Executions::new(execution_settings(config), served, metrics));
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&containers), image_settings(config)?);
+        let executions = Arc::new(Executions::new(execution_settings(config), served, images_to_run, metrics));
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
@@ -161,19 +165,24 @@ impl Daemon {
         let _ = std::fs::remove_file(&socket);
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
             executions.shut_down().await;
-            let served = serving.await;
-            // The pools end with their last handles, and drop their containers.
-            drop(executions);
+            for served in executions.served().values() {
+                served.pool.stop().await;
+            }
             containers.all_gone().await;
-            served
         });
-        match orderly.await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API"))?,
-            Ok(Err(error)) => return Err(io_error("serve the API")(io::Error::other(error))),
-            Err(_) => tracing::error!("something did not end in time; the next start clears it away"),
+        if orderly.await.is_err() {
+            tracing::error!("something did not end in time; the next start clears it away");
         }
         containers.hierarchy().remove_base();
-        Ok(())
+        // Clients may read what they have not read yet, but one that does not must not hold us up.
+        match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
+            Ok(Ok(result)) => result.map_err(io_error("serve the API")),
+            Ok(Err(error)) => Err(io_error("serve the API")(io::Error::other(error))),
+            Err(_) => {
+                tracing::warn!("closed the connections of clients that did not end theirs");
+                Ok(())
+            }
+        }
     }
 }
 
@@ -187,9 +196,15 @@ fn public_directory(path: &Path) -> Result<(), DaemonError> {
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let what = || format!("prepare {}", path.display());
     std::fs::create_dir_all(path).map_err(io_error(what()))?;
+    let is = std::fs::symlink_metadata(path).map_err(io_error(what()))?;
+    // Its mode is about to be set: /tmp by mistake must not become anybody's, least of all ours.
+    if is.uid() != rustix::process::geteuid().as_raw() || is.mode() & 0o1002 != 0 {
+        let error = io::Error::other("it is shared with others; name a directory that is for thawd alone");
+        return Err(io_error(what())(error));
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io_error(what()))
 }
 
@@ -220,11 +235,24 @@ fn execution_settings(config: &Config) -> execution::Settings {
         output_bytes: config.execution.output_bytes,
         retention: Duration::from_secs(config.execution.retention_seconds),
         retained: config.execution.retained,
+        retained_bytes: config.execution.retained_bytes,
         disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
         kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
         max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
         proxy_port: config.egress.port,
     }
+}
+
+fn image_settings(config: &Config) -> Result<ImageSettings, DaemonError> {
+    let run = &config.image_run;
+    let egress = Policy::new(&run.egress, config.egress.resolve.clone(), config.egress.allow_private.clone())
+        .map_err(|source| DaemonError::Policy { provider: "[image_run]".to_owned(), source })?;
+    Ok(ImageSettings {
+        limits: Limits { memory_bytes: run.memory_bytes, cpu: run.cpu, cpu_burst: Some(run.cpu_burst) },
+        pids: run.pids_max,
+        egress: Arc::new(egress),
+        timeout: Duration::from_secs(run.timeout_seconds),
+    })
 }
 
 fn limits(class: &ResourceClass) -> Limits {
@@ -254,8 +282,9 @@ fn serve_provider(
             Ok(Arc::new(Template {
                 provider: provider.name.clone(),
                 rootfs: image.rootfs,
-                home: provider.home.clone(),
+                home: Some(provider.home.clone()),
                 user: execution::RUNTIME_USER,
+                group: execution::RUNTIME_USER,
                 credentials: (!credentials.dir.is_empty()).then(|| (credentials.dir.clone(), credentials.tmpfs_bytes)),
                 idle: limits(&provider.resources.idle),
                 run: limits(&provider.resources.run),

@@ -22,4 +22,6 @@ pub mod pool;
 pub mod provider;
 pub mod spawner;
 pub mod telemetry;
+pub mod tls;
 pub mod types;
+pub mod unified;

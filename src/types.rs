@@ -8,12 +8,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given.
+/// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecutionRequest {
-    /// Name of a provider, as listed by `GET /v1/providers`.
+    /// Name of a provider, as listed by `GET /v1/providers`. Exactly one of `provider` and `image` must be given.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub provider: String,
+    /// Name of an image of the store, to run a command in it without a provider: `command` replaces the image's own,
+    /// its entrypoint, environment, user and working directory stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Whose execution this is: 1 to 64 characters of `[a-z0-9-]`.
     pub user: String,
     /// What to ask the provider's CLI.

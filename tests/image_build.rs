@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
 use thawd::image::build::{BuildOptions, BuildReport, build};
 use thawd::image::progress::Terminal;
+use thawd::image::{Image, Store};
 
 fn folder(variable: &str, default: &str) -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -63,13 +66,38 @@ fn the_cli_images_build() {
 }
 
 #[test]
-#[ignore = "needs the images of `the_cli_images_build`"]
-fn the_images_unpack() {
+#[ignore = "needs the Debian and npm registries or a filled cache, and bubblewrap"]
+fn the_clis_start_from_their_read_only_root() {
     let folder_of_store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let store = thawd::image::Store::open(folder_of_store.path()).unwrap();
-    for name in ["test", "openai", "anthropic", "google"] {
-        let begun = std::time::Instant::now();
-        let image = store.ensure(&folder("THAWD_TEST_IMAGES", "layouts").join(name)).unwrap();
+    let store = Store::open(folder_of_store.path()).unwrap();
+    for (name, command, version) in [
+        ("test", "id", "uid=1000(runtime) gid=1000(runtime)"),
+        ("openai", "codex --version", "codex-cli 0.169.0"),
+        ("anthropic", "claude --version", "2.1.112 (Claude Code)"),
+        ("google", "gemini --version", "0.61.0"),
+        ("google", "node --version", "v22.23.3"),
+    ] {
+        let layout = build_real(name).layout;
+        let begun = Instant::now();
+        let image = store.ensure(&layout).unwrap();
         eprintln!("{name:>10} {:.1} MB unpacked in {:.2?}", image.unpacked_bytes as f64 / 1e6, begun.elapsed());
+        let begun = Instant::now();
+        let (ok, said) = run_in(&image, command);
+        eprintln!("{name:>10} {command}: {} in {:.2?}", said.trim(), begun.elapsed());
+        assert!(ok && said.starts_with(version), "{name}: {said}");
     }
+}
+
+/// Runs a command as the image says, the way a container does: read-only root, fresh HOME and /tmp, no network.
+fn run_in(image: &Image, command: &str) -> (bool, String) {
+    let mut bwrap = Command::new("bwrap");
+    bwrap.env_clear().arg("--ro-bind").arg(&image.rootfs).arg("/");
+    bwrap.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/home/runtime"]);
+    bwrap.args(["--unshare-all", "--die-with-parent", "--uid", "1000", "--gid", "1000"]);
+    bwrap.args(["--chdir", &image.config.workdir]);
+    for (name, value) in &image.config.env {
+        bwrap.args(["--setenv", name, value]);
+    }
+    let output = bwrap.args(command.split(' ')).output().expect("bwrap runs: apt-get install bubblewrap");
+    (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }

@@ -27,8 +27,13 @@ fn variable<'a>(invocation: &'a Invocation, name: &str) -> Option<&'a str> {
 #[test]
 fn each_provider_has_the_limits_of_the_mission() {
     let providers = shipped();
-    assert_eq!(providers.keys().collect::<Vec<_>>(), ["anthropic", "google", "openai"]);
-    for provider in providers.values() {
+    let (unified, clis): (Vec<_>, Vec<_>) = providers.values().partition(|provider| provider.image == "unified");
+    assert_eq!(
+        clis.iter().map(|provider| provider.name.as_str()).collect::<Vec<_>>(),
+        ["anthropic", "google", "openai"]
+    );
+    assert_eq!(unified.len(), 3);
+    for provider in clis {
         let (idle, run) = (provider.resources.idle, provider.resources.run);
         assert_eq!((idle.memory_bytes, idle.cpu, idle.cpu_burst), (256 << 20, 0.1, None), "{}", provider.name);
         assert_eq!((run.memory_bytes, run.cpu, run.cpu_burst), (512 << 20, 0.5, Some(1.0)), "{}", provider.name);
@@ -36,6 +41,32 @@ fn each_provider_has_the_limits_of_the_mission() {
         assert_eq!(provider.timeouts.default, Duration::from_secs(30));
         assert_eq!(provider.home, "/home/runtime");
         assert!(provider.egress.iter().all(|pattern| pattern.ends_with(":443")));
+    }
+}
+
+#[test]
+fn the_unified_image_is_told_all_but_the_prompt_by_its_environment() {
+    let providers = shipped();
+    for (name, key, base) in [
+        ("openai", "OPENAI_API_KEY", ("OPENAI_BASE_URL", "http://upstream.test:8080/v1")),
+        ("anthropic", "ANTHROPIC_API_KEY", ("ANTHROPIC_BASE_URL", UPSTREAM)),
+        ("google", "GOOGLE_API_KEY", ("GOOGLE_GEMINI_BASE_URL", UPSTREAM)),
+    ] {
+        let provider = &providers[&format!("unified-{name}")];
+        let env = [key];
+        let run = provider.invocation(&PromptSpec { base_url: Some(UPSTREAM), ..spec(&[], &env) }).unwrap();
+        assert_eq!(
+            (run.argv.as_slice(), run.stdin.as_deref()),
+            (&["thaw-unified".to_owned()][..], Some(b"3*67".as_slice()))
+        );
+        assert_eq!(variable(&run, "PROVIDER"), Some(name));
+        assert_eq!(variable(&run, "MODEL"), Some(providers[name].models.default.as_str()));
+        assert_eq!(variable(&run, base.0), Some(base.1));
+        assert_eq!(run.dialect, Dialect::Text);
+        let (idle, run) = (provider.resources.idle, provider.resources.run);
+        assert_eq!((idle.memory_bytes, idle.cpu, run.memory_bytes, run.cpu), (32 << 20, 0.1, 64 << 20, 0.5));
+        let missing = provider.check_credentials(&[], &[]).unwrap_err().to_string();
+        assert!(missing.contains(key), "{missing}");
     }
 }
 

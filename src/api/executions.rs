@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -21,6 +22,7 @@ use crate::types::{Execution, ExecutionRequest, List, Problem};
     (status = 200, description = "the events, as text/event-stream", content_type = "text/event-stream"),
     (status = 201, description = "started", body = Execution),
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
+    (status = 409, description = "cancelled before it started", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
     (status = 503, description = "no container now; try again", body = Problem)))]
 pub async fn create(
@@ -56,7 +58,7 @@ pub async fn list(State(state): State<Arc<super::State>>) -> Json<List<Execution
 /// One execution.
 #[utoipa::path(get, path = "/v1/executions/{id}", params(("id" = String, Path, description = "execution id")),
     responses((status = 200, body = Execution), (status = 400, body = Problem), (status = 404, body = Problem)))]
-pub async fn get(State(state): State<Arc<super::State>>, Path(id): Path<String>) -> Result<Json<Execution>, ApiError> {
+pub async fn get(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<Execution>, ApiError> {
     Ok(Json(find(&state, &id)?.describe()))
 }
 
@@ -68,7 +70,7 @@ pub async fn get(State(state): State<Arc<super::State>>, Path(id): Path<String>)
         (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn events(
     State(state): State<Arc<super::State>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let handle = find(&state, &id)?;
@@ -82,7 +84,7 @@ pub async fn events(
     responses((status = 202, body = Execution), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn cancel(
     State(state): State<Arc<super::State>>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<(StatusCode, Json<Execution>), ApiError> {
     let handle = find(&state, &id)?;
     handle.cancel();
@@ -92,10 +94,25 @@ pub async fn cancel(
 /// Longest id, characters: `e-` and a ULID are 28.
 const MAX_ID: usize = 64;
 
-fn find(state: &super::State, id: &str) -> Result<Arc<Handle>, ApiError> {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(plain) {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", "ids consist of a-z, 0-9 and -"));
+/// The id in the path, checked.
+#[derive(Debug)]
+pub struct Id(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = || ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", "ids consist of a-z, 0-9 and -");
+        // It cannot even be read when it is not UTF-8.
+        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| invalid())?;
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(plain) {
+            return Err(invalid());
+        }
+        Ok(Self(id))
     }
+}
+
+fn find(state: &super::State, id: &str) -> Result<Arc<Handle>, ApiError> {
     state.executions.get(id).ok_or_else(|| ApiError::not_found("execution", id))
 }

@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::container::ContainerError;
 use crate::execution::StartError;
 use crate::pool::ClaimError;
 use crate::types::Problem;
@@ -47,9 +48,10 @@ impl From<StartError> for ApiError {
             StartError::Claim(ClaimError::Limit(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_limit"),
             StartError::Claim(ClaimError::NotReady(_)) => (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready"),
             StartError::Claim(ClaimError::Create(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
-            StartError::Container(crate::container::ContainerError::Credentials(_)) => {
+            StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => {
                 (StatusCode::BAD_REQUEST, "invalid_credentials")
             }
+            StartError::Cancelled => (StatusCode::CONFLICT, "cancelled"),
             StartError::Container(_) | StartError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Claim(ClaimError::Stopped) | StartError::Stopped => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting_down")

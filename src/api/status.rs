@@ -49,22 +49,29 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Says whether executions can be served: every pool that wants containers has some, or serves some.
+/// Says whether executions can be served: every pool that wants containers has some, or serves some, and the others
+/// have their image.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = Problem)))]
 pub async fn readyz(State(state): State<Arc<super::State>>) -> Result<&'static str, ApiError> {
-    let waiting: Vec<String> = lists::all_pools(&state)
-        .await?
-        .into_iter()
-        .filter(|pool| pool.target > 0 && pool.warm + pool.claimed == 0)
-        .map(|pool| match pool.last_error {
-            Some(reason) => format!("{} ({reason})", pool.provider),
-            None => pool.provider,
-        })
-        .collect();
+    let mut waiting = Vec::new();
+    for pool in lists::all_pools(&state).await? {
+        let ready = if pool.target > 0 {
+            pool.warm + pool.claimed > 0
+        } else {
+            // The list was made from this very map.
+            state.executions.served()[&pool.provider].pool.is_prepared().await.unwrap_or(false)
+        };
+        if !ready {
+            waiting.push(match pool.last_error {
+                Some(reason) => format!("{} ({reason})", pool.provider),
+                None => pool.provider,
+            });
+        }
+    }
     if waiting.is_empty() {
         return Ok("ready\n");
     }
-    let detail = format!("no warm container yet for: {}", waiting.join("; "));
+    let detail = format!("no container yet for: {}", waiting.join("; "));
     Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail))
 }
 

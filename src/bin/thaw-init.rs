@@ -23,6 +23,8 @@ const CONTROL: c_int = 0;
 const CHILD_STACK: usize = 32 * 1024;
 /// Highest capability the bounding set is emptied up to; unknown ones answer EINVAL, which ends the loop.
 const LAST_POSSIBLE_CAP: c_int = 63;
+/// `_NSIG`, signal(7).
+const LAST_SIGNAL: c_int = 64;
 
 #[repr(C, align(16))]
 struct Buffers {
@@ -82,6 +84,7 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     let buffers = unsafe { &mut *ptr::addr_of_mut!(BUFFERS) };
     // SAFETY: no pointers; failure would show in the isolation tests.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    forget_inheritance();
     let signals = child_signals();
     let mut processes = [Process { pid: 0, tag: 0 }; MAX_PROCESSES];
     report(op::HELLO, 0, wire::VERSION as i32, 0);
@@ -102,6 +105,27 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
             receive(buffers, &mut processes);
         }
     }
+}
+
+/// What depends on how the daemon itself was started must not reach a command: a descriptor that its starter left
+/// open (CVE-2024-21626), ignored signals, the file mode mask.
+fn forget_inheritance() {
+    // SAFETY: no pointers; standard input to error stay, and this program has opened nothing else yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } < 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::_exit(103) }
+    }
+    // The kernel's struct sigaction, all zero: default action, no flags, empty mask.
+    let default_action = [0u64; 4];
+    // Rust programs, the daemon among them, ignore SIGPIPE, and an ignored signal stays so across exec.
+    for number in 1..=LAST_SIGNAL {
+        // SAFETY: the structure and the sizes are the kernel's. SIGKILL and SIGSTOP are refused, as they should be.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default_action.as_ptr(), ptr::null_mut::<u64>(), 8usize);
+        }
+    }
+    // SAFETY: no pointers.
+    unsafe { libc::umask(0o022) };
 }
 
 fn child_signals() -> c_int {

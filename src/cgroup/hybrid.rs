@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CPU_PERIOD_US, CgroupError, Controllers, Usage, flat_key, make_directory, read, read_number, write};
+use super::{
+    CPU_PERIOD_US, CgroupError, Controllers, LimitFiles, Usage, flat_key, make_directory, open_for_writing,
+    open_if_writable, read, read_number, write,
+};
 
 /// One directory per container in each of three v1 hierarchies.
 pub struct Hybrid {
@@ -72,11 +75,22 @@ impl Controllers for Hybrid {
         if has_burst && burst_us > 0 { write(&burst, &burst_us.to_string()) } else { Ok(()) }
     }
 
-    fn reset_peak(&self, id: &str) {
-        let peak = self.memory.join(id).join("memory.max_usage_in_bytes");
-        if let Err(error) = write(&peak, "0") {
-            tracing::debug!(%error, "memory peak not reset");
+    fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError> {
+        let (memory, cpu) = (self.memory.join(id), self.cpu.join(id));
+        let both = memory.join("memory.memsw.limit_in_bytes");
+        let mut files = Vec::with_capacity(2);
+        if both.exists() {
+            files.push(open_for_writing(&both)?);
         }
+        files.push(open_for_writing(&memory.join("memory.limit_in_bytes"))?);
+        let burst = cpu.join("cpu.cfs_burst_us");
+        Ok(LimitFiles {
+            memory: files,
+            quota_with_period: false,
+            quota: open_for_writing(&cpu.join("cpu.cfs_quota_us"))?,
+            burst: if burst.exists() { Some(open_for_writing(&burst)?) } else { None },
+            peak: open_if_writable(&memory.join("memory.max_usage_in_bytes")),
+        })
     }
 
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError> {

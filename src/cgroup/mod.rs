@@ -17,7 +17,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 pub use detect::Layout;
 
@@ -81,6 +82,12 @@ pub enum CgroupError {
         /// What to do.
         fix: String,
     },
+    /// Another daemon has the cgroup.
+    #[error("another daemon uses {}; stop it, or choose another `cgroup.name`", path.display())]
+    InUse {
+        /// Which one.
+        path: PathBuf,
+    },
     /// A control file could not be read or written.
     #[error("{operation} {}: {source}", path.display())]
     Io {
@@ -128,10 +135,45 @@ trait Controllers: Send + Sync {
     fn limit_memory(&self, id: &str, memory_bytes: u64) -> Result<(), CgroupError>;
     /// Sets quota and burst, microseconds per [`CPU_PERIOD_US`].
     fn limit_cpu(&self, id: &str, quota_us: u64, burst_us: u64) -> Result<(), CgroupError>;
-    /// Forgets the memory peak so far, where the kernel can.
-    fn reset_peak(&self, id: &str);
+    /// Opens the files that [`Hierarchy::raise`] writes.
+    fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError>;
     /// Adds memory, peak and OOM figures.
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
+}
+
+/// Control files that stay open, so that a claim makes one system call for each and looks up no path.
+#[derive(Debug)]
+struct LimitFiles {
+    /// In the order in which a growing limit is written.
+    memory: Vec<fs::File>,
+    /// Whether the quota's file takes quota and period (v2) or the quota alone (v1).
+    quota_with_period: bool,
+    quota: fs::File,
+    /// Absent before Linux 5.14.
+    burst: Option<fs::File>,
+    /// Where a write forgets the memory peak so far: v1, and v2 since Linux 6.12, there for reads through the same
+    /// descriptor only.
+    peak: Option<fs::File>,
+}
+
+impl LimitFiles {
+    fn raise(&self, limits: &Limits) -> io::Result<()> {
+        let memory = limits.memory_bytes.to_string();
+        for file in &self.memory {
+            rustix::io::pwrite(file, memory.as_bytes(), 0)?;
+        }
+        let mut quota = limits.quota_us().to_string();
+        if self.quota_with_period {
+            quota = format!("{quota} {CPU_PERIOD_US}");
+        }
+        rustix::io::pwrite(&self.quota, quota.as_bytes(), 0)?;
+        if let (Some(file), burst) = (&self.burst, limits.burst_us())
+            && burst > 0
+        {
+            rustix::io::pwrite(file, burst.to_string().as_bytes(), 0)?;
+        }
+        Ok(())
+    }
 }
 
 /// The daemon's own subtree of every hierarchy in use.
@@ -141,6 +183,8 @@ pub struct Hierarchy {
     core: PathBuf,
     name: String,
     controllers: Box<dyn Controllers>,
+    /// `core`, locked for as long as this lives.
+    _lock: OwnedFd,
 }
 
 impl std::fmt::Debug for Hierarchy {
@@ -162,11 +206,12 @@ impl Hierarchy {
     fn with_layout(layout: Layout, name: &str) -> Result<Self, CgroupError> {
         let core = layout.core().join(name);
         make_directory(&core)?;
+        let lock = lock(&core)?;
         let controllers: Box<dyn Controllers> = match &layout {
             Layout::V2 { root } => Box::new(v2::V2::prepare(root, &core)?),
             Layout::Hybrid { memory, cpu, pids, .. } => Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, name)?),
         };
-        Ok(Self { layout, core, name: name.to_owned(), controllers })
+        Ok(Self { layout, core, name: name.to_owned(), controllers, _lock: lock })
     }
 
     /// The layout found.
@@ -196,8 +241,9 @@ impl Hierarchy {
         }
         self.controllers.limit_memory_and_pids(id, memory_bytes, pids)?;
         let freeze = path.join("cgroup.freeze");
-        let freeze_file = fs::OpenOptions::new().write(true).open(&freeze).map_err(CgroupError::io("open", &freeze))?;
-        Ok(Cgroup { id: id.to_owned(), path, freeze_file })
+        let freeze_file = open_for_writing(&freeze)?;
+        let limit_files = self.controllers.open_limits(id)?;
+        Ok(Cgroup { id: id.to_owned(), path, freeze_file, limit_files })
     }
 
     /// Directories whose `cgroup.procs` a new process must be written to (all but the v2 core's, which `clone3`
@@ -215,9 +261,26 @@ impl Hierarchy {
         self.controllers.limit_cpu(&cgroup.id, limits.quota_us(), limits.burst_us())
     }
 
+    /// Goes from a smaller class, set with [`Self::apply`] and without a burst, to a larger one: what a claim does.
+    ///
+    /// # Errors
+    /// A control file that cannot be written.
+    pub fn raise(&self, cgroup: &Cgroup, from: &Limits, to: &Limits) -> Result<(), CgroupError> {
+        let grows = to.memory_bytes >= from.memory_bytes && to.quota_us() >= from.quota_us();
+        if !grows || from.burst_us() > 0 {
+            // The order of the writes matters then.
+            return self.apply(cgroup, to);
+        }
+        cgroup.limit_files.raise(to).map_err(CgroupError::io("raise the limits of", &cgroup.path))
+    }
+
     /// Forgets the memory peak so far, where the kernel can (v1; v2 since Linux 6.12).
     pub fn reset_peak(&self, cgroup: &Cgroup) {
-        self.controllers.reset_peak(&cgroup.id);
+        if let Some(peak) = &cgroup.limit_files.peak
+            && let Err(error) = rustix::io::pwrite(peak, b"0", 0)
+        {
+            tracing::debug!(%error, "memory peak not reset");
+        }
     }
 
     /// What `cgroup` has used.
@@ -228,6 +291,9 @@ impl Hierarchy {
         let (cpu_us, throttled_periods) = core_files::cpu_usage(&cgroup.path)?;
         let mut usage = Usage { cpu_us, throttled_periods, ..Usage::default() };
         self.controllers.usage(&cgroup.id, &mut usage)?;
+        if let Some(peak) = &cgroup.limit_files.peak {
+            usage.memory_peak_bytes = read_number_from(peak, &cgroup.path)?;
+        }
         Ok(usage)
     }
 
@@ -300,6 +366,7 @@ pub struct Cgroup {
     /// Directory in the v2 core.
     path: PathBuf,
     freeze_file: fs::File,
+    limit_files: LimitFiles,
 }
 
 impl Cgroup {
@@ -362,6 +429,18 @@ impl Cgroup {
     }
 }
 
+/// Takes a cgroup for this process alone: its containers are swept at the start, so that two daemons with the same
+/// name would destroy each other's. The kernel gives the lock back whenever the process ends.
+fn lock(path: &Path) -> Result<OwnedFd, CgroupError> {
+    let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| CgroupError::io("open", path)(errno.into()))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(Errno::WOULDBLOCK) => Err(CgroupError::InUse { path: path.to_owned() }),
+        Err(errno) => Err(CgroupError::io("lock", path)(errno.into())),
+    }
+}
+
 fn make_directory(path: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::io("create", path)(error)),
@@ -374,6 +453,15 @@ fn remove_directory(path: &Path) -> Result<(), CgroupError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::io("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+fn open_for_writing(path: &Path) -> Result<fs::File, CgroupError> {
+    fs::OpenOptions::new().write(true).open(path).map_err(CgroupError::io("open", path))
+}
+
+/// Opens a file that older kernels cannot write: `None` then.
+fn open_if_writable(path: &Path) -> Option<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).open(path).ok()
 }
 
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
@@ -389,6 +477,14 @@ fn read_number(path: &Path) -> Result<u64, CgroupError> {
     content.trim().parse().map_err(|_| CgroupError::Parse { path: path.to_owned(), content })
 }
 
+fn read_number_from(file: &fs::File, of: &Path) -> Result<u64, CgroupError> {
+    let mut buffer = [0; 32];
+    let length = rustix::io::pread(file, &mut buffer, 0)
+        .map_err(|errno| CgroupError::io("read the memory peak of", of)(errno.into()))?;
+    let content = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    content.trim().parse().map_err(|_| CgroupError::Parse { path: of.to_owned(), content })
+}
+
 /// Value of `key` in a flat-keyed file; 0 when the kernel does not list it.
 fn flat_key(content: &str, key: &str) -> u64 {
     content.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
@@ -396,7 +492,16 @@ fn flat_key(content: &str, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Limits, flat_key};
+    use super::{CgroupError, Limits, flat_key, lock};
+
+    #[test]
+    fn a_cgroup_has_one_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path()).unwrap();
+        assert!(matches!(lock(directory.path()), Err(CgroupError::InUse { .. })));
+        drop(first);
+        lock(directory.path()).unwrap();
+    }
 
     #[test]
     fn quota_and_burst_follow_the_class() {

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CPU_PERIOD_US, CgroupError, Controllers, Usage, flat_key, read, read_number, write};
+use super::{
+    CPU_PERIOD_US, CgroupError, Controllers, LimitFiles, Usage, flat_key, open_for_writing, open_if_writable, read,
+    read_number, write,
+};
 
 const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
 
@@ -77,10 +80,14 @@ impl Controllers for V2 {
         if burst_us > 0 { write(&burst, &burst_us.to_string()) } else { Ok(()) }
     }
 
-    fn reset_peak(&self, id: &str) {
-        // A write resets the peak only for the descriptor it was made through (Linux 6.12), which would have to
-        // stay open for the execution; the idle stage's peak is far below any run's, so it is left as it is.
-        let _ = id;
+    fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError> {
+        Ok(LimitFiles {
+            memory: vec![open_for_writing(&self.file(id, "memory.max"))?],
+            quota_with_period: true,
+            quota: open_for_writing(&self.file(id, "cpu.max"))?,
+            burst: Some(open_for_writing(&self.file(id, "cpu.max.burst"))?),
+            peak: open_if_writable(&self.file(id, "memory.peak")),
+        })
     }
 
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError> {

@@ -46,7 +46,10 @@ impl Client {
     /// # Errors
     /// [`ClientError::Protocol`] when the HTTP client cannot be set up, which does not depend on the daemon.
     pub fn new(socket: &Path) -> Result<Self, ClientError> {
+        // There is no TLS on a socket, but reqwest wants it set up, and would read the machine's authorities for it.
+        let tls = crate::tls::client_config().map_err(|e| ClientError::Protocol(format!("cannot set up TLS: {e}")))?;
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
             .unix_socket(socket)
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(0)

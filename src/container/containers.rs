@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::control::Control;
+use super::credentials;
 use super::reaper::{self, Parts, Remains};
 use super::{Container, ContainerError, Template};
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, Hierarchy, Usage};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
@@ -228,7 +229,6 @@ impl Containers {
             let created = tokio::task::spawn_blocking(move || hierarchy.create(&id, memory, pids)).await;
             created.map_err(|error| ContainerError::Init(error.to_string()))??
         };
-        let directory = cgroup.open()?;
         let entry = Arc::new(Entry {
             id: id.clone(),
             provider: template.provider.clone(),
@@ -247,6 +247,7 @@ impl Containers {
             _place: place,
         });
 
+        let directory = remains.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
         let spawned = match self.spawner.create(request, theirs, directory).await {
@@ -274,7 +275,24 @@ impl Containers {
             Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
         }
         let owner = id_base + template.user;
-        Ok(Container { control, credential_dir, credentials: None, owner, template, next_tag: 0, remains })
+        let credentials = match (&template.credentials, credential_dir) {
+            (Some((_, limit)), Some(directory)) => {
+                let mount = credentials::create(owner, *limit)?;
+                let pidfd = remains.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
+                Some(credentials::attach(pidfd, mount, directory).await?)
+            }
+            _ => None,
+        };
+        Ok(Container {
+            control,
+            credentials,
+            owner,
+            template,
+            next_tag: 0,
+            resting: false,
+            baseline: Usage::default(),
+            remains,
+        })
     }
 
     fn request(&self, template: &Template, id: &str, id_base: u32) -> CreateRequest {
@@ -284,6 +302,7 @@ impl Containers {
             mount_point: self.settings.mount_point.clone(),
             id_base,
             user: template.user,
+            group: template.group,
             home: template.home.clone(),
             credential_dir: template.credentials.as_ref().map(|(name, _)| name.clone()),
             ephemeral_bytes: self.settings.ephemeral_bytes,

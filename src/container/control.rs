@@ -24,8 +24,10 @@ pub struct Command {
     pub env: Vec<(String, String)>,
     /// Working directory inside.
     pub cwd: String,
-    /// User and group id inside.
+    /// User id inside.
     pub user: u32,
+    /// Group id inside.
+    pub group: u32,
 }
 
 /// A command that cannot be handed over.
@@ -122,6 +124,13 @@ pub struct Encoded {
     strings: zeroize::Zeroizing<Vec<u8>>,
 }
 
+impl Encoded {
+    /// Forgets what it was, secrets included.
+    pub fn wipe(&mut self) {
+        self.strings = zeroize::Zeroizing::default();
+    }
+}
+
 impl Command {
     /// Checks every limit and encodes the command.
     ///
@@ -167,7 +176,7 @@ impl Command {
             put(&[name, "=", value])?;
         }
         let (argc, envc) = (self.argv.len() as u32, self.env.len() as u32);
-        Ok(Encoded { header: SpawnHeader { tag: 0, uid: self.user, gid: self.user, argc, envc }, strings })
+        Ok(Encoded { header: SpawnHeader { tag: 0, uid: self.user, gid: self.group, argc, envc }, strings })
     }
 }
 
@@ -177,7 +186,7 @@ mod tests {
 
     fn command(argv: &[&str]) -> Command {
         let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
-        Command { argv, env: vec![("A".to_owned(), "b".to_owned())], cwd: "/".to_owned(), user: 1000 }
+        Command { argv, env: vec![("A".to_owned(), "b".to_owned())], cwd: "/".to_owned(), user: 1000, group: 1000 }
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! Handing one user's credential files to one container: a fresh tmpfs, filled before anybody inside can see it,
-//! then attached by descriptor. Works while the container is frozen.
+//! Handing one user's credential files to one container. Its tmpfs is made and attached by descriptor when the
+//! container is created, which serves one execution and never another; at a claim the files are written through
+//! the mount's descriptor while the container is frozen, so nobody inside sees a part of them, and no path inside is
+//! looked up.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,8 +38,8 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Credentia
     move |error| CredentialError::Io { step, source: error.into() }
 }
 
-/// Makes the tmpfs with the files in it; `owner` is the user's id on the host.
-pub fn fill(files: &[(&str, &str)], owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
+/// Makes the empty tmpfs; `owner` is the user's id on the host, `limit` its size in bytes.
+pub fn create(owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
     let context =
         rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("open the credential tmpfs"))?;
     let (size, owner_text) = (limit.to_string(), owner.to_string());
@@ -52,15 +54,19 @@ pub fn fill(files: &[(&str, &str)], owner: u32, limit: u64) -> Result<OwnedFd, C
     rustix::mount::fsconfig_create(&context).map_err(failed("create the credential tmpfs"))?;
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(failed("mount the credential tmpfs"))?;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(failed("mount the credential tmpfs"))
+}
+
+/// Writes the files into the tmpfs.
+pub fn fill(mount: BorrowedFd<'_>, files: &[(&str, &str)], owner: u32, limit: u64) -> Result<(), CredentialError> {
     for (name, content) in files {
-        write_file(mount.as_fd(), name, content, owner).map_err(|error| match error {
+        write_file(mount, name, content, owner).map_err(|error| match error {
             Errno::NOSPC => CredentialError::TooLarge { limit },
             errno => failed("write a credential file")(errno),
         })?;
     }
-    Ok(mount)
+    Ok(())
 }
 
 fn write_file(directory: BorrowedFd<'_>, name: &str, content: &str, owner: u32) -> Result<(), Errno> {
@@ -75,7 +81,7 @@ fn write_file(directory: BorrowedFd<'_>, name: &str, content: &str, owner: u32) 
     Ok(())
 }
 
-/// Attaches the filled tmpfs onto `directory`, inside the mount namespace of the process behind `pidfd`.
+/// Attaches the tmpfs onto `directory`, inside the mount namespace of the process behind `pidfd`.
 pub async fn attach(pidfd: OwnedFd, mount: OwnedFd, directory: OwnedFd) -> Result<OwnedFd, CredentialError> {
     let (done, result) = tokio::sync::oneshot::channel();
     // A thread of its own, not one of the pool's: it ends in another mount namespace.

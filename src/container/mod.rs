@@ -41,10 +41,12 @@ pub struct Template {
     pub provider: String,
     /// Unpacked root file system.
     pub rootfs: PathBuf,
-    /// Home directory inside.
-    pub home: String,
-    /// User (and group) id inside.
+    /// Home directory inside, which becomes writable.
+    pub home: Option<String>,
+    /// User id inside.
     pub user: u32,
+    /// Group id inside.
+    pub group: u32,
     /// Credential directory below home, and the size of its tmpfs in bytes.
     pub credentials: Option<(String, u64)>,
     /// Limits while pooled.
@@ -110,19 +112,25 @@ impl ContainerError {
             _ => None,
         }
     }
+
+    /// Whether the container itself is at fault, so that another one may do.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Control(_) | Self::Init(_) | Self::Credentials(CredentialError::Io { .. }))
+    }
 }
 
 /// A running or frozen container. Dropping it destroys it.
 #[derive(Debug)]
 pub struct Container {
     control: Control,
-    credential_dir: Option<OwnedFd>,
-    /// Kept so that what the command refreshed can be read back and revoked.
+    /// The tmpfs on its credential directory. Kept so that what the command refreshed can be read back and revoked.
     credentials: Option<OwnedFd>,
     /// Host id of the user inside.
     owner: u32,
     template: Arc<Template>,
     next_tag: u32,
+    resting: bool,
+    baseline: Usage,
     // Last: dropped after everything that refers to the container.
     remains: Remains,
 }
@@ -146,11 +154,19 @@ impl Container {
     ///
     /// # Errors
     /// The limits cannot be set, or the freeze was not confirmed.
-    pub async fn rest(&self) -> Result<(), ContainerError> {
+    pub async fn rest(&mut self) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
         self.remains.cgroup().freeze().await?;
+        // What it used until now is nobody's; frozen, it uses nothing more.
+        self.baseline = self.usage()?;
+        self.resting = true;
         self.remains.set_state(State::Warm);
         Ok(())
+    }
+
+    /// What it had used before it belonged to an execution.
+    pub fn baseline(&self) -> Usage {
+        self.baseline
     }
 
     /// Whether it is as a warm container has to be: frozen, populated.
@@ -162,24 +178,27 @@ impl Container {
     ///
     /// # Errors
     /// The limits cannot be set.
-    pub fn claim(&self, execution: &str) -> Result<(), ContainerError> {
-        self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
+    pub fn claim(&mut self, execution: &str) -> Result<(), ContainerError> {
+        match self.resting {
+            true => self.hierarchy().raise(self.remains.cgroup(), &self.template.idle, &self.template.run)?,
+            false => {
+                self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
+                self.baseline = self.usage()?;
+            }
+        }
         self.hierarchy().reset_peak(self.remains.cgroup());
         self.remains.set_claimed(execution);
         Ok(())
     }
 
-    /// Mounts the files into its credential directory, frozen or not.
+    /// Writes the files into its credential directory, frozen or not.
     ///
     /// # Errors
     /// See [`CredentialError`].
-    pub async fn inject(&mut self, files: &[(&str, &str)]) -> Result<(), ContainerError> {
-        let directory = self.credential_dir.take().ok_or(CredentialError::NoDirectory)?;
+    pub fn inject(&self, files: &[(&str, &str)]) -> Result<(), ContainerError> {
+        let mount = self.credentials.as_ref().ok_or(CredentialError::NoDirectory)?;
         let limit = self.template.credentials.as_ref().map_or(0, |(_, bytes)| *bytes);
-        let mount = credentials::fill(files, self.owner, limit)?;
-        let pidfd = self.remains.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
-        self.credentials = Some(credentials::attach(pidfd, mount, directory).await?);
-        Ok(())
+        Ok(credentials::fill(mount.as_fd(), files, self.owner, limit)?)
     }
 
     /// Lets it run.

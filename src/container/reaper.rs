@@ -129,8 +129,10 @@ async fn try_clear(parts: &mut Parts) -> Result<(), String> {
     let cgroup = &parts.entry.cgroup;
     cgroup.kill().map_err(|error| error.to_string())?;
     cgroup.wait_empty().await.map_err(|error| error.to_string())?;
-    if let Some(pidfd) = parts.pidfd.take() {
+    if let Some(pidfd) = &parts.pidfd {
+        let pidfd = pidfd.try_clone().map_err(|error| format!("reap: {error}"))?;
         super::reap(pidfd).await.map_err(|error| format!("reap: {error}"))?;
+        parts.pidfd = None;
     }
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;

@@ -1,10 +1,11 @@
-//! `thawctl image`: builds images on this machine; the daemon is not asked.
+//! `thawctl image`: builds images on this machine and keeps the store; the daemon is not asked.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::bytes;
 use super::{CtlError, Format, complain, print};
 use crate::config::Paths;
@@ -21,9 +22,22 @@ pub(super) enum Command {
     Build(Args),
     /// Pin the newest npm packages that fit image.toml in its package-lock.json
     Lock(Args),
+    /// List the images of the store
+    #[command(visible_alias = "list")]
+    Ls(StoreArgs),
+    /// Print all that is known of images, as JSON
+    Inspect(Names),
+    /// Remove images, unless something runs from them
+    Rm(Names),
+    /// Remove images that no name means any more and that nothing uses
+    Prune(StoreArgs),
+    /// Check every file of the store against its digest; exits 1 when something is damaged
+    Verify(StoreArgs),
+    /// Bring in an OCI layout, an OCI archive or the output of `docker save`
+    Import(ImportArgs),
 }
 
-/// Arguments of both.
+/// Arguments of `build` and `lock`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Folder that holds image.toml
@@ -37,25 +51,51 @@ pub(super) struct Args {
     cache: PathBuf,
 }
 
-/// Builds or pins, with progress on stderr. Blocks; Ctrl-C ends it at any time and loses only the layer being made.
-pub(super) fn image(command: &Command, format: Format) -> Result<(), CtlError> {
-    let (Command::Build(args) | Command::Lock(args)) = command;
-    let folder = args.manifest_dir.canonicalize().map_err(|e| usage(&args.manifest_dir, &e))?;
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let layout = args.output.clone().unwrap_or_else(|| Paths::default().layouts().join(&name));
-    let options = BuildOptions::new(layout, &args.cache);
-    match command {
-        Command::Lock(_) => lock(&folder, &options, &Terminal::new(&name))?,
-        Command::Build(_) => {
-            if let Some(parent) = options.layout_dir.parent() {
-                std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
-            }
-            let report = build(&folder, &options, &Terminal::new(&name))?;
-            report.notes.iter().for_each(|note| complain(note));
-            print(&described(&report, format)?)?;
-        }
+impl Args {
+    fn folder(&self) -> Result<PathBuf, CtlError> {
+        self.manifest_dir.canonicalize().map_err(|e| usage(&self.manifest_dir, &e))
     }
-    Ok(())
+
+    fn options(&self, name: &str) -> BuildOptions {
+        let layout = self.output.clone().unwrap_or_else(|| Paths::default().layouts().join(name));
+        BuildOptions::new(layout, &self.cache)
+    }
+}
+
+/// Does it, with progress on stderr; returns the exit code. Blocks; Ctrl-C ends it at any time, and loses only what is
+/// under way.
+pub(super) fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
+    match command {
+        Command::Build(args) => built(args, format)?,
+        Command::Lock(args) => {
+            let folder = args.folder()?;
+            let name = name_of(&folder);
+            lock(&folder, &args.options(&name), &Terminal::new(&name))?;
+        }
+        Command::Ls(args) => image_store::ls(args, format)?,
+        Command::Inspect(args) => image_store::inspect(args)?,
+        Command::Rm(args) => image_store::rm(args)?,
+        Command::Prune(args) => image_store::prune(args, format)?,
+        Command::Verify(args) => return image_store::verify(args, format),
+        Command::Import(args) => image_store::import(args, format)?,
+    }
+    Ok(0)
+}
+
+fn built(args: &Args, format: Format) -> Result<(), CtlError> {
+    let folder = args.folder()?;
+    let name = name_of(&folder);
+    let options = args.options(&name);
+    if let Some(parent) = options.layout_dir.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
+    }
+    let report = build(&folder, &options, &Terminal::new(&name))?;
+    report.notes.iter().for_each(|note| complain(note));
+    Ok(print(&described(&report, format)?)?)
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn usage(path: &Path, error: &io::Error) -> CtlError {

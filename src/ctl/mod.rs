@@ -5,6 +5,7 @@
 mod doctor;
 mod exit;
 mod image;
+mod image_store;
 mod interrupt;
 mod logs;
 mod printer;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::client::{Client, ClientError, DEFAULT_SOCKET};
+use crate::image::StoreError;
 use crate::image::build::BuildError;
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
@@ -58,7 +60,7 @@ enum Command {
     Providers,
     /// List the images in the daemon's store
     Images,
-    /// Build images
+    /// Build images, bring them in, check and remove them
     #[command(subcommand)]
     Image(image::Command),
     /// Print the output of an execution
@@ -83,6 +85,8 @@ enum CtlError {
     Usage(String),
     #[error("the image was not built: {0}")]
     Build(#[from] BuildError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -121,13 +125,13 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
     match cli.command {
         Command::Run(args) => return Box::pin(run::run(&client, *args, cli.format)).await,
         Command::Cancel(args) => return view::cancel(&client, &args).await,
+        Command::Image(command) => return image::image(&command, cli.format),
         Command::Doctor => return doctor::doctor(&client, cli.format).await,
         Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
         Command::Pools => view::pools(&client, cli.format).await?,
         Command::Containers => view::containers(&client, cli.format).await?,
         Command::Providers => view::providers(&client, cli.format).await?,
         Command::Images => view::images(&client, cli.format).await?,
-        Command::Image(command) => image::image(&command, cli.format)?,
         Command::Logs(args) => logs::logs(&client, &args, cli.format).await?,
         Command::Inspect(args) => view::inspect(&client, &args).await?,
         Command::Version => print(&format!("thawctl {}\n", env!("CARGO_PKG_VERSION")))?,

@@ -18,7 +18,8 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
     };
     let command = (!args.command.is_empty()).then_some(args.command);
     Ok(ExecutionRequest {
-        provider: args.provider,
+        provider: args.provider.unwrap_or_default(),
+        image: args.image,
         user: args.user.unwrap_or_else(current_user),
         prompt,
         command,

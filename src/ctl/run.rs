@@ -18,9 +18,13 @@ Exit code: that of the command; 1 when a prompt's CLI reports a failure although
 signal N. Ctrl-C cancels the execution, a second one leaves.")]
 pub(super) struct Args {
     /// Provider whose container to use, see `thawctl providers`
-    pub(super) provider: String,
+    #[arg(required_unless_present = "image", conflicts_with = "image")]
+    pub(super) provider: Option<String>,
+    /// Image of the store to run the command in, without a provider, see `thawctl images`
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "effort", "file", "credential_env", "raw"])]
+    pub(super) image: Option<String>,
     /// What to ask the provider's CLI; `-` reads it from stdin
-    #[arg(required_unless_present = "command", conflicts_with = "command")]
+    #[arg(required_unless_present_any = ["command", "image"], conflicts_with = "command")]
     pub(super) prompt: Option<String>,
     /// Command to run in the provider's image instead of its CLI
     #[arg(last = true, value_name = "CMD")]

@@ -11,6 +11,9 @@ use crate::types::{Event, Gap};
 /// Charged per event besides its data, bytes: sequence number, queue slot, allocation.
 const EVENT_OVERHEAD: usize = 64;
 
+/// Most that one read takes out, bytes, unless a single event is larger: a reader that stalls keeps that much alive.
+const READ_BYTES: usize = 256 * 1024;
+
 /// An event in the form in which it goes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
@@ -81,11 +84,12 @@ impl Log {
         self.last.send_replace(last);
     }
 
-    /// Reads what follows sequence number `after`, at most `max` events.
+    /// Reads what follows sequence number `after`, at most `max` events and about [`READ_BYTES`].
     pub fn read(&self, after: u64, max: usize) -> Vec<Numbered> {
         let inner = self.lock();
         let mut events = Vec::new();
-        let mut next = after + 1;
+        // A client chooses `after`: the largest number is no reason to overflow.
+        let mut next = after.saturating_add(1);
         if next <= inner.trimmed {
             // Numbered as the last missing one, so that resuming after the gap continues where the log does.
             let gap = Event::Gap(Gap { from: next, to: inner.trimmed });
@@ -93,7 +97,12 @@ impl Log {
             next = inner.trimmed + 1;
         }
         let skip = (next - inner.trimmed - 1) as usize;
+        let mut bytes = 0;
         for (index, event) in inner.events.iter().enumerate().skip(skip).take(max) {
+            bytes += event.data.len();
+            if bytes > READ_BYTES && bytes > event.data.len() {
+                break;
+            }
             events.push(Numbered { sequence: inner.trimmed + 1 + index as u64, event: event.clone() });
         }
         events
@@ -111,6 +120,11 @@ impl Log {
             // The sender lives as long as `self`.
             let _ = last.changed().await;
         }
+    }
+
+    /// What it holds, bytes.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
     }
 
     /// Whether the last event was written.
@@ -166,7 +180,9 @@ mod tests {
         let rest = log.read(2, 10);
         assert_eq!((rest.len(), rest[0].sequence, &*rest[0].event.data), (1, 3, r#"{"text":"c"}"#));
         assert!(log.read(3, 10).is_empty());
-        assert!(log.read(99, 10).is_empty(), "a number from the future is no reason to panic");
+        for future in [99, u64::MAX] {
+            assert!(log.read(future, 10).is_empty(), "a number from the future is no reason to panic");
+        }
     }
 
     #[test]
@@ -185,6 +201,17 @@ mod tests {
         assert!(events.len() < 10, "{} events held", events.len());
         let resumed = log.read(events[0].sequence, 1000);
         assert_eq!(resumed[0].sequence, events[1].sequence, "no second gap after the first was read");
+    }
+
+    #[test]
+    fn a_read_is_bounded_in_bytes_but_never_empty() {
+        let log = Log::new(16 << 20);
+        log.push(&delta(&"x".repeat(2 * super::READ_BYTES)));
+        for _ in 0..64 {
+            log.push(&delta(&"y".repeat(super::READ_BYTES / 4)));
+        }
+        assert_eq!(log.read(0, 64).len(), 1, "a large event comes alone");
+        assert_eq!(log.read(1, 64).len(), 3);
     }
 
     #[tokio::test]

@@ -82,6 +82,7 @@ impl ExecutionMetrics {
             StartError::Claim(ClaimError::NotReady(_)) => "not_ready",
             StartError::Claim(ClaimError::Create(_)) => "create",
             StartError::Request(_) => "request",
+            StartError::Cancelled => "cancelled",
             StartError::Container(_) | StartError::Io(_) => "container",
             StartError::Claim(ClaimError::Stopped) | StartError::Stopped => "stopped",
         };

@@ -9,6 +9,7 @@
 //! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
 //! cancellation, and count as readers while they stream.
 
+mod image_run;
 mod log;
 mod metrics;
 mod output;
@@ -27,6 +28,7 @@ use crate::pool::{ClaimError, Pool};
 use crate::provider::Provider;
 use crate::types;
 
+pub use image_run::{ImageRunError, ImageSettings, Images};
 pub use log::{Log, Numbered, Rendered};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError};
@@ -40,6 +42,8 @@ pub struct Settings {
     pub retention: Duration,
     /// Ended executions kept at most.
     pub retained: usize,
+    /// Output of ended executions kept at most, all together, bytes.
+    pub retained_bytes: usize,
     /// Time without a reader before an execution without `background` is cancelled.
     pub disconnect_grace: Duration,
     /// Time between SIGTERM and SIGKILL.
@@ -78,6 +82,9 @@ pub enum StartError {
     /// Out of descriptors.
     #[error("the execution could not be started: {0}")]
     Io(#[from] std::io::Error),
+    /// Somebody cancelled it before it had a container.
+    #[error("the execution was cancelled before it started")]
+    Cancelled,
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
@@ -170,6 +177,7 @@ impl Drop for Reader {
 pub struct Executions {
     settings: Settings,
     served: BTreeMap<String, Served>,
+    images: Images,
     metrics: Arc<ExecutionMetrics>,
     known: Mutex<Known>,
     shutdown: CancellationToken,
@@ -178,14 +186,45 @@ pub struct Executions {
 #[derive(Debug, Default)]
 struct Known {
     executions: HashMap<String, Arc<Handle>>,
-    /// Ended ones, oldest first, with the time until which they are kept.
-    ended: VecDeque<(String, Instant)>,
+    /// Ended ones, oldest first.
+    ended: VecDeque<Ended>,
+    /// Sum over `ended`.
+    ended_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Ended {
+    id: String,
+    /// Kept until then.
+    until: Instant,
+    /// Size of its log.
+    bytes: usize,
+}
+
+impl Known {
+    /// Forgets ended executions, oldest first, until what is left is within the limits.
+    fn forget(&mut self, settings: &Settings) {
+        let now = Instant::now();
+        while self.ended.len() > settings.retained
+            || self.ended_bytes > settings.retained_bytes
+            || self.ended.front().is_some_and(|oldest| oldest.until <= now)
+        {
+            let Some(oldest) = self.ended.pop_front() else { return };
+            self.ended_bytes -= oldest.bytes;
+            self.executions.remove(&oldest.id);
+        }
+    }
 }
 
 impl Executions {
     /// Nothing runs yet.
-    pub fn new(settings: Settings, served: BTreeMap<String, Served>, metrics: Arc<ExecutionMetrics>) -> Self {
-        Self { settings, served, metrics, known: Mutex::default(), shutdown: CancellationToken::new() }
+    pub fn new(
+        settings: Settings,
+        served: BTreeMap<String, Served>,
+        images: Images,
+        metrics: Arc<ExecutionMetrics>,
+    ) -> Self {
+        Self { settings, served, images, metrics, known: Mutex::default(), shutdown: CancellationToken::new() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -210,11 +249,8 @@ impl Executions {
         streaming: bool,
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
-        if self.shutdown.is_cancelled() {
-            return Err(StartError::Stopped);
-        }
         let background = request.background || !streaming;
-        let plan = plan::plan(request, &self.served, &self.settings)?;
+        let plan = plan::plan(request, &self.served, &self.images, &self.settings)?;
         let handle = Arc::new(Handle {
             id: format!("e-{}", ulid::Ulid::new().to_string().to_lowercase()),
             provider: plan.provider.clone(),
@@ -234,45 +270,42 @@ impl Executions {
             readers: watch::Sender::new(0),
         });
         let reader = handle.read();
-        self.known().executions.insert(handle.id.clone(), Arc::clone(&handle));
+        {
+            let mut known = self.known();
+            // Under the lock with which `shut_down` takes stock: nothing slips in behind it.
+            if self.shutdown.is_cancelled() {
+                return Err(StartError::Stopped);
+            }
+            known.executions.insert(handle.id.clone(), Arc::clone(&handle));
+        }
         let (started, outcome) = oneshot::channel();
         let this = Arc::clone(self);
         // A task of its own: the execution must not depend on the connection that asked for it.
         tokio::spawn(async move {
-            let id = handle.id.clone();
-            let ran = run::run(&this, handle, plan, received, background, started).await;
-            this.ended(id, ran);
+            let ran = run::run(&this, Arc::clone(&handle), plan, received, background, started).await;
+            this.ended(&handle, ran);
         });
         outcome.await.map_err(|_| StartError::Stopped)??;
         Ok(reader)
     }
 
     /// Keeps an ended execution for a while; forgets one that never started.
-    fn ended(&self, id: String, ran: bool) {
-        let now = Instant::now();
+    fn ended(&self, handle: &Handle, ran: bool) {
         let mut known = self.known();
         if ran {
-            known.ended.push_back((id, now + self.settings.retention));
+            let until = Instant::now() + self.settings.retention;
+            let bytes = handle.log.bytes();
+            known.ended.push_back(Ended { id: handle.id.clone(), until, bytes });
+            known.ended_bytes += bytes;
         } else {
-            known.executions.remove(&id);
+            known.executions.remove(&handle.id);
         }
-        while known.ended.len() > self.settings.retained || known.ended.front().is_some_and(|(_, until)| *until <= now)
-        {
-            if let Some((id, _)) = known.ended.pop_front() {
-                known.executions.remove(&id);
-            }
-        }
+        known.forget(&self.settings);
     }
 
     /// Forgets ended executions whose time is over; called now and then.
     pub fn forget_expired(&self) {
-        let now = Instant::now();
-        let mut known = self.known();
-        while known.ended.front().is_some_and(|(_, until)| *until <= now) {
-            if let Some((id, _)) = known.ended.pop_front() {
-                known.executions.remove(&id);
-            }
-        }
+        self.known().forget(&self.settings);
     }
 
     /// One execution.
@@ -299,5 +332,40 @@ impl Executions {
                 after = last.sequence;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Ended, Known, Settings};
+
+    #[test]
+    fn ended_executions_are_forgotten_by_number_bytes_and_age() {
+        let settings = Settings {
+            output_bytes: 100,
+            retention: Duration::from_secs(600),
+            retained: 5,
+            retained_bytes: 250,
+            disconnect_grace: Duration::ZERO,
+            kill_grace: Duration::ZERO,
+            max_timeout: Duration::from_secs(1),
+            proxy_port: 1,
+        };
+        let mut known = Known::default();
+        let mut add = |bytes, until| {
+            known.ended.push_back(Ended { id: String::new(), until, bytes });
+            known.ended_bytes += bytes;
+            known.forget(&settings);
+            (known.ended.len(), known.ended_bytes)
+        };
+        let later = Instant::now() + settings.retention;
+        for count in 1..=5 {
+            assert_eq!(add(1, later), (count, count));
+        }
+        assert_eq!(add(1, later), (5, 5), "by number");
+        assert_eq!(add(249, later), (2, 250), "by bytes");
+        assert_eq!(add(100, Instant::now()), (0, 0), "the older two by bytes, the newest by age");
     }
 }

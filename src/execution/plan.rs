@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use zeroize::Zeroize;
 
+use super::image_run::{self, ImageRunError, Images, Origin};
 use super::{Served, Settings};
 use crate::container::{Command, CommandError, Encoded};
-use crate::pool::Pool;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
 use crate::types::{ExecutionRequest, Secret};
 
@@ -59,6 +59,15 @@ pub enum RequestError {
     /// The command cannot be handed over.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// Both or neither of `provider` and `image`.
+    #[error("give exactly one of `provider` and `image`")]
+    ProviderOrImage,
+    /// A field that goes with `provider` only.
+    #[error("`{0}` goes with `provider`, not with `image`")]
+    OnlyWithProvider(&'static str),
+    /// The image cannot be run.
+    #[error(transparent)]
+    Image(#[from] ImageRunError),
 }
 
 impl RequestError {
@@ -76,6 +85,10 @@ impl RequestError {
             Self::Invocation(InvocationError::BaseUrl { .. }) => "misconfigured_provider",
             Self::Invocation(_) => "invalid_prompt",
             Self::Command(_) => "invalid_command",
+            Self::ProviderOrImage => "provider_or_image",
+            Self::OnlyWithProvider(_) => "only_with_provider",
+            Self::Image(ImageRunError::Unknown(_)) => "unknown_image",
+            Self::Image(_) => "invalid_image",
         }
     }
 }
@@ -101,7 +114,7 @@ pub struct Plan {
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Where the container comes from.
-    pub(super) pool: Pool,
+    pub(super) origin: Origin,
     /// What to run, ready to be handed over.
     pub(super) command: Encoded,
     /// What it reads.
@@ -116,6 +129,14 @@ pub struct Plan {
     pub(super) dialect: Option<Dialect>,
 }
 
+impl Plan {
+    /// Wipes what the container has by now: credentials in files and in variables.
+    pub(super) fn forget_secrets(&mut self) {
+        self.files.clear();
+        self.command.wipe();
+    }
+}
+
 struct Task {
     argv: Vec<String>,
     env: Vec<(String, String)>,
@@ -128,6 +149,68 @@ struct Task {
 
 /// Checks `request` and works out what to run.
 pub fn plan(
+    request: ExecutionRequest,
+    served: &BTreeMap<String, Served>,
+    images: &Images,
+    settings: &Settings,
+) -> Result<Plan, RequestError> {
+    match (&request.image, request.provider.is_empty()) {
+        (None, false) => provider_plan(request, served, settings),
+        (Some(_), true) => image_plan(request, images, settings),
+        _ => Err(RequestError::ProviderOrImage),
+    }
+}
+
+fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Settings) -> Result<Plan, RequestError> {
+    check_names(&request)?;
+    for (name, given) in [
+        ("prompt", request.prompt.is_some()),
+        ("model", request.model.is_some()),
+        ("effort", request.effort.is_some()),
+        ("credentials", request.credentials.is_some()),
+    ] {
+        if given {
+            return Err(RequestError::OnlyWithProvider(name));
+        }
+    }
+    let name = request.image.take().unwrap_or_default();
+    let runnable = images.prepare(&name, request.command.as_deref())?;
+    let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
+    let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
+    env.extend(runnable.env);
+    env.extend(runnable.home.map(|home| ("HOME".to_owned(), home)));
+    set_proxy(settings, &mut env);
+    env.extend(request.env);
+    let (user, group) = runnable.ids;
+    let command = Command { argv: runnable.argv, env: env.into_iter().collect(), cwd: runnable.cwd, user, group };
+    Ok(Plan {
+        provider: image_run::LABEL.to_owned(),
+        user: request.user,
+        model: None,
+        labels: request.labels,
+        origin: runnable.origin,
+        command: command.encode()?,
+        stdin: None,
+        files: BTreeMap::new(),
+        timeout,
+        start_timeout: None,
+        dialect: None,
+    })
+}
+
+/// The wall-clock limit: what the request asks for, if it may, or else the usual one.
+fn timeout(asked_ms: Option<u64>, usual: Duration, settings: &Settings) -> Result<Duration, RequestError> {
+    match asked_ms {
+        None => Ok(usual.min(settings.max_timeout)),
+        Some(ms) if ms >= 1 && Duration::from_millis(ms) <= settings.max_timeout => Ok(Duration::from_millis(ms)),
+        Some(_) => {
+            let problem = format!("must be from 1 to {}", settings.max_timeout.as_millis());
+            Err(RequestError::InvalidField { field: "timeout_ms".to_owned(), problem })
+        }
+    }
+}
+
+fn provider_plan(
     request: ExecutionRequest,
     served: &BTreeMap<String, Served>,
     settings: &Settings,
@@ -181,16 +264,10 @@ pub fn plan(
         }
         _ => return Err(RequestError::PromptOrCommand),
     };
-    let timeout = match request.timeout_ms {
-        None => task.timeout.min(settings.max_timeout),
-        Some(ms) if ms >= 1 && Duration::from_millis(ms) <= settings.max_timeout => Duration::from_millis(ms),
-        Some(_) => {
-            let problem = format!("must be from 1 to {}", settings.max_timeout.as_millis());
-            return Err(RequestError::InvalidField { field: "timeout_ms".to_owned(), problem });
-        }
-    };
+    let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
     let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
-    let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user: RUNTIME_USER };
+    let (user, group) = (RUNTIME_USER, RUNTIME_USER);
+    let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user, group };
     let encoded = command.encode();
     // Keys were among them; the encoded form wipes itself.
     command.env.iter_mut().for_each(|(_, value)| value.zeroize());
@@ -199,7 +276,7 @@ pub fn plan(
         user: request.user,
         model: task.model,
         labels: request.labels,
-        pool: target.pool.clone(),
+        origin: Origin::Pool(target.pool.clone()),
         command: encoded?,
         stdin: task.stdin,
         files: credentials.files.clone(),
@@ -246,31 +323,36 @@ fn environment(
     request: &BTreeMap<String, String>,
 ) -> Vec<(String, String)> {
     let mut env: BTreeMap<String, String> = BTreeMap::new();
-    let mut set = |name: &str, value: &str| {
+    let set = |env: &mut BTreeMap<String, String>, name: &str, value: &str| {
         env.insert(name.to_owned(), value.to_owned());
     };
-    set("PATH", DEFAULT_PATH);
+    set(&mut env, "PATH", DEFAULT_PATH);
     for (name, value) in target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-        set(name, value);
+        set(&mut env, name, value);
     }
     for (name, value) in
         [("HOME", provider.home.as_str()), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")]
     {
-        set(name, value);
+        set(&mut env, name, value);
     }
     for (name, value) in &task {
-        set(name, value);
+        set(&mut env, name, value);
     }
-    let proxy = format!("http://127.0.0.1:{}", settings.proxy_port);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-        set(name, &proxy);
-    }
-    set("NODE_USE_ENV_PROXY", "1");
+    set_proxy(settings, &mut env);
     for (name, value) in credentials {
-        set(name, value.expose());
+        set(&mut env, name, value.expose());
     }
     for (name, value) in request {
-        set(name, value);
+        set(&mut env, name, value);
     }
     env.into_iter().collect()
+}
+
+/// The way out of the container, in every form that programs look for it.
+fn set_proxy(settings: &Settings, env: &mut BTreeMap<String, String>) {
+    let proxy = format!("http://127.0.0.1:{}", settings.proxy_port);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        env.insert(name.to_owned(), proxy.clone());
+    }
+    env.insert("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned());
 }

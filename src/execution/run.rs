@@ -14,7 +14,7 @@ use super::output::Decoder;
 use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::cgroup::Usage;
-use crate::container::Container;
+use crate::container::{Container, ContainerError};
 use crate::pool::Claimed;
 use crate::provider::DialectParser;
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Output, Started};
@@ -25,6 +25,12 @@ const CHUNK: usize = 64 * 1024;
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
 /// the kernel.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How many warm containers are tried.
+const CLAIM_ATTEMPTS: u32 = 3;
 
 /// Why the command has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,17 +65,24 @@ struct Running {
 pub async fn run(
     executions: &Arc<Executions>,
     handle: Arc<Handle>,
-    plan: Plan,
+    mut plan: Plan,
     received: Instant,
     background: bool,
     started: oneshot::Sender<Result<(), StartError>>,
 ) -> bool {
     let metrics = &executions.metrics;
-    let (mut running, failed) = match begin(executions, &handle, &plan, received).await {
+    let begun = tokio::select! {
+        begun = begin(executions, &handle, &mut plan, received) => begun,
+        () = handle.cancel.cancelled() => Err(StartError::Cancelled),
+        () = executions.shutdown.cancelled() => Err(StartError::Stopped),
+    };
+    let (mut running, failed) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             metrics.refused(&plan.provider, &error);
             tracing::warn!(execution = %handle.id, provider = %plan.provider, %error, "execution not started");
+            // It was visible while it was pending: whoever reads its events, or waits for its end, gets one.
+            finish(&handle, never_ran(&error, received));
             let _ = started.send(Err(error));
             return false;
         }
@@ -91,48 +104,62 @@ pub async fn run(
         execution = %handle.id, provider = %plan.provider, container = running.container.id(),
         reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
     );
+    finish(&handle, exit);
+    true
+}
+
+fn finish(handle: &Handle, exit: Exit) {
     {
         let mut status = handle.status();
         status.state = ExecutionState::Exited;
         status.exit = Some(exit.clone());
     }
     handle.log.push(&Event::Exit(exit));
-    true
+}
+
+/// The end of an execution whose command never ran.
+fn never_ran(error: &StartError, received: Instant) -> Exit {
+    Exit {
+        code: None,
+        signal: None,
+        reason: match error {
+            StartError::Cancelled => ExitReason::Cancelled,
+            StartError::Stopped => ExitReason::Killed,
+            _ => ExitReason::Lost,
+        },
+        success: false,
+        detail: Some(error.to_string()),
+        duration_ms: received.elapsed().as_millis() as u64,
+        cpu_ms: 0,
+        memory_peak_bytes: 0,
+    }
 }
 
 /// Claims a container and starts the command. A command that cannot be executed has started all the same, as far as
 /// the execution is concerned: it exits with 126 or 127, which comes back beside it.
+///
+/// Can be cancelled at any point: the container is destroyed then.
 async fn begin(
     executions: &Executions,
     handle: &Handle,
-    plan: &Plan,
+    plan: &mut Plan,
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
-    let Claimed { mut container, path } = plan.pool.claim().await?;
-    container.claim(&handle.id)?;
-    if !plan.files.is_empty() {
-        let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
-        container.inject(&files).await?;
-    }
-    let baseline = container.usage()?;
-    let (stdin_reader, stdin_writer) = stdin(plan.stdin.is_some())?;
-    let (stdout, stdout_writer) = output_pipe()?;
-    let (stderr, stderr_writer) = output_pipe()?;
-    // Handed over while frozen, so that the thaw is the last thing between the claim and the command.
-    let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+    let (container, path, Submitted { tag, baseline, stdin, stdout, stderr }) = hand_over(handle, plan).await?;
     container.thaw()?;
-    drop((stdin_reader, stdout_writer, stderr_writer));
-    let failed = match container.started(tag).await {
+    let started = tokio::time::timeout(START_TIMEOUT, container.started(tag)).await;
+    let failed = match started.unwrap_or(Err(ContainerError::Timeout(START_TIMEOUT.as_secs()))) {
         Ok(()) => None,
         Err(error) => match error.exit_code() {
             Some(code) => Some((code, error.to_string())),
             None => return Err(error.into()),
         },
     };
+    plan.forget_secrets();
     let claim = received.elapsed();
     executions.metrics.claimed(&plan.provider, path, claim);
     announce(handle, &container, path, claim);
-    if let (Some(mut writer), Some(text)) = (stdin_writer, plan.stdin.clone()) {
+    if let (Some(mut writer), Some(text)) = (stdin, plan.stdin.take()) {
         // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
         // fails when the command's end of the pipe is gone.
         tokio::spawn(async move {
@@ -140,6 +167,52 @@ async fn begin(
         });
     }
     Ok((Running { container, tag, baseline, since: Instant::now(), stdout, stderr }, failed))
+}
+
+/// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
+/// replaced: nothing has run in it.
+async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath, Submitted), StartError> {
+    let mut attempts = 1;
+    loop {
+        let Claimed { mut container, path } = plan.origin.claim().await?;
+        match submit(handle, plan, &mut container).await {
+            Ok(submitted) => return Ok((container, path, submitted)),
+            Err(StartError::Container(error))
+                if error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
+            {
+                tracing::warn!(execution = %handle.id, container = container.id(), %error, "claimed container is broken");
+                // What ended it may have ended others.
+                plan.origin.check_health().await?;
+                attempts += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A command that starts as soon as its container thaws.
+struct Submitted {
+    tag: u32,
+    baseline: Usage,
+    stdin: Option<pipe::Sender>,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+/// Everything that is done while a warm container is still frozen, so that the thaw is the last thing between the
+/// claim and the command.
+async fn submit(handle: &Handle, plan: &Plan, container: &mut Container) -> Result<Submitted, StartError> {
+    container.claim(&handle.id)?;
+    if !plan.files.is_empty() {
+        let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+        container.inject(&files)?;
+    }
+    let baseline = container.baseline();
+    let (stdin_reader, stdin) = stdin(plan.stdin.is_some())?;
+    let (stdout, stdout_writer) = output_pipe()?;
+    let (stderr, stderr_writer) = output_pipe()?;
+    let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+    Ok(Submitted { tag, baseline, stdin, stdout, stderr })
 }
 
 fn announce(handle: &Handle, container: &Container, path: ClaimPath, claim: Duration) {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use sha2::{Digest as _, Sha256};
 
 /// `sha256:` and the lower-case hex of a finished hash.
-fn named(hasher: Sha256) -> String {
+pub(super) fn named(hasher: Sha256) -> String {
     let mut text = String::with_capacity(71);
     text.push_str("sha256:");
     for byte in hasher.finalize() {

@@ -13,6 +13,14 @@ use serde_json::Value;
 use super::digest::{hex, is_sha256, sha256};
 use super::unpack::Limits;
 
+/// The names that Docker's own format, the model of OCI's, has for the same things.
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+
 /// Why a layout was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -63,7 +71,7 @@ pub(super) struct LayerBlob {
 /// A layout with one image for this machine.
 pub(super) struct Layout {
     folder: PathBuf,
-    pub(super) name: String,
+    name: Option<String>,
     pub(super) manifest_digest: String,
     manifest: Value,
     max_document: u64,
@@ -86,29 +94,37 @@ impl Layout {
         }
         let path = folder.join("index.json");
         let index: Value = parse(&read(&path, None, max_document)?, &path)?;
-        if index.get("layers").is_some() || index.get("config").is_some() {
-            return Err(invalid("index.json", "is an index and a manifest at once".to_owned()));
-        }
-        let index: ImageIndex = serde_json::from_value(index).map_err(|e| invalid("index.json", e.to_string()))?;
-        let mut fitting = index.manifests().iter().filter(|manifest| is_for_this_machine(manifest));
-        let (Some(chosen), None) = (fitting.next(), fitting.next()) else {
-            let reason = format!("must name exactly one manifest for linux/{}", architecture());
-            return Err(invalid("index.json", reason));
-        };
-        if *chosen.media_type() != MediaType::ImageManifest {
-            return Err(invalid("index.json", format!("names a {}, not an OCI manifest", chosen.media_type())));
-        }
-        let name = chosen.annotations().as_ref().and_then(|all| all.get(ANNOTATION_REF_NAME)).cloned();
-        let name = name.ok_or_else(|| invalid("index.json", format!("the manifest has no {ANNOTATION_REF_NAME}")))?;
         let mut layout = Layout {
             folder: folder.to_owned(),
-            name,
-            manifest_digest: chosen.digest().to_string(),
+            name: None,
+            manifest_digest: String::new(),
             manifest: Value::Null,
             max_document,
         };
+        let mut chosen = choose(index, "index.json")?;
+        if matches!(chosen.media_type(), MediaType::ImageIndex) || media_type(&chosen) == DOCKER_LIST {
+            // An image for several platforms is an index of its own. No index has an index of indexes.
+            let index: Value = layout.document(chosen.digest().as_ref(), chosen.size())?;
+            let inner = choose(index, chosen.digest().as_ref())?;
+            let annotations = chosen.annotations().clone();
+            chosen = inner;
+            chosen.set_annotations(annotations);
+        }
+        if *chosen.media_type() != MediaType::ImageManifest && media_type(&chosen) != DOCKER_MANIFEST {
+            return Err(invalid("index.json", format!("names a {}, not an image manifest", chosen.media_type())));
+        }
+        layout.name = chosen.annotations().as_ref().and_then(|all| all.get(ANNOTATION_REF_NAME)).cloned();
+        layout.manifest_digest = chosen.digest().to_string();
         layout.manifest = layout.document(&layout.manifest_digest, chosen.size())?;
         Ok(layout)
+    }
+
+    /// The name that the layout itself gives to its image.
+    pub(super) fn name(&self) -> Result<&str, LayoutError> {
+        self.name.as_deref().ok_or_else(|| LayoutError::Invalid {
+            path: self.folder.join("index.json"),
+            reason: format!("gives the image no name ({ANNOTATION_REF_NAME}): give one with --name"),
+        })
     }
 
     /// Reads the rest of the documents.
@@ -120,7 +136,7 @@ impl Layout {
         }
         let manifest: ImageManifest =
             serde_json::from_value(self.manifest.clone()).map_err(|e| invalid(e.to_string()))?;
-        if *manifest.config().media_type() != MediaType::ImageConfig {
+        if *manifest.config().media_type() != MediaType::ImageConfig && media_type(manifest.config()) != DOCKER_CONFIG {
             return Err(invalid(format!("is no image: its configuration is a {}", manifest.config().media_type())));
         }
         let config: ImageConfiguration =
@@ -143,6 +159,9 @@ impl Layout {
                 MediaType::ImageLayer => Compression::None,
                 MediaType::ImageLayerGzip => Compression::Gzip,
                 MediaType::ImageLayerZstd => Compression::Zstd,
+                MediaType::Other(other) if other == DOCKER_LAYER => Compression::None,
+                MediaType::Other(other) if other == DOCKER_LAYER_GZIP => Compression::Gzip,
+                MediaType::Other(other) if other == DOCKER_LAYER_ZSTD => Compression::Zstd,
                 other => return Err(invalid(format!("has a layer of the unsupported type {other}"))),
             };
             if layer.urls().as_ref().is_some_and(|urls| !urls.is_empty()) {
@@ -182,6 +201,28 @@ impl Layout {
             return Err(LayoutError::Invalid { path: self.folder.clone(), reason });
         }
         Ok(self.blob_path(digest))
+    }
+}
+
+/// The one manifest of an index that is for this machine.
+fn choose(index: Value, name: &str) -> Result<Descriptor, LayoutError> {
+    let invalid = |reason: String| LayoutError::Invalid { path: name.into(), reason };
+    if index.get("layers").is_some() || index.get("config").is_some() {
+        return Err(invalid("is an index and a manifest at once".to_owned()));
+    }
+    let index: ImageIndex = serde_json::from_value(index).map_err(|e| invalid(e.to_string()))?;
+    let mut fitting = index.manifests().iter().filter(|manifest| is_for_this_machine(manifest));
+    match (fitting.next(), fitting.next()) {
+        (Some(chosen), None) => Ok(chosen.clone()),
+        _ => Err(invalid(format!("must name exactly one manifest for linux/{}", architecture()))),
+    }
+}
+
+/// The media type as it was written.
+fn media_type(descriptor: &Descriptor) -> &str {
+    match descriptor.media_type() {
+        MediaType::Other(other) => other,
+        _ => "",
     }
 }
 

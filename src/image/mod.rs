@@ -13,7 +13,7 @@ mod store;
 mod unpack;
 
 pub use layout::LayoutError;
-pub use store::{Image, ImageConfig, Store, StoreError};
+pub use store::{Damage, Image, ImageConfig, ImageLayer, Store, StoreError, Verification};
 pub use unpack::{Limits, UnpackError};
 
 #[cfg(test)]

@@ -62,7 +62,9 @@ pub(crate) enum Message {
     Wait(oneshot::Sender<Offer>),
     SetTarget(usize),
     Status(oneshot::Sender<types::Pool>),
+    Prepared(oneshot::Sender<bool>),
     CheckHealth(oneshot::Sender<usize>),
+    Stop,
 }
 
 /// A claimed container.
@@ -74,7 +76,8 @@ pub struct Claimed {
     pub path: types::ClaimPath,
 }
 
-/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when the last one is dropped.
+/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to or when the
+/// last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Pool {
     messages: mpsc::Sender<Message>,
@@ -130,12 +133,29 @@ impl Pool {
         self.ask(Message::Status).await
     }
 
+    /// Whether it could create containers: its image is unpacked. One whose image cannot be unpacked counts too, since
+    /// waiting for it would not help; its status tells why.
+    ///
+    /// # Errors
+    /// [`ClaimError::Stopped`].
+    pub async fn is_prepared(&self) -> Result<bool, ClaimError> {
+        self.ask(Message::Prepared).await
+    }
+
     /// Looks at every warm container now; returns how many were replaced.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
     pub async fn check_health(&self) -> Result<usize, ClaimError> {
         self.ask(Message::CheckHealth).await
+    }
+
+    /// Ends the pool and destroys its warm containers, whoever still holds a handle: claims fail with
+    /// [`ClaimError::Stopped`] from then on.
+    pub async fn stop(&self) {
+        // An error says that it has ended already.
+        let _ = self.messages.send(Message::Stop).await;
+        self.messages.closed().await;
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ClaimError> {

@@ -74,8 +74,8 @@ impl Owner {
                 // Claims first: refilling must not make anybody wait.
                 biased;
                 message = inbox.recv() => match message {
+                    Some(Message::Stop) | None => return,
                     Some(message) => self.handle(message),
-                    None => return,
                 },
                 Some(finished) = self.work.join_next() => self.finished(finished),
                 _ = health.tick() => { self.check_health(); }
@@ -101,7 +101,11 @@ impl Owner {
                 self.give(reply, offer);
             }
             Message::Wait(reply) => {
-                if self.waiting.len() < self.creating {
+                if let Some(container) = self.warm.pop_front() {
+                    // Finished since the claim was told that nothing is warm.
+                    self.hits += 1;
+                    self.give(reply, Offer::Warm(Box::new(container)));
+                } else if self.waiting.len() < self.creating {
                     self.waiting.push_back(reply);
                 } else {
                     let _ = reply.send(Offer::NotReady("the pool is creating nothing".to_owned()));
@@ -117,10 +121,15 @@ impl Owner {
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Message::Prepared(reply) => {
+                let _ = reply.send(self.template.is_some() || self.last_error.is_some());
+            }
             Message::CheckHealth(reply) => {
                 let replaced = self.check_health();
                 let _ = reply.send(replaced);
             }
+            // Ends the loop before it comes here.
+            Message::Stop => {}
         }
     }
 
@@ -158,7 +167,7 @@ impl Owner {
             self.work.spawn(async move {
                 let created = containers.create(template, place).await;
                 Finished::Created(match created {
-                    Ok(container) => container.rest().await.map(|()| container),
+                    Ok(mut container) => container.rest().await.map(|()| container),
                     Err(error) => Err(error),
                 })
             });

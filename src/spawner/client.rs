@@ -3,10 +3,13 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,6 +18,14 @@ use crate::kernel::{self, Watched};
 
 /// How many creations may wait for the spawner.
 const QUEUE: usize = 1024;
+
+/// Longest creation. It takes milliseconds; a spawner that needs longer hangs, and everybody behind it in the queue
+/// with it.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// When to look for containers that a dead spawner left half made: each ends as soon as it misses the spawner.
+const ORPHANS: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
 /// A container whose `thaw-init` has been executed.
 #[derive(Debug)]
@@ -102,6 +113,8 @@ impl Process {
             .arg(init)
             .env_clear()
             .current_dir("/")
+            // Ctrl-C in the daemon's terminal is for the daemon; and by the group its orphans are found.
+            .process_group(0)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
@@ -141,22 +154,68 @@ impl Drop for Process {
     }
 }
 
+/// Reaps what a dead spawner had cloned without having told us: such a container is our child, but nobody has its
+/// descriptor. Others of the same group may be reaped here too; their owners take ECHILD for an answer.
+async fn reap_orphans(group: u32) {
+    let group = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw);
+    for pause in ORPHANS {
+        tokio::time::sleep(pause).await;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        while let Ok(Some(_)) = waitid(WaitId::Pgid(group), options) {}
+    }
+}
+
+/// Returns when the idle spawner closes its socket, which it does by dying only; never when there is none.
+async fn ended(process: Option<&Process>) {
+    match process {
+        Some(process) => {
+            let mut buffer = [0; 1];
+            // Whatever comes unasked, the end or something else: it is of no use any more.
+            let _ = process.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
     let mut process: Option<Process> = None;
-    while let Some(job) = queue.recv().await {
-        let current = match process.take() {
+    loop {
+        let job = tokio::select! {
+            job = queue.recv() => match job {
+                Some(job) => job,
+                None => return,
+            },
+            () = ended(process.as_ref()) => {
+                tracing::warn!("the spawner process ended; the next creation starts another");
+                process = None;
+                continue;
+            }
+        };
+        // One that died this very moment is replaced without anybody noticing.
+        let alive = |current: &mut Process| matches!(current.child.try_wait(), Ok(None));
+        let current = match process.take_if(alive) {
             Some(current) => Ok(current),
-            None => Process::start(&program, &init),
+            None => {
+                process = None;
+                Process::start(&program, &init)
+            }
         };
         let outcome = match current {
             Err(error) => Err(SpawnerError::Process(error)),
-            Ok(current) => match current.create(&job.request, &job.fds).await {
-                Ok(outcome) => {
+            Ok(current) => match tokio::time::timeout(TIMEOUT, current.create(&job.request, &job.fds)).await {
+                Ok(Ok(outcome)) => {
                     process = Some(current);
                     outcome
                 }
-                Err(error) => {
+                failed => {
+                    let error = match failed {
+                        Ok(Err(error)) => error,
+                        _ => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", TIMEOUT.as_secs())),
+                    };
                     tracing::error!(%error, "the spawner process failed and will be replaced");
+                    let group = current.child.id();
+                    drop(current);
+                    tokio::spawn(reap_orphans(group));
                     Err(SpawnerError::Process(error))
                 }
             },

@@ -24,6 +24,10 @@ const KEPT: CapabilitySet =
 /// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: &str = "500";
 
+/// Core dumps, bytes. Not 0: that would still start the host's handler where core_pattern is a pipe, and it may store
+/// a user's credentials. 1 is the value at which the kernel starts none (fs/coredump.c), and no core is that small.
+const CORE_BYTES: u64 = 1;
+
 type Result<T> = std::result::Result<T, String>;
 
 /// The compiled filter, ready to be installed.
@@ -64,7 +68,7 @@ impl Confinement {
     /// Gives up everything not needed and executes `thaw-init` with `control` as its standard input.
     pub fn execute(&self, request: &CreateRequest, control: &OwnedFd, init: BorrowedFd<'_>) -> Result<Infallible> {
         limit(Resource::Nofile, request.open_files)?;
-        limit(Resource::Core, 0)?;
+        limit(Resource::Core, CORE_BYTES)?;
         for capability in CapabilitySet::all().difference(KEPT).iter() {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
                 // EINVAL: a capability that this kernel does not know.
@@ -94,6 +98,13 @@ impl Confinement {
         }
         kernel::execute(init, c"thaw-init").map_err(|error| format!("execute thaw-init: {error}"))
     }
+}
+
+/// Sets the core limit of the spawner, and so of everything it clones. Here it may still be raised from 0 to 1.
+pub fn forbid_core_dumps() {
+    let rlimit = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
+    // Without CAP_SYS_RESOURCE a limit of 0 stays, which is as good wherever cores are files.
+    let _ = rustix::process::setrlimit(Resource::Core, rlimit);
 }
 
 /// Lowers a limit, hard and soft. Never raises one: that would need a privilege over the host.

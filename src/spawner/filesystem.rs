@@ -27,6 +27,9 @@ const MASKED: [&str; 9] =
 /// Parts of `/proc` that stay readable but must not be written.
 const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
+/// Root of the container, and its group.
+const ROOT: (u32, u32) = (0, 0);
+
 type Result<T> = std::result::Result<T, String>;
 
 fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
@@ -91,6 +94,10 @@ fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
     if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
         return Err(format!("/dev/{name} of the host is not the character device {major}:{minor}"));
     }
+    // A device can be written to all the same; its inode, which is the host's, cannot be touched.
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    kernel::set_mount_attributes(mount.as_fd(), attributes, None)
+        .map_err(|error| format!("make /dev/{name} read-only: {error}"))?;
     Ok(mount)
 }
 
@@ -153,8 +160,8 @@ fn devices(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     ] {
         rustix::fs::symlinkat(to, &dev, name).map_err(failed(format!("create /dev/{name}")))?;
     }
-    let pts = make_directory(dev.as_fd(), "pts", 0o755, 0)?;
-    let shm = make_directory(dev.as_fd(), "shm", 0o1777, 0)?;
+    let pts = make_directory(dev.as_fd(), "pts", 0o755, ROOT)?;
+    let shm = make_directory(dev.as_fd(), "shm", 0o1777, ROOT)?;
     let terminals = new_mount(
         "devpts",
         &[("ptmxmode", "0666"), ("mode", "0620"), ("max", "64")],
@@ -167,12 +174,12 @@ fn devices(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(shm)
 }
 
-fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, owner: u32) -> Result<OwnedFd> {
+fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, (user, group): (u32, u32)) -> Result<OwnedFd> {
     let what = || format!("create {name}");
     rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(failed(what()))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed(what()))?;
-    rustix::fs::chownat(&directory, c"", Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)), AtFlags::EMPTY_PATH)
+    rustix::fs::chownat(&directory, c"", Some(Uid::from_raw(user)), Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
         .map_err(failed(what()))?;
     rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(failed(what()))?;
     Ok(directory)
@@ -188,22 +195,27 @@ fn writable(request: &CreateRequest, root: BorrowedFd<'_>, shm: BorrowedFd<'_>) 
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
     )?;
     let tmp = target(root, "tmp")?;
-    let home = target(root, request.home.trim_start_matches('/'))?;
     // A mount must be attached before parts of it can be bound elsewhere; the part for /tmp then covers it.
     attach(scratch.as_fd(), tmp.as_fd(), "/tmp")?;
-    drop(make_directory(scratch.as_fd(), "home", 0o700, request.user)?);
-    drop(make_directory(scratch.as_fd(), "tmp", 0o1777, 0)?);
-    drop(make_directory(scratch.as_fd(), "shm", 0o1777, 0)?);
+    drop(make_directory(scratch.as_fd(), "tmp", 0o1777, ROOT)?);
+    drop(make_directory(scratch.as_fd(), "shm", 0o1777, ROOT)?);
     let part = |name: &std::ffi::CStr| {
         kernel::bind_detached(scratch.as_fd(), name).map_err(|error| format!("bind {name:?}: {error}"))
     };
-    let home_mount = part(c"home")?;
-    attach(home_mount.as_fd(), home.as_fd(), &request.home)?;
+    let owner = (request.user, request.group);
+    let mut home_mount = None;
+    if let Some(home) = &request.home {
+        let place = target(root, home.trim_start_matches('/'))?;
+        drop(make_directory(scratch.as_fd(), "home", 0o700, owner)?);
+        let mount = part(c"home")?;
+        attach(mount.as_fd(), place.as_fd(), home)?;
+        home_mount = Some(mount);
+    }
     attach(part(c"shm")?.as_fd(), shm, "/dev/shm")?;
     let tmp_mount = part(c"tmp")?;
     attach(tmp_mount.as_fd(), scratch.as_fd(), "/tmp")?;
-    let Some(name) = &request.credential_dir else { return Ok(None) };
-    drop(make_directory(home_mount.as_fd(), name, 0o700, request.user)?);
+    let (Some(name), Some(home_mount)) = (&request.credential_dir, home_mount) else { return Ok(None) };
+    drop(make_directory(home_mount.as_fd(), name, 0o700, owner)?);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(&home_mount, name.as_str(), flags, Mode::empty())
         .map_err(failed(format!("open the credential directory {name}")))?;

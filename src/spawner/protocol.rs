@@ -18,10 +18,12 @@ pub struct CreateRequest {
     pub mount_point: PathBuf,
     /// First host user and group id of the 65,536 that the container's ids are mapped to.
     pub id_base: u32,
-    /// User and group that commands run as, inside.
+    /// User that commands run as, inside.
     pub user: u32,
-    /// Home directory inside; must exist in the image.
-    pub home: String,
+    /// Their group.
+    pub group: u32,
+    /// Home directory inside, if there is to be one; must exist in the image.
+    pub home: Option<String>,
     /// Directory below `home` that credentials will be mounted on.
     pub credential_dir: Option<String>,
     /// Size of everything writable together (home, /tmp, /dev/shm), bytes.

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::confine::Confinement;
+use super::confine::{self, Confinement};
 use super::filesystem;
 use super::protocol::{CHILD_READY, CreateRequest, MAX_MESSAGE, Reply};
 use crate::kernel::{self, Cloned};
@@ -25,6 +25,7 @@ pub const IDS_PER_CONTAINER: u32 = 65_536;
 /// # Errors
 /// The socket or `init_program` is unusable; failures of single requests are answered, not returned.
 pub fn serve(init_program: &Path) -> io::Result<()> {
+    confine::forbid_core_dumps();
     let init = seal(init_program)?;
     let confinement = Confinement::new().map_err(io::Error::other)?;
     let socket = rustix::stdio::stdin();

@@ -49,6 +49,8 @@ port=$(sed -n '1s/.*://p' "$work/upstream")
 echo "http://127.0.0.1:$port, known in containers as http://upstream.test:$port"
 
 say "the daemon"
+mkdir "$work/providers"
+cp "$root"/providers/{openai,anthropic,google}.toml "$work/providers"
 cat > "$work/thawd.toml" << TOML
 [api]
 socket = "$THAWD_SOCKET"
@@ -56,7 +58,7 @@ socket = "$THAWD_SOCKET"
 state_dir = "$cache/state"
 layouts_dir = "$cache/layouts"
 run_dir = "$work/run"
-providers_dir = "$root/providers"
+providers_dir = "$work/providers"
 [cgroup]
 name = "thawd-demo"
 [egress.resolve]

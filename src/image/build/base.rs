@@ -37,8 +37,8 @@ pub(super) fn user(name: &str, rootfs: &Path) -> Result<User, BuildError> {
         .ok_or_else(|| BuildError::Recipe { path, reason: format!("has no user {name:?}") })
 }
 
-/// Directories, links, busybox's applets and the files of `rootfs/files`.
-pub(super) fn skeleton(recipe: &SkeletonRecipe, rootfs: &Path) -> Result<Tree, BuildError> {
+/// Directories, links, busybox's applets if there is `busybox`, and the files of `rootfs/files`.
+pub(super) fn skeleton(recipe: &SkeletonRecipe, busybox: bool, rootfs: &Path) -> Result<Tree, BuildError> {
     let mut tree = Tree::default();
     for directory in &recipe.directory {
         let mode = mode(&directory.mode).ok_or_else(|| BuildError::Recipe {
@@ -51,7 +51,7 @@ pub(super) fn skeleton(recipe: &SkeletonRecipe, rootfs: &Path) -> Result<Tree, B
         tree.insert(path, Node::Symlink { target: target.clone() })?;
     }
     let (folder, program) = recipe.busybox.path.rsplit_once('/').unwrap_or(("", &recipe.busybox.path));
-    for applet in &recipe.busybox.applets {
+    for applet in recipe.busybox.applets.iter().filter(|_| busybox) {
         tree.insert(&format!("{folder}/{applet}"), Node::Symlink { target: program.to_owned() })?;
     }
     tree.insert_folder(&rootfs.join("files"), "/")?;

@@ -7,6 +7,11 @@ use super::recipe::Entrypoint;
 /// Where it is in the image.
 pub(super) const PATH: &str = "/usr/local/bin/entrypoint";
 
+/// Whether there is anything to do before the command.
+pub(super) fn is_needed(entrypoint: &Entrypoint) -> bool {
+    entrypoint.idle.is_some() || entrypoint.credentials.is_some()
+}
+
 /// The script: idles if told so, refuses to start without a credential, else becomes the command it is given.
 /// The error is a sentence about the manifest.
 pub(super) fn script(entrypoint: &Entrypoint) -> Result<String, String> {

@@ -12,7 +12,8 @@ use oci_spec::image::{
 use serde::Serialize;
 
 use super::layer::LayerCache;
-use super::{BuildError, Built, Inputs, entrypoint, write_whole};
+use super::work::{Built, Inputs};
+use super::{BuildError, entrypoint, write_whole};
 use crate::image::digest::{hex, sha256};
 
 /// The time that images claim to be from: what is the same must look the same.
@@ -93,11 +94,16 @@ fn config(inputs: &Inputs, layers: &[(&'static str, Built)]) -> Result<ImageConf
     let mut env = image.env.clone();
     env.insert("HOME".to_owned(), inputs.user.home.clone());
     env.insert("USER".to_owned(), inputs.user.name.clone());
+    let (entrypoint, cmd) = if entrypoint::is_needed(&image.entrypoint) {
+        (vec![entrypoint::PATH.to_owned()], image.entrypoint.command.clone())
+    } else {
+        (image.entrypoint.command.clone(), Vec::new())
+    };
     let run = ConfigBuilder::default()
         .user(format!("{}:{}", inputs.user.uid, inputs.user.gid))
         .env(env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>())
-        .entrypoint(vec![entrypoint::PATH.to_owned()])
-        .cmd(image.entrypoint.command.clone())
+        .entrypoint(entrypoint)
+        .cmd(cmd)
         .working_dir(image.workdir.clone())
         .stop_signal("SIGTERM")
         .build()?;

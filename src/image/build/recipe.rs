@@ -26,6 +26,9 @@ pub(super) struct ImageRecipe {
     /// Files and folders taken from `node_modules`.
     #[serde(default)]
     pub(super) copy: Vec<Copy>,
+    /// Our own programs, path in the image to name; they lie in [`super::BuildOptions::programs_dir`].
+    #[serde(default)]
+    pub(super) programs: BTreeMap<String, String>,
     /// Symbolic links, path to target.
     #[serde(default)]
     pub(super) links: BTreeMap<String, String>,
@@ -70,7 +73,8 @@ pub(super) struct Dropped {
     why: String,
 }
 
-/// The behaviour of `/usr/local/bin/entrypoint`, which is written from it.
+/// The behaviour of `/usr/local/bin/entrypoint`, which is written from it. Without `idle` and `credentials` there is
+/// nothing to do before the command, and the command itself is what the image starts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entrypoint {
@@ -106,10 +110,17 @@ pub(super) struct Credentials {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BaseRecipe {
+    /// Whether it has the skeleton's links to busybox.
+    #[serde(default = "yes")]
+    pub(super) busybox: bool,
     /// From the Debian archive.
     pub(super) debian: Option<Debian>,
     /// From this machine.
     pub(super) host: Option<Host>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Packages fetched (and their signatures checked) by mmdebstrap, without a chroot.

@@ -1,5 +1,6 @@
 //! Builds of the offline image, and what a build refuses.
 
+use super::recipe::ImageRecipe;
 use super::tree::files_below;
 use super::*;
 use crate::image::progress::Quiet;
@@ -88,6 +89,14 @@ fn a_missing_program_names_its_package() {
 }
 
 #[test]
+fn a_program_that_is_not_installed_names_its_package_and_one_that_fails_says_why() {
+    let error = run("mmdebstrap", "mmdebstrap", &mut Command::new("/nonexistent/mmdebstrap")).unwrap_err();
+    assert_eq!(error.to_string(), "mmdebstrap is not installed: run `apt-get install mmdebstrap`");
+    let error = run("npm", "npm", Command::new("sh").args(["-c", "echo no such version >&2; exit 3"])).unwrap_err();
+    assert_eq!(error.to_string(), "npm failed (exit status: 3): no such version");
+}
+
+#[test]
 fn a_folder_that_is_no_layout_is_left_alone() {
     let folder = workspace(&test_image());
     let precious = folder.path().join("layout/precious");
@@ -145,6 +154,20 @@ fn the_entrypoint_asks_for_a_credential_and_then_becomes_the_command() {
     assert_eq!((code, text.as_str()), (78, "entrypoint: no credential: give one of A_KEY, ~/.a/auth.json\n"));
     assert_eq!(entrypoint_says(&manifest, &[("A_KEY", "secret")]), (0, "ran it\n".to_owned()));
     assert_eq!(entrypoint_says(&test_image(), &[]), (0, "ran it\n".to_owned()));
+}
+
+#[test]
+fn the_entrypoint_idles_in_a_warm_pool_and_ends_when_told_to() {
+    let (recipe, _): (ImageRecipe, _) = recipe::read(&repository().join("images/test/image.toml")).unwrap();
+    let script = entrypoint::script(&recipe.entrypoint).unwrap();
+    let begun = Instant::now();
+    let output = Command::new("timeout")
+        .args(["1", "/bin/sh", "-c", &script, "entrypoint", "echo", "ran it"])
+        .env("WARM_POOL", "true")
+        .output()
+        .unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1) && output.stdout.is_empty(), "{output:?}");
+    assert_eq!(output.status.code(), Some(124), "ended by the timeout, and at once");
 }
 
 #[test]

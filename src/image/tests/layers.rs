@@ -139,3 +139,39 @@ fn links_may_lead_anywhere_since_nothing_follows_them_here() {
     let image = bench.unpack(&[tar([symlink("a", "../../../etc/passwd"), symlink("b", "/nowhere")])]).unwrap();
     assert_eq!(fs::read_link(image.rootfs.join("a")).unwrap(), Path::new("../../../etc/passwd"));
 }
+
+#[test]
+fn entries_through_a_link_of_a_lower_layer_go_to_where_it_leads_inside() {
+    let bench = Bench::new();
+    let base = tar([directory("usr/lib"), symlink("lib", "usr/lib"), symlink("abs", "/usr"), symlink("up", "../usr")]);
+    let upper =
+        tar([file("lib/x", "1"), file("abs/lib/y", "2"), file("up/lib/z", "3"), hardlink("lib/w", "abs/lib/y")]);
+    let image = bench.unpack(&[base, upper]).unwrap();
+    let all = ["abs", "lib", "up", "usr", "usr/lib", "usr/lib/w", "usr/lib/x", "usr/lib/y", "usr/lib/z"];
+    assert_eq!(files_in(&image.rootfs), all);
+    assert_eq!(read(&image, "usr/lib/w"), "2");
+}
+
+#[test]
+fn whiteouts_through_a_link_spare_what_their_own_layer_brings_by_another_path() {
+    let bench = Bench::new();
+    let base = tar([directory("usr/lib"), file("usr/lib/old", "1"), symlink("lib", "usr/lib")]);
+    let upper = tar([file("lib/new", "2"), file("usr/lib/.wh..wh..opq", ""), file("lib/.wh.new", "")]);
+    let image = bench.unpack(&[base, upper]).unwrap();
+    assert_eq!(files_in(&image.rootfs), ["lib", "usr", "usr/lib", "usr/lib/new"]);
+}
+
+#[test]
+fn the_last_of_several_entries_for_one_path_counts() {
+    let bench = Bench::new();
+    let image = bench.unpack(&[tar([file("a", "1"), file("b", "x"), file("a", "2"), file("c", "y")])]).unwrap();
+    assert_eq!([read(&image, "a"), read(&image, "b"), read(&image, "c")], ["2", "x", "y"]);
+}
+
+#[test]
+fn the_same_layer_twice_is_unpacked_once() {
+    let bench = Bench::new();
+    let archive = || tar([file("a", "1")]);
+    let image = bench.unpack(&[archive(), tar([file(".wh.a", "")]), archive()]).unwrap();
+    assert_eq!(files_in(&image.rootfs), ["a"]);
+}

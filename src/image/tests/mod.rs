@@ -1,8 +1,10 @@
 //! The store against layouts of our own making, good and bad.
 
 mod hostile;
+mod import;
 mod layers;
 mod store;
+mod verify;
 
 use std::fs;
 use std::io::Write;
@@ -17,6 +19,9 @@ use super::*;
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+/// What a store without an image has.
+const EMPTY_STORE: [&str; 6] = ["images", "layers", "lock", "names", "tmp", "version"];
 
 /// One entry of a crafted archive; nothing about it is checked.
 struct Entry {
@@ -157,6 +162,14 @@ impl Bench {
         fs::write(self.path("layout/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     }
 
+    /// Gives the image of the layout another name.
+    fn rename(&self, name: &str) {
+        let path = self.path("layout/index.json");
+        let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = json!(name);
+        fs::write(path, index.to_string()).unwrap();
+    }
+
     fn ensure(&self) -> Result<Image, StoreError> {
         self.store().ensure(&self.path("layout"))
     }
@@ -178,7 +191,12 @@ impl Bench {
     fn refuses_layout(&self, reason: &str) {
         let error = self.ensure().unwrap_err().to_string();
         assert!(error.contains(reason), "{error:?} does not say {reason:?}");
-        assert_eq!(files_in(&self.path("store")), ["images", "lock", "names", "tmp"], "left in the store");
+        self.assert_untouched();
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        assert_eq!(files_in(&self.path("store")), EMPTY_STORE, "left in the store");
         assert_eq!(files_in(&self.path("neighbour")), ["file"]);
         assert_eq!(fs::read_to_string(self.path("neighbour/file")).unwrap(), "mine");
     }

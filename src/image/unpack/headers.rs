@@ -16,19 +16,19 @@ const MAX_NAME: u64 = 4096;
 const MAX_EXTENSION: u64 = 64 * 1024;
 
 /// One entry of a layer.
-pub(super) struct Item {
+pub(in crate::image) struct Item {
     /// As the archive has it.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+    pub(in crate::image) path: Vec<u8>,
+    pub(in crate::image) kind: ItemKind,
     /// All twelve bits.
-    pub(super) mode: u32,
-    pub(super) owner: Owner,
+    pub(in crate::image) mode: u32,
+    pub(in crate::image) owner: Owner,
     /// Seconds since 1970.
-    pub(super) mtime: i64,
+    pub(in crate::image) mtime: i64,
 }
 
 /// The kinds of entries that are unpacked.
-pub(super) enum Kind {
+pub(in crate::image) enum ItemKind {
     Directory,
     File { size: u64 },
     Symlink { target: Vec<u8> },
@@ -48,7 +48,7 @@ struct Extensions {
 }
 
 /// Calls `handle` for every entry with its content, then makes sure that nothing follows the end mark.
-pub(super) fn each(
+pub(in crate::image) fn each(
     archive: impl Read,
     mut handle: impl FnMut(&Item, &mut dyn Read) -> Result<(), UnpackError>,
 ) -> Result<(), UnpackError> {
@@ -124,18 +124,18 @@ fn item(header: &tar::Header, extensions: Extensions) -> Result<Item, UnpackErro
         Ok(target)
     };
     let kind = match header.entry_type() {
-        EntryType::Directory => Kind::Directory,
+        EntryType::Directory => ItemKind::Directory,
         // Before 1988 a directory was a file whose name ends in a slash.
-        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
-        EntryType::Regular | EntryType::Continuous => Kind::File { size },
-        EntryType::Symlink => Kind::Symlink { target: link()? },
-        EntryType::Link => Kind::Hardlink { target: link()? },
+        EntryType::Regular if path.ends_with(b"/") => ItemKind::Directory,
+        EntryType::Regular | EntryType::Continuous => ItemKind::File { size },
+        EntryType::Symlink => ItemKind::Symlink { target: link()? },
+        EntryType::Link => ItemKind::Hardlink { target: link()? },
         EntryType::Char | EntryType::Block => return Err(bad("is a device, which images may not bring")),
         EntryType::Fifo => return Err(bad("is a named pipe, which images may not bring")),
         EntryType::GNUSparse => return Err(bad("is a sparse file, which OCI layers may not have")),
         other => return Err(bad(&format!("has the unknown type {:#04x}", other.as_byte()))),
     };
-    if size != 0 && !matches!(kind, Kind::File { .. }) {
+    if size != 0 && !matches!(kind, ItemKind::File { .. }) {
         return Err(bad("has content, but is no file"));
     }
     let uid = extensions.uid.map_or_else(|| header.uid().map_err(io), Ok)?;

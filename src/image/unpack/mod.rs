@@ -1,21 +1,28 @@
-//! Applies the layers of an image to an empty directory, whoever wrote them.
+//! From the layers of an image to its root file system, whoever wrote them.
+//!
+//! In two steps, so that layers can be shared. [`layer`] reads an archive into a folder of numbered files and a
+//! list of what the archive says ([`content`]): no name of the archive is used on disk. [`compose`] replays the
+//! lists of an image's layers into a directory, where files become hard links to the numbered ones.
 //!
 //! A layer is taken as an attack: every write goes through a descriptor of its parent directory that was resolved
-//! below the root without following a symbolic link (`openat2`), nothing is overwritten in place, no device is
-//! made, no setuid bit or extended attribute survives, and an archive that two programs could read differently is
-//! refused.
+//! within the root (`openat2`), nothing is overwritten in place, no device is made, no setuid bit or extended
+//! attribute survives, and an archive that two programs could read differently is refused.
 
+mod compose;
+mod content;
 mod headers;
+mod layer;
 mod root;
 
-use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io;
 
-use self::headers::{Item, Kind};
-use self::root::{Owner, Root};
-use crate::image::progress::Progress;
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::compose::Composer;
+pub(super) use self::content::{Contents, Entry, Kind, What};
+pub(super) use self::headers::{ItemKind, each};
+pub(super) use self::layer::unpack;
 
 /// What one image may cost. Reaching a limit refuses the image.
 #[derive(Debug, Clone)]
@@ -26,7 +33,7 @@ pub struct Limits {
     pub archive_bytes: u64,
     /// Entries of all archives, and directories that they imply.
     pub entries: u64,
-    /// Sum of the lengths of all paths, bytes; they are held in memory while a layer is applied.
+    /// Sum of the lengths of all paths, bytes.
     pub path_bytes: u64,
     /// Directories above a file.
     pub depth: usize,
@@ -98,221 +105,80 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    fn entry(path: &[u8], reason: impl fmt::Display) -> Self {
+    pub(super) fn entry(path: &[u8], reason: impl fmt::Display) -> Self {
         UnpackError::Entry { path: printable(path), reason: reason.to_string() }
+    }
+
+    pub(super) fn io(path: &[u8], source: io::Error) -> Self {
+        UnpackError::Io { path: printable(path), source }
     }
 }
 
 /// Bytes for people: quoted and without control characters.
-fn printable(path: &[u8]) -> String {
+pub(super) fn printable(path: &[u8]) -> String {
     let shown = &path[..path.len().min(200)];
     format!("\"{}\"", shown.escape_ascii())
 }
 
-/// Whiteout names start with this.
-const WHITEOUT: &[u8] = b".wh.";
-/// Hides everything that lower layers have in its directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Other names of this kind are notes of AUFS to itself.
-const AUFS: &[u8] = b".wh..wh.";
-
-/// A directory that layers are applied to, lowest first.
-pub(super) struct Unpacker<'a> {
-    root: Root,
-    limits: &'a Limits,
-    progress: &'a dyn Progress,
-    bytes: u64,
-    entries: u64,
-    path_bytes: u64,
-    /// What the present layer made: its own whiteouts do not hide it.
-    made: HashSet<Vec<u8>>,
-    /// Directories whose mode and owner are set when the layer is complete.
-    directories: BTreeMap<Vec<u8>, (u32, Owner)>,
+/// What an image has used of its limits so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Used {
+    /// Sum of the sizes of files, bytes.
+    pub(super) bytes: u64,
+    /// Sum of the sizes of archives, bytes.
+    pub(super) archive_bytes: u64,
+    pub(super) entries: u64,
+    pub(super) path_bytes: u64,
 }
 
-impl<'a> Unpacker<'a> {
-    /// `root` is an empty directory. As root, files get the owners that the layers say.
-    pub(super) fn new(root: OwnedFd, limits: &'a Limits, progress: &'a dyn Progress) -> Self {
-        Unpacker {
-            root: Root::new(root),
-            limits,
-            progress,
-            bytes: 0,
-            entries: 0,
-            path_bytes: 0,
-            made: HashSet::new(),
-            directories: BTreeMap::new(),
+impl Used {
+    fn count_bytes(&mut self, size: u64, limits: &Limits) -> Result<(), UnpackError> {
+        if size > limits.unpacked_bytes.saturating_sub(self.bytes) {
+            return Err(UnpackError::Limit { what: "unpacked bytes", limit: limits.unpacked_bytes });
         }
-    }
-
-    /// Sum of the sizes of the files unpacked so far, bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Applies one layer: an uncompressed tar archive. On an error the directory is left half done.
-    pub(super) fn layer(&mut self, archive: impl Read) -> Result<(), UnpackError> {
-        self.made.clear();
-        self.directories.clear();
-        headers::each(archive, |item, content| self.item(item, content))?;
-        let directories = std::mem::take(&mut self.directories);
-        // Children before parents, so that a directory is still passable while those inside are set.
-        for (path, (mode, owner)) in directories.iter().rev() {
-            self.root
-                .set_directory(path, *mode, *owner)
-                .map_err(|source| UnpackError::Io { path: printable(path), source })?;
-        }
+        self.bytes += size;
         Ok(())
     }
 
-    fn item(&mut self, item: &Item, content: &mut dyn Read) -> Result<(), UnpackError> {
-        let path = self.checked(&item.path)?;
-        let io = |source: io::Error| match source.raw_os_error() {
-            Some(libc::ELOOP | libc::EXDEV) => UnpackError::entry(&item.path, "its path leads through a link"),
-            Some(libc::ENOTDIR) => UnpackError::entry(&item.path, "its path leads through a file"),
-            _ => UnpackError::Io { path: printable(&item.path), source },
-        };
-        let Some((parent, name)) = split(&path) else {
-            // The entry of the root itself.
-            return match item.kind {
-                Kind::Directory => {
-                    self.directories.insert(Vec::new(), (item.mode & 0o1777, item.owner));
-                    Ok(())
-                }
-                _ => Err(UnpackError::entry(&item.path, "the root must be a directory")),
-            };
-        };
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-            if matches!(hidden, b"" | b"." | b"..") {
-                return Err(UnpackError::entry(&item.path, "is a whiteout of no file"));
-            }
-            return self.whiteout(parent, name, hidden).map_err(io);
-        }
-        let above = self.parent(parent)?;
-        match &item.kind {
-            Kind::Directory => {
-                self.root.make_directory(&above, name).map_err(io)?;
-                self.directories.insert(path.clone(), (item.mode & 0o1777, item.owner));
-            }
-            Kind::File { size } => {
-                if *size > self.limits.unpacked_bytes.saturating_sub(self.bytes) {
-                    let limit = self.limits.unpacked_bytes;
-                    return Err(UnpackError::Limit { what: "unpacked bytes", limit });
-                }
-                self.bytes += size;
-                let mut content = Tell { inner: content.take(*size), progress: self.progress };
-                let written =
-                    self.root.make_file(&above, name, &mut content, item.mode & 0o777, item.owner, item.mtime);
-                if written.map_err(io)? != *size {
-                    return Err(UnpackError::entry(&item.path, "the archive ends in the middle of it"));
-                }
-            }
-            Kind::Symlink { target } => self.root.make_symlink(&above, name, target, item.owner).map_err(io)?,
-            Kind::Hardlink { target } => {
-                let target = self.checked(target)?;
-                if target == path {
-                    return Err(UnpackError::entry(&item.path, "is a link to itself"));
-                }
-                let Some((from, from_name)) = split(&target) else {
-                    return Err(UnpackError::entry(&item.path, "is a link to a directory"));
-                };
-                let from = self.root.directory(from).map_err(io)?;
-                self.root.make_hardlink(&from, from_name, &above, name).map_err(|source| {
-                    match source.raw_os_error() {
-                        Some(libc::ENOENT) => UnpackError::entry(&item.path, "is a link to a file that is not there"),
-                        Some(libc::EPERM) => UnpackError::entry(&item.path, "is a link to a directory"),
-                        _ => io(source),
-                    }
-                })?;
-            }
-        }
-        self.made.insert(path);
-        Ok(())
-    }
-
-    /// Checks a path and returns it without `.` and doubled slashes; empty means the root.
-    fn checked(&mut self, path: &[u8]) -> Result<Vec<u8>, UnpackError> {
-        if path.first() == Some(&b'/') {
-            return Err(UnpackError::entry(path, "its path is absolute"));
-        }
-        let mut clean = Vec::with_capacity(path.len());
-        let mut depth = 0;
-        for part in path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
-            if part == b".." {
-                return Err(UnpackError::entry(path, "its path has a `..`"));
-            }
-            if part.contains(&0) {
-                return Err(UnpackError::entry(path, "its path has a zero byte"));
-            }
-            depth += 1;
-            if depth > self.limits.depth {
-                return Err(UnpackError::Limit { what: "levels of directories", limit: self.limits.depth as u64 });
-            }
-            if !clean.is_empty() {
-                clean.push(b'/');
-            }
-            clean.extend_from_slice(part);
-        }
-        self.count(clean.len())?;
-        Ok(clean)
-    }
-
-    fn count(&mut self, path_length: usize) -> Result<(), UnpackError> {
+    fn count_entry(&mut self, path_length: usize, limits: &Limits) -> Result<(), UnpackError> {
         self.entries += 1;
         self.path_bytes += path_length as u64;
-        if self.entries > self.limits.entries {
-            return Err(UnpackError::Limit { what: "entries", limit: self.limits.entries });
+        if self.entries > limits.entries {
+            return Err(UnpackError::Limit { what: "entries", limit: limits.entries });
         }
-        if self.path_bytes > self.limits.path_bytes {
-            return Err(UnpackError::Limit { what: "bytes of paths", limit: self.limits.path_bytes });
+        if self.path_bytes > limits.path_bytes {
+            return Err(UnpackError::Limit { what: "bytes of paths", limit: limits.path_bytes });
         }
         Ok(())
     }
 
-    /// The directory at `path`; those that no entry made come into being as root's with mode 0755.
-    fn parent(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let io = |source: io::Error| match source.raw_os_error() {
-            Some(libc::ELOOP | libc::EXDEV) => UnpackError::entry(path, "leads through a link"),
-            Some(libc::ENOTDIR) => UnpackError::entry(path, "leads through a file"),
-            _ => UnpackError::Io { path: printable(path), source },
-        };
-        match self.root.directory(path) {
-            Ok(found) => return Ok(found),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(io(error)),
+    /// Adds a layer as a whole.
+    pub(super) fn add(&mut self, layer: &Used, limits: &Limits) -> Result<(), UnpackError> {
+        self.count_bytes(layer.bytes, limits)?;
+        self.entries += layer.entries;
+        self.path_bytes += layer.path_bytes;
+        self.archive_bytes += layer.archive_bytes;
+        let over = |what, limit| Err(UnpackError::Limit { what, limit });
+        if self.entries > limits.entries {
+            return over("entries", limits.entries);
         }
-        let mut ends: Vec<usize> = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).collect();
-        ends.push(path.len());
-        for end in ends {
-            let part = &path[..end];
-            match self.root.directory(part) {
-                Ok(_) => continue,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(io(error)),
-            }
-            self.count(part.len())?;
-            let Some((above, name)) = split(part) else { continue };
-            let above = self.root.directory(above).map_err(io)?;
-            self.root.make_directory(&above, name).map_err(io)?;
-            self.directories.insert(part.to_vec(), (0o755, Owner::ROOT));
-            self.made.insert(part.to_vec());
+        if self.path_bytes > limits.path_bytes {
+            return over("bytes of paths", limits.path_bytes);
         }
-        self.root.directory(path).map_err(io)
+        if self.archive_bytes > limits.archive_bytes {
+            return over("bytes of archives", limits.archive_bytes);
+        }
+        Ok(())
     }
 
-    /// Hides what lower layers have. A whiteout of something that is not there is no error.
-    fn whiteout(&mut self, parent: &[u8], name: &[u8], hidden: &[u8]) -> io::Result<()> {
-        if name != OPAQUE && name.starts_with(AUFS) {
-            return Ok(());
+    fn since(&self, before: &Used) -> Used {
+        Used {
+            bytes: self.bytes - before.bytes,
+            archive_bytes: self.archive_bytes - before.archive_bytes,
+            entries: self.entries - before.entries,
+            path_bytes: self.path_bytes - before.path_bytes,
         }
-        let above = match self.root.directory(parent) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-            other => other?,
-        };
-        if name == OPAQUE {
-            return self.root.clear(&above, parent, &self.made);
-        }
-        self.root.remove(&above, hidden, &join(parent, hidden), &self.made)
     }
 }
 
@@ -322,22 +188,5 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
         Some(at) => Some((&path[..at], &path[at + 1..])),
         None if path.is_empty() => None,
         None => Some((&[], path)),
-    }
-}
-
-fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
-    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
-}
-
-struct Tell<'a, R> {
-    inner: R,
-    progress: &'a dyn Progress,
-}
-
-impl<R: Read> Read for Tell<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.progress.advanced(count as u64);
-        Ok(count)
     }
 }

@@ -8,6 +8,7 @@ mod codex;
 mod gemini;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,6 +30,8 @@ pub enum Dialect {
     ClaudeStreamJson,
     /// `gemini -o stream-json`: tokens.
     GeminiStreamJson,
+    /// The answer and nothing else: pieces as they come, and the exit code tells whether it is whole.
+    Text,
     /// Nothing to be read: no pieces, no verdict.
     #[default]
     Plain,
@@ -37,7 +40,7 @@ pub enum Dialect {
 /// Whether the CLI did its job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Read from its output; `None` for [`Dialect::Plain`], where only the exit code tells.
+    /// Read from its output; `None` for [`Dialect::Text`] and [`Dialect::Plain`], where only the exit code tells.
     pub success: Option<bool>,
     /// What went wrong, in the CLI's words, shortened to 1000 characters.
     pub error: Option<String>,
@@ -59,6 +62,7 @@ enum State {
     Codex(codex::Codex),
     Claude(claude::Claude),
     Gemini(gemini::Gemini),
+    Text(text::Text),
     Plain,
 }
 
@@ -69,6 +73,7 @@ impl DialectParser {
             Dialect::CodexExecJson => State::Codex(codex::Codex::default()),
             Dialect::ClaudeStreamJson => State::Claude(claude::Claude::default()),
             Dialect::GeminiStreamJson => State::Gemini(gemini::Gemini::default()),
+            Dialect::Text => State::Text(text::Text::default()),
             Dialect::Plain => State::Plain,
         };
         Self { state, line: Vec::new(), skipping: false }
@@ -77,8 +82,13 @@ impl DialectParser {
     /// Takes the next bytes of output, cut anywhere, and gives the pieces of the answer that they complete.
     pub fn push(&mut self, mut bytes: &[u8]) -> Vec<String> {
         let mut deltas = Vec::new();
-        if matches!(self.state, State::Plain) {
-            return deltas;
+        match &mut self.state {
+            State::Plain => return deltas,
+            State::Text(state) => {
+                deltas.extend(Some(state.push(bytes)).filter(|text| !text.is_empty()));
+                return deltas;
+            }
+            State::Codex(_) | State::Claude(_) | State::Gemini(_) => {}
         }
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             self.append(&bytes[..end]);
@@ -103,7 +113,7 @@ impl DialectParser {
             State::Codex(state) => state.verdict(),
             State::Claude(state) => state.verdict(),
             State::Gemini(state) => state.verdict(),
-            State::Plain => return Verdict::default(),
+            State::Text(_) | State::Plain => return Verdict::default(),
         };
         match verdict {
             Ok(()) => Verdict { success: Some(true), error: None },
@@ -126,7 +136,7 @@ impl DialectParser {
             State::Codex(state) => state.read(&value),
             State::Claude(state) => state.read(&value),
             State::Gemini(state) => state.read(&value),
-            State::Plain => None,
+            State::Text(_) | State::Plain => None,
         };
         text.filter(|text| !text.is_empty())
     }

@@ -1,0 +1,322 @@
+//! Commands in any image of the store, without a provider: created on the spot, honouring the image's configuration.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use crate::cgroup::Limits;
+use crate::container::{Containers, Template};
+use crate::egress::Policy;
+use crate::image::{Store, StoreError};
+use crate::pool::{ClaimError, Claimed, Pool};
+use crate::types::ClaimPath;
+
+/// What stands for the provider in listings and metrics.
+pub const LABEL: &str = "image";
+
+/// Largest `/etc/passwd` or `/etc/group` that is read out of an image, bytes.
+const MAX_ACCOUNTS: u64 = 1 << 20;
+
+/// Ids that a container has (user_namespaces(7)): 0 to 65,535. Larger ones, which wrap around elsewhere
+/// (CVE-2024-40635), do not exist in it.
+const MAX_ID: u32 = 65_535;
+
+/// Where an execution's container comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A provider's pool.
+    Pool(Pool),
+    /// An image, each time anew.
+    Image(Arc<Containers>, Arc<Template>),
+}
+
+impl Origin {
+    /// A container for one execution.
+    ///
+    /// # Errors
+    /// See [`ClaimError`].
+    pub async fn claim(&self) -> Result<Claimed, ClaimError> {
+        match self {
+            Self::Pool(pool) => pool.claim().await,
+            Self::Image(containers, template) => {
+                let place = containers.place()?;
+                let container = containers.create(Arc::clone(template), place).await?;
+                Ok(Claimed { container, path: ClaimPath::Cold })
+            }
+        }
+    }
+
+    /// Looks for more broken containers after one was found.
+    ///
+    /// # Errors
+    /// See [`ClaimError`].
+    pub async fn check_health(&self) -> Result<(), ClaimError> {
+        match self {
+            Self::Pool(pool) => pool.check_health().await.map(drop),
+            Self::Image(..) => Ok(()),
+        }
+    }
+}
+
+/// Limits of such runs; see `[image_run]` in the configuration.
+#[derive(Debug, Clone)]
+pub struct ImageSettings {
+    /// Memory and CPU.
+    pub limits: Limits,
+    /// Most processes and threads.
+    pub pids: u32,
+    /// Where they may connect to.
+    pub egress: Arc<Policy>,
+    /// Wall-clock limit when the request names none.
+    pub timeout: std::time::Duration,
+}
+
+/// Makes templates out of stored images.
+#[derive(Debug)]
+pub struct Images {
+    store: Arc<Store>,
+    containers: Arc<Containers>,
+    settings: ImageSettings,
+}
+
+/// Why an image cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageRunError {
+    /// Not in the store.
+    #[error("there is no image {0:?} in the store; bring it in with `thawctl image import`, `pull` or `build`")]
+    Unknown(String),
+    /// The store cannot be read.
+    #[error("image {name:?}: {source}")]
+    Store {
+        /// Which image.
+        name: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// Its `User` cannot be resolved.
+    #[error("image {name:?} wants to run as {user:?}, {problem}")]
+    User {
+        /// Which image.
+        name: String,
+        /// What its configuration says.
+        user: String,
+        /// What is wrong with that.
+        problem: &'static str,
+    },
+    /// Nothing to run.
+    #[error("image {0:?} names no command; give one")]
+    NoCommand(String),
+}
+
+/// An image ready to be run.
+pub struct Runnable {
+    /// Where its container comes from.
+    pub origin: Origin,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The image's environment.
+    pub env: Vec<(String, String)>,
+    /// Home directory, if the user has one.
+    pub home: Option<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// User and group id.
+    pub ids: (u32, u32),
+    /// Wall-clock limit when the request names none.
+    pub timeout: std::time::Duration,
+}
+
+impl Images {
+    /// Runs images of `store`.
+    pub fn new(store: Arc<Store>, containers: Arc<Containers>, settings: ImageSettings) -> Self {
+        Self { store, containers, settings }
+    }
+
+    /// Prepares a run of image `name`: `command` replaces the image's own, its entrypoint stays (OCI image
+    /// specification, config.md).
+    ///
+    /// # Errors
+    /// See [`ImageRunError`].
+    pub fn prepare(&self, name: &str, command: Option<&[String]>) -> Result<Runnable, ImageRunError> {
+        let image = self.store.get(name).map_err(|source| match source {
+            StoreError::NotFound { .. } => ImageRunError::Unknown(name.to_owned()),
+            source => ImageRunError::Store { name: name.to_owned(), source },
+        })?;
+        let config = &image.config;
+        let argv: Vec<String> = config.entrypoint.iter().chain(command.unwrap_or(&config.cmd)).cloned().collect();
+        if argv.is_empty() {
+            return Err(ImageRunError::NoCommand(name.to_owned()));
+        }
+        let user = config.user.as_str();
+        let account = account(&image.rootfs, user).map_err(|problem| ImageRunError::User {
+            name: name.to_owned(),
+            user: user.to_owned(),
+            problem,
+        })?;
+        let template = Template {
+            provider: LABEL.to_owned(),
+            rootfs: image.rootfs.clone(),
+            home: account.home.clone(),
+            user: account.uid,
+            group: account.gid,
+            credentials: None,
+            idle: self.settings.limits,
+            run: self.settings.limits,
+            pids: self.settings.pids,
+            egress: Arc::clone(&self.settings.egress),
+        };
+        let workdir = &config.workdir;
+        Ok(Runnable {
+            origin: Origin::Image(Arc::clone(&self.containers), Arc::new(template)),
+            argv,
+            env: config.env.clone(),
+            home: account.home,
+            cwd: if workdir.is_empty() { "/".to_owned() } else { workdir.clone() },
+            ids: (account.uid, account.gid),
+            timeout: self.settings.timeout,
+        })
+    }
+}
+
+struct Account {
+    uid: u32,
+    gid: u32,
+    home: Option<String>,
+}
+
+/// `USER[:GROUP]`, each a number or a name of the image's own `/etc/passwd` and `/etc/group`; empty is root.
+fn account(rootfs: &Path, text: &str) -> Result<Account, &'static str> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let user = if user.is_empty() { "0" } else { user };
+    let passwd = read_inside(rootfs, "etc/passwd");
+    // passwd(5): name:password:uid:gid:comment:home:shell
+    let line = |wanted: &dyn Fn(&[&str]) -> bool| {
+        passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields.len() >= 6 && wanted(fields))
+    };
+    let number = parse_id(user)?;
+    let entry = match number {
+        Some(uid) => line(&|fields| fields[2].parse() == Ok(uid)),
+        None => Some(line(&|fields| fields[0] == user).ok_or("which its /etc/passwd does not know")?),
+    };
+    let uid = match (number, &entry) {
+        (Some(uid), _) => uid,
+        (None, Some(fields)) => parse_id(fields[2])?.ok_or("whose id in /etc/passwd is no number")?,
+        (None, None) => return Err("which its /etc/passwd does not know"),
+    };
+    let gid = match group {
+        Some(group) => match parse_id(group)? {
+            Some(gid) => gid,
+            None => group_id(rootfs, group)?,
+        },
+        None => match &entry {
+            Some(fields) => parse_id(fields[3])?.ok_or("whose group in /etc/passwd is no number")?,
+            None => 0,
+        },
+    };
+    let home = entry.map(|fields| fields[5].to_owned()).filter(|home| is_plain_directory(rootfs, home));
+    Ok(Account { uid, gid, home })
+}
+
+fn group_id(rootfs: &Path, name: &str) -> Result<u32, &'static str> {
+    let groups = read_inside(rootfs, "etc/group");
+    let found = groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
+    let fields = found.ok_or("whose group its /etc/group does not know")?;
+    fields.get(2).map_or(Ok(None), |id| parse_id(id))?.ok_or("whose group id in /etc/group is no number")
+}
+
+/// Digits are an id and have to be one of the container's; anything else is a name.
+fn parse_id(text: &str) -> Result<Option<u32>, &'static str> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(id) if id <= MAX_ID => Ok(Some(id)),
+        _ => Err("an id above 65535, which does not exist in a container"),
+    }
+}
+
+/// Opens something of an image without following a link: the image is foreign.
+fn open_inside(rootfs: &Path, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let root = rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Content of a regular file, or nothing: an image need not have one.
+fn read_inside(rootfs: &Path, path: &str) -> String {
+    let mut text = String::new();
+    // Non-blocking, so that a FIFO in its place does not hang us.
+    if let Ok(fd) = open_inside(rootfs, path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        let file = std::fs::File::from(fd);
+        if file.metadata().is_ok_and(|data| data.is_file())
+            && file.take(MAX_ACCOUNTS).read_to_string(&mut text).is_err()
+        {
+            text.clear();
+        }
+    }
+    text
+}
+
+fn is_plain_directory(rootfs: &Path, path: &str) -> bool {
+    let relative = path.trim_matches('/');
+    // /tmp is a mount already, and / must stay what it is.
+    !relative.is_empty() && relative != "tmp" && open_inside(rootfs, relative, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::{account, parse_id};
+
+    fn rootfs() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc")).unwrap();
+        std::fs::create_dir_all(root.path().join("srv/app")).unwrap();
+        let passwd = "root:x:0:0::/root:/bin/sh\napp:x:1234:1235::/srv/app:/bin/sh\nbig:x:4294967296:0::/:/bin/sh\n";
+        std::fs::write(root.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(root.path().join("etc/group"), "staff:x:50:\n").unwrap();
+        root
+    }
+
+    fn ids(root: &Path, text: &str) -> Result<(u32, u32, Option<String>), &'static str> {
+        account(root, text).map(|account| (account.uid, account.gid, account.home))
+    }
+
+    #[test]
+    fn users_are_numbers_or_names_of_the_image() {
+        let root = rootfs();
+        let root = root.path();
+        assert_eq!(ids(root, ""), Ok((0, 0, None)), "root, whose home the image does not have");
+        assert_eq!(ids(root, "app"), Ok((1234, 1235, Some("/srv/app".to_owned()))));
+        assert_eq!(ids(root, "1234"), Ok((1234, 1235, Some("/srv/app".to_owned()))));
+        assert_eq!(ids(root, "app:staff"), Ok((1234, 50, Some("/srv/app".to_owned()))));
+        assert_eq!(ids(root, "77:88"), Ok((77, 88, None)));
+        assert!(ids(root, "nobody").unwrap_err().contains("does not know"));
+        assert!(ids(root, "app:wheel").unwrap_err().contains("does not know"));
+    }
+
+    #[test]
+    fn ids_that_would_wrap_around_are_refused() {
+        let root = rootfs();
+        for user in ["65536", "2147483648", "4294967296", "18446744073709551616", "0:70000", "big"] {
+            assert!(ids(root.path(), user).unwrap_err().contains("65535"), "{user}");
+        }
+        assert_eq!(parse_id("-1"), Ok(None), "no number, and no name either");
+    }
+
+    #[test]
+    fn accounts_are_not_read_through_links() {
+        let root = rootfs();
+        std::fs::remove_file(root.path().join("etc/passwd")).unwrap();
+        symlink("/etc/passwd", root.path().join("etc/passwd")).unwrap();
+        assert!(ids(root.path(), "daemon").is_err(), "the host's own has one");
+    }
+}

@@ -1,0 +1,72 @@
+//! What can go wrong in a build, in words that say what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why an image could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A manifest or recipe does not say what it must.
+    #[error("{}: {reason}", path.display())]
+    Recipe {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A path cannot be in an image.
+    #[error("path {path:?}: {reason}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A program or file of this machine is missing.
+    #[error("{what} is not installed: run `apt-get install {package}`")]
+    Missing {
+        /// The program or file.
+        what: String,
+        /// The Debian package that has it.
+        package: String,
+    },
+    /// A program that was run said no.
+    #[error("{program} failed ({status}): {stderr}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+    /// `package-lock.json` and `image.toml` do not belong together.
+    #[error("{}: {reason}; renew it with `thawctl image lock`", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The layout folder holds something that is not an image layout.
+    #[error("{} is not empty and no OCI image layout: name another folder", path.display())]
+    NotALayout {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+impl BuildError {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        BuildError::Io { path: path.to_owned(), source }
+    }
+}

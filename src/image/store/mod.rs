@@ -1,0 +1,473 @@
+//! The daemon's images on disk: each layer is unpacked once, and each image is put together once from its layers.
+//!
+//! ```text
+//! ROOT/                          mode 0700: nobody else can run a file of an image
+//! ├── version                    of this arrangement
+//! ├── lock                       held while something is changed
+//! ├── names/NAME                 the digest that NAME means
+//! ├── images/HEX/image.json      what is known of an image; locked by a process that may start containers from it
+//! ├── images/HEX/rootfs/         its root file system: directories, links, and hard links to the files of its layers
+//! ├── layers/HEX/layer.json      what is known of a layer; HEX is its diff id
+//! ├── layers/HEX/contents.jsonl  what its archive says, one entry a line
+//! ├── layers/HEX/files/NUMBER    its files
+//! └── tmp/                       work under way; swept when nobody works
+//! ```
+//!
+//! An image or layer appears in its folder by one rename, after everything in it has reached the disk; layers come
+//! before the image that names them, and the name comes last. A layer that no image names is removed.
+
+mod error;
+mod import;
+mod layers;
+mod record;
+mod usage;
+mod verify;
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use self::error::at;
+pub use self::error::{Result, StoreError};
+pub use self::record::{Image, ImageConfig, ImageLayer};
+use self::record::{ImageRecord, LayerRecord, file_of, name_of};
+use self::usage::Holds;
+pub use self::verify::{Damage, Verification};
+use super::digest::{hex, is_sha256};
+use super::layout::{LayerBlob, Layout, LayoutImage};
+use super::progress::{Progress, Quiet};
+use super::unpack::{Limits, Used};
+
+/// Version of the arrangement on disk. 1 had no file `version`, and one folder per image without layers.
+const VERSION: u32 = 2;
+
+/// The images below one directory. Cheap to clone; several processes may use one directory at once.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+    limits: Limits,
+    holds: Holds,
+}
+
+impl Store {
+    /// Opens the store in `root`, which is created with mode 0700, and sweeps what an interrupted run left.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`] if another version of thawd made it; images of the first version are removed,
+    /// since the layouts that they came from are still there.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::with_limits(root, Limits::default())
+    }
+
+    /// Like [`Store::open`], with other limits for the images that come in.
+    pub fn with_limits(root: &Path, limits: Limits) -> Result<Self> {
+        let root = std::path::absolute(root).map_err(at(root))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(at(&root))?;
+        // It may have been there before, with another mode.
+        fs::set_permissions(&root, Permissions::from_mode(0o700)).map_err(at(&root))?;
+        let store = Store { root, limits, holds: Holds::default() };
+        store.check_version()?;
+        for folder in ["images", "layers", "names", "tmp"].map(|name| store.root.join(name)) {
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+        }
+        let lock = store.lock_file()?;
+        match lock.try_lock() {
+            Ok(()) => store.sweep()?,
+            // Somebody is at work, so what is in `tmp` may be theirs.
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(at(&store.root.join("lock"))(error)),
+        }
+        Ok(store)
+    }
+
+    /// The image of an OCI image layout under the name that the layout gives it, unpacked if it is not yet.
+    ///
+    /// Every blob is checked by size and digest. Blocks, for about a second per 300 MB; calls for the same image
+    /// do the work once. The image counts as in use from here on, until this process ends.
+    pub fn ensure(&self, layout: &Path) -> Result<Image> {
+        self.ensure_with(layout, &Quiet)
+    }
+
+    /// Like [`Store::ensure`], and tells how far it is.
+    pub fn ensure_with(&self, layout: &Path, progress: &dyn Progress) -> Result<Image> {
+        let layout = Layout::open(layout, &self.limits)?;
+        let name = layout.name()?.to_owned();
+        let image = self.unpacked(&layout, &name, progress)?;
+        self.hold(&image)?;
+        Ok(image)
+    }
+
+    /// The image called `name`. It counts as in use from here on, until this process ends.
+    pub fn get(&self, name: &str) -> Result<Image> {
+        let image = self.look(name)?;
+        self.hold(&image)?;
+        Ok(image)
+    }
+
+    /// The image called `name`, only to be looked at.
+    pub fn look(&self, name: &str) -> Result<Image> {
+        self.find(name)?.ok_or_else(|| StoreError::NotFound { name: name.to_owned() })
+    }
+
+    /// All images, by name, only to be looked at.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for name in self.entries("names")?.iter().filter_map(|file| name_of(file)) {
+            images.extend(self.find(&name)?);
+        }
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(images)
+    }
+
+    /// Sum of the sizes of all layers' files, bytes, each layer counted once.
+    pub fn unpacked_bytes(&self) -> Result<u64> {
+        let mut total = 0;
+        for layer in self.entries("layers")? {
+            let record: Option<LayerRecord> = record::read(&self.root.join("layers").join(layer).join(layers::RECORD))?;
+            total += record.map_or(0, |record| record.used.bytes);
+        }
+        Ok(total)
+    }
+
+    /// Forgets a name, and removes its files and the layers that only it had, unless another name means the same
+    /// image.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if the files would go and a daemon or container uses them.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let _lock = self.locked()?;
+        let image = self.look(name)?;
+        let last = self.list()?.iter().filter(|other| other.digest == image.digest).count() == 1;
+        if last && let Some(user) = self.user_of(&image.digest)? {
+            return Err(StoreError::InUse { name: name.to_owned(), user });
+        }
+        let path = self.root.join("names").join(file_of(name)?);
+        fs::remove_file(&path).map_err(at(&path))?;
+        if last {
+            self.discard(&self.folder(&image.digest))?;
+            self.sweep_layers()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the images that no name means any more (an image of that name came later) and that nothing uses,
+    /// and the layers that no image has; returns the digests of the images.
+    pub fn prune(&self) -> Result<Vec<String>> {
+        let _lock = self.locked()?;
+        let named: BTreeSet<String> = self.list()?.into_iter().map(|image| image.digest).collect();
+        let mut removed = Vec::new();
+        for file in self.entries("images")? {
+            let digest = format!("sha256:{file}");
+            if !named.contains(&digest) && self.user_of(&digest)?.is_none() {
+                self.discard(&self.root.join("images").join(file))?;
+                removed.push(digest);
+            }
+        }
+        self.sweep_layers()?;
+        Ok(removed)
+    }
+
+    /// Brings in the image of an OCI image layout (a folder), or of an OCI archive or the output of `docker save`
+    /// (a tar file, which may be compressed with gzip or zstd), under `name` or the name that is in there.
+    pub fn import(&self, path: &Path, name: Option<&str>, progress: &dyn Progress) -> Result<Image> {
+        if path.is_dir() {
+            let layout = Layout::open(path, &self.limits)?;
+            let name = name.map_or_else(|| layout.name(), Ok)?.to_owned();
+            return self.unpacked(&layout, &name, progress);
+        }
+        name.map(file_of).transpose()?;
+        let lock = self.locked()?;
+        let (scratch, folder) = (self.work_path(), self.work_path());
+        let total = fs::metadata(path).map_err(at(path))?.len();
+        progress.started("reading", Some(total));
+        let arranged = import::arrange(path, &scratch, &folder, &self.limits, progress);
+        progress.finished(if arranged.is_ok() { "read" } else { "failed" });
+        let result = arranged.and_then(|its_name| {
+            let layout = Layout::open(&folder, &self.limits)?;
+            let name = match name.map(str::to_owned).or(its_name) {
+                Some(name) => name,
+                None => layout.name()?.to_owned(),
+            };
+            self.unpacked_locked(&lock, &layout, &name, progress)
+        });
+        for folder in [&scratch, &folder] {
+            // What cannot be removed now is swept at the next start.
+            let _ = fs::remove_dir_all(folder);
+        }
+        result
+    }
+
+    /// The image of a layout, under `name`.
+    fn unpacked(&self, layout: &Layout, name: &str, progress: &dyn Progress) -> Result<Image> {
+        if let Some(image) = self.find(name)?
+            && image.digest == layout.manifest_digest
+        {
+            return Ok(image);
+        }
+        self.unpacked_locked(&self.locked()?, layout, name, progress)
+    }
+
+    /// Like [`Store::unpacked`], with the lock held.
+    fn unpacked_locked(&self, _lock: &File, layout: &Layout, name: &str, progress: &dyn Progress) -> Result<Image> {
+        let file = file_of(name)?;
+        if self.load(name, &layout.manifest_digest)?.is_none() {
+            progress.started("unpacking", None);
+            let result = self.unpack(layout, progress);
+            progress.finished(if result.is_ok() { "unpacked" } else { "failed" });
+            result?;
+        }
+        self.write_whole(&self.root.join("names").join(file), layout.manifest_digest.as_bytes())?;
+        self.look(name)
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Image>> {
+        let path = self.root.join("names").join(file_of(name)?);
+        match fs::read_to_string(&path) {
+            Ok(digest) if is_sha256(&digest) => self.load(name, &digest),
+            // A name that was cut short by a crash of the machine means nothing.
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    fn load(&self, name: &str, digest: &str) -> Result<Option<Image>> {
+        let record: Option<ImageRecord> = record::read(&self.record(digest))?;
+        Ok(record.map(|record| record.image(name, digest, &self.folder(digest))))
+    }
+
+    fn folder(&self, digest: &str) -> PathBuf {
+        self.root.join("images").join(hex(digest))
+    }
+
+    fn record(&self, digest: &str) -> PathBuf {
+        self.folder(digest).join("image.json")
+    }
+
+    fn layer_folder(&self, diff_id: &str) -> PathBuf {
+        self.root.join("layers").join(hex(diff_id))
+    }
+
+    fn hold(&self, image: &Image) -> Result<()> {
+        let record = self.record(&image.digest);
+        self.holds.hold(&image.digest, &record).map_err(at(&record))
+    }
+
+    /// Who uses the image, in words for a message.
+    fn user_of(&self, digest: &str) -> Result<Option<String>> {
+        let (folder, record) = (self.folder(digest), self.record(digest));
+        if self.holds.has(digest) || usage::is_held(&record).map_err(at(&record))? {
+            return Ok(Some("a daemon that starts containers from it".to_owned()));
+        }
+        let rootfs = folder.join("rootfs");
+        if !rootfs.exists() {
+            return Ok(None);
+        }
+        let process = usage::mounted_by(&rootfs).map_err(at(&rootfs))?;
+        Ok(process.map(|pid| format!("the container of process {pid}")))
+    }
+
+    /// Unpacks into `tmp` and moves the whole into place. The lock is held.
+    fn unpack(&self, layout: &Layout, progress: &dyn Progress) -> Result<()> {
+        let image = layout.image(&self.limits)?;
+        let work = self.work_path();
+        let result = self
+            .unpack_into(&work, layout, &image, progress)
+            .and_then(|fresh| self.publish(&work, &fresh, &layout.manifest_digest));
+        // What cannot be removed now is swept at the next start.
+        let _ = fs::remove_dir_all(&work);
+        result
+    }
+
+    /// Unpacks the layers that are not there yet, and puts the image together; returns the diff ids of the former.
+    fn unpack_into(
+        &self,
+        work: &Path,
+        layout: &Layout,
+        image: &LayoutImage,
+        progress: &dyn Progress,
+    ) -> Result<BTreeSet<String>> {
+        for folder in [work.to_owned(), work.join("layers"), work.join("image")] {
+            DirBuilder::new().mode(0o700).create(&folder).map_err(at(&folder))?;
+        }
+        let (mut used, mut fresh) = (Used::default(), BTreeSet::new());
+        let mut folders: Vec<(&LayerBlob, PathBuf)> = Vec::new();
+        let mut known = Vec::new();
+        for layer in &image.layers {
+            let stored = self.layer_folder(&layer.diff_id);
+            let new = work.join("layers").join(hex(&layer.diff_id));
+            let (folder, record) = if fresh.contains(&layer.diff_id) {
+                let record = record::read(&new.join(layers::RECORD))?;
+                (new, record)
+            } else {
+                let record = record::read(&stored.join(layers::RECORD))?;
+                if record.is_some() { (stored, record) } else { (new, None) }
+            };
+            let record: LayerRecord = match record {
+                Some(record) => record,
+                None => {
+                    let blob = layout.open_blob(&layer.digest, layer.size)?;
+                    fresh.insert(layer.diff_id.clone());
+                    layers::unpack_layer(layer, blob, &folder, &used, &self.limits, progress)?
+                }
+            };
+            let unpack = |source| StoreError::Unpack { layer: layer.digest.clone(), source };
+            used.add(&record.used, &self.limits).map_err(unpack)?;
+            known.push(ImageLayer {
+                diff_id: layer.diff_id.clone(),
+                digest: layer.digest.clone(),
+                compressed_bytes: layer.size,
+                unpacked_bytes: record.used.bytes,
+            });
+            folders.push((layer, folder));
+        }
+        layers::compose(&work.join("image/rootfs"), &folders, &self.limits)?;
+        let config = ImageConfig::from(&image.config);
+        let record = ImageRecord { config, layers: known, unpacked_at_ms: now_ms() };
+        record::write(&work.join("image/image.json"), &record)?;
+        Ok(fresh)
+    }
+
+    /// Moves fresh layers and then the image to where they count. A kill between leaves layers that no image has,
+    /// which are swept.
+    fn publish(&self, work: &Path, fresh: &BTreeSet<String>, digest: &str) -> Result<()> {
+        // All files at once: one by one would take minutes for a large tree.
+        File::open(work).and_then(|folder| Ok(rustix::fs::syncfs(folder)?)).map_err(at(work))?;
+        let layers = fresh.iter().map(|id| (work.join("layers").join(hex(id)), self.layer_folder(id)));
+        for (from, to) in layers.chain([(work.join("image"), self.folder(digest))]) {
+            if to.exists() {
+                // Without a record, or it would have been found.
+                self.discard(&to)?;
+            }
+            fs::rename(&from, &to).map_err(at(&to))?;
+        }
+        sync(&self.root.join("layers"))?;
+        sync(&self.root.join("images"))
+    }
+
+    /// Makes sure that the arrangement on disk is the one that this program knows.
+    fn check_version(&self) -> Result<()> {
+        let path = self.root.join("version");
+        let read = || match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(&path)(error)),
+        };
+        if read()?.is_none() {
+            let _lock = self.locked()?;
+            // Another process may have been faster.
+            if read()?.is_none() {
+                for folder in ["images", "names", "tmp"].map(|name| self.root.join(name)) {
+                    remove_all(&folder)?;
+                }
+                let text = format!("{VERSION}\n");
+                let partial = self.root.join("version.partial");
+                fs::write(&partial, text).and_then(|()| fs::rename(&partial, &path)).map_err(at(&path))?;
+            }
+        }
+        match read()? {
+            Some(found) if found != VERSION.to_string() => {
+                Err(StoreError::Version { path: self.root.clone(), found, known: VERSION })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let path = self.root.join("lock");
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(at(&path))
+    }
+
+    /// Waits until nobody else changes the store; lasts until the file is closed.
+    fn locked(&self) -> Result<File> {
+        let file = self.lock_file()?;
+        file.lock().map_err(at(&self.root))?;
+        Ok(file)
+    }
+
+    fn work_path(&self) -> PathBuf {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(format!("{}-{number}-{}", std::process::id(), now_ms()))
+    }
+
+    /// Names of the files in a folder of the store.
+    fn entries(&self, folder: &str) -> Result<Vec<String>> {
+        let folder = self.root.join(folder);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(at(&folder))? {
+            // A name that is no text is none of ours.
+            names.extend(entry.map_err(at(&folder))?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    /// Removes a folder so that it is gone as a whole first.
+    fn discard(&self, folder: &Path) -> Result<()> {
+        let work = self.work_path();
+        fs::rename(folder, &work).map_err(at(folder))?;
+        fs::remove_dir_all(&work).map_err(at(&work))
+    }
+
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let work = self.work_path();
+        let mut file = File::create(&work).map_err(at(&work))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&work))?;
+        fs::rename(&work, path).map_err(at(path))?;
+        sync(path.parent().unwrap_or(&self.root))
+    }
+
+    /// Removes what an interrupted run left. The lock is held, so nothing in `tmp` belongs to anybody.
+    fn sweep(&self) -> Result<()> {
+        for file in self.entries("tmp")? {
+            remove_all(&self.root.join("tmp").join(file))?;
+        }
+        self.sweep_layers()
+    }
+
+    /// Removes the layers that no image has. Which image has which is only ever asked of the images themselves. The
+    /// lock is held.
+    fn sweep_layers(&self) -> Result<()> {
+        let mut needed = BTreeSet::new();
+        for file in self.entries("images")? {
+            let path = self.root.join("images").join(file).join("image.json");
+            match record::read::<ImageRecord>(&path) {
+                Ok(record) => needed.extend(record.into_iter().flat_map(|r| r.layers).map(|layer| layer.diff_id)),
+                // One record that cannot be read could need any layer: then all stay.
+                Err(_) => return Ok(()),
+            }
+        }
+        for file in self.entries("layers")? {
+            if !needed.contains(&format!("sha256:{file}")) {
+                self.discard(&self.root.join("layers").join(file))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file or folder that may be there.
+fn remove_all(path: &Path) -> Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(at(path)),
+    }
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|file| file.sync_all()).map_err(at(folder))
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

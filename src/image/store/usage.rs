@@ -1,0 +1,130 @@
+//! Who uses an image. Two witnesses, both the kernel's, so that nothing has to be cleaned up after a crash: a
+//! process that may start containers from an image holds a lock on its record, and a container that runs from it
+//! has it mounted.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Images that a process holds, by digest, as long as this value or a clone of it lives.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Holds(Arc<Mutex<BTreeMap<String, File>>>);
+
+impl Holds {
+    /// Holds an image by its record.
+    pub(super) fn hold(&self, digest: &str, record: &Path) -> io::Result<()> {
+        let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !holds.contains_key(digest) {
+            let file = File::open(record)?;
+            file.lock_shared()?;
+            holds.insert(digest.to_owned(), file);
+        }
+        Ok(())
+    }
+
+    /// Whether this process holds it.
+    pub(super) fn has(&self, digest: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
+    }
+}
+
+/// Whether another process holds the image with this record.
+pub(super) fn is_held(record: &Path) -> io::Result<bool> {
+    let file = match File::open(record) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// A process in whose mount namespace something below `folder` is mounted, by its number; `None` if there is none
+/// among the processes that may be looked at (as root: all).
+pub(super) fn mounted_by(folder: &Path) -> io::Result<Option<u32>> {
+    let Some((device, wanted)) = place(&fs::read_to_string("/proc/self/mountinfo")?, &folder.canonicalize()?) else {
+        return Ok(None);
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // Processes end while they are looked at, and threads of the kernel have no mounts.
+        let Ok(namespace) = fs::metadata(entry.path().join("ns/mnt")) else { continue };
+        if !seen.insert(namespace.ino()) {
+            continue;
+        }
+        let Ok(mounts) = fs::read_to_string(entry.path().join("mountinfo")) else { continue };
+        let found = mounts.lines().filter_map(mount).any(|(its, root, point)| {
+            // A mount of the whole file system shows the store to many processes: only a mount of the image counts.
+            its == device && root.starts_with(&wanted) && !point.as_os_str().is_empty()
+        });
+        if found {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// Device, and path within its file system, of a path of ours.
+fn place(mounts: &str, path: &Path) -> Option<(String, PathBuf)> {
+    mounts
+        .lines()
+        .filter_map(mount)
+        .filter_map(|(device, root, point)| Some((device, root, path.strip_prefix(&point).ok()?.to_owned(), point)))
+        // Of two mounts at one place the later one is on top.
+        .max_by_key(|(_, _, _, point)| point.as_os_str().len())
+        .map(|(device, root, rest, _)| (device, root.join(rest)))
+}
+
+/// Device, root within its file system and mount point of a line of `mountinfo`.
+fn mount(line: &str) -> Option<(String, PathBuf, PathBuf)> {
+    let mut fields = line.split(' ').skip(2);
+    let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
+    Some((device.to_owned(), unescaped(root), unescaped(point)))
+}
+
+/// The kernel writes blanks, tabs, line ends and backslashes in octal.
+fn unescaped(text: &str) -> PathBuf {
+    let text = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    PathBuf::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        30 21 0:25 / /tmp rw - tmpfs tmpfs rw\n\
+        31 21 254:0 /data/x\\040y /var/lib rw - ext4 /dev/vda rw\n";
+
+    #[test]
+    fn a_path_is_found_within_its_file_system() {
+        let of = |path: &str| place(MOUNTS, Path::new(path)).unwrap();
+        assert_eq!(of("/srv/a"), ("254:0".to_owned(), PathBuf::from("/srv/a")));
+        assert_eq!(of("/tmp/a"), ("0:25".to_owned(), PathBuf::from("/a")));
+        assert_eq!(of("/var/lib/thawd"), ("254:0".to_owned(), PathBuf::from("/data/x y/thawd")));
+    }
+
+    #[test]
+    fn what_nobody_mounted_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(mounted_by(folder.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_hold_is_seen_until_it_is_dropped() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let holds = Holds::default();
+        assert!(!is_held(file.path()).unwrap());
+        holds.hold("a", file.path()).unwrap();
+        assert!(is_held(file.path()).unwrap() && holds.has("a"));
+        drop(holds);
+        assert!(!is_held(file.path()).unwrap());
+    }
+}

@@ -1,0 +1,16 @@
+//! How this program speaks TLS: rustls with ring, and Mozilla's certificate authorities compiled in.
+
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+/// A client configuration that needs nothing of the machine: no file of authorities, no provider installed before.
+///
+/// # Errors
+/// When the cryptography offers none of the default TLS versions (1.2 and 1.3), which ring does.
+pub fn client_config() -> Result<ClientConfig, rustls::Error> {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}

@@ -1,0 +1,185 @@
+//! The three real command-line tools, in their images, in frozen warm containers, against the offline upstream.
+//!
+//! The images are built into the cache that `make demo` uses too, `${THAWD_CACHE:-~/.cache/thawd}`: the first run
+//! downloads the tools.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use support::{Daemon, Outcome, prompt};
+use thawd::image::build::{BuildOptions, build};
+use thawd::image::progress::Quiet;
+use thawd::types::{ClaimPath, Credentials, Event, ExecutionRequest, ExitReason, Secret};
+
+const PROVIDERS: [&str; 3] = ["openai", "anthropic", "google"];
+
+fn cache() -> PathBuf {
+    std::env::var_os("THAWD_CACHE").map_or_else(
+        || Path::new(&std::env::var_os("HOME").unwrap_or("/root".into())).join(".cache/thawd"),
+        PathBuf::from,
+    )
+}
+
+/// Builds the three images, unless they are there already.
+fn layouts() -> &'static Path {
+    static LAYOUTS: OnceLock<PathBuf> = OnceLock::new();
+    LAYOUTS.get_or_init(|| {
+        let layouts = cache().join("layouts");
+        for name in PROVIDERS {
+            let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(name);
+            let options = BuildOptions::new(layouts.join(name), cache().join("build"));
+            build(&manifest, &options, &Quiet).unwrap_or_else(|error| panic!("image {name}: {error}"));
+        }
+        layouts
+    })
+}
+
+fn http_client() -> reqwest::Client {
+    let tls = thawd::tls::client_config().unwrap();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
+}
+
+/// The offline upstream, stopped when dropped.
+struct Upstream {
+    child: Child,
+    address: String,
+    http: reqwest::Client,
+}
+
+impl Upstream {
+    fn start() -> Self {
+        // `cargo test` builds examples before it runs integration tests; with `--test cli` alone, build it first:
+        // cargo build --example offline-upstream.
+        let program = Path::new(env!("CARGO_BIN_EXE_thawd")).with_file_name("examples").join("offline-upstream");
+        let mut child = Command::new(&program)
+            .args(["--listen", "127.0.0.1:0", "--token-delay-ms", "20"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening ").unwrap().to_owned();
+        Self { child, address, http: http_client() }
+    }
+
+    fn port(&self) -> &str {
+        self.address.rsplit(':').next().unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let url = format!("http://{}{path}", self.address);
+        self.http.get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn control(&self, body: Value) {
+        let url = format!("http://{}/__control", self.address);
+        self.http.post(url).json(&body).send().await.unwrap().error_for_status().unwrap();
+    }
+
+    /// Made-up credentials in the form that the provider's CLI reads.
+    async fn credentials(&self, provider: &str) -> Credentials {
+        let all = self.get("/__credentials").await;
+        let one = &all[provider];
+        let secrets = |value: &Value| -> BTreeMap<String, Secret> {
+            let object = value.as_object().cloned().unwrap_or_default();
+            object.into_iter().map(|(name, text)| (name, Secret::new(text.as_str().unwrap().to_owned()))).collect()
+        };
+        Credentials { files: secrets(&one["files"]), env: secrets(&one["env"]) }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn daemon(upstream: &Upstream) -> Daemon {
+    let layouts = layouts();
+    let target = format!("upstream.test:{}", upstream.port());
+    Daemon::start(|mut setup| {
+        setup = setup
+            .pool(0)
+            .set("paths.layouts_dir", layouts.to_str().unwrap())
+            .set("egress.resolve", toml::Table::from_iter([("upstream.test".to_owned(), vec!["127.0.0.1"].into())]));
+        // Only the real ones: the manifests of the tests have no image here.
+        setup.clear_providers();
+        for name in PROVIDERS {
+            let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("providers").join(format!("{name}.toml"));
+            setup = setup
+                .add_provider(&std::fs::read_to_string(manifest).unwrap())
+                .set(&format!("provider.{name}.pool_target"), 1)
+                .set(&format!("provider.{name}.base_url"), format!("http://{target}"))
+                .set(&format!("provider.{name}.egress"), vec![target.clone()]);
+        }
+        setup
+    })
+    .await
+}
+
+async fn ask(daemon: &Daemon, upstream: &Upstream, provider: &str, text: &str) -> Outcome {
+    let credentials = Some(upstream.credentials(provider).await);
+    // Debug builds on a busy machine: the manifest's 30 s are for users.
+    let request = ExecutionRequest { credentials, timeout_ms: Some(120_000), ..prompt(provider, text) };
+    daemon.run(&request).await
+}
+
+fn answer(outcome: &Outcome) -> String {
+    let deltas = outcome.events.iter().filter_map(|(_, event)| match event {
+        Event::Delta(delta) => Some(delta.text.as_str()),
+        _ => None,
+    });
+    deltas.collect()
+}
+
+/// Everything in one test: the pools are filled, images unpacked and the CLIs run once for all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cli_answers_out_of_a_warm_container_and_failures_are_told() {
+    let upstream = Upstream::start();
+    let daemon = daemon(&upstream).await;
+    for provider in PROVIDERS {
+        let outcome = ask(&daemon, &upstream, provider, "What is 3*67? Answer with the number only.").await;
+        let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
+        assert_eq!(answer(&outcome).trim(), "201", "{provider}: {:?}\n{stderr}", outcome.exit);
+        assert_eq!(outcome.started.path, ClaimPath::Warm, "{provider}");
+        assert_eq!((outcome.exit.reason, outcome.exit.code), (ExitReason::Exited, Some(0)), "{provider}");
+        assert!(outcome.exit.success && outcome.exit.cpu_ms > 0, "{provider}: {:?}", outcome.exit);
+        let memory = outcome.exit.memory_peak_bytes;
+        assert!((1 << 20..=512 << 20).contains(&memory), "{provider}: {memory} bytes");
+    }
+    let requests = upstream.get("/__requests").await;
+    let asked: Vec<_> = requests["items"].as_array().unwrap().iter().filter(|r| r["prompt"].is_string()).collect();
+    assert!(asked.len() >= 3, "{asked:?}");
+    assert!(asked.iter().all(|request| request["credential"].is_object()), "each with its credential: {asked:?}");
+
+    for provider in PROVIDERS {
+        upstream.control(json!({"misbehave": "401", "api": provider})).await;
+        let outcome = ask(&daemon, &upstream, provider, "What is 3*67?").await;
+        assert!(!outcome.exit.success, "{provider}: a refused credential is a failure, whatever the exit code");
+        assert!(outcome.exit.detail.is_some(), "{provider}: and the reason is told");
+        assert_eq!(answer(&outcome).matches("201").count(), 0, "{provider}");
+        upstream.control(json!({"misbehave": "none", "api": provider})).await;
+    }
+
+    // What the allow-list does not name is refused, and the log says so.
+    let credentials = Some(upstream.credentials("anthropic").await);
+    let script = "wget -q -O - http://example.com/ 2>&1; echo status $?";
+    let command = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
+    let provider = "anthropic".to_owned();
+    let outcome = daemon
+        .run(&ExecutionRequest { provider, user: "u1".to_owned(), command, credentials, ..ExecutionRequest::default() })
+        .await;
+    let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    assert!(said.contains("403") && !said.contains("status 0"), "{said}");
+    let log = daemon.log();
+    assert!(log.contains("egress refused") && log.contains("example.com"), "{log}");
+    daemon.stop().await;
+}

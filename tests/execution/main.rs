@@ -1,0 +1,13 @@
+//! Executions from claim to exit, through the socket, in real containers.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod credentials;
+mod endings;
+mod output;
+mod resuming;
+mod stopping;
+mod surroundings;

@@ -1,0 +1,431 @@
+//! What a container keeps from its command, tried from inside, and seen from outside.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use libc::{AF_ALG, AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EBADF, EINVAL, ENOENT, ENOSYS, EPERM, EROFS};
+use support::{ContainerCgroup, Daemon, Program, Value, command, shell, status_field};
+use thawd::types::{Credentials, ExecutionRequest, Secret};
+
+/// Name, number and arguments of a system call, and how it has to end: well, or with an errno.
+type Call<'a> = (&'a str, i64, &'a [Value], Result<(), i32>);
+
+/// Runs system calls in a container and compares each result. `Ok(())` is any success.
+async fn assert_calls(daemon: &Daemon, calls: &[Call<'_>]) {
+    let mut program = Program::default();
+    for (_, number, arguments, _) in calls {
+        program.call(*number, arguments);
+    }
+    let outcome = daemon.run(&program.request()).await.exited(0);
+    let mut wrong = Vec::new();
+    for ((name, _, _, expected), result) in calls.iter().zip(program.results(&outcome.stdout)) {
+        let fine = match expected {
+            Ok(()) => result >= 0,
+            Err(errno) => result == -i64::from(*errno),
+        };
+        if !fine {
+            wrong.push(format!("{name}: {result}, not {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Numbers for [`Value`].
+fn n(number: i32) -> Value {
+    number.into()
+}
+
+fn text(text: &std::ffi::CStr) -> Value {
+    text.into()
+}
+
+#[tokio::test]
+async fn a_command_is_nobody_special() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let outcome = daemon.sh("cat /proc/self/status; hostname").await.exited(0);
+    let field = |name: &str| {
+        let line = outcome.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(field("Uid"), "1000 1000 1000 1000");
+    assert_eq!(field("Gid"), "1000 1000 1000 1000");
+    assert_eq!(field("Groups"), "1000");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("NoNewPrivs"), "1");
+    assert_eq!(field("Seccomp"), "2");
+    assert_eq!(outcome.text().lines().last().unwrap(), outcome.started.container, "its host name is its own");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_writable_places_can_be_written() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let outcome = daemon.sh("cat /proc/self/mountinfo").await.exited(0);
+    let writable = ["/home/runtime", "/home/runtime/.test", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
+    let devices = ["null", "zero", "full", "random", "urandom", "tty"];
+    let mut seen = Vec::new();
+    for line in outcome.text().lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let (place, options) = (fields[4], fields[5]);
+        seen.push(place.to_owned());
+        let has = |flag: &str| options.split(',').any(|have| have == flag);
+        let source = line.split_once(" - ").unwrap().1;
+        // Devices, and the null device over files of /proc: nothing of them can be executed or looked up.
+        let is_device = place.strip_prefix("/dev/").is_some_and(|name| devices.contains(&name))
+            || (place.starts_with("/proc/") && source.starts_with("devtmpfs") || fields[3] == "/null");
+        if is_device {
+            assert!(has("ro") && has("nosuid"), "{line}");
+            continue;
+        }
+        assert!(has("nosuid"), "{line}");
+        assert!(has("nodev") || place == "/dev" || place == "/dev/pts", "{line}");
+        assert_eq!(has("ro"), !writable.contains(&place), "{line}");
+    }
+    for place in
+        ["/", "/proc", "/proc/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/home/runtime", "/home/runtime/.test"]
+    {
+        assert!(seen.iter().any(|have| have == place), "{place} is no mount: {seen:?}");
+    }
+    assert!(!seen.iter().any(|place| place.starts_with("/sys")), "{seen:?}");
+
+    let create = libc::O_CREAT | libc::O_WRONLY;
+    let open = libc::SYS_open;
+    assert_calls(
+        &daemon,
+        &[
+            ("create in /", open, &[text(c"/x"), n(create), n(0o600)], Err(EROFS)),
+            // Its owner is the user itself, so nothing but the mount is in the way.
+            ("create in /workspace", open, &[text(c"/workspace/x"), n(create), n(0o600)], Err(EROFS)),
+            ("create in /dev", open, &[text(c"/dev/x"), n(create), n(0o600)], Err(EROFS)),
+            ("mkdir in /var/tmp", libc::SYS_mkdir, &[text(c"/var/tmp/x"), n(0o700)], Err(EROFS)),
+            ("chmod of a program", libc::SYS_chmod, &[text(c"/usr/bin/busybox"), n(0o777)], Err(EROFS)),
+            ("unlink", libc::SYS_unlink, &[text(c"/etc/passwd")], Err(EROFS)),
+            ("create at home", open, &[text(c"/home/runtime/x"), n(create), n(0o600)], Ok(())),
+            ("create in /tmp", open, &[text(c"/tmp/x"), n(create), n(0o600)], Ok(())),
+            ("create in /dev/shm", open, &[text(c"/dev/shm/x"), n(create), n(0o600)], Ok(())),
+        ],
+    )
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_the_host_is_to_be_seen() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let outcome = daemon.sh("ls -A /sys; ls /dev; sed -n 's/:.*//p' /proc/net/dev | tr -d ' '").await.exited(0);
+    let expected = "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero lo";
+    assert_eq!(outcome.text().split_whitespace().collect::<Vec<_>>().join(" "), expected);
+
+    // Where the host has such a file, the container has an empty one.
+    let masked =
+        ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list"];
+    let present: Vec<&str> = masked.into_iter().filter(|name| Path::new("/proc").join(name).exists()).collect();
+    assert!(present.contains(&"interrupts"), "{present:?}");
+    let script = format!(
+        "cd /proc; for f in {}; do if [ -d $f ]; then ls -A $f; else head -c 100 $f; fi; done",
+        present.join(" ")
+    );
+    let outcome = daemon.sh(&script).await.exited(0);
+    assert_eq!((outcome.text(), outcome.errors()), ("", ""));
+
+    let script = "for f in sysrq-trigger sys/kernel/hostname sys/kernel/core_pattern sys/vm/drop_caches irq/default_smp_affinity; \
+                  do [ -e /proc/$f ] && echo 1 > /proc/$f && echo wrote $f; done; true";
+    assert_eq!(daemon.sh(script).await.exited(0).text(), "");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn other_processes_are_out_of_sight_and_reach() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let script = "sleep 100 & for p in /proc/[0-9]*; do sed -n 's/^Uid:\\t\\([0-9]*\\).*/\\1/p' $p/status; done | sort -u; \
+                  ls -d /proc/[0-9]* | wc -l; [ -e /proc/1 ] && echo sees init; kill %1; true";
+    let outcome = daemon.sh(script).await.exited(0);
+    let lines: Vec<&str> = outcome.text().lines().collect();
+    assert_eq!(lines[0], "1000", "only its own: {lines:?}");
+    assert!(lines.len() == 2 && lines[1].parse::<u32>().unwrap() <= 4, "{lines:?}");
+
+    let process_one = Value::Result(4);
+    assert_calls(
+        &daemon,
+        &[
+            ("kill 1", libc::SYS_kill, &[n(1), n(9)], Err(EPERM)),
+            ("kill 1 with nothing", libc::SYS_kill, &[n(1), n(0)], Err(EPERM)),
+            ("open its memory", libc::SYS_open, &[text(c"/proc/1/mem"), n(libc::O_RDWR)], Err(ENOENT)),
+            ("open its program", libc::SYS_open, &[text(c"/proc/1/exe"), n(libc::O_RDONLY)], Err(ENOENT)),
+            ("pidfd_open", libc::SYS_pidfd_open, &[n(1), n(0)], Ok(())),
+            ("signal by pidfd", libc::SYS_pidfd_send_signal, &[process_one.clone(), n(9), n(0), n(0)], Err(EPERM)),
+            ("take a descriptor", libc::SYS_pidfd_getfd, &[process_one, n(0), n(0)], Err(EPERM)),
+            ("ptrace", libc::SYS_ptrace, &[n(16), n(1), n(0), n(0)], Err(EPERM)),
+            ("process_vm_readv", libc::SYS_process_vm_readv, &[n(1), n(0), n(0), n(0), n(0), n(0)], Err(EPERM)),
+            ("process_vm_writev", libc::SYS_process_vm_writev, &[n(1), n(0), n(0), n(0), n(0), n(0)], Err(EPERM)),
+            ("kcmp", libc::SYS_kcmp, &[n(1), n(1), n(0), n(0), n(0)], Err(EPERM)),
+            ("lower its limits", libc::SYS_prlimit64, &[n(1), n(7), n(0), Value::Data(vec![0; 16])], Err(EPERM)),
+        ],
+    )
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn dangerous_system_calls_are_refused() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let new_namespaces = [
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWCGROUP,
+    ];
+    let unshares: Vec<_> = new_namespaces.iter().map(|flag| [n(*flag)]).collect();
+    let clones: Vec<_> = new_namespaces.iter().map(|flag| [n(*flag | libc::SIGCHLD), n(0), n(0), n(0), n(0)]).collect();
+    let mut calls: Vec<Call<'_>> = Vec::new();
+    calls.extend(unshares.iter().map(|flags| ("unshare", libc::SYS_unshare, &flags[..], Err(EPERM))));
+    calls.extend(clones.iter().map(|flags| ("clone", libc::SYS_clone, &flags[..], Err(EPERM))));
+    let zeros = [n(0), n(0), n(0), n(0), n(0), n(0)];
+    for (name, number) in [
+        ("setns", libc::SYS_setns),
+        ("mount", libc::SYS_mount),
+        ("umount2", libc::SYS_umount2),
+        ("pivot_root", libc::SYS_pivot_root),
+        ("chroot", libc::SYS_chroot),
+        ("fsopen", libc::SYS_fsopen),
+        ("fsmount", libc::SYS_fsmount),
+        ("open_tree", libc::SYS_open_tree),
+        ("move_mount", libc::SYS_move_mount),
+        ("mount_setattr", libc::SYS_mount_setattr),
+        ("keyctl", libc::SYS_keyctl),
+        ("add_key", libc::SYS_add_key),
+        ("request_key", libc::SYS_request_key),
+        ("bpf", libc::SYS_bpf),
+        ("perf_event_open", libc::SYS_perf_event_open),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("io_uring_enter", libc::SYS_io_uring_enter),
+        ("io_uring_register", libc::SYS_io_uring_register),
+        ("init_module", libc::SYS_init_module),
+        ("finit_module", libc::SYS_finit_module),
+        ("delete_module", libc::SYS_delete_module),
+        ("kexec_load", libc::SYS_kexec_load),
+        ("kexec_file_load", libc::SYS_kexec_file_load),
+        ("reboot", libc::SYS_reboot),
+        ("swapon", libc::SYS_swapon),
+        ("swapoff", libc::SYS_swapoff),
+        ("sethostname", libc::SYS_sethostname),
+        ("setdomainname", libc::SYS_setdomainname),
+        ("settimeofday", libc::SYS_settimeofday),
+        ("clock_settime", libc::SYS_clock_settime),
+        ("iopl", libc::SYS_iopl),
+        ("ioperm", libc::SYS_ioperm),
+        ("syslog", libc::SYS_syslog),
+        ("acct", libc::SYS_acct),
+        ("quotactl", libc::SYS_quotactl),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at),
+        ("name_to_handle_at", libc::SYS_name_to_handle_at),
+        ("fanotify_init", libc::SYS_fanotify_init),
+        ("vhangup", libc::SYS_vhangup),
+        ("modify_ldt", libc::SYS_modify_ldt),
+        ("memfd_secret", libc::SYS_memfd_secret),
+        ("move_pages", libc::SYS_move_pages),
+        ("mbind", libc::SYS_mbind),
+        // The x32 interface: the same calls by other numbers.
+        ("getpid of x32", 0x4000_0000 | libc::SYS_getpid),
+        ("ptrace of x32", 0x4000_0000 | 521),
+    ] {
+        calls.push((name, number, &zeros, Err(EPERM)));
+    }
+    let no_randomization = [n(libc::ADDR_NO_RANDOMIZE)];
+    calls.push(("personality", libc::SYS_personality, &no_randomization, Err(EPERM)));
+    // Its flags cannot be checked, so that libraries are to use clone instead.
+    calls.push(("clone3", libc::SYS_clone3, &zeros, Err(ENOSYS)));
+    assert_calls(&daemon, &calls).await;
+
+    // 32-bit calls have numbers of their own: they end the program (or, on a kernel without them, fault). User-mode
+    // Linux takes `int 0x80` for a 64-bit call, so there is nothing to refuse.
+    if !support::in_bed() {
+        let outcome = daemon.run(&Program::with_32_bit_call().request()).await;
+        assert!(matches!(outcome.exit.signal, Some(libc::SIGSYS | libc::SIGSEGV)), "{:?}", outcome.exit);
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn privileges_cannot_be_had_back() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let endless = Value::Data(vec![0xff; 16]);
+    let device = libc::makedev(1, 1);
+    let prctl = libc::SYS_prctl;
+    assert_calls(
+        &daemon,
+        &[
+            ("setuid", libc::SYS_setuid, &[n(0)], Err(EPERM)),
+            ("setresuid", libc::SYS_setresuid, &[n(0), n(0), n(0)], Err(EPERM)),
+            ("setuid to another", libc::SYS_setuid, &[n(1001)], Err(EPERM)),
+            ("setgid", libc::SYS_setgid, &[n(0)], Err(EPERM)),
+            ("setgroups", libc::SYS_setgroups, &[n(0), n(0)], Err(EPERM)),
+            ("mknod of a device", libc::SYS_mknod, &[text(c"/tmp/m"), n(0o20666), device.into()], Err(EPERM)),
+            ("raise the core limit", libc::SYS_prlimit64, &[n(0), n(4), endless.clone(), n(0)], Err(EPERM)),
+            ("raise the file limit", libc::SYS_prlimit64, &[n(0), n(7), endless, n(0)], Err(EPERM)),
+            ("drop no_new_privs", prctl, &[n(libc::PR_SET_NO_NEW_PRIVS), n(0), n(0), n(0), n(0)], Err(EINVAL)),
+            ("ambient capability", prctl, &[n(47), n(2), n(21), n(0), n(0)], Err(EPERM)),
+            ("change the seccomp mode", prctl, &[n(libc::PR_SET_SECCOMP), n(0), n(0)], Err(EINVAL)),
+            ("own the root", libc::SYS_chown, &[text(c"/tmp"), n(0), n(0)], Err(EPERM)),
+        ],
+    )
+    .await;
+
+    // A file of the image that is set-user-id root, put there as a hostile image would have it.
+    let mut program = Program::default();
+    for number in [libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getegid] {
+        program.call(number, &[]);
+    }
+    let file = root_of_the_image(&daemon).join("opt/become-root");
+    fs::write(&file, program.elf()).unwrap();
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o6755)).unwrap();
+    let outcome = daemon.run(&command(["/opt/become-root"])).await.exited(0);
+    assert_eq!(program.results(&outcome.stdout), [1000, 1000, 1000]);
+    daemon.stop().await;
+}
+
+/// Where the daemon keeps the unpacked files of the image `test`.
+fn root_of_the_image(daemon: &Daemon) -> PathBuf {
+    let images = fs::read_dir(daemon.path("state/images/images")).unwrap();
+    let roots: Vec<_> = images.map(|image| image.unwrap().path().join("rootfs")).collect();
+    assert!(roots.len() == 1 && roots[0].join("usr/bin/busybox").exists(), "{roots:?}");
+    roots.into_iter().next().unwrap()
+}
+
+#[tokio::test]
+async fn sockets_and_terminals_reach_nothing_outside() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let socket = libc::SYS_socket;
+    let stream = libc::SOCK_STREAM;
+    let push = u64::from(libc::TIOCSTI as u32);
+    let terminal = Value::Result(9);
+    assert_calls(
+        &daemon,
+        &[
+            ("vsock", socket, &[n(AF_VSOCK), n(stream), n(0)], Err(EPERM)),
+            ("packet", socket, &[n(AF_PACKET), n(libc::SOCK_RAW), n(0)], Err(EPERM)),
+            ("alg", socket, &[n(AF_ALG), n(libc::SOCK_SEQPACKET), n(0)], Err(EPERM)),
+            ("bluetooth", socket, &[n(31), n(libc::SOCK_RAW), n(0)], Err(EPERM)),
+            ("raw", socket, &[n(AF_INET), n(libc::SOCK_RAW), n(1)], Err(EPERM)),
+            (
+                "a family behind high bits",
+                socket,
+                &[(1u64 << 32 | AF_VSOCK as u64).into(), n(stream), n(0)],
+                Err(EPERM),
+            ),
+            ("tcp", socket, &[n(AF_INET), n(stream), n(0)], Ok(())),
+            ("unix", socket, &[n(AF_UNIX), n(stream), n(0)], Ok(())),
+            ("netlink", socket, &[n(AF_NETLINK), n(libc::SOCK_RAW), n(0)], Ok(())),
+            ("a new terminal", libc::SYS_open, &[text(c"/dev/ptmx"), n(libc::O_RDWR | libc::O_NOCTTY)], Ok(())),
+            ("push input", libc::SYS_ioctl, &[terminal.clone(), push.into(), text(c"x")], Err(EPERM)),
+            ("with high bits", libc::SYS_ioctl, &[terminal.clone(), (push | 1 << 32).into(), text(c"x")], Err(EPERM)),
+            ("console selection", libc::SYS_ioctl, &[terminal.clone(), n(0x541c), text(c"x")], Err(EPERM)),
+            ("its size", libc::SYS_ioctl, &[terminal, n(0x5413), Value::Data(vec![0; 8])], Ok(())),
+        ],
+    )
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn no_descriptor_leaks_into_a_command() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let arguments: Vec<_> = (0..256).map(|fd| [n(fd), n(libc::F_GETFD)]).collect();
+    let calls: Vec<Call<'_>> = arguments
+        .iter()
+        .enumerate()
+        .map(|(fd, arguments)| {
+            let expected = if fd < 3 { Ok(()) } else { Err(EBADF) };
+            ("fcntl", libc::SYS_fcntl, &arguments[..], expected)
+        })
+        .collect();
+    assert_calls(&daemon, &calls).await;
+    // Its directory is the one inside, and above the root there is nothing.
+    let outcome = daemon.sh("readlink /proc/self/cwd; readlink /proc/self/root; ls /../.. | head -1").await.exited(0);
+    assert_eq!(outcome.text(), "/home/runtime\n/\nbin\n");
+    daemon.stop().await;
+}
+
+fn with_token(mut request: ExecutionRequest, token: &str) -> ExecutionRequest {
+    let mut credentials = Credentials::default();
+    credentials.files = BTreeMap::from([("token".to_owned(), Secret::new(token.to_owned()))]);
+    request.credentials = Some(credentials);
+    request
+}
+
+#[tokio::test]
+async fn two_containers_share_nothing() {
+    let daemon = Daemon::start(|setup| setup).await;
+    let secrets = ["token-of-the-first", "token-of-the-second"];
+    let first = daemon.client.create(&with_token(shell("sleep 1000"), secrets[0])).await.unwrap();
+    let script = "find / -name token 2>/dev/null; cat ~/.test/token; echo; cat /proc/self/uid_map /proc/self/gid_map; sleep 1000";
+    let mut second = daemon.client.execute_stream(&with_token(shell(script), secrets[1])).await.unwrap();
+    let mut text = String::new();
+    while text.lines().count() < 4 {
+        if let thawd::types::Event::Stdout(output) = second.next().await.unwrap().unwrap().1 {
+            text += &output.data;
+        }
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..2], ["/home/runtime/.test/token", secrets[1]], "its own and no other");
+
+    let second = daemon.client.execution(second.execution().unwrap()).await.unwrap();
+    let pid = |container: &str| {
+        let (daemon, container) = (&daemon, container.to_owned());
+        async move { daemon.container(&container).await.pid.unwrap() }
+    };
+    let (a, b) = (pid(&first.container.unwrap()).await, pid(&second.container.unwrap()).await);
+    let map = |pid: i32| fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    let ids = |pid: i32| map(pid).split_whitespace().map(|id| id.parse::<u64>().unwrap()).collect::<Vec<_>>();
+    let ((a_ids, b_ids), own) = ((ids(a), ids(b)), std::process::id() as i32);
+    for ids in [&a_ids, &b_ids] {
+        assert!(ids[0] == 0 && ids[1] >= 65_536 && ids[2] == 65_536, "no host user is inside: {ids:?}");
+    }
+    assert!(a_ids[1].abs_diff(b_ids[1]) >= 65_536, "ranges do not overlap: {a_ids:?} {b_ids:?}");
+    for namespace in ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"] {
+        let link = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert!(link(a) != link(b) && link(a) != link(own) && link(b) != link(own), "{namespace} is shared");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn thaw_init_has_what_it_needs_and_no_more() {
+    // The daemon is started with descriptors that are none of its business, as a careless shell would.
+    let _inherited = rustix::pipe::pipe().unwrap();
+    let daemon = Daemon::start(|setup| setup).await;
+    let request = shell("sleep 1000");
+    let execution = daemon.client.create(&request).await.unwrap();
+    let container = daemon.container(&execution.container.unwrap()).await;
+    let pid = container.pid.unwrap();
+    // CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP: bits 5 to 8, linux/capability.h.
+    for (set, expected) in [("CapInh", 0), ("CapPrm", 0x1e0), ("CapEff", 0x1e0), ("CapBnd", 0x1e0), ("CapAmb", 0)] {
+        assert_eq!(u64::from_str_radix(&status_field(pid, set), 16).unwrap(), expected, "{set}");
+    }
+    assert_eq!(status_field(pid, "NoNewPrivs"), "1");
+    assert_eq!(status_field(pid, "Seccomp"), "2");
+    assert_eq!(status_field(pid, "Seccomp_filters"), "2");
+    assert_eq!(status_field(pid, "Threads"), "1");
+    assert_eq!(status_field(pid, "Groups"), "");
+    // The program is a memory file, sealed: neither on a disk nor reachable from inside.
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    assert!(program.to_str().unwrap().starts_with("/memfd:thaw-init"), "{}", program.display());
+    let opened = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/exe"));
+    assert!(opened.is_err(), "not even root can write to it");
+    // Control socket, /dev/null twice, signals. It closes its copies of the command's right after the start.
+    support::eventually("it has four descriptors", || async { (support::open_files(pid).len() == 4).then_some(()) })
+        .await;
+    assert_eq!(ContainerCgroup::of(&container).processes().len(), 2, "it and the command");
+    daemon.stop().await;
+}

@@ -1,0 +1,170 @@
+//! What goes wrong around an execution and must not become its client's problem, or the next daemon's.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Answer, ContainerCgroup, Daemon, children, eventually, shell};
+use thawd::types::{ClaimPath, ExecutionState};
+
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+/// The daemon's directory in the v2 hierarchy.
+fn core(daemon: &Daemon) -> PathBuf {
+    daemon.cgroups().into_iter().find(|directory| directory.join("cgroup.freeze").exists()).unwrap()
+}
+
+fn with_accept() -> [(&'static str, &'static str); 1] {
+    [("accept", "text/event-stream")]
+}
+
+#[tokio::test]
+async fn a_warm_container_that_died_unnoticed_is_replaced_by_another() {
+    let daemon = Daemon::start(|setup| setup.pool(3).set("pool.health_interval_seconds", 3600)).await;
+    for container in daemon.settled().await {
+        kill(container.pid.unwrap());
+        let cgroup = ContainerCgroup::of(&container);
+        eventually("it is dead", || async { (!cgroup.frozen_and_populated().1).then_some(()) }).await;
+    }
+    let outcome = daemon.sh("echo served").await.exited(0);
+    assert_eq!((outcome.text(), outcome.started.path), ("served\n", ClaimPath::Cold));
+    assert_eq!(daemon.settled().await.len(), 3, "the others were replaced too");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_execution_that_cannot_start_can_be_cancelled_and_its_streams_end() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    daemon.settled().await;
+    // From outside: thawing the container does not let it run.
+    let freeze = core(&daemon).join("cgroup.freeze");
+    std::fs::write(&freeze, "1").unwrap();
+    let body = serde_json::to_vec(&shell("echo never")).unwrap();
+    let mut starting = daemon.open("POST /v1/executions", &with_accept(), &body).await;
+    let pending = eventually("it is pending", || async {
+        let all = daemon.client.executions().await.unwrap();
+        all.into_iter().find(|execution| execution.state == ExecutionState::Pending)
+    })
+    .await;
+    let mut events = daemon.open(&format!("GET /v1/executions/{}/events", pending.id), &[], b"").await;
+    daemon.client.cancel(&pending.id).await.unwrap();
+
+    use tokio::io::AsyncReadExt;
+    let mut answer = String::new();
+    tokio::time::timeout(support::PATIENCE, starting.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains(r#""code":"cancelled""#), "{answer}");
+    let mut stream = String::new();
+    tokio::time::timeout(support::PATIENCE, events.read_to_string(&mut stream)).await.unwrap().unwrap();
+    assert_eq!(stream.matches("event: exit").count(), 1, "{stream}");
+    assert!(stream.contains(r#""reason":"cancelled""#), "{stream}");
+    std::fs::write(&freeze, "0").unwrap();
+    daemon.sh("true").await.exited(0);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_while_nothing_gets_on_leaves_nothing_behind() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    daemon.settled().await;
+    std::fs::write(core(&daemon).join("cgroup.freeze"), "1").unwrap();
+    let body = serde_json::to_vec(&shell("echo never")).unwrap();
+    let _starting = daemon.open("POST /v1/executions", &with_accept(), &body).await;
+    eventually("it is pending", || async { daemon.client.executions().await.unwrap().pop() }).await;
+    // Neither does the refill get on, whose container is cloned into the frozen cgroup: the spawner is given up.
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_does_not_make_a_stop_leave_containers_behind() {
+    let daemon = Daemon::start(|setup| setup.pool(2)).await;
+    daemon.settled().await;
+    // Half a request, and a stream that nobody reads.
+    let _half = daemon.open("POST /v1/executions", &[("content-length", "100")], b"").await;
+    let body = serde_json::to_vec(&shell("while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done")).unwrap();
+    let _stalled = daemon.open("POST /v1/executions", &with_accept(), &body).await;
+    eventually("it runs", || async { daemon.client.executions().await.unwrap().pop() }).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn every_last_event_id_is_harmless() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let outcome = daemon.sh("echo one").await.exited(0);
+    for last in ["0", "2", "99", "18446744073709551614", "18446744073709551615"] {
+        let request = format!("GET /v1/executions/{}/events", outcome.started.execution);
+        let answer = daemon.http(&request, &[("last-event-id", last)], b"").await;
+        assert_eq!(answer.status, 200, "{last}");
+        assert_eq!(answer.text().contains("event: exit"), last.len() == 1, "{last}: {}", answer.text());
+    }
+    let wrong: Answer = daemon
+        .http(
+            &format!("GET /v1/executions/{}/events", outcome.started.execution),
+            &[("last-event-id", "18446744073709551616")],
+            b"",
+        )
+        .await;
+    assert_eq!(wrong.problem().code, "invalid_last_event_id");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn commands_ignore_no_signal() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    // Rust programs ignore SIGPIPE: inherited, `yes | head` would not end as it does elsewhere.
+    let outcome = daemon.sh("grep -E '^Sig(Ign|Blk)' /proc/self/status; umask").await.exited(0);
+    let set = "0000000000000000";
+    assert_eq!(outcome.text(), format!("SigBlk:\t{set}\nSigIgn:\t{set}\n0022\n"));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn spawners_that_are_killed_leave_no_zombies_and_lose_no_request_for_good() {
+    let daemon = Daemon::start(|setup| setup.pool(2)).await;
+    for round in 0..10u64 {
+        daemon.settled().await;
+        // While the refill of one claim creates a container, at another moment each time.
+        let (outcome, ()) = tokio::join!(daemon.sh("echo x"), async {
+            tokio::time::sleep(Duration::from_millis(round)).await;
+            if let Some(spawner) = daemon.spawner() {
+                kill(spawner.pid);
+            }
+        });
+        outcome.exited(0);
+    }
+    let warm = daemon.settled().await;
+    eventually("all zombies are reaped", || async {
+        let family = children(daemon.pid());
+        let strange = family.iter().filter(|child| {
+            warm.iter().all(|container| container.pid != Some(child.pid))
+                && daemon.spawner().is_none_or(|spawner| spawner.pid != child.pid)
+        });
+        (strange.count() == 0).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_with_the_same_cgroup_is_refused() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let before = daemon.settled().await;
+    let second = Daemon::prepare(|setup| setup.set("cgroup.name", daemon.cgroup_name()));
+    let output = Command::new(env!("CARGO_BIN_EXE_thawd"))
+        .arg("--config")
+        .arg(second.path("thawd.toml"))
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("another daemon uses"), "{error}");
+    let after = daemon.settled().await;
+    assert_eq!(before[0].id, after[0].id, "the first one's container lives");
+    daemon.stop().await;
+}
