@@ -63,7 +63,7 @@ enum Meaning {
     /// It is what a CLI prints in one run.
     Dialect(DialectParser),
     /// It is one side of a conversation.
-    Conversation(Conversation),
+    Conversation(Box<Conversation>),
 }
 
 impl Meaning {
@@ -216,7 +216,7 @@ async fn begin(
         });
     }
     let meaning = match (conversation, plan.dialect) {
-        (Some(conversation), _) => Meaning::Conversation(conversation),
+        (Some(conversation), _) => Meaning::Conversation(Box::new(conversation)),
         (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
         (None, None) => Meaning::Bytes,
     };

@@ -21,7 +21,7 @@ const PLACE_RETRY: Duration = Duration::from_millis(200);
 
 enum Finished {
     Prepared(Result<Arc<Template>, String>),
-    Created(Result<Container, ContainerError>),
+    Created(Result<Box<Container>, ContainerError>),
 }
 
 pub struct Owner {
@@ -164,7 +164,7 @@ impl Owner {
             let Ok(place) = self.containers.place() else { return Some(now + PLACE_RETRY) };
             let (containers, template) = (Arc::clone(&self.containers), Arc::clone(template));
             self.creating += 1;
-            self.work.spawn(async move { Finished::Created(ready(&containers, template, place).await) });
+            self.work.spawn(async move { Finished::Created(ready(&containers, template, place).await.map(Box::new)) });
         }
         None
     }
@@ -183,7 +183,7 @@ impl Owner {
             }
             Ok(Finished::Created(Ok(container))) => {
                 self.creating -= 1;
-                self.add(container);
+                self.add(*container);
                 None
             }
             Ok(Finished::Created(Err(error))) => {
