@@ -296,7 +296,7 @@ impl Default for Log {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Provider {
-    /// Warm containers; `pool.target` when absent.
+    /// Warm containers; `pool.target` when absent, and without that what the manifest says.
     pub pool_target: Option<usize>,
     /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
     /// what `memory_mib` in the manifest's `[prestart]` says.

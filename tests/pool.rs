@@ -46,6 +46,25 @@ async fn a_pool_fills_to_its_target() {
 }
 
 #[tokio::test]
+async fn the_configuration_decides_before_the_manifest() {
+    for (general, own, target) in [(None, None, 1), (Some(3), None, 3), (Some(3), Some(2), 2), (Some(3), Some(0), 0)] {
+        let daemon = Daemon::start(|mut setup| {
+            setup = setup.pool(1);
+            if let Some(general) = general {
+                setup = setup.set("pool.target", general);
+            }
+            if let Some(own) = own {
+                setup = setup.set("provider.test.pool_target", own);
+            }
+            setup
+        })
+        .await;
+        assert_eq!(daemon.settled().await.len(), target, "[pool] {general:?}, [provider.test] {own:?}");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_claim_is_warm_and_the_pool_is_refilled() {
     let daemon = Daemon::start(|setup| setup.pool(2)).await;
     let before = daemon.settled().await;
@@ -124,17 +143,17 @@ async fn a_warm_container_that_somebody_thawed_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_dead_container_is_never_handed_out_as_a_running_one() {
+async fn a_dead_container_is_never_handed_out() {
     // Long before the next look at their health.
-    let daemon = Daemon::start(|setup| setup.pool(1)).await;
-    kill(daemon.settled().await[0].pid.unwrap());
-    // Either another one serves the request, or it is told to try again: and then that works.
-    match daemon.client.execute_stream(&shell("echo hello")).await {
-        Ok(stream) => drop(Outcome::of(stream).await.exited(0)),
-        Err(error) => {
-            assert!(error.is_retryable(), "{error}");
-            daemon.sh("echo hello").await.exited(0);
-        }
+    let daemon = Daemon::start(|setup| setup.pool(2)).await;
+    let dead = daemon.settled().await;
+    for container in &dead {
+        kill(container.pid.unwrap());
+    }
+    let outcome = daemon.sh("echo hello").await.exited(0);
+    assert!(dead.iter().all(|container| container.id != outcome.started.container));
+    for container in &dead {
+        daemon.gone(container).await;
     }
     daemon.settled().await;
     daemon.stop().await;

@@ -132,3 +132,22 @@ async fn executions_are_listed_with_their_labels_and_forgotten_in_time() {
     eventually("all are forgotten", || async { ids().await.is_empty().then_some(()) }).await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn old_outputs_make_room_for_new_ones() {
+    let limit = 1 << 20;
+    let daemon =
+        Daemon::start(|setup| setup.set("execution.output_bytes", limit).set("execution.retained_bytes", limit)).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let outcome = daemon.sh("head -c 400000 /dev/zero | tr '\\0' x").await.exited(0);
+        ids.push(outcome.started.execution);
+    }
+    eventually("only the newest two fit", || async {
+        let list = daemon.client.executions().await.unwrap();
+        let left: Vec<_> = list.into_iter().map(|execution| execution.id).collect();
+        (left == ids[2..]).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
