@@ -52,7 +52,7 @@ toolchain:
 build: toolchain ## Build the release binaries
 	$(CARGO) build --release --locked
 
-demo: need-root deps build ## Run the three clients in frozen warm containers against an offline upstream (as root)
+demo: need-root deps build unified ## Run the three clients in frozen warm containers against an offline upstream (as root)
 	$(CARGO) build --release --locked --example offline-upstream
 	tests/demo/demo.sh
 
@@ -68,7 +68,7 @@ test-suites:
 test-unit: toolchain ## The tests beside the code; no root, no containers
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bins
 
-test-native: need-root toolchain ## All tests on the running kernel (as root)
+test-native: need-root toolchain unified ## All tests on the running kernel (as root)
 	$(CARGO) test --locked --profile $(TEST_PROFILE)
 
 test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pure cgroup v2 kernel (as root)

@@ -133,7 +133,7 @@ impl Paths {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
-    /// Warm containers of each provider whose section says nothing else; what its manifest says when absent.
+    /// Warm containers per provider, unless `[provider.NAME]` says otherwise; what its manifest says when absent.
     pub target: Option<usize>,
     /// Seconds between two looks at every warm container.
     pub health_interval_seconds: u64,
@@ -298,6 +298,9 @@ impl Default for Log {
 pub struct Provider {
     /// Warm containers; `pool.target` when absent, and without that what the manifest says.
     pub pool_target: Option<usize>,
+    /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
+    /// what `memory_mib` in the manifest's `[prestart]` says.
+    pub prestarted: usize,
     /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
     pub base_url: Option<String>,
     /// Hosts that its containers may reach besides those of the manifest, as `host:port`.
@@ -439,8 +442,8 @@ mod tests {
     fn with_optional_keys(mut config: Config) -> Config {
         config.paths.layouts_dir = Some("/var/lib/thawd/layouts".into());
         config.paths.init_program = Some("/usr/bin/thaw-init".into());
-        config.log.format = Some(crate::telemetry::LogFormat::Human);
         config.pool.target = Some(10);
+        config.log.format = Some(crate::telemetry::LogFormat::Human);
         config
     }
 }

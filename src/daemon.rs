@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use crate::api;
 use crate::cgroup::{CgroupError, Hierarchy, Limits};
 use crate::config::Config;
-use crate::container::{self, Containers, Template};
+use crate::container::{self, Containers, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
 use crate::image::{Store, StoreError};
 use crate::pool::{self, Pool, Prepare};
-use crate::provider::{self, ManifestError, Provider, ResourceClass};
+use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::spawner::Spawner;
+use crate::types::Stage;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +50,14 @@ pub enum DaemonError {
         provider: String,
         /// What is wrong.
         source: PolicyError,
+    },
+    /// A CLI that is to wait already started cannot be.
+    #[error("provider `{provider}` cannot be prestarted: {problem}")]
+    Prestart {
+        /// Which provider.
+        provider: String,
+        /// Why, and what to do.
+        problem: String,
     },
     /// The configuration names a provider that has no manifest.
     #[error("the configuration has [provider.{name}], but there is no manifest {name}.toml in {}", directory.display())]
@@ -167,6 +176,9 @@ impl Daemon {
             executions.shut_down().await;
             for served in executions.served().values() {
                 served.pool.stop().await;
+                if let Some((prestarted, _)) = &served.prestarted {
+                    prestarted.stop().await;
+                }
             }
             containers.all_gone().await;
         });
@@ -271,35 +283,78 @@ fn serve_provider(
     let policy = Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
         .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })?;
     let image_env = Arc::new(Mutex::new(Vec::new()));
-    let prepare: Prepare = {
-        let (provider, images, image_env) = (Arc::clone(&provider), Arc::clone(images), Arc::clone(&image_env));
-        let layout = config.paths.layouts().join(&provider.image);
-        let policy = Arc::new(policy);
-        Arc::new(move || {
-            let image = image(&images, &provider.image, &layout)?;
-            *image_env.lock().unwrap_or_else(PoisonError::into_inner) = image.config.env.clone();
-            let credentials = &provider.credentials;
-            Ok(Arc::new(Template {
-                provider: provider.name.clone(),
-                rootfs: image.rootfs,
-                home: Some(provider.home.clone()),
-                user: execution::RUNTIME_USER,
-                group: execution::RUNTIME_USER,
-                credentials: (!credentials.dir.is_empty()).then(|| (credentials.dir.clone(), credentials.tmpfs_bytes)),
-                idle: limits(&provider.resources.idle),
-                run: limits(&provider.resources.run),
-                pids: provider.pids_max,
-                egress: Arc::clone(&policy),
-            }))
-        })
+    let source = Arc::new(Source {
+        provider: Arc::clone(&provider),
+        images: Arc::clone(images),
+        image_env: Arc::clone(&image_env),
+        layout: config.paths.layouts().join(&provider.image),
+        policy: Arc::new(policy),
+        proxy_port: config.egress.port,
+    });
+    let start = |stage, target, prestart: Option<Arc<prestart::Plan>>| {
+        let source = Arc::clone(&source);
+        let prepare: Prepare = Arc::new(move || source.template(prestart.as_ref()));
+        let settings = pool::Settings {
+            stage,
+            target,
+            health_interval: Duration::from_secs(config.pool.health_interval_seconds),
+            concurrent_creations: config.pool.concurrent_creations,
+        };
+        Pool::start(name.to_owned(), settings, Arc::clone(containers), prepare)
     };
-    let settings = pool::Settings {
-        target: changes.pool_target.or(config.pool.target).unwrap_or(provider.pool_target),
-        health_interval: Duration::from_secs(config.pool.health_interval_seconds),
-        concurrent_creations: config.pool.concurrent_creations,
+    let target = changes.pool_target.or(config.pool.target).unwrap_or(provider.pool_target);
+    let pool = start(Stage::Created, target, None);
+    let plan = match changes.prestarted {
+        0 => None,
+        _ => provider
+            .prestart(None, changes.base_url.as_deref())
+            .map_err(|error| DaemonError::Prestart { provider: name.to_owned(), problem: error.to_string() })?,
     };
-    let pool = Pool::start(name.to_owned(), settings, Arc::clone(containers), prepare);
-    Ok(Served { provider, pool, image_env, base_url: changes.base_url })
+    if changes.prestarted > 0 && plan.is_none() {
+        let problem = "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned();
+        return Err(DaemonError::Prestart { provider: name.to_owned(), problem });
+    }
+    let prestarted =
+        plan.map(Arc::new).map(|plan| (start(Stage::Prestarted, changes.prestarted, Some(Arc::clone(&plan))), plan));
+    Ok(Served { provider, pool, prestarted, image_env, base_url: changes.base_url })
+}
+
+/// What a provider's containers are made from.
+struct Source {
+    provider: Arc<Provider>,
+    images: Arc<Store>,
+    image_env: Arc<Mutex<Vec<(String, String)>>>,
+    layout: PathBuf,
+    policy: Arc<Policy>,
+    proxy_port: u16,
+}
+
+impl Source {
+    /// Unpacks the image if need be, which may take seconds.
+    fn template(&self, plan: Option<&Arc<prestart::Plan>>) -> Result<Arc<Template>, String> {
+        let provider = &self.provider;
+        let image = image(&self.images, &provider.image, &self.layout)?;
+        *self.image_env.lock().unwrap_or_else(PoisonError::into_inner) = image.config.env.clone();
+        let prestarted = plan.map(|plan| {
+            let command = execution::prestart_command(plan, &provider.home, &image.config.env, self.proxy_port)
+                .map_err(|error| format!("the manifest's [prestart]: {error}"))?;
+            Ok::<_, String>(Arc::new(Prestarted { plan: Arc::clone(plan), command }))
+        });
+        let credentials = &provider.credentials;
+        Ok(Arc::new(Template {
+            provider: provider.name.clone(),
+            rootfs: image.rootfs,
+            home: Some(provider.home.clone()),
+            user: execution::RUNTIME_USER,
+            group: execution::RUNTIME_USER,
+            credentials: (!credentials.dir.is_empty()).then(|| (credentials.dir.clone(), credentials.tmpfs_bytes)),
+            idle: limits(&provider.resources.idle),
+            run: limits(&provider.resources.run),
+            pids: provider.pids_max,
+            egress: Arc::clone(&self.policy),
+            prestarted: prestarted.transpose()?,
+        }))
+    }
 }
 
 /// The unpacked image: from the layout if there is one (which may be newer), else from the store.

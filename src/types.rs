@@ -192,7 +192,10 @@ pub struct Started {
     pub container: String,
     /// Warm or cold.
     pub path: ClaimPath,
-    /// Microseconds from the request being parsed to the command being spawned.
+    /// Whether the provider's CLI had been started in it ahead of time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prestarted: bool,
+    /// Microseconds from the request being parsed to the command being spawned (or thawed, when prestarted).
     pub claim_us: u64,
 }
 
@@ -254,11 +257,25 @@ pub struct Exit {
     pub memory_peak_bytes: u64,
 }
 
+/// How far the containers of a pool are taken before they are frozen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Nothing but `thaw-init` runs in it.
+    #[default]
+    Created,
+    /// The provider's CLI has been started and waits for its prompt.
+    Prestarted,
+}
+
 /// One pool, as listed by `GET /v1/pools`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Pool {
     /// Provider whose containers these are.
     pub provider: String,
+    /// How far its containers are taken.
+    #[serde(default)]
+    pub stage: Stage,
     /// How many warm containers are wanted.
     pub target: usize,
     /// Warm: frozen, confirmed, claimable.

@@ -13,10 +13,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use support::{Daemon, Outcome, prompt};
+use support::{Daemon, Outcome, Setup, eventually, prompt};
 use thawd::image::build::{BuildOptions, build};
 use thawd::image::progress::Quiet;
-use thawd::types::{ClaimPath, Credentials, Event, ExecutionRequest, ExitReason, Secret};
+use thawd::types::{ClaimPath, Credentials, Event, ExecutionRequest, ExitReason, Secret, Stage};
 
 const PROVIDERS: [&str; 3] = ["openai", "anthropic", "google"];
 
@@ -102,7 +102,7 @@ impl Drop for Upstream {
     }
 }
 
-async fn daemon(upstream: &Upstream) -> Daemon {
+async fn daemon(upstream: &Upstream, change: impl Fn(Setup, &str) -> Setup) -> Daemon {
     let layouts = layouts();
     let target = format!("upstream.test:{}", upstream.port());
     Daemon::start(|mut setup| {
@@ -116,9 +116,9 @@ async fn daemon(upstream: &Upstream) -> Daemon {
             let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("providers").join(format!("{name}.toml"));
             setup = setup
                 .add_provider(&std::fs::read_to_string(manifest).unwrap())
-                .set(&format!("provider.{name}.pool_target"), 1)
                 .set(&format!("provider.{name}.base_url"), format!("http://{target}"))
                 .set(&format!("provider.{name}.egress"), vec![target.clone()]);
+            setup = change(setup, name);
         }
         setup
     })
@@ -126,7 +126,23 @@ async fn daemon(upstream: &Upstream) -> Daemon {
 }
 
 async fn ask(daemon: &Daemon, upstream: &Upstream, provider: &str, text: &str) -> Outcome {
-    let credentials = Some(upstream.credentials(provider).await);
+    ask_with(daemon, upstream.credentials(provider).await, provider, text).await
+}
+
+/// The same with a credential that a CLI takes while it runs: gemini takes no access token then, but a key.
+async fn ask_late(daemon: &Daemon, upstream: &Upstream, provider: &str, text: &str) -> Outcome {
+    let credentials = match provider {
+        "google" => Credentials {
+            files: BTreeMap::new(),
+            env: BTreeMap::from([("GEMINI_API_KEY".to_owned(), Secret::new("key-offline".to_owned()))]),
+        },
+        _ => upstream.credentials(provider).await,
+    };
+    ask_with(daemon, credentials, provider, text).await
+}
+
+async fn ask_with(daemon: &Daemon, credentials: Credentials, provider: &str, text: &str) -> Outcome {
+    let credentials = Some(credentials);
     // Debug builds on a busy machine: the manifest's 30 s are for users.
     let request = ExecutionRequest { credentials, timeout_ms: Some(120_000), ..prompt(provider, text) };
     daemon.run(&request).await
@@ -144,7 +160,7 @@ fn answer(outcome: &Outcome) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_cli_answers_out_of_a_warm_container_and_failures_are_told() {
     let upstream = Upstream::start();
-    let daemon = daemon(&upstream).await;
+    let daemon = daemon(&upstream, |setup, name| setup.set(&format!("provider.{name}.pool_target"), 1)).await;
     for provider in PROVIDERS {
         let outcome = ask(&daemon, &upstream, provider, "What is 3*67? Answer with the number only.").await;
         let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
@@ -181,5 +197,54 @@ async fn each_cli_answers_out_of_a_warm_container_and_failures_are_told() {
     assert!(said.contains("403") && !said.contains("status 0"), "{said}");
     let log = daemon.log();
     assert!(log.contains("egress refused") && log.contains("example.com"), "{log}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cli_waits_already_started_asks_nothing_and_answers_its_one_user() {
+    let upstream = Upstream::start();
+    let daemon = daemon(&upstream, |setup, name| {
+        setup.set(&format!("provider.{name}.pool_target"), 0).set(&format!("provider.{name}.prestarted"), 1)
+    })
+    .await;
+    let full = || async {
+        let pools = daemon.client.pools().await.unwrap();
+        let full = pools.iter().filter(|pool| pool.stage == Stage::Prestarted).all(|pool| pool.warm == 1);
+        full.then_some(())
+    };
+    eventually("three CLIs wait already started", full).await;
+    let before = upstream.get("/__requests").await;
+    assert_eq!(before["items"], json!([]), "nothing is asked before there is a user");
+    for container in daemon.containers().await {
+        assert!(container.frozen && container.memory_bytes > 4 << 20, "a CLI is in it: {container:?}");
+    }
+    for provider in PROVIDERS {
+        let outcome = ask_late(&daemon, &upstream, provider, "What is 3*67? Answer with the number only.").await;
+        let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        assert_eq!(answer(&outcome).trim(), "201", "{provider}: {:?}\n{said}", outcome.exit);
+        assert!(
+            outcome.started.prestarted && outcome.started.path == ClaimPath::Warm,
+            "{provider}: {:?}",
+            outcome.started
+        );
+        assert!(outcome.exit.success && outcome.exit.code == Some(0), "{provider}: {:?}", outcome.exit);
+    }
+    // What cannot be handed over late is served by a container without a CLI in it.
+    let request = ExecutionRequest {
+        credentials: Some(upstream.credentials("anthropic").await),
+        env: BTreeMap::from([("EXTRA".to_owned(), "1".to_owned())]),
+        timeout_ms: Some(120_000),
+        ..prompt("anthropic", "What is 3*67?")
+    };
+    let outcome = daemon.run(&request).await;
+    assert!(!outcome.started.prestarted && outcome.started.path == ClaimPath::Cold, "{:?}", outcome.started);
+    assert!(answer(&outcome).contains("201"), "{:?}", outcome.exit);
+
+    eventually("the pools are full again", full).await;
+    upstream.control(json!({"misbehave": "401"})).await;
+    for provider in PROVIDERS {
+        let outcome = ask_late(&daemon, &upstream, provider, "What is 3*67?").await;
+        assert!(!outcome.exit.success && outcome.exit.detail.is_some(), "{provider}: {:?}", outcome.exit);
+    }
     daemon.stop().await;
 }

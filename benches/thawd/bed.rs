@@ -269,7 +269,8 @@ impl Daemon {
         let mut client = self.client();
         loop {
             check_interrupted()?;
-            let pool = pool(&mut client, provider)?;
+            let pool =
+                pool(&mut client, provider).with_context(|| format!("its log ends with:\n{}", self.log_end()))?;
             if pool["warm"] == warm && pool["claimed"] == 0 && pool["creating"] == 0 {
                 return Ok(());
             }

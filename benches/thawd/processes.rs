@@ -52,14 +52,12 @@ fn field(path: PathBuf, name: &str) -> u64 {
     value.and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// CPU time that all threads of a process have used, microseconds.
+/// CPU time that a process has used with all its threads, those that have ended too, microseconds; the kernel counts
+/// in ticks of 10 ms (proc_pid_stat(5)).
 pub fn cpu_us(pid: u32) -> f64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let nanoseconds: u64 = threads
-        .filter_map(|thread| {
-            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        })
-        .sum();
-    nanoseconds as f64 / 1e3
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field behind it.
+    let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    let ticks: u64 = fields.skip(11).take(2).flat_map(str::parse::<u64>).sum();
+    ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64
 }

@@ -19,12 +19,14 @@ pub async fn pools(State(state): State<Arc<super::State>>) -> Result<Json<List<P
 pub async fn all_pools(state: &super::State) -> Result<Vec<Pool>, ApiError> {
     let mut items = Vec::new();
     for served in state.executions.served().values() {
-        let pool = served
-            .pool
-            .status()
-            .await
-            .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string()))?;
-        items.push(pool);
+        for pool in [Some(&served.pool), served.prestarted.as_ref().map(|(pool, _)| pool)].into_iter().flatten() {
+            let status = pool.status().await;
+            items.push(
+                status.map_err(|error| {
+                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string())
+                })?,
+            );
+        }
     }
     Ok(items)
 }

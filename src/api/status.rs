@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{ApiError, lists};
-use crate::types::{ContainerState, Problem};
+use crate::types::{ContainerState, Problem, Stage};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
@@ -33,7 +33,7 @@ impl Gauges {
     pub fn new(registry: &mut Registry) -> Self {
         let gauges = Self::default();
         registry.register("thawd_containers", "Containers by provider and state", gauges.pools.clone());
-        registry.register("thawd_pool_target", "Warm containers wanted", gauges.targets.clone());
+        registry.register("thawd_pool_target", "Warm containers wanted, by provider and stage", gauges.targets.clone());
         registry.register(
             "thawd_containers_memory_bytes",
             "Memory charged to the cgroups of all containers",
@@ -86,7 +86,11 @@ pub async fn metrics(State(state): State<Arc<super::State>>) -> Result<impl Into
         gauges.pools.clear();
         for pool in pools {
             let label = |state| PoolLabels { provider: pool.provider.clone(), state };
-            gauges.targets.get_or_create(&label("warm")).set(pool.target as i64);
+            let stage = match pool.stage {
+                Stage::Created => "created",
+                Stage::Prestarted => "prestarted",
+            };
+            gauges.targets.get_or_create(&label(stage)).set(pool.target as i64);
             for (name, wanted) in [
                 ("creating", ContainerState::Creating),
                 ("warm", ContainerState::Warm),

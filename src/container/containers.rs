@@ -289,6 +289,7 @@ impl Containers {
             owner,
             template,
             next_tag: 0,
+            cli: None,
             resting: false,
             baseline: Usage::default(),
             remains,

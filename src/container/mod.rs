@@ -9,6 +9,7 @@
 //! it, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel says that
 //! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back.
 
+mod cli;
 mod containers;
 mod control;
 mod credentials;
@@ -25,6 +26,7 @@ use crate::init::wire::{Report, op, stage};
 use crate::kernel;
 use crate::spawner::SpawnerError;
 
+pub use cli::{Cli, Prestarted, input_pipe, output_pipe};
 pub use containers::{Containers, Limit, Place, Settings};
 use control::Control;
 pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
@@ -57,6 +59,8 @@ pub struct Template {
     pub pids: u32,
     /// Where it may connect to.
     pub egress: Arc<egress::Policy>,
+    /// What is started in it before it is claimed.
+    pub prestarted: Option<Arc<Prestarted>>,
 }
 
 /// Why a container could not be created or used.
@@ -83,6 +87,9 @@ pub enum ContainerError {
     /// `thaw-init` ended or answered nonsense.
     #[error("thaw-init broke: {0}")]
     Init(String),
+    /// The CLI that was to wait in it did not get that far.
+    #[error("the CLI could not be prestarted: {0}")]
+    Prestart(String),
     /// The command could not be started.
     #[error("{}", start_error(*stage, *errno))]
     Start {
@@ -129,6 +136,7 @@ pub struct Container {
     owner: u32,
     template: Arc<Template>,
     next_tag: u32,
+    cli: Option<Cli>,
     resting: bool,
     baseline: Usage,
     // Last: dropped after everything that refers to the container.

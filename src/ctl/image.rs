@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
-use super::table::bytes;
+use super::table::{bytes, table};
 use super::{CtlError, Format, complain, print};
 use crate::config::Paths;
-use crate::image::build::{BuildOptions, BuildReport, build, lock};
+use crate::image::build::{BuildOptions, BuildReport, LayerCompression, build, lock, outdated};
 use crate::image::progress::Terminal;
 
 /// Where downloads and layers are kept between builds (Filesystem Hierarchy Standard, section 5.5).
@@ -20,8 +20,10 @@ const CACHE_DIR: &str = "/var/cache/thawd/build";
 pub(super) enum Command {
     /// Build an OCI image layout from an image folder, without Docker
     Build(Args),
-    /// Pin the newest npm packages that fit image.toml in its package-lock.json
+    /// Pin the newest packages: of npm those that fit image.toml, of Debian those of the base's suite
     Lock(Args),
+    /// List npm packages that have a newer version than image.toml names
+    Outdated(Args),
     /// List the images of the store
     #[command(visible_alias = "list")]
     Ls(StoreArgs),
@@ -49,6 +51,12 @@ pub(super) struct Args {
     /// Where downloads and layers are kept between builds
     #[arg(long, value_name = "DIR", default_value = CACHE_DIR)]
     cache: PathBuf,
+    /// How layers are compressed: gzip for tools that cannot read zstd
+    #[arg(long, value_enum, default_value_t)]
+    compression: LayerCompression,
+    /// Debian mirror, as an address or as a line of sources.list [default: mmdebstrap's]
+    #[arg(long, value_name = "MIRROR")]
+    debian_mirror: Option<String>,
 }
 
 impl Args {
@@ -58,7 +66,10 @@ impl Args {
 
     fn options(&self, name: &str) -> BuildOptions {
         let layout = self.output.clone().unwrap_or_else(|| Paths::default().layouts().join(name));
-        BuildOptions::new(layout, &self.cache)
+        let mut options = BuildOptions::new(layout, &self.cache);
+        options.compression = self.compression;
+        options.debian_mirror.clone_from(&self.debian_mirror);
+        options
     }
 }
 
@@ -70,8 +81,10 @@ pub(super) fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
         Command::Lock(args) => {
             let folder = args.folder()?;
             let name = name_of(&folder);
-            lock(&folder, &args.options(&name), &Terminal::new(&name))?;
+            let changes = lock(&folder, &args.options(&name), &Terminal::new(&name))?;
+            print(&changes.iter().map(|change| format!("{change}\n")).collect::<String>())?;
         }
+        Command::Outdated(args) => newer(args, format)?,
         Command::Ls(args) => image_store::ls(args, format)?,
         Command::Inspect(args) => image_store::inspect(args)?,
         Command::Rm(args) => image_store::rm(args)?,
@@ -92,6 +105,25 @@ fn built(args: &Args, format: Format) -> Result<(), CtlError> {
     let report = build(&folder, &options, &Terminal::new(&name))?;
     report.notes.iter().for_each(|note| complain(note));
     Ok(print(&described(&report, format)?)?)
+}
+
+fn newer(args: &Args, format: Format) -> Result<(), CtlError> {
+    let folder = args.folder()?;
+    let found = outdated(&folder, &args.options(&name_of(&folder)))?;
+    let text = match format {
+        Format::Table => {
+            let rows = found.into_iter().map(|one| [one.package, one.pinned, one.newest]);
+            table(["PACKAGE", "PINNED", "NEWEST"], rows)
+        }
+        Format::Json => {
+            let items: Vec<_> = found
+                .iter()
+                .map(|one| json!({ "package": one.package, "pinned": one.pinned, "newest": one.newest }))
+                .collect();
+            format!("{}\n", serde_json::to_string_pretty(&items).map_err(io::Error::from)?)
+        }
+    };
+    Ok(print(&text)?)
 }
 
 fn name_of(folder: &Path) -> String {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::cgroup::Limits;
-use crate::container::{Containers, Template};
+use crate::container::{Container, Containers, Template};
 use crate::egress::Policy;
 use crate::image::{Store, StoreError};
 use crate::pool::{ClaimError, Claimed, Pool};
@@ -27,8 +27,8 @@ const MAX_ID: u32 = 65_535;
 /// Where an execution's container comes from.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A provider's pool.
-    Pool(Pool),
+    /// A provider's pool, and that of prestarted CLIs if there is one.
+    Pool(Pool, Option<Pool>),
     /// An image, each time anew.
     Image(Arc<Containers>, Arc<Template>),
 }
@@ -40,12 +40,23 @@ impl Origin {
     /// See [`ClaimError`].
     pub async fn claim(&self) -> Result<Claimed, ClaimError> {
         match self {
-            Self::Pool(pool) => pool.claim().await,
+            Self::Pool(pool, _) => pool.claim().await,
             Self::Image(containers, template) => {
                 let place = containers.place()?;
                 let container = containers.create(Arc::clone(template), place).await?;
                 Ok(Claimed { container, path: ClaimPath::Cold })
             }
+        }
+    }
+
+    /// A container with a CLI that waits in it, if there is one.
+    ///
+    /// # Errors
+    /// See [`ClaimError`].
+    pub async fn claim_prestarted(&self) -> Result<Option<Container>, ClaimError> {
+        match self {
+            Self::Pool(_, Some(prestarted)) => prestarted.claim_warm().await,
+            _ => Ok(None),
         }
     }
 
@@ -55,7 +66,7 @@ impl Origin {
     /// See [`ClaimError`].
     pub async fn check_health(&self) -> Result<(), ClaimError> {
         match self {
-            Self::Pool(pool) => pool.check_health().await.map(drop),
+            Self::Pool(pool, _) => pool.check_health().await.map(drop),
             Self::Image(..) => Ok(()),
         }
     }
@@ -167,6 +178,7 @@ impl Images {
             run: self.settings.limits,
             pids: self.settings.pids,
             egress: Arc::clone(&self.settings.egress),
+            prestarted: None,
         };
         let workdir = &config.workdir;
         Ok(Runnable {

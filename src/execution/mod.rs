@@ -10,6 +10,7 @@
 //! cancellation, and count as readers while they stream.
 
 mod image_run;
+mod late;
 mod log;
 mod metrics;
 mod output;
@@ -25,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::container::ContainerError;
 use crate::pool::{ClaimError, Pool};
-use crate::provider::Provider;
+use crate::provider::{Provider, prestart};
 use crate::types;
 
 pub use image_run::{ImageRunError, ImageSettings, Images};
 pub use log::{Log, Numbered, Rendered};
 pub use metrics::ExecutionMetrics;
-pub use plan::{Plan, RUNTIME_USER, RequestError};
+pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 
 /// How executions behave; see `[execution]` in the configuration.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct Served {
     pub provider: Arc<Provider>,
     /// Its pool.
     pub pool: Pool,
+    /// Its pool of prestarted CLIs, and what these can take.
+    pub prestarted: Option<(Pool, Arc<prestart::Plan>)>,
     /// Environment of its image; known once the image is unpacked.
     pub image_env: Arc<Mutex<Vec<(String, String)>>>,
     /// Another upstream than the provider's own.

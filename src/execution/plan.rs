@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::image_run::{self, ImageRunError, Images, Origin};
+use super::late::Late;
 use super::{Served, Settings};
 use crate::container::{Command, CommandError, Encoded};
+use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
-use crate::types::{ExecutionRequest, Secret};
+use crate::types::{Credentials, ExecutionRequest, Secret};
 
 /// User and group id of `runtime` in every image.
 pub const RUNTIME_USER: u32 = 1000;
@@ -115,6 +117,8 @@ pub struct Plan {
     pub labels: BTreeMap<String, String>,
     /// Where the container comes from.
     pub(super) origin: Origin,
+    /// What a prestarted CLI would be told, if one could take this request.
+    pub(super) late: Option<Late>,
     /// What to run, ready to be handed over.
     pub(super) command: Encoded,
     /// What it reads.
@@ -179,7 +183,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
     env.extend(runnable.env);
     env.extend(runnable.home.map(|home| ("HOME".to_owned(), home)));
-    set_proxy(settings, &mut env);
+    set_proxy(settings.proxy_port, &mut env);
     env.extend(request.env);
     let (user, group) = runnable.ids;
     let command = Command { argv: runnable.argv, env: env.into_iter().collect(), cwd: runnable.cwd, user, group };
@@ -189,6 +193,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         model: None,
         labels: request.labels,
         origin: runnable.origin,
+        late: None,
         command: command.encode()?,
         stdin: None,
         files: BTreeMap::new(),
@@ -265,6 +270,7 @@ fn provider_plan(
         _ => return Err(RequestError::PromptOrCommand),
     };
     let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
+    let late = late(target, &request, &credentials, task.model.as_deref());
     let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user, group };
@@ -276,7 +282,8 @@ fn provider_plan(
         user: request.user,
         model: task.model,
         labels: request.labels,
-        origin: Origin::Pool(target.pool.clone()),
+        origin: Origin::Pool(target.pool.clone(), target.prestarted.as_ref().map(|(pool, _)| pool.clone())),
+        late,
         command: encoded?,
         stdin: task.stdin,
         files: credentials.files.clone(),
@@ -284,6 +291,42 @@ fn provider_plan(
         start_timeout: task.start_timeout,
         dialect: task.dialect,
     })
+}
+
+/// What a prestarted CLI would be told; nothing if it could not take this request.
+fn late(target: &Served, request: &ExecutionRequest, credentials: &Credentials, model: Option<&str>) -> Option<Late> {
+    let (_, plan) = target.prestarted.as_ref()?;
+    let late = Late {
+        prompt: Zeroizing::new(request.prompt.clone()?),
+        model: model?.to_owned(),
+        effort: request.effort.clone(),
+        variables: credentials.env.clone(),
+    };
+    match plan.can_take(&late.request(&credentials.files, &request.env)) {
+        Ok(()) => Some(late),
+        Err(refusal) => {
+            tracing::debug!(provider = %target.provider.name, %refusal, "not for a prestarted CLI");
+            None
+        }
+    }
+}
+
+/// The command that starts a CLI ahead of time, with everything in its environment that is nobody's in particular.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn prestart_command(
+    plan: &prestart::Plan,
+    home: &str,
+    image_env: &[(String, String)],
+    proxy_port: u16,
+) -> Result<Encoded, CommandError> {
+    let mut env = base_environment(image_env, home);
+    env.extend(plan.env.iter().cloned());
+    set_proxy(proxy_port, &mut env);
+    let (user, group) = (RUNTIME_USER, RUNTIME_USER);
+    let env = env.into_iter().collect();
+    Command { argv: plan.argv.clone(), env, cwd: plan.cwd.clone(), user, group }.encode()
 }
 
 fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
@@ -322,35 +365,29 @@ fn environment(
     credentials: &BTreeMap<String, Secret>,
     request: &BTreeMap<String, String>,
 ) -> Vec<(String, String)> {
-    let mut env: BTreeMap<String, String> = BTreeMap::new();
-    let set = |env: &mut BTreeMap<String, String>, name: &str, value: &str| {
-        env.insert(name.to_owned(), value.to_owned());
-    };
-    set(&mut env, "PATH", DEFAULT_PATH);
-    for (name, value) in target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-        set(&mut env, name, value);
-    }
-    for (name, value) in
-        [("HOME", provider.home.as_str()), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")]
-    {
-        set(&mut env, name, value);
-    }
-    for (name, value) in &task {
-        set(&mut env, name, value);
-    }
-    set_proxy(settings, &mut env);
-    for (name, value) in credentials {
-        set(&mut env, name, value.expose());
-    }
-    for (name, value) in request {
-        set(&mut env, name, value);
-    }
+    let image_env = target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut env = base_environment(&image_env, &provider.home);
+    drop(image_env);
+    env.extend(task);
+    set_proxy(settings.proxy_port, &mut env);
+    env.extend(credentials.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    env.extend(request.clone());
     env.into_iter().collect()
 }
 
+/// What every process of a provider finds: the image's environment, and who and where it is.
+fn base_environment(image_env: &[(String, String)], home: &str) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
+    env.extend(image_env.iter().cloned());
+    for (name, value) in [("HOME", home), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")] {
+        env.insert(name.to_owned(), value.to_owned());
+    }
+    env
+}
+
 /// The way out of the container, in every form that programs look for it.
-fn set_proxy(settings: &Settings, env: &mut BTreeMap<String, String>) {
-    let proxy = format!("http://127.0.0.1:{}", settings.proxy_port);
+fn set_proxy(port: u16, env: &mut BTreeMap<String, String>) {
+    let proxy = format!("http://127.0.0.1:{port}");
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         env.insert(name.to_owned(), proxy.clone());
     }

@@ -1,5 +1,6 @@
 //! The task that owns one execution.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,13 +11,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use super::late::{Conversation, Late};
 use super::output::Decoder;
 use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::cgroup::Usage;
-use crate::container::{Container, ContainerError};
+use crate::container::{Cli, Container, ContainerError, input_pipe, output_pipe};
 use crate::pool::Claimed;
-use crate::provider::DialectParser;
+use crate::provider::{DialectParser, Verdict};
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Output, Started};
 
 /// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
@@ -50,6 +52,48 @@ enum End {
     NotStarted(i32),
     /// The container ended around it.
     Vanished,
+    /// A prestarted CLI, which would wait for another prompt, has said everything.
+    Answered,
+}
+
+/// How the output is understood.
+enum Meaning {
+    /// Not at all: it is a command's.
+    Bytes,
+    /// It is what a CLI prints in one run.
+    Dialect(DialectParser),
+    /// It is one side of a conversation.
+    Conversation(Box<Conversation>),
+}
+
+impl Meaning {
+    fn hear(&mut self, bytes: &[u8]) -> Vec<String> {
+        match self {
+            Self::Bytes => Vec::new(),
+            Self::Dialect(parser) => parser.push(bytes),
+            Self::Conversation(conversation) => conversation.hear(bytes),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Conversation(conversation) if conversation.is_over())
+    }
+
+    /// Sends what a conversation has left to say; never ends otherwise.
+    async fn send(&mut self) {
+        match self {
+            Self::Conversation(conversation) => conversation.send().await,
+            Self::Bytes | Self::Dialect(_) => std::future::pending().await,
+        }
+    }
+
+    fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::Bytes => None,
+            Self::Dialect(parser) => Some(parser.finish()),
+            Self::Conversation(conversation) => Some(conversation.finish()),
+        }
+    }
 }
 
 struct Running {
@@ -59,6 +103,7 @@ struct Running {
     since: Instant,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+    meaning: Meaning,
 }
 
 /// Runs the execution to its end. Returns whether it ever started: if not, `started` got the reason.
@@ -88,17 +133,16 @@ pub async fn run(
         }
     };
     let _ = started.send(Ok(()));
-    let mut parser = plan.dialect.map(DialectParser::new);
     let (end, stop) = match failed {
         Some((code, detail)) => {
             handle.log.push(&Event::Stderr(Output { data: format!("thawd: {detail}\n"), encoding: None }));
             // Nothing ran, so there is nothing to be read out of its output.
-            parser = None;
+            running.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
         }
-        None => follow(executions, &handle, &plan, background, &mut running, &mut parser).await,
+        None => follow(executions, &handle, &plan, background, &mut running).await,
     };
-    let exit = conclude(&plan, &running, end, stop, parser);
+    let exit = conclude(&plan, &mut running, end, stop);
     metrics.exited(&plan.provider, &exit);
     tracing::info!(
         execution = %handle.id, provider = %plan.provider, container = running.container.id(),
@@ -145,20 +189,25 @@ async fn begin(
     plan: &mut Plan,
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
-    let (container, path, Submitted { tag, baseline, stdin, stdout, stderr }) = hand_over(handle, plan).await?;
+    let (container, path, submitted) = hand_over(handle, plan).await?;
+    let Submitted { tag, baseline, stdin, stdout, stderr, conversation } = submitted;
     container.thaw()?;
-    let started = tokio::time::timeout(START_TIMEOUT, container.started(tag)).await;
-    let failed = match started.unwrap_or(Err(ContainerError::Timeout(START_TIMEOUT.as_secs()))) {
-        Ok(()) => None,
-        Err(error) => match error.exit_code() {
-            Some(code) => Some((code, error.to_string())),
-            None => return Err(error.into()),
-        },
+    let failed = if conversation.is_some() {
+        None
+    } else {
+        let started = tokio::time::timeout(START_TIMEOUT, container.started(tag)).await;
+        match started.unwrap_or(Err(ContainerError::Timeout(START_TIMEOUT.as_secs()))) {
+            Ok(()) => None,
+            Err(error) => match error.exit_code() {
+                Some(code) => Some((code, error.to_string())),
+                None => return Err(error.into()),
+            },
+        }
     };
     plan.forget_secrets();
     let claim = received.elapsed();
     executions.metrics.claimed(&plan.provider, path, claim);
-    announce(handle, &container, path, claim);
+    announce(handle, &container, path, conversation.is_some(), claim);
     if let (Some(mut writer), Some(text)) = (stdin, plan.stdin.take()) {
         // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
         // fails when the command's end of the pipe is gone.
@@ -166,12 +215,28 @@ async fn begin(
             let _ = writer.write_all(&text).await;
         });
     }
-    Ok((Running { container, tag, baseline, since: Instant::now(), stdout, stderr }, failed))
+    let meaning = match (conversation, plan.dialect) {
+        (Some(conversation), _) => Meaning::Conversation(Box::new(conversation)),
+        (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
+        (None, None) => Meaning::Bytes,
+    };
+    Ok((Running { container, tag, baseline, since: Instant::now(), stdout, stderr, meaning }, failed))
 }
 
 /// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
 /// replaced: nothing has run in it.
 async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath, Submitted), StartError> {
+    if let Some(late) = &plan.late
+        && let Some(mut container) = plan.origin.claim_prestarted().await?
+    {
+        match submit_late(handle, plan, late, &mut container) {
+            Ok(submitted) => return Ok((container, ClaimPath::Warm, submitted)),
+            // Correct first, then fast: nothing has been asked, so another container may be.
+            Err(error) => {
+                tracing::warn!(execution = %handle.id, container = container.id(), %error, "prestarted CLI unusable")
+            }
+        }
+    }
     let mut attempts = 1;
     loop {
         let Claimed { mut container, path } = plan.origin.claim().await?;
@@ -197,6 +262,25 @@ struct Submitted {
     stdin: Option<pipe::Sender>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+    /// With a CLI that runs already.
+    conversation: Option<Conversation>,
+}
+
+/// Hands everything to a CLI that waits in the frozen container.
+fn submit_late(handle: &Handle, plan: &Plan, late: &Late, container: &mut Container) -> Result<Submitted, StartError> {
+    container.claim(&handle.id)?;
+    let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
+    let Cli { tag, mut driver, stdin, stdout, stderr } =
+        container.take_cli().ok_or_else(|| broken("there is none".to_owned()))?;
+    let env = BTreeMap::new();
+    let request = late.request(&plan.files, &env);
+    if driver.plan().mounts_files(&request) {
+        let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+        container.inject(&files)?;
+    }
+    let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
+    let conversation = Some(Conversation::begin(driver, stdin, &input));
+    Ok(Submitted { tag, baseline: container.baseline(), stdin: None, stdout, stderr, conversation })
 }
 
 /// Everything that is done while a warm container is still frozen, so that the thaw is the last thing between the
@@ -212,10 +296,10 @@ async fn submit(handle: &Handle, plan: &Plan, container: &mut Container) -> Resu
     let (stdout, stdout_writer) = output_pipe()?;
     let (stderr, stderr_writer) = output_pipe()?;
     let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
-    Ok(Submitted { tag, baseline, stdin, stdout, stderr })
+    Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None })
 }
 
-fn announce(handle: &Handle, container: &Container, path: ClaimPath, claim: Duration) {
+fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted: bool, claim: Duration) {
     {
         let mut status = handle.status();
         status.state = ExecutionState::Running;
@@ -226,6 +310,7 @@ fn announce(handle: &Handle, container: &Container, path: ClaimPath, claim: Dura
         execution: handle.id.clone(),
         container: container.id().to_owned(),
         path,
+        prestarted,
         claim_us: claim.as_micros() as u64,
     }));
 }
@@ -235,19 +320,14 @@ fn stdin(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
     if !wanted {
         return Ok((File::open("/dev/null")?.into(), None));
     }
-    let (reader, writer) = io::pipe()?;
-    Ok((reader.into(), Some(pipe::Sender::from_owned_fd(writer.into())?)))
-}
-
-fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
+    let (reader, writer) = input_pipe()?;
+    Ok((reader, Some(writer)))
 }
 
 /// Turns what was read into events.
 struct Sink<'a> {
     handle: &'a Handle,
-    parser: &'a mut Option<DialectParser>,
+    meaning: &'a mut Meaning,
     stdout: Decoder,
     stderr: Decoder,
 }
@@ -257,7 +337,7 @@ impl Sink<'_> {
         if let Some(output) = self.stdout.push(bytes) {
             self.handle.log.push(&Event::Stdout(output));
         }
-        for text in self.parser.iter_mut().flat_map(|parser| parser.push(bytes)) {
+        for text in self.meaning.hear(bytes) {
             self.handle.log.push(&Event::Delta(Delta { text }));
         }
     }
@@ -285,10 +365,9 @@ async fn follow(
     plan: &Plan,
     background: bool,
     running: &mut Running,
-    parser: &mut Option<DialectParser>,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, .. } = running;
-    let mut sink = Sink { handle, parser, stdout: Decoder::default(), stderr: Decoder::default() };
+    let Running { container, tag, stdout, stderr, since, meaning, .. } = running;
+    let mut sink = Sink { handle, meaning, stdout: Decoder::default(), stderr: Decoder::default() };
     let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
     let (mut out_open, mut err_open, mut silent) = (true, true, true);
     let mut stop: Option<Stop> = None;
@@ -304,6 +383,9 @@ async fn follow(
                     Ok(length) if length > 0 => { silent = false; sink.stdout(&out[..length]); }
                     _ => out_open = false,
                 }
+                if sink.meaning.is_over() && stop.is_none() {
+                    break End::Answered;
+                }
                 None
             }
             read = stderr.read(&mut err), if err_open => {
@@ -313,6 +395,7 @@ async fn follow(
                 }
                 None
             }
+            () = sink.meaning.send() => None,
             ended = container.ended(*tag) => break match ended {
                 Ok(Some(status)) => End::Status(status),
                 Ok(None) => End::Vanished,
@@ -392,7 +475,8 @@ async fn abandoned(handle: &Handle, grace: Duration, background: bool) {
     }
 }
 
-fn conclude(plan: &Plan, running: &Running, end: End, stop: Option<Stop>, parser: Option<DialectParser>) -> Exit {
+fn conclude(plan: &Plan, running: &mut Running, end: End, stop: Option<Stop>) -> Exit {
+    let verdict = std::mem::replace(&mut running.meaning, Meaning::Bytes).verdict();
     let usage = running.container.usage().unwrap_or_else(|error| {
         tracing::warn!(%error, "no usage figures");
         running.baseline
@@ -402,6 +486,8 @@ fn conclude(plan: &Plan, running: &Running, end: End, stop: Option<Stop>, parser
         End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
         End::Status(status) => (None, Some(libc::WTERMSIG(status))),
         End::NotStarted(code) => (Some(code), None),
+        // It did not exit by itself; the code is that of a CLI that ends after one answer.
+        End::Answered => (Some(i32::from(verdict.as_ref().is_none_or(|verdict| verdict.success != Some(true)))), None),
         // We killed everything ourselves, thaw-init included: it cannot report that any more.
         End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
         End::Vanished => (None, None),
@@ -428,7 +514,6 @@ fn conclude(plan: &Plan, running: &Running, end: End, stop: Option<Stop>, parser
         (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),
         (None, _) => (ExitReason::Exited, None),
     };
-    let verdict = parser.map(DialectParser::finish);
     let mut success = reason == ExitReason::Exited && code == Some(0);
     if let Some(verdict) = verdict
         && reason == ExitReason::Exited

@@ -21,6 +21,8 @@ pub type Prepare = Arc<dyn Fn() -> Result<Arc<Template>, String> + Send + Sync>;
 /// How a pool behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// How far its containers are taken.
+    pub stage: types::Stage,
     /// Warm containers wanted.
     pub target: usize,
     /// Time between two health passes.
@@ -115,6 +117,17 @@ impl Pool {
         };
         let container = self.containers.create(template, place).await?;
         Ok(Claimed { container, path: types::ClaimPath::Cold })
+    }
+
+    /// A warm container, or none: what is not there is not created.
+    ///
+    /// # Errors
+    /// [`ClaimError::Stopped`].
+    pub async fn claim_warm(&self) -> Result<Option<Container>, ClaimError> {
+        match self.ask(Message::Claim).await? {
+            Offer::Warm(container) => Ok(Some(*container)),
+            Offer::Empty(_) | Offer::NotReady(_) => Ok(None),
+        }
     }
 
     /// Changes how many warm containers are wanted.

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Message, Offer, Prepare, Settings};
-use crate::container::{Container, ContainerError, Containers, Template};
+use crate::container::{Container, ContainerError, Containers, Place, Template};
 use crate::types;
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
@@ -21,7 +21,7 @@ const PLACE_RETRY: Duration = Duration::from_millis(200);
 
 enum Finished {
     Prepared(Result<Arc<Template>, String>),
-    Created(Result<Container, ContainerError>),
+    Created(Result<Box<Container>, ContainerError>),
 }
 
 pub struct Owner {
@@ -164,13 +164,7 @@ impl Owner {
             let Ok(place) = self.containers.place() else { return Some(now + PLACE_RETRY) };
             let (containers, template) = (Arc::clone(&self.containers), Arc::clone(template));
             self.creating += 1;
-            self.work.spawn(async move {
-                let created = containers.create(template, place).await;
-                Finished::Created(match created {
-                    Ok(mut container) => container.rest().await.map(|()| container),
-                    Err(error) => Err(error),
-                })
-            });
+            self.work.spawn(async move { Finished::Created(ready(&containers, template, place).await.map(Box::new)) });
         }
         None
     }
@@ -189,7 +183,7 @@ impl Owner {
             }
             Ok(Finished::Created(Ok(container))) => {
                 self.creating -= 1;
-                self.add(container);
+                self.add(*container);
                 None
             }
             Ok(Finished::Created(Err(error))) => {
@@ -254,6 +248,7 @@ impl Owner {
     fn status(&self) -> types::Pool {
         types::Pool {
             provider: self.provider.clone(),
+            stage: self.settings.stage,
             target: self.settings.target,
             warm: self.warm.len(),
             creating: self.creating,
@@ -263,6 +258,21 @@ impl Owner {
             last_error: self.last_error.clone(),
         }
     }
+}
+
+/// Creates a container and takes it as far as its template says: frozen, with or without a CLI that waits in it.
+async fn ready(
+    containers: &Arc<Containers>,
+    template: Arc<Template>,
+    place: Place,
+) -> Result<Container, ContainerError> {
+    let prestarted = template.prestarted.clone();
+    let mut container = containers.create(template, place).await?;
+    if let Some(prestarted) = prestarted {
+        container.prestart(&prestarted).await?;
+    }
+    container.rest().await?;
+    Ok(container)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -184,7 +184,7 @@ impl Provider {
         elements.collect()
     }
 
-    fn resolve_model<'a>(&'a self, asked: Option<&'a str>) -> Result<&'a str, InvocationError> {
+    pub(super) fn resolve_model<'a>(&'a self, asked: Option<&'a str>) -> Result<&'a str, InvocationError> {
         let asked = asked.unwrap_or(&self.models.default);
         let model = self.models.aliases.get(asked).map_or(asked, String::as_str);
         // The characters that model names are made of, so that none is taken for a flag, and none splits a line.
@@ -201,7 +201,7 @@ impl Provider {
         })
     }
 
-    fn check_base_url<'a>(&self, url: &'a str) -> Result<&'a str, InvocationError> {
+    pub(super) fn check_base_url<'a>(&self, url: &'a str) -> Result<&'a str, InvocationError> {
         let error = |problem| InvocationError::BaseUrl { provider: self.name.clone(), problem };
         let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
             return Err(error("does not begin with http:// or https://"));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::dialect::Dialect;
+use super::{dialect::Dialect, prestart::Prestart};
 
 /// One provider: a CLI in an image, with everything needed to run it. Keys are those of the TOML file; where a field
 /// is named differently there, its documentation says so.
@@ -45,6 +45,9 @@ pub struct Provider {
     /// Arguments and environment that depend on the credential and on the operator's upstream, applied in order.
     #[serde(default)]
     pub when: Vec<When>,
+    /// How the CLI is started ahead of time. Absent: only with its prompt.
+    #[serde(default)]
+    pub prestart: Option<Prestart>,
     /// Resource limits, idle and running.
     pub resources: Resources,
 }
@@ -248,7 +251,7 @@ pub struct ResourceClass {
     pub cpu_burst: Option<f64>,
 }
 
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     // A day: longer is a mistake in the unit.
     match u64::deserialize(deserializer)? {
         value @ 1..=86_400 => Ok(Duration::from_secs(value)),
@@ -260,7 +263,7 @@ fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     seconds(deserializer).map(Some)
 }
 
-fn mebibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(super) fn mebibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     // A tebibyte: more is a mistake in the unit.
     match u64::deserialize(deserializer)? {
         value @ 1..=1_048_576 => Ok(value * 1024 * 1024),

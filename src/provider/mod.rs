@@ -9,6 +9,7 @@ mod credentials;
 pub mod dialect;
 mod invocation;
 mod manifest;
+pub mod prestart;
 mod template;
 mod validate;
 

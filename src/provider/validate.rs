@@ -17,7 +17,7 @@ pub struct Invalid {
     pub problem: String,
 }
 
-fn invalid<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, Invalid> {
+pub(super) fn invalid<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, Invalid> {
     Err(Invalid { key: key.into(), problem: problem.into() })
 }
 
@@ -49,6 +49,9 @@ impl Provider {
         self.validate_models()?;
         self.validate_credentials()?;
         self.validate_additions()?;
+        if let Some(prestart) = &self.prestart {
+            prestart.validate(self)?;
+        }
         validate_class("resources.idle", &self.resources.idle)?;
         validate_class("resources.run", &self.resources.run)
     }
@@ -187,7 +190,7 @@ fn egress_problem(pattern: &str) -> Option<&'static str> {
     (!name.split('.').all(label)).then_some("whose host is neither a name, an IPv4 address, nor *.domain")
 }
 
-fn check_args(key: &str, args: &[String], known: &[&str]) -> Result<(), Invalid> {
+pub(super) fn check_args(key: &str, args: &[String], known: &[&str]) -> Result<(), Invalid> {
     for arg in args {
         check_text(key, arg)?;
         check_placeholders(key, arg, known)?;
@@ -195,7 +198,7 @@ fn check_args(key: &str, args: &[String], known: &[&str]) -> Result<(), Invalid>
     Ok(())
 }
 
-fn check_env(key: &str, env: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Invalid> {
+pub(super) fn check_env(key: &str, env: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Invalid> {
     for (name, value) in env {
         check_variable(key, name)?;
         check_text(key, value)?;
@@ -204,7 +207,7 @@ fn check_env(key: &str, env: &BTreeMap<String, String>, known: &[&str]) -> Resul
     Ok(())
 }
 
-fn check_placeholders(key: &str, text: &str, known: &[&str]) -> Result<(), Invalid> {
+pub(super) fn check_placeholders(key: &str, text: &str, known: &[&str]) -> Result<(), Invalid> {
     match names(text).find(|name| !known.contains(name)) {
         None => Ok(()),
         Some("base_url") => invalid(key, "uses {base_url}, which only a `when` block with `base_url = true` has"),
@@ -212,7 +215,7 @@ fn check_placeholders(key: &str, text: &str, known: &[&str]) -> Result<(), Inval
     }
 }
 
-fn check_text(key: &str, text: &str) -> Result<(), Invalid> {
+pub(super) fn check_text(key: &str, text: &str) -> Result<(), Invalid> {
     if text.contains('\0') { invalid(key, "holds a NUL character") } else { Ok(()) }
 }
 

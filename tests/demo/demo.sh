@@ -1,5 +1,5 @@
 #!/bin/bash
-# The main job end to end, called by `make demo`: builds the three images (once), starts an offline upstream and the
+# The main job end to end, called by `make demo`: builds the images (once), starts an offline upstream and the
 # daemon, and runs the three real command-line tools in frozen warm containers through the socket.
 #
 # Leaves nothing behind but a cache of images in ${THAWD_CACHE:-~/.cache/thawd}: no process, mount, cgroup or socket,
@@ -36,7 +36,7 @@ trap 'exit 143' TERM
 
 say "images (built once, kept in $cache)"
 mkdir -p "$cache"
-for name in openai anthropic google; do
+for name in openai anthropic google unified; do
   "$bin/thawctl" image build "$root/images/$name" --output "$cache/layouts/$name" --cache "$cache/build"
 done
 
@@ -63,7 +63,7 @@ providers_dir = "$work/providers"
 name = "thawd-demo"
 [egress.resolve]
 "upstream.test" = ["127.0.0.1"]
-$(for name in openai anthropic google; do
+$(for name in openai anthropic google unified-openai unified-anthropic unified-google; do
   printf '[provider.%s]\npool_target = 2\nbase_url = "http://upstream.test:%s"\negress = ["upstream.test:%s"]\n' "$name" "$port" "$port"
 done)
 TOML
@@ -74,12 +74,12 @@ printf 'filling the pools: two frozen containers per provider '
 for _ in $(seq 600); do
   kill -0 "$daemon_pid" 2> /dev/null || { echo; echo "the daemon ended" >&2; exit 1; }
   warm=$("$bin/thawctl" --format json pools 2> /dev/null | jq '[.[].warm] | add // 0' 2> /dev/null || echo 0)
-  [ "${warm:-0}" -lt 6 ] || break
+  [ "${warm:-0}" -lt 12 ] || break
   printf .
   sleep 0.2
 done
 echo " ${warm:-0} warm"
-[ "${warm:-0}" -ge 6 ] || { "$bin/thawctl" pools >&2; exit 1; }
+[ "${warm:-0}" -ge 12 ] || { "$bin/thawctl" pools >&2; exit 1; }
 
 # Credential files in the CLIs' own formats; the tokens are made up, and the upstream takes any.
 base64url() { base64 -w0 | tr '+/' '-_' | tr -d '='; }
@@ -90,6 +90,7 @@ printf '{"OPENAI_API_KEY":null,"tokens":{"id_token":"%s","access_token":"%s","re
 printf '{"claudeAiOauth":{"accessToken":"sk-ant-oat01-demo","expiresAt":4102444800000,"scopes":["user:inference"]}}' > "$work/claude.json"
 # gemini checks a credential file with Google's token service, so the demo hands over the access token instead.
 export GOOGLE_CLOUD_ACCESS_TOKEN=ya29.demo
+export OPENAI_API_KEY=sk-demo ANTHROPIC_API_KEY=sk-ant-demo GOOGLE_API_KEY=demo
 
 ask() { # title, then arguments of thawctl run
   say "$1"
@@ -100,10 +101,14 @@ ask 'OpenAI codex, with ~/.codex/auth.json' --file "auth.json=$work/auth.json" o
 ask 'Anthropic claude, with ~/.claude/.credentials.json' --file ".credentials.json=$work/claude.json" anthropic 'What is 3*67? Answer with the number only.'
 ask 'Google gemini, with an OAuth access token' --credential-env GOOGLE_CLOUD_ACCESS_TOKEN google 'What is 3*67? Answer with the number only.'
 
+for provider in openai anthropic google; do
+  ask "the same without a CLI: $provider by its API" --credential-env "${provider^^}_API_KEY" "unified-$provider" 'What is 3*67? Answer with the number only.'
+done
+
 say "the pool, refilled and frozen"
 for _ in $(seq 50); do
   warm=$("$bin/thawctl" --format json pools | jq '[.[].warm] | add')
-  [ "$warm" -lt 6 ] || break
+  [ "$warm" -lt 12 ] || break
   sleep 0.1
 done
 "$bin/thawctl" ps

@@ -16,6 +16,16 @@ use crate::image::progress::Progress;
 /// three CLI images).
 const ZSTD_LEVEL: i32 = 3;
 
+/// How the layers of an image are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LayerCompression {
+    /// Small and fast, and understood by container tools since about 2021.
+    #[default]
+    Zstd,
+    /// For tools that cannot read zstd, such as umoci.
+    Gzip,
+}
+
 /// A finished layer, as it lies in the cache.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,28 +53,51 @@ impl LayerCache {
     }
 
     /// The blob of the layer made from `key`.
-    pub(super) fn blob(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{}.tar.zst", hex(key)))
+    pub(super) fn blob(&self, key: &str, compression: LayerCompression) -> PathBuf {
+        let suffix = match compression {
+            LayerCompression::Zstd => "zst",
+            LayerCompression::Gzip => "gz",
+        };
+        self.folder.join(format!("{}.tar.{suffix}", hex(key)))
     }
 
-    fn note(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{}.json", hex(key)))
+    fn note(&self, key: &str, compression: LayerCompression) -> PathBuf {
+        let suffix = match compression {
+            LayerCompression::Zstd => "json",
+            LayerCompression::Gzip => "gz.json",
+        };
+        self.folder.join(format!("{}.{suffix}", hex(key)))
     }
 
     /// The layer made from `key`, if it is here whole.
-    pub(super) fn get(&self, key: &str) -> Option<Layer> {
-        let layer: Layer = serde_json::from_slice(&fs::read(self.note(key)).ok()?).ok()?;
-        (fs::metadata(self.blob(key)).ok()?.len() == layer.size).then_some(layer)
+    pub(super) fn get(&self, key: &str, compression: LayerCompression) -> Option<Layer> {
+        let layer: Layer = serde_json::from_slice(&fs::read(self.note(key, compression)).ok()?).ok()?;
+        (fs::metadata(self.blob(key, compression)).ok()?.len() == layer.size).then_some(layer)
     }
 
     /// Writes `tree` as the layer made from `key`.
     pub(super) fn put(&self, key: &str, tree: &Tree, progress: &dyn Progress) -> Result<Layer, BuildError> {
-        let blob = self.blob(key);
+        self.add(key, LayerCompression::Zstd, |partial| write(tree, partial, progress))
+    }
+
+    /// Makes the gzip variant of a layer that is here: the same archive, so no package is needed again.
+    pub(super) fn gzip(&self, key: &str, progress: &dyn Progress) -> Result<Layer, BuildError> {
+        let from = self.blob(key, LayerCompression::Zstd);
+        self.add(key, LayerCompression::Gzip, |partial| recompress(&from, partial, progress))
+    }
+
+    fn add(
+        &self,
+        key: &str,
+        compression: LayerCompression,
+        make: impl FnOnce(&Path) -> Result<Layer, BuildError>,
+    ) -> Result<Layer, BuildError> {
+        let blob = self.blob(key, compression);
         let partial = blob.with_extension(format!("partial-{}", std::process::id()));
-        let layer = write(tree, &partial, progress).inspect_err(|_| drop(fs::remove_file(&partial)))?;
+        let layer = make(&partial).inspect_err(|_| drop(fs::remove_file(&partial)))?;
         fs::rename(&partial, &blob).map_err(|e| BuildError::io(&blob, e))?;
         // The note comes last: a layer without one does not count as being here.
-        let note = self.note(key);
+        let note = self.note(key, compression);
         let text = serde_json::to_vec(&layer).map_err(|e| BuildError::io(&note, e.into()))?;
         super::write_whole(&note, &text)?;
         Ok(layer)
@@ -84,6 +117,20 @@ fn write(tree: &Tree, to: &Path, progress: &dyn Progress) -> Result<Layer, Build
     let (buffer, size, digest) = zstd.finish().map_err(fail)?.finish();
     let file = buffer.into_inner().map_err(|e| fail(e.into_error()))?;
     file.sync_all().map_err(fail)?;
+    Ok(Layer { digest, size, diff_id, unpacked })
+}
+
+fn recompress(from: &Path, to: &Path, progress: &dyn Progress) -> Result<Layer, BuildError> {
+    let fail = |e| BuildError::io(to, e);
+    let archive = File::open(from).and_then(zstd::Decoder::new).map_err(|e| BuildError::io(from, e))?;
+    let blob = HashingWriter::new(BufWriter::with_capacity(1 << 20, File::create(to).map_err(fail)?));
+    // Neither a name nor a time in the header, so that the same archive gives the same bytes.
+    let gzip = flate2::write::GzEncoder::new(blob, flate2::Compression::default());
+    let mut gzip = HashingWriter::new(gzip);
+    io::copy(&mut Counted { inner: archive, progress }, &mut gzip).map_err(fail)?;
+    let (gzip, unpacked, diff_id) = gzip.finish();
+    let (buffer, size, digest) = gzip.finish().map_err(fail)?.finish();
+    buffer.into_inner().map_err(|e| fail(e.into_error()))?.sync_all().map_err(fail)?;
     Ok(Layer { digest, size, diff_id, unpacked })
 }
 

@@ -5,6 +5,7 @@
 //! it is made from, so images share the lower ones and an unchanged image is rebuilt in milliseconds.
 
 mod base;
+mod debian;
 mod entrypoint;
 mod error;
 mod layer;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 
 pub use self::error::BuildError;
 use self::layer::LayerCache;
+pub use self::layer::LayerCompression;
+pub use self::npm::Outdated;
 use self::work::{Inputs, Work};
 use super::progress::Progress;
 
@@ -36,8 +39,10 @@ pub struct BuildOptions {
     pub rootfs_dir: Option<PathBuf>,
     /// Folder with our own static programs; `None` takes `../../target/static` seen from the manifest folder.
     pub programs_dir: Option<PathBuf>,
-    /// Debian mirror, for example `http://deb.debian.org/debian`; `None` leaves the choice to mmdebstrap.
+    /// Debian mirror, an address or a line as in `sources.list`; `None` leaves the choice to mmdebstrap.
     pub debian_mirror: Option<String>,
+    /// How layers are compressed.
+    pub compression: LayerCompression,
 }
 
 impl BuildOptions {
@@ -49,6 +54,7 @@ impl BuildOptions {
             rootfs_dir: None,
             programs_dir: None,
             debian_mirror: None,
+            compression: LayerCompression::default(),
         }
     }
 
@@ -126,7 +132,7 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
     let notes = std::mem::take(&mut work.notes);
     drop(work);
 
-    let (digest, unchanged) = output::write(&inputs, &layers, &cache, &options.layout_dir)?;
+    let (digest, unchanged) = output::write(&inputs, &layers, &cache, options)?;
     let layers = layers
         .into_iter()
         .map(|(role, built)| LayerReport {
@@ -148,14 +154,26 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
     })
 }
 
-/// Writes `package-lock.json` anew from the versions in `image.toml`, with the newest dependencies that fit.
-/// Does nothing for an image without npm packages.
-pub fn lock(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progress) -> Result<(), BuildError> {
+/// Writes `package-lock.json` anew from the versions in `image.toml`, with the newest dependencies that fit, and the
+/// lock of the base from what the Debian mirror has. Returns what changed of the latter, one line each.
+pub fn lock(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progress) -> Result<Vec<String>, BuildError> {
     let inputs = Inputs::read(manifest_dir, options)?;
-    if inputs.image.packages().is_empty() {
-        return Ok(());
+    fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
+    let _one_at_a_time = lock_cache(&options.cache_dir)?;
+    if !inputs.image.packages().is_empty() {
+        npm::renew_lock(manifest_dir, &inputs.image, &options.cache_dir, progress)?;
     }
-    npm::renew_lock(manifest_dir, &inputs.image, &options.cache_dir, progress)
+    match &inputs.base.debian {
+        Some(recipe) => debian::renew_lock(recipe, &debian::lock_path(&inputs.base_path), options, progress),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The npm packages of an image of which the registry has a newer version than `image.toml` names.
+pub fn outdated(manifest_dir: &Path, options: &BuildOptions) -> Result<Vec<Outdated>, BuildError> {
+    let inputs = Inputs::read(manifest_dir, options)?;
+    fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
+    npm::outdated(&inputs.image, &options.cache_dir)
 }
 
 /// Holds the cache for one build, until the file is closed.

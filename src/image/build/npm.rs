@@ -137,6 +137,57 @@ pub(super) fn renew_lock(
     write_whole(&lock_path(manifest_dir), format!("{text}\n").as_bytes())
 }
 
+/// A package of which there is a newer version than the pinned one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outdated {
+    /// Its name in the registry.
+    pub package: String,
+    /// The version in `image.toml`.
+    pub pinned: String,
+    /// The newest one; of Node, the newest of the same major version.
+    pub newest: String,
+}
+
+/// Asks the registry for the newest version of every package of the manifest.
+pub(super) fn outdated(image: &ImageRecipe, cache_dir: &Path) -> Result<Vec<Outdated>, BuildError> {
+    let mut found = Vec::new();
+    for (name, wanted) in image.packages() {
+        let (package, pinned) = registry_name(&name, &wanted);
+        let question = if name == NODE_PACKAGE {
+            format!("{package}@{}", pinned.split('.').next().unwrap_or_default())
+        } else {
+            package.to_owned()
+        };
+        let mut command = npm(cache_dir, cache_dir)?;
+        command.args(["view", "--json", &question, "version"]);
+        let answer = run("npm", "npm", &mut command)?;
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+        // One version as text, or all that fit the question.
+        let versions = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);
+        let newest = versions.iter().filter_map(Value::as_str).max_by_key(|version| numbers(version));
+        if let Some(newest) = newest
+            && numbers(newest) > numbers(pinned)
+        {
+            found.push(Outdated { package: package.to_owned(), pinned: pinned.to_owned(), newest: newest.to_owned() });
+        }
+    }
+    Ok(found)
+}
+
+/// Name and version in the registry of a dependency, which may be an alias: `npm:NAME@VERSION`.
+fn registry_name<'a>(name: &'a str, wanted: &'a str) -> (&'a str, &'a str) {
+    match wanted.strip_prefix("npm:").and_then(|alias| alias.rsplit_once('@')) {
+        Some(found) => found,
+        None => (name, wanted),
+    }
+}
+
+/// The three numbers of a version, without what follows a hyphen.
+fn numbers(version: &str) -> Vec<u64> {
+    let plain = version.split(['-', '+']).next().unwrap_or_default();
+    plain.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
 /// First line of `strip --version`, or `None` if binutils is not installed.
 pub(super) fn strip_version() -> Option<String> {
     let output = Command::new("strip").arg("--version").stdin(Stdio::null()).output().ok()?;
@@ -267,6 +318,15 @@ fn with_shebang(path: &Path, shebang: &str) -> Result<Node, BuildError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number_and_aliases_are_looked_through() {
+        assert!(numbers("0.170.0") > numbers("0.169.0-linux-x64"));
+        assert!(numbers("2.1.9") < numbers("2.1.112"));
+        let alias = registry_name("@openai/codex-linux-x64", "npm:@openai/codex@0.169.0-linux-x64");
+        assert_eq!(alias, ("@openai/codex", "0.169.0-linux-x64"));
+        assert_eq!(registry_name("a", "1.0.0"), ("a", "1.0.0"));
+    }
 
     #[test]
     fn references_are_found_in_any_quotes() {

@@ -11,22 +11,27 @@ use oci_spec::image::{
 };
 use serde::Serialize;
 
-use super::layer::LayerCache;
+use super::layer::{LayerCache, LayerCompression};
 use super::work::{Built, Inputs};
-use super::{BuildError, entrypoint, write_whole};
+use super::{BuildError, BuildOptions, entrypoint, write_whole};
 use crate::image::digest::{hex, sha256};
 
 /// The time that images claim to be from: what is the same must look the same.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
-/// Writes `layers` as the one image of the layout in `folder`. Returns the manifest's digest, and whether the
+/// Writes `layers` as the one image of the layout. Returns the manifest's digest, and whether the
 /// layout held exactly that before.
 pub(super) fn write(
     inputs: &Inputs,
     layers: &[(&'static str, Built)],
     cache: &LayerCache,
-    folder: &Path,
+    options: &BuildOptions,
 ) -> Result<(String, bool), BuildError> {
+    let folder = &*options.layout_dir;
+    let media_type = match options.compression {
+        LayerCompression::Zstd => MediaType::ImageLayerZstd,
+        LayerCompression::Gzip => MediaType::ImageLayerGzip,
+    };
     prepare(folder)?;
     let blobs = folder.join("blobs/sha256");
     let mut kept = BTreeSet::new();
@@ -34,8 +39,8 @@ pub(super) fn write(
     for (_, built) in layers {
         let layer = &built.layer;
         kept.insert(hex(&layer.digest).to_owned());
-        link(&cache.blob(&built.key), &blobs.join(hex(&layer.digest)), layer.size)?;
-        descriptors.push(descriptor(MediaType::ImageLayerZstd, &layer.digest, layer.size, inputs)?);
+        link(&cache.blob(&built.key, options.compression), &blobs.join(hex(&layer.digest)), layer.size)?;
+        descriptors.push(descriptor(media_type.clone(), &layer.digest, layer.size, inputs)?);
     }
     let spec = |e: OciSpecError| BuildError::Recipe {
         path: inputs.manifest_dir.join("image.toml"),

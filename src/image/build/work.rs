@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 
-use super::layer::{Layer, LayerCache};
+use super::layer::{Layer, LayerCache, LayerCompression};
 use super::recipe::{BaseRecipe, ImageRecipe, SkeletonRecipe};
 use super::tree::{Node, Source, Tree};
-use super::{BuildError, BuildOptions, base, entrypoint, npm, recipe};
+use super::{BuildError, BuildOptions, base, debian, entrypoint, npm, recipe};
 use crate::image::digest::InputHash;
 use crate::image::progress::Progress;
 
@@ -88,10 +88,12 @@ impl Work<'_> {
         hash.add(&inputs.base_bytes);
         let made_by = format!("rootfs/{}.toml", inputs.image.base);
         match (&inputs.base.debian, &inputs.base.host) {
-            (Some(debian), None) => {
+            (Some(recipe), None) => {
                 hash_tree(&mut hash, &inputs.skeleton)?;
+                let lock = debian::lock_path(&inputs.base_path);
+                hash.add(&debian::lock_bytes(&lock)?);
                 self.layer("base", made_by, hash, |work| {
-                    base::debian(debian, inputs.skeleton.clone(), work.options, work.progress)
+                    debian::add(recipe, &lock, inputs.skeleton.clone(), work.options, work.progress)
                 })
             }
             (None, Some(host)) => {
@@ -177,8 +179,13 @@ impl Work<'_> {
     ) -> Result<Built, BuildError> {
         hash.add(FORMAT.as_bytes());
         let key = hash.finish();
-        if let Some(layer) = self.cache.get(&key) {
+        let compression = self.options.compression;
+        if let Some(layer) = self.cache.get(&key, compression) {
             return Ok(Built { layer, key, cached: true, made_by });
+        }
+        if self.cache.get(&key, LayerCompression::Zstd).is_some() {
+            let layer = self.compressed_again(role, &key)?;
+            return Ok(Built { layer, key, cached: false, made_by });
         }
         let tree = make(self)?;
         self.progress.started(&format!("compressing {role}"), Some(tree.bytes()?));
@@ -187,7 +194,19 @@ impl Work<'_> {
             Ok(layer) => format!("{} compressed", HumanBytes(layer.size)),
             Err(_) => "failed".to_owned(),
         });
-        Ok(Built { layer: result?, key, cached: false, made_by })
+        let mut layer = result?;
+        if compression == LayerCompression::Gzip {
+            layer = self.compressed_again(role, &key)?;
+        }
+        Ok(Built { layer, key, cached: false, made_by })
+    }
+
+    /// Makes the gzip variant of a layer that is in the cache.
+    fn compressed_again(&mut self, role: &'static str, key: &str) -> Result<Layer, BuildError> {
+        self.progress.started(&format!("gzip of {role}"), None);
+        let result = self.cache.gzip(key, self.progress);
+        self.progress.finished(if result.is_ok() { "compressed" } else { "failed" });
+        result
     }
 }
 

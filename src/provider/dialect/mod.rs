@@ -143,7 +143,7 @@ impl DialectParser {
 }
 
 /// `value` as text, or as JSON when it is something else; `None` for null.
-fn words(value: &Value) -> Option<String> {
+pub(super) fn words(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),

@@ -1,0 +1,117 @@
+//! A CLI that is started before anybody has claimed its container, and waits there for its prompt.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+
+use super::{Container, ContainerError, Encoded};
+use crate::provider::prestart::{Action, Driver, Plan};
+
+/// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
+const CHUNK: usize = 64 * 1024;
+
+/// What is started ahead of time in the containers of a pool.
+#[derive(Debug)]
+pub struct Prestarted {
+    /// How to speak with it.
+    pub plan: Arc<Plan>,
+    /// Its arguments and environment, which hold no secret.
+    pub command: Encoded,
+}
+
+/// A CLI that waits for its prompt.
+#[derive(Debug)]
+pub struct Cli {
+    /// Its tag at `thaw-init`.
+    pub tag: u32,
+    /// Speaks its protocol.
+    pub driver: Driver,
+    /// Its standard input.
+    pub stdin: pipe::Sender,
+    /// Its standard output; everything before the claim has been read.
+    pub stdout: pipe::Receiver,
+    /// Its standard error.
+    pub stderr: pipe::Receiver,
+}
+
+/// A pipe whose read end is ours.
+pub fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
+}
+
+/// A pipe whose write end is ours.
+pub fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), pipe::Sender::from_owned_fd(writer.into())?))
+}
+
+impl Container {
+    /// Starts its template's CLI in the run class and waits until it is ready and quiet.
+    ///
+    /// # Errors
+    /// [`ContainerError::Prestart`] when it does not become ready; those of [`Self::started`] when it cannot be run.
+    pub async fn prestart(&mut self, prestarted: &Prestarted) -> Result<(), ContainerError> {
+        self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
+        let failed = ContainerError::Control;
+        let (stdin_reader, stdin) = input_pipe().map_err(failed)?;
+        let (stdout, stdout_writer) = output_pipe().map_err(failed)?;
+        let (stderr, stderr_writer) = output_pipe().map_err(failed)?;
+        let stdio = [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
+        let tag = self.submit(&prestarted.command, stdio)?;
+        drop((stdin_reader, stdout_writer, stderr_writer));
+        self.started(tag).await?;
+        let driver = Driver::new(Arc::clone(&prestarted.plan));
+        let mut cli = Cli { tag, driver, stdin, stdout, stderr };
+        let limit = prestarted.plan.ready_timeout;
+        match tokio::time::timeout(limit, self.wait_ready(&mut cli, prestarted.plan.quiet)).await {
+            Ok(result) => result?,
+            Err(_) => return Err(ContainerError::Prestart(format!("it was not ready within {} s", limit.as_secs()))),
+        }
+        self.cli = Some(cli);
+        Ok(())
+    }
+
+    async fn wait_ready(&self, cli: &mut Cli, quiet: Duration) -> Result<(), ContainerError> {
+        let broken = |reason: String| ContainerError::Prestart(reason);
+        let input = cli.driver.start();
+        cli.stdin.write_all(&input).await.map_err(ContainerError::Control)?;
+        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+        loop {
+            let ready = cli.driver.is_ready();
+            let length = tokio::select! {
+                read = cli.stdout.read(&mut out) => read.map_err(ContainerError::Control)?,
+                read = cli.stderr.read(&mut err) => {
+                    // It belongs to nobody's execution. At its end, standard output ends too.
+                    if read.map_err(ContainerError::Control)? == 0 {
+                        return Err(broken("it closed its standard error".to_owned()));
+                    }
+                    continue;
+                }
+                ended = self.ended(cli.tag) => {
+                    return Err(broken(format!("it ended with wait status {:?}", ended?)));
+                }
+                () = tokio::time::sleep(quiet), if ready => return Ok(()),
+            };
+            if length == 0 {
+                return Err(broken("it closed its standard output".to_owned()));
+            }
+            for action in cli.driver.on_stdout(&out[..length]) {
+                match action {
+                    Action::Write(input) => cli.stdin.write_all(&input).await.map_err(ContainerError::Control)?,
+                    Action::Failed(reason) => return Err(broken(reason)),
+                    Action::Ready | Action::Delta(_) | Action::Done(_) => {}
+                }
+            }
+        }
+    }
+
+    /// The CLI that waits in it, for the execution that has claimed it.
+    pub fn take_cli(&mut self) -> Option<Cli> {
+        self.cli.take()
+    }
+}

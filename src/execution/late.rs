@@ -1,0 +1,114 @@
+//! Handing a prompt and credentials to a CLI that runs already, frozen, in a claimed container.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::SystemTime;
+
+use tokio::net::unix::pipe;
+use zeroize::Zeroizing;
+
+use crate::provider::Verdict;
+use crate::provider::prestart::{Action, Driver, Input, LateRequest};
+use crate::types::Secret;
+
+/// What a prestarted CLI is told at the claim; the files are the plan's.
+#[derive(Debug)]
+pub struct Late {
+    /// The prompt.
+    pub prompt: Zeroizing<String>,
+    /// Model, with aliases resolved.
+    pub model: String,
+    /// Effort.
+    pub effort: Option<String>,
+    /// Credential variables.
+    pub variables: BTreeMap<String, Secret>,
+}
+
+impl Late {
+    /// In the form that drivers take.
+    pub fn request<'a>(
+        &'a self,
+        files: &'a BTreeMap<String, Secret>,
+        env: &'a BTreeMap<String, String>,
+    ) -> LateRequest<'a> {
+        LateRequest {
+            prompt: &self.prompt,
+            model: &self.model,
+            effort: self.effort.as_deref(),
+            files,
+            variables: &self.variables,
+            env,
+            now: SystemTime::now(),
+        }
+    }
+}
+
+/// A conversation with a claimed CLI.
+#[derive(Debug)]
+pub struct Conversation {
+    driver: Driver,
+    stdin: pipe::Sender,
+    /// Not written yet: a pipe holds 64 KiB, and a CLI may read slowly.
+    unsent: Zeroizing<Vec<u8>>,
+    verdict: Option<Verdict>,
+}
+
+impl Conversation {
+    /// Begins with `input`, of which as much as fits is written at once: the CLI finds it when it thaws.
+    pub fn begin(driver: Driver, stdin: pipe::Sender, input: &Input) -> Self {
+        let mut this = Self { driver, stdin, unsent: Zeroizing::default(), verdict: None };
+        this.say(input);
+        this
+    }
+
+    fn say(&mut self, input: &[u8]) {
+        self.unsent.extend_from_slice(input);
+        // A failure shows again when the rest is sent, and ends there.
+        let _ = self.send_some();
+    }
+
+    fn send_some(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stdin.try_write(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is left; never ends when there is nothing to send. Can be cancelled at any point.
+    pub async fn send(&mut self) {
+        if self.unsent.is_empty() || self.stdin.writable().await.is_err() || self.send_some().is_err() {
+            // Nothing to say, or nobody to say it to: its end comes another way.
+            self.unsent.clear();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Takes output; returns pieces of the answer.
+    pub fn hear(&mut self, bytes: &[u8]) -> Vec<String> {
+        let mut deltas = Vec::new();
+        for action in self.driver.on_stdout(bytes) {
+            match action {
+                Action::Write(input) => self.say(&input),
+                Action::Delta(text) => deltas.push(text),
+                Action::Done(verdict) => self.verdict = Some(verdict),
+                Action::Failed(reason) => self.verdict = Some(Verdict { success: Some(false), error: Some(reason) }),
+                Action::Ready => {}
+            }
+        }
+        deltas
+    }
+
+    /// Whether it has said everything.
+    pub fn is_over(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    /// How it went.
+    pub fn finish(self) -> Verdict {
+        self.verdict.unwrap_or_else(|| self.driver.finish())
+    }
+}

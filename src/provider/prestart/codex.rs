@@ -1,0 +1,269 @@
+//! `codex app-server`: JSON-RPC without the `jsonrpc` field. A thread is started ahead of time; at the claim come the
+//! login, and once that is done the one turn, with its model and effort.
+
+use serde_json::{Value, json};
+
+use super::{
+    Input, Step, Turn,
+    plan::{Credential, Plan},
+};
+use crate::provider::dialect::words;
+
+const INITIALIZE: u64 = 0;
+const THREAD: u64 = 1;
+const LOGIN: u64 = 2;
+const TURN: u64 = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Codex {
+    thread: String,
+    login: Login,
+    /// What to ask once the login is done.
+    turn: Option<Turn>,
+    answer: Answer,
+    /// Whether it asked for another token while nothing had been answered, and could have renewed it by itself.
+    wants_renewal: bool,
+    renewable: bool,
+    /// Last thing that it complained about.
+    last_error: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Login {
+    #[default]
+    None,
+    /// Over with the response.
+    Key,
+    /// Over with the notification: codex looks the account up first, and a turn that begins meanwhile fails.
+    Tokens,
+    Done,
+}
+
+/// The answer as far as it was handed out.
+#[derive(Debug, Default)]
+struct Answer {
+    spoke: bool,
+    /// Message that pieces have come of.
+    item: String,
+    /// How many bytes of it.
+    streamed: usize,
+}
+
+impl Answer {
+    /// A piece of the message `item`.
+    fn piece(&mut self, item: &str, text: &str) -> Option<String> {
+        if text.is_empty() {
+            return None;
+        }
+        let mut separator = "";
+        if self.item != item || self.streamed == 0 {
+            item.clone_into(&mut self.item);
+            self.streamed = 0;
+            separator = if self.spoke { "\n\n" } else { "" };
+        }
+        self.streamed += text.len();
+        self.spoke = true;
+        Some(format!("{separator}{text}"))
+    }
+
+    /// The whole message `item`: hands out what did not come in pieces.
+    fn whole(&mut self, item: &str, text: &str) -> Option<String> {
+        let from = if self.item == item { self.streamed } else { 0 };
+        let rest = text.get(from..)?.to_owned();
+        self.piece(item, &rest)
+    }
+}
+
+impl Codex {
+    pub(super) fn start(&self) -> Input {
+        Input::line(&json!({"id": INITIALIZE, "method": "initialize", "params": {
+            "clientInfo": {"name": "thawd", "title": "thawd", "version": env!("CARGO_PKG_VERSION")},
+            // Logins with tokens are among its experiments.
+            "capabilities": {"experimentalApi": true},
+        }}))
+    }
+
+    pub(super) fn claim(&mut self, turn: Turn, credential: &Credential<'_>) -> Input {
+        self.turn = Some(turn);
+        // Borrowed, so that no copy of the secret is made.
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "camelCase", tag = "type")]
+        enum Account<'a> {
+            #[serde(rename_all = "camelCase")]
+            ApiKey { api_key: &'a str },
+            #[serde(rename_all = "camelCase")]
+            ChatgptAuthTokens { access_token: &'a str, chatgpt_account_id: &'a str, chatgpt_plan_type: Option<&'a str> },
+        }
+        #[derive(serde::Serialize)]
+        struct Request<'a> {
+            id: u64,
+            method: &'static str,
+            params: Account<'a>,
+        }
+        let params = match credential {
+            Credential::Tokens(tokens) => {
+                self.login = Login::Tokens;
+                self.renewable = tokens.renewable;
+                Account::ChatgptAuthTokens {
+                    access_token: tokens.access,
+                    chatgpt_account_id: &tokens.account,
+                    chatgpt_plan_type: tokens.plan.as_deref(),
+                }
+            }
+            Credential::Key(key) | Credential::Variable(_, key) => {
+                self.login = Login::Key;
+                Account::ApiKey { api_key: key }
+            }
+            // Validation lets no file be mounted for codex; without a login the provider refuses the turn.
+            Credential::File => {
+                self.login = Login::Done;
+                return self.begin_turn();
+            }
+        };
+        Input::line(&Request { id: LOGIN, method: "account/login/start", params })
+    }
+
+    pub(super) fn read(&mut self, message: &Value, plan: &Plan) -> Vec<Step> {
+        match (message["method"].as_str(), &message["id"]) {
+            (Some(method), id) if !id.is_null() => self.request(method, id),
+            (Some(method), _) => self.notification(method, &message["params"]),
+            (None, id) => self.response(id.as_u64(), message, plan),
+        }
+    }
+
+    fn response(&mut self, id: Option<u64>, message: &Value, plan: &Plan) -> Vec<Step> {
+        let error = &message["error"];
+        if !error.is_null() {
+            let words = words(&error["message"]).or_else(|| words(error)).unwrap_or_default();
+            let what = match id {
+                Some(INITIALIZE) => "codex refused to begin",
+                Some(THREAD) => "codex started no thread",
+                Some(LOGIN) => return vec![Step::Done(Err(format!("codex did not take the credential: {words}")))],
+                Some(TURN) => return vec![Step::Done(Err(format!("codex did not begin the turn: {words}")))],
+                _ => return Vec::new(),
+            };
+            return vec![Step::Failed(format!("{what}: {words}"))];
+        }
+        match id {
+            Some(INITIALIZE) => vec![Step::Write(Input::lines(&[
+                json!({"method": "initialized"}),
+                json!({"id": THREAD, "method": "thread/start", "params": {
+                    "model": plan.model, "cwd": plan.cwd, "ephemeral": true,
+                    // The container is the sandbox.
+                    "approvalPolicy": "never", "sandbox": "danger-full-access",
+                }}),
+            ]))],
+            Some(THREAD) => match message["result"]["thread"]["id"].as_str() {
+                Some(thread) => {
+                    thread.clone_into(&mut self.thread);
+                    vec![Step::Ready]
+                }
+                None => vec![Step::Failed("codex started a thread without an id".to_owned())],
+            },
+            Some(LOGIN) if self.login == Login::Key => self.logged_in(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn logged_in(&mut self) -> Vec<Step> {
+        self.login = Login::Done;
+        vec![Step::Write(self.begin_turn())]
+    }
+
+    fn begin_turn(&mut self) -> Input {
+        let Some(turn) = self.turn.take() else { return Input::default() };
+        #[derive(serde::Serialize)]
+        struct Text<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            text: &'a str,
+        }
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Params<'a> {
+            thread_id: &'a str,
+            model: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            effort: Option<&'a str>,
+            input: [Text<'a>; 1],
+        }
+        #[derive(serde::Serialize)]
+        struct Request<'a> {
+            id: u64,
+            method: &'static str,
+            params: Params<'a>,
+        }
+        Input::line(&Request {
+            id: TURN,
+            method: "turn/start",
+            params: Params {
+                thread_id: &self.thread,
+                model: &turn.model,
+                effort: turn.effort.as_ref().map(|effort| effort.name.as_str()),
+                input: [Text { kind: "text", text: &turn.prompt }],
+            },
+        })
+    }
+
+    /// codex asks: for another token, or for leave to do something. It gets neither; without any answer it would wait.
+    fn request(&mut self, method: &str, id: &Value) -> Vec<Step> {
+        if method == "account/chatgptAuthTokens/refresh" {
+            self.wants_renewal = self.renewable && !self.answer.spoke;
+            self.last_error = Some("the provider refused the access token (401)".to_owned());
+        }
+        let error = json!({"code": -32601, "message": "not available here"});
+        vec![Step::Write(Input::line(&json!({"id": id, "error": error})))]
+    }
+
+    fn notification(&mut self, method: &str, params: &Value) -> Vec<Step> {
+        // Threads of its helpers are not the answer; notices of the process have no thread.
+        if params["threadId"].as_str().is_some_and(|thread| thread != self.thread) {
+            return Vec::new();
+        }
+        match method {
+            "account/login/completed" => {
+                // Codex goes on when it could not look the account up, and says more in the turn if it matters.
+                if params["success"] == false {
+                    self.last_error = words(&params["error"]);
+                }
+                if self.login == Login::Tokens { self.logged_in() } else { Vec::new() }
+            }
+            "item/agentMessage/delta" => {
+                let item = params["itemId"].as_str().unwrap_or_default();
+                let piece = params["delta"].as_str().and_then(|text| self.answer.piece(item, text));
+                piece.map(Step::Delta).into_iter().collect()
+            }
+            "item/completed" if params["item"]["type"] == "agentMessage" => {
+                let item = params["item"]["id"].as_str().unwrap_or_default();
+                let rest = params["item"]["text"].as_str().and_then(|text| self.answer.whole(item, text));
+                rest.map(Step::Delta).into_iter().collect()
+            }
+            "error" => {
+                self.last_error = words(&params["error"]["message"]);
+                Vec::new()
+            }
+            "turn/completed" => vec![Step::Done(self.outcome(&params["turn"]))],
+            _ => Vec::new(),
+        }
+    }
+
+    fn outcome(&mut self, turn: &Value) -> Result<(), String> {
+        if turn["status"] == "completed" {
+            return Ok(());
+        }
+        let error = words(&turn["error"]["message"]).or_else(|| words(&turn["error"]));
+        Err(match (error, self.last_error.take()) {
+            (Some(error), Some(last)) if error != last => format!("{error} ({last})"),
+            (Some(error), _) | (None, Some(error)) => error,
+            (None, None) => format!("codex says that the turn is {}", words(&turn["status"]).unwrap_or_default()),
+        })
+    }
+
+    pub(super) fn wants_renewal(&self) -> bool {
+        self.wants_renewal
+    }
+
+    pub(super) fn last_error(self) -> Option<String> {
+        self.last_error
+    }
+}
