@@ -7,6 +7,8 @@
 
 pub mod build;
 mod digest;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod layout;
 pub mod progress;
 mod store;

@@ -1,9 +1,12 @@
 //! The store against layouts of our own making, good and bad.
 
+mod archives;
+mod documents;
 mod hostile;
 mod import;
 mod layers;
 mod store;
+mod umoci;
 mod verify;
 
 use std::fs;
@@ -192,6 +195,22 @@ impl Bench {
         let error = self.ensure().unwrap_err().to_string();
         assert!(error.contains(reason), "{error:?} does not say {reason:?}");
         self.assert_untouched();
+    }
+
+    /// Like [`Bench::refuses`], for a store that has images already.
+    #[track_caller]
+    fn refuses_only(&self, layers: &[Vec<u8>], reason: &str) {
+        let before = files_in(&self.path("store"));
+        let error = self.unpack(layers).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error:?} does not say {reason:?}");
+        assert_eq!(files_in(&self.path("store")), before, "left in the store");
+    }
+
+    /// A layout of one layer that is given as it lies there; its archive is not looked at.
+    fn layout_of_blob(&self, kind: &str, blob: &[u8]) {
+        let layer = self.descriptor(kind, blob);
+        self.layout_with(&[(TAR, Vec::new())], |manifest, _| manifest["layers"] = json!([layer]));
+        self.blob(blob);
     }
 
     #[track_caller]

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::Timespec;
+
 use super::content::{Entry, Kind, What};
 use super::root::{Attributes, Directory, Owner, Place, Root};
 use super::{Limits, UnpackError, Used, printable, split};
@@ -18,6 +20,9 @@ pub(in crate::image) struct Composer<'a> {
     made: HashSet<Place>,
     /// Directories by path, with their inode and what is set when the layer is complete.
     directories: BTreeMap<Vec<u8>, (u64, Attributes)>,
+    /// Directories of lower layers that something changes in, by inode, with a path of theirs and the time that they
+    /// keep.
+    touched: BTreeMap<u64, (Vec<u8>, Timespec)>,
 }
 
 impl<'a> Composer<'a> {
@@ -29,6 +34,7 @@ impl<'a> Composer<'a> {
             used: Used::default(),
             made: HashSet::new(),
             directories: BTreeMap::new(),
+            touched: BTreeMap::new(),
         })
     }
 
@@ -45,6 +51,9 @@ impl<'a> Composer<'a> {
         while let Some(entry) = next().map_err(|error| UnpackError::io(b"", error))? {
             self.entry(&entry, files, &mut number)?;
         }
+        for (inode, (path, modified)) in std::mem::take(&mut self.touched) {
+            self.root.set_modified(&path, inode, modified).map_err(|error| UnpackError::io(&path, error))?;
+        }
         // Children before parents, so that a directory is still passable while those inside are set, and so that
         // its time is that of the layer.
         for (path, (inode, attributes)) in std::mem::take(&mut self.directories).iter().rev() {
@@ -58,14 +67,20 @@ impl<'a> Composer<'a> {
         let io = |source| explained(path, source);
         match &entry.what {
             What::Opaque => match self.root.directory(path, true) {
-                Ok(directory) => self.root.clear(&directory, &self.made).map_err(io),
+                Ok(directory) => {
+                    self.touch(path, &directory);
+                    self.root.clear(&directory, &self.made).map_err(io)
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
                 Err(error) => Err(io(error)),
             },
             What::Whiteout => {
                 let Some((parent, name)) = split(path) else { return Ok(()) };
                 match self.root.directory(parent, true) {
-                    Ok(above) => self.root.remove(&above, name, &self.made).map_err(io),
+                    Ok(above) => {
+                        self.touch(parent, &above);
+                        self.root.remove(&above, name, &self.made).map_err(io)
+                    }
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
                     Err(error) => Err(io(error)),
                 }
@@ -142,15 +157,24 @@ impl<'a> Composer<'a> {
         Ok(())
     }
 
+    /// Notes the time of a directory before something changes in it for the first time.
+    fn touch(&mut self, path: &[u8], directory: &Directory) {
+        self.touched.entry(directory.inode).or_insert_with(|| (path.to_vec(), directory.modified));
+    }
+
     /// The directory at `path`; those that no entry made come into being as root's with mode 0755.
     fn parent(&mut self, path: &[u8]) -> Result<Directory, UnpackError> {
         let io = |source| explained(path, source);
         match self.root.directory(path, true) {
-            Ok(found) => return Ok(found),
+            Ok(found) => {
+                self.touch(path, &found);
+                return Ok(found);
+            }
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(io(error)),
         }
         let mut above = self.root.directory(b"", true).map_err(io)?;
+        self.touch(b"", &above);
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
             let part = &path[..end];
@@ -168,6 +192,7 @@ impl<'a> Composer<'a> {
                 }
                 other => other.map_err(io)?,
             };
+            self.touch(part, &found);
             above = found;
         }
         Ok(above)

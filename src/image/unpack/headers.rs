@@ -47,6 +47,14 @@ struct Extensions {
     any: bool,
 }
 
+impl Extensions {
+    /// Whether nothing is said that would change an entry.
+    fn is_empty(&self) -> bool {
+        let Extensions { path, link, size, uid, gid, mtime, any: _ } = self;
+        path.is_none() && link.is_none() && size.is_none() && uid.is_none() && gid.is_none() && mtime.is_none()
+    }
+}
+
 /// Calls `handle` for every entry with its content, then makes sure that nothing follows the end mark.
 pub(in crate::image) fn each(
     archive: impl Read,
@@ -75,7 +83,7 @@ pub(in crate::image) fn each(
                 // after it is read differently by different programs.
                 let mut global = Extensions::default();
                 pax(&mut global, &bounded(&mut entry, MAX_EXTENSION)?)?;
-                if global.path.is_some() || global.link.is_some() || global.size.is_some() || global.uid.is_some() {
+                if !global.is_empty() {
                     return Err(corrupt("global header that changes entries"));
                 }
             }

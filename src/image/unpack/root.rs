@@ -37,6 +37,16 @@ impl Owner {
 pub(super) struct Directory {
     pub(super) fd: OwnedFd,
     pub(super) inode: u64,
+    /// When it was last modified.
+    pub(super) modified: Timespec,
+}
+
+impl Directory {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        let found = rustix::fs::fstat(&fd)?;
+        let modified = Timespec { tv_sec: found.st_mtime, tv_nsec: found.st_mtime_nsec.cast_signed() };
+        Ok(Directory { fd, inode: found.st_ino, modified })
+    }
 }
 
 /// An entry: inode of its directory, and its name.
@@ -55,7 +65,7 @@ pub(super) struct Root {
 impl Root {
     /// `fd` is an empty directory.
     pub(super) fn new(fd: OwnedFd, max_depth: usize) -> io::Result<Self> {
-        let depths = HashMap::from([(inode(fd.as_fd())?, 0)]);
+        let depths = HashMap::from([(rustix::fs::fstat(&fd)?.st_ino, 0)]);
         Ok(Root { fd, depths, max_depth, set_owners: rustix::process::geteuid().is_root() })
     }
 
@@ -71,9 +81,7 @@ impl Root {
                 // The kernel could not be sure because something was renamed meanwhile.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => {
-                    let fd = other?;
-                    let inode = inode(fd.as_fd())?;
-                    return Ok(Directory { fd, inode });
+                    return Directory::new(other?);
                 }
             }
         }
@@ -120,6 +128,19 @@ impl Root {
         rustix::fs::fchmod(&directory.fd, Mode::from_raw_mode(set.mode))?;
         let time = Timespec { tv_sec: set.mtime, tv_nsec: 0 };
         Ok(rustix::fs::futimens(&directory.fd, &Timestamps { last_access: time, last_modification: time })?)
+    }
+
+    /// Gives a directory back its time; does nothing if something else took its place meanwhile.
+    pub(super) fn set_modified(&self, path: &[u8], expected: u64, modified: Timespec) -> io::Result<()> {
+        match self.directory(path, true) {
+            Ok(directory) if directory.inode == expected => {
+                let times = Timestamps { last_access: modified, last_modification: modified };
+                Ok(rustix::fs::futimens(&directory.fd, &times)?)
+            }
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a symbolic link, in place of whatever had its name. Its target is only text.
@@ -179,8 +200,7 @@ impl Root {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&above.fd, name, flags, Mode::empty())?;
-        let inode = inode(fd.as_fd())?;
-        self.clear(&Directory { fd, inode }, keep)?;
+        self.clear(&Directory::new(fd)?, keep)?;
         if kept {
             return Ok(());
         }
@@ -215,10 +235,6 @@ pub(super) struct Attributes {
     pub(super) owner: Owner,
     /// Seconds since 1970.
     pub(super) mtime: i64,
-}
-
-fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    Ok(rustix::fs::fstat(fd)?.st_ino)
 }
 
 /// Whether `name` is itself a directory (a link to one is not).

@@ -1,0 +1,9 @@
+//! Index, manifest and configuration of an image.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable");
+    thawd::image::fuzzing::documents(data, folder.path());
+});
