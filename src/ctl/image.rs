@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::image_registry::{self, PullArgs, PushArgs};
 use super::table::bytes;
 use super::{CtlError, Format, complain, print};
 use crate::config::Paths;
@@ -21,9 +22,13 @@ pub(super) enum Command {
     Build(Args),
     /// Pin the newest npm packages that fit image.toml in its package-lock.json
     Lock(Args),
+    /// Get an image from a registry into an OCI image layout
+    Pull(PullArgs),
+    /// Send the image of an OCI image layout to a registry
+    Push(PushArgs),
 }
 
-/// Arguments of both.
+/// Arguments of `build` and `lock`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Folder that holds image.toml
@@ -37,24 +42,27 @@ pub(super) struct Args {
     cache: PathBuf,
 }
 
-/// Builds or pins, with progress on stderr. Blocks; Ctrl-C ends it at any time and loses only the layer being made.
-pub(super) fn image(command: &Command, format: Format) -> Result<(), CtlError> {
-    let (Command::Build(args) | Command::Lock(args)) = command;
+/// Does it, with progress on stderr. Builds block; Ctrl-C ends it at any time and loses only the layer being made.
+pub(super) async fn image(command: &Command, format: Format) -> Result<(), CtlError> {
+    let args = match command {
+        Command::Build(args) | Command::Lock(args) => args,
+        Command::Pull(args) => return image_registry::pull(args, format).await,
+        Command::Push(args) => return image_registry::push(args, format).await,
+    };
     let folder = args.manifest_dir.canonicalize().map_err(|e| usage(&args.manifest_dir, &e))?;
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let layout = args.output.clone().unwrap_or_else(|| Paths::default().layouts().join(&name));
     let options = BuildOptions::new(layout, &args.cache);
-    match command {
-        Command::Lock(_) => lock(&folder, &options, &Terminal::new(&name))?,
-        Command::Build(_) => {
-            if let Some(parent) = options.layout_dir.parent() {
-                std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
-            }
-            let report = build(&folder, &options, &Terminal::new(&name))?;
-            report.notes.iter().for_each(|note| complain(note));
-            print(&described(&report, format)?)?;
-        }
+    if matches!(command, Command::Lock(_)) {
+        lock(&folder, &options, &Terminal::new(&name))?;
+        return Ok(());
     }
+    if let Some(parent) = options.layout_dir.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
+    }
+    let report = build(&folder, &options, &Terminal::new(&name))?;
+    report.notes.iter().for_each(|note| complain(note));
+    print(&described(&report, format)?)?;
     Ok(())
 }
 

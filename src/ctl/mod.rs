@@ -5,6 +5,7 @@
 mod doctor;
 mod exit;
 mod image;
+mod image_registry;
 mod interrupt;
 mod logs;
 mod printer;
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::client::{Client, ClientError, DEFAULT_SOCKET};
 use crate::image::build::BuildError;
+use crate::image::registry::RegistryError;
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
 #[derive(Debug, Parser)]
@@ -58,7 +60,7 @@ enum Command {
     Providers,
     /// List the images in the daemon's store
     Images,
-    /// Build images
+    /// Build images, get them from registries and send them there
     #[command(subcommand)]
     Image(image::Command),
     /// Print the output of an execution
@@ -83,6 +85,8 @@ enum CtlError {
     Usage(String),
     #[error("the image was not built: {0}")]
     Build(#[from] BuildError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -127,7 +131,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Containers => view::containers(&client, cli.format).await?,
         Command::Providers => view::providers(&client, cli.format).await?,
         Command::Images => view::images(&client, cli.format).await?,
-        Command::Image(command) => image::image(&command, cli.format)?,
+        Command::Image(command) => Box::pin(image::image(&command, cli.format)).await?,
         Command::Logs(args) => logs::logs(&client, &args, cli.format).await?,
         Command::Inspect(args) => view::inspect(&client, &args).await?,
         Command::Version => print(&format!("thawctl {}\n", env!("CARGO_PKG_VERSION")))?,

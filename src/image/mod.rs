@@ -9,6 +9,7 @@ pub mod build;
 mod digest;
 mod layout;
 pub mod progress;
+pub mod registry;
 mod store;
 mod unpack;
 
