@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::image_registry::{self, PullArgs, PushArgs};
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::{bytes, table};
 use super::{CtlError, Format, complain, print};
@@ -37,6 +38,10 @@ pub(super) enum Command {
     Verify(StoreArgs),
     /// Bring in an OCI layout, an OCI archive or the output of `docker save`
     Import(ImportArgs),
+    /// Get an image from a registry into an OCI image layout
+    Pull(PullArgs),
+    /// Send the image of an OCI image layout to a registry
+    Push(PushArgs),
 }
 
 /// Arguments of `build` and `lock`.
@@ -75,7 +80,7 @@ impl Args {
 
 /// Does it, with progress on stderr; returns the exit code. Blocks; Ctrl-C ends it at any time, and loses only what is
 /// under way.
-pub(super) fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
+pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
     match command {
         Command::Build(args) => built(args, format)?,
         Command::Lock(args) => {
@@ -91,6 +96,8 @@ pub(super) fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
         Command::Prune(args) => image_store::prune(args, format)?,
         Command::Verify(args) => return image_store::verify(args, format),
         Command::Import(args) => image_store::import(args, format)?,
+        Command::Pull(args) => image_registry::pull(args, format).await?,
+        Command::Push(args) => image_registry::push(args, format).await?,
     }
     Ok(0)
 }

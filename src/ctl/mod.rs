@@ -5,6 +5,7 @@
 mod doctor;
 mod exit;
 mod image;
+mod image_registry;
 mod image_store;
 mod interrupt;
 mod logs;
@@ -23,6 +24,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::client::{Client, ClientError, DEFAULT_SOCKET};
 use crate::image::StoreError;
 use crate::image::build::BuildError;
+use crate::image::registry::RegistryError;
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
 #[derive(Debug, Parser)]
@@ -60,7 +62,7 @@ enum Command {
     Providers,
     /// List the images in the daemon's store
     Images,
-    /// Build images, bring them in, check and remove them
+    /// Build images, get them from registries, bring them in, check and remove them
     #[command(subcommand)]
     Image(image::Command),
     /// Print the output of an execution
@@ -87,6 +89,8 @@ enum CtlError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -125,7 +129,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
     match cli.command {
         Command::Run(args) => return Box::pin(run::run(&client, *args, cli.format)).await,
         Command::Cancel(args) => return view::cancel(&client, &args).await,
-        Command::Image(command) => return image::image(&command, cli.format),
+        Command::Image(command) => return Box::pin(image::image(&command, cli.format)).await,
         Command::Doctor => return doctor::doctor(&client, cli.format).await,
         Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
         Command::Pools => view::pools(&client, cli.format).await?,

@@ -227,7 +227,7 @@ fn media_type(descriptor: &Descriptor) -> &str {
 }
 
 /// This machine's architecture as OCI (and Go) call it.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

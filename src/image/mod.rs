@@ -11,6 +11,7 @@ mod digest;
 pub mod fuzzing;
 mod layout;
 pub mod progress;
+pub mod registry;
 mod store;
 mod unpack;
 
