@@ -50,7 +50,7 @@ echo "http://127.0.0.1:$port, known in containers as http://upstream.test:$port"
 
 say "the daemon"
 mkdir "$work/providers"
-cp "$root"/providers/{openai,anthropic,google}.toml "$work/providers"
+cp "$root"/providers/*.toml "$work/providers"
 cat > "$work/thawd.toml" << TOML
 [api]
 socket = "$THAWD_SOCKET"
