@@ -89,7 +89,8 @@ pub fn median(series: &[Series], name: &str) -> Option<f64> {
 
 impl Fact {
     fn met(&self) -> Option<bool> {
-        self.goal.map(|goal| match goal {
+        // Without a value (a peer is absent) nothing is met or missed.
+        self.goal.filter(|_| !self.value.is_nan()).map(|goal| match goal {
             Goal::AtMost(most) => self.value <= most,
             Goal::AtLeast(least) => self.value >= least,
         })
@@ -110,6 +111,7 @@ impl Fact {
 
 fn amount(value: f64, unit: &str) -> String {
     match unit {
+        _ if value.is_nan() => "not measured".to_owned(),
         "us" => human(value),
         "bytes" => crate::stats::human_bytes(value),
         "" => format!("{value}"),
