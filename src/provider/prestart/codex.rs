@@ -21,9 +21,10 @@ pub(super) struct Codex {
     /// What to ask once the login is done.
     turn: Option<Turn>,
     answer: Answer,
-    /// Whether it asked for another token while nothing had been answered, and could have renewed it by itself.
-    wants_renewal: bool,
+    /// Whether the token could be renewed by a codex that has the file.
     renewable: bool,
+    /// Whether it asked for another token, the provider having refused the one that it has.
+    refused: bool,
     /// Last thing that it complained about.
     last_error: Option<String>,
 }
@@ -208,8 +209,7 @@ impl Codex {
     /// codex asks: for another token, or for leave to do something. It gets neither; without any answer it would wait.
     fn request(&mut self, method: &str, id: &Value) -> Vec<Step> {
         if method == "account/chatgptAuthTokens/refresh" {
-            self.wants_renewal = self.renewable && !self.answer.spoke;
-            self.last_error = Some("the provider refused the access token (401)".to_owned());
+            self.refused = true;
         }
         let error = json!({"code": -32601, "message": "not available here"});
         vec![Step::Write(Input::line(&json!({"id": id, "error": error})))]
@@ -251,6 +251,9 @@ impl Codex {
         if turn["status"] == "completed" {
             return Ok(());
         }
+        if self.refused {
+            return Err("the provider refused the access token (401 Unauthorized)".to_owned());
+        }
         let error = words(&turn["error"]["message"]).or_else(|| words(&turn["error"]));
         Err(match (error, self.last_error.take()) {
             (Some(error), Some(last)) if error != last => format!("{error} ({last})"),
@@ -260,7 +263,7 @@ impl Codex {
     }
 
     pub(super) fn wants_renewal(&self) -> bool {
-        self.wants_renewal
+        self.refused && self.renewable && !self.answer.spoke
     }
 
     pub(super) fn last_error(self) -> Option<String> {
