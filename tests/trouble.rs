@@ -71,14 +71,19 @@ async fn an_execution_that_cannot_start_can_be_cancelled_and_its_streams_end() {
 
 #[tokio::test]
 async fn a_stop_while_nothing_gets_on_leaves_nothing_behind() {
-    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
     daemon.settled().await;
     std::fs::write(core(&daemon).join("cgroup.freeze"), "1").unwrap();
     let body = serde_json::to_vec(&shell("echo never")).unwrap();
     let _starting = daemon.open("POST /v1/executions", &with_accept(), &body).await;
     eventually("it is pending", || async { daemon.client.executions().await.unwrap().pop() }).await;
-    // Neither does the refill get on, whose container is cloned into the frozen cgroup: the spawner is given up.
-    daemon.stop().await;
+    // Neither does the refill get on, whose container is cloned into the frozen cgroup: the spawner is given up, and
+    // what it had cloned may end so late that init reaps it instead of the daemon.
+    let family = daemon.family();
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().await.success());
+    eventually("all are reaped", || async { (!family.iter().any(|process| process.exists())).then_some(()) }).await;
+    daemon.assert_nothing_left(&family);
 }
 
 #[tokio::test]
