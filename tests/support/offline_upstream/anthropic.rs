@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::stream::Frame;
+use super::stream::Frame;
 
 /// Text of the last message of the user, without the reminders that claude-code adds to it.
 pub fn prompt(body: &Value) -> Option<String> {

@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::Value;
 
-use crate::{anthropic, google, misbehave::Api, openai};
+use super::{anthropic, google, misbehave::Api, openai};
 
 /// What a request asks for, read off its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

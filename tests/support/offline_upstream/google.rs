@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::stream::Frame;
+use super::stream::Frame;
 
 /// Text of the last message of the user, without the context that the CLI puts before it; Code Assist wraps the
 /// request in `request`.

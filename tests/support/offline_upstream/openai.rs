@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::stream::Frame;
+use super::stream::Frame;
 
 /// Text of the last message of the user.
 pub fn prompt(body: &Value) -> Option<String> {

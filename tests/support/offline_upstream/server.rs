@@ -17,7 +17,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{
+use super::{
     accounts,
     answer::{answer, tokens},
     anthropic,
