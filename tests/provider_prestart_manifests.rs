@@ -32,8 +32,9 @@ fn variable<'a>(plan: &'a Plan, name: &str) -> Option<&'a str> {
 
 #[test]
 fn nothing_of_a_request_is_in_what_is_started() {
-    for (name, provider) in shipped() {
-        let plan = plan(&name, None, None);
+    // The unified providers are programs of one call, with nothing to start ahead of time.
+    for name in ["openai", "anthropic", "google"] {
+        let (provider, plan) = (&shipped()[name], plan(name, None, None));
         let pieces = || plan.argv.iter().chain(plan.env.iter().map(|(_, value)| value));
         assert!(pieces().all(|piece| !piece.contains('{')), "{name}: a placeholder is left: {:?}", plan.argv);
         for credential in &provider.credentials.env {
