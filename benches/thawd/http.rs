@@ -198,6 +198,30 @@ impl Client {
         Ok(Events { body: BufReader::with_capacity(256 * 1024, body), last, line: Vec::new(), sent })
     }
 
+    /// Starts an execution and reads its raw output to the end; `at_first` is called when the first bytes came.
+    pub fn bytes(&mut self, request: &RawRequest, at_first: impl FnOnce() -> Result<()>) -> Result<Bytes> {
+        let (status, mut body, last, _) = self.exchange(&request.0)?;
+        let mut buffer = vec![0; 256 * 1024];
+        let (mut count, mut first) = (0, None);
+        let mut at_first = Some(at_first);
+        loop {
+            let length = body.read(&mut buffer)?;
+            if length == 0 {
+                break;
+            }
+            if status != 200 {
+                bail!("the daemon answered {status}: {}", String::from_utf8_lossy(&buffer[..length]));
+            }
+            count += length;
+            first.get_or_insert(last.get());
+            if let Some(at_first) = at_first.take() {
+                at_first()?;
+            }
+        }
+        ensure!(body.done && body.remaining == 0, "the stream broke off after {count} bytes");
+        Ok(Bytes { count, time: first.map_or(Duration::ZERO, |first| last.get().duration_since(first)) })
+    }
+
     /// Keeps the connection of a stream that was read to its end.
     pub fn keep(&mut self, events: Events) {
         let body = events.body.into_inner();
@@ -214,14 +238,38 @@ pub struct Request(Vec<u8>);
 impl Request {
     /// From the JSON body.
     pub fn new(body: &Value) -> Self {
-        let body = body.to_string();
-        let head = format!(
-            "POST /v1/executions HTTP/1.1\r\nHost: thawd\r\nContent-Type: application/json\r\n\
-             Accept: text/event-stream\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        Self((head + &body).into_bytes())
+        Self(encode(body, "text/event-stream"))
     }
+}
+
+/// The same for its raw output.
+#[derive(Debug, Clone)]
+pub struct RawRequest(Vec<u8>);
+
+impl RawRequest {
+    /// From the JSON body.
+    pub fn new(body: &Value) -> Self {
+        Self(encode(body, "application/octet-stream"))
+    }
+}
+
+fn encode(body: &Value, accept: &str) -> Vec<u8> {
+    let body = body.to_string();
+    let head = format!(
+        "POST /v1/executions HTTP/1.1\r\nHost: thawd\r\nContent-Type: application/json\r\n\
+         Accept: {accept}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    (head + &body).into_bytes()
+}
+
+/// A raw stream that was read to its end.
+#[derive(Debug)]
+pub struct Bytes {
+    /// How many came.
+    pub count: usize,
+    /// From the first to the last.
+    pub time: Duration,
 }
 
 /// A finished execution as its client saw it.

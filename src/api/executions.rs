@@ -9,17 +9,18 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{ApiError, PeerCredentials, body, events};
-use crate::execution::Handle;
+use super::{ApiError, PeerCredentials, body, events, output};
+use crate::execution::{Cursor, Handle, Stream};
 use crate::types::{Execution, ExecutionRequest, List, Problem};
 
 /// Starts an execution.
 ///
-/// With `Accept: text/event-stream` the answer is the stream of its events; otherwise 201 with the execution and its
-/// `Location`. A streamed execution is cancelled when its last reader has been gone for a grace period, unless
+/// With `Accept: text/event-stream` the answer is the stream of its events, with `Accept: application/octet-stream` its
+/// standard output as it is written; otherwise 201 with the execution. `Location` is in each answer. A streamed execution is cancelled when its last reader has been gone for a grace period, unless
 /// `background` is set; one that was not streamed from the start always runs in the background.
 #[utoipa::path(post, path = "/v1/executions", request_body = ExecutionRequest, responses(
-    (status = 200, description = "the events, as text/event-stream", content_type = "text/event-stream"),
+    (status = 200, description = "the events, or the standard output", content(
+        (String = "text/event-stream"), (String = "application/octet-stream"))),
     (status = 201, description = "started", body = Execution),
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
     (status = 409, description = "cancelled before it started", body = Problem),
@@ -32,17 +33,21 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let request: ExecutionRequest = body::json(body, state.max_body_bytes).await?;
-    let streaming = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("text/event-stream"));
-    let reader = state.executions.start(request, streaming).await?;
+    let accepts = |media_type: &str| {
+        let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        values.any(|value| value.contains(media_type))
+    };
+    let (events, raw) = (accepts("text/event-stream"), accepts(output::MEDIA_TYPE));
+    let reader = state.executions.start(request, events || raw).await?;
     let id = reader.handle().id();
     tracing::info!(execution = id, peer_uid = peer.uid, peer_pid = peer.pid, "execution started");
     let location = format!("/v1/executions/{id}");
-    if streaming {
+    if events {
         let stream = events::stream(reader, 0, state.heartbeat);
+        return Ok(([(header::LOCATION, location)], stream).into_response());
+    }
+    if raw {
+        let stream = output::body(reader, Cursor::new(Stream::Stdout, 0))?;
         return Ok(([(header::LOCATION, location)], stream).into_response());
     }
     let execution = reader.handle().describe();
@@ -96,7 +101,7 @@ const MAX_ID: usize = 64;
 
 /// The id in the path, checked.
 #[derive(Debug)]
-pub struct Id(String);
+pub struct Id(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
@@ -113,6 +118,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-fn find(state: &super::State, id: &str) -> Result<Arc<Handle>, ApiError> {
+/// The execution with this id.
+///
+/// # Errors
+/// 404.
+pub fn find(state: &super::State, id: &str) -> Result<Arc<Handle>, ApiError> {
     state.executions.get(id).ok_or_else(|| ApiError::not_found("execution", id))
 }

@@ -5,6 +5,7 @@ mod events;
 mod executions;
 mod lists;
 mod openapi;
+mod output;
 mod problem;
 mod server;
 mod status;
@@ -52,6 +53,8 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/executions", post(executions::create).get(executions::list))
         .route("/v1/executions/{id}", get(executions::get))
         .route("/v1/executions/{id}/events", get(executions::events))
+        .route("/v1/executions/{id}/stdout", get(output::stdout))
+        .route("/v1/executions/{id}/stderr", get(output::stderr))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
         .route("/v1/pools", get(lists::pools))
         .route("/v1/containers", get(lists::containers))

@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use super::{executions, lists, status};
+use super::{executions, lists, output, status};
 use crate::types;
 
 #[derive(OpenApi)]
@@ -16,6 +16,8 @@ use crate::types;
         executions::get,
         executions::events,
         executions::cancel,
+        output::stdout,
+        output::stderr,
         lists::pools,
         lists::containers,
         lists::providers,

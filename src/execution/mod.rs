@@ -30,7 +30,7 @@ use crate::provider::{Provider, prestart};
 use crate::types;
 
 pub use image_run::{ImageRunError, ImageSettings, Images};
-pub use log::{Log, Numbered, Rendered};
+pub use log::{Cursor, Dropped, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 

@@ -7,22 +7,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::late::{Conversation, Late};
-use super::output::Decoder;
+use super::log::Stream;
+use super::output::{Read, Source};
 use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::cgroup::Usage;
 use crate::container::{Cli, Container, ContainerError, input_pipe, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
-use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Output, Started};
-
-/// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
-const CHUNK: usize = 64 * 1024;
+use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
 /// the kernel.
@@ -101,8 +100,8 @@ struct Running {
     tag: u32,
     baseline: Usage,
     since: Instant,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    stdout: Source,
+    stderr: Source,
     meaning: Meaning,
 }
 
@@ -135,7 +134,7 @@ pub async fn run(
     let _ = started.send(Ok(()));
     let (end, stop) = match failed {
         Some((code, detail)) => {
-            handle.log.push(&Event::Stderr(Output { data: format!("thawd: {detail}\n"), encoding: None }));
+            handle.log.push_output(Stream::Stderr, format!("thawd: {detail}\n").into());
             // Nothing ran, so there is nothing to be read out of its output.
             running.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
@@ -220,7 +219,18 @@ async fn begin(
         (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
         (None, None) => Meaning::Bytes,
     };
-    Ok((Running { container, tag, baseline, since: Instant::now(), stdout, stderr, meaning }, failed))
+    Ok((
+        Running {
+            container,
+            tag,
+            baseline,
+            since: Instant::now(),
+            stdout: Source::new(stdout),
+            stderr: Source::new(stderr),
+            meaning,
+        },
+        failed,
+    ))
 }
 
 /// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
@@ -328,32 +338,19 @@ fn stdin(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
 struct Sink<'a> {
     handle: &'a Handle,
     meaning: &'a mut Meaning,
-    stdout: Decoder,
-    stderr: Decoder,
 }
 
 impl Sink<'_> {
-    fn stdout(&mut self, bytes: &[u8]) {
-        if let Some(output) = self.stdout.push(bytes) {
-            self.handle.log.push(&Event::Stdout(output));
-        }
-        for text in self.meaning.hear(bytes) {
+    fn stdout(&mut self, read: Read) {
+        self.output(Stream::Stdout, read.shown);
+        for text in self.meaning.hear(&read.bytes) {
             self.handle.log.push(&Event::Delta(Delta { text }));
         }
     }
 
-    fn stderr(&mut self, bytes: &[u8]) {
-        if let Some(output) = self.stderr.push(bytes) {
-            self.handle.log.push(&Event::Stderr(output));
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(output) = self.stdout.finish() {
-            self.handle.log.push(&Event::Stdout(output));
-        }
-        if let Some(output) = self.stderr.finish() {
-            self.handle.log.push(&Event::Stderr(output));
+    fn output(&self, stream: Stream, bytes: Option<Bytes>) {
+        if let Some(bytes) = bytes {
+            self.handle.log.push_output(stream, bytes);
         }
     }
 }
@@ -367,9 +364,8 @@ async fn follow(
     running: &mut Running,
 ) -> (End, Option<Stop>) {
     let Running { container, tag, stdout, stderr, since, meaning, .. } = running;
-    let mut sink = Sink { handle, meaning, stdout: Decoder::default(), stderr: Decoder::default() };
-    let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let (mut out_open, mut err_open, mut silent) = (true, true, true);
+    let mut sink = Sink { handle, meaning };
+    let mut silent = true;
     let mut stop: Option<Stop> = None;
     let mut kill_at: Option<tokio::time::Instant> = None;
     let deadline = tokio::time::Instant::from_std(*since + plan.timeout);
@@ -377,24 +373,24 @@ async fn follow(
     let mut abandoned = std::pin::pin!(abandoned(handle, executions.settings.disconnect_grace, background));
 
     let end = loop {
+        // Not read while its readers are far behind, the command waits on a full pipe; as it would for `less`.
+        let paced = *handle.readers.borrow() > 0 && handle.log.is_ahead();
         let wanted = tokio::select! {
-            read = stdout.read(&mut out), if out_open => {
-                match read {
-                    Ok(length) if length > 0 => { silent = false; sink.stdout(&out[..length]); }
-                    _ => out_open = false,
+            read = stdout.read(), if stdout.is_open() && !paced => {
+                if let Some(read) = read {
+                    silent = false;
+                    sink.stdout(read);
                 }
                 if sink.meaning.is_over() && stop.is_none() {
                     break End::Answered;
                 }
                 None
             }
-            read = stderr.read(&mut err), if err_open => {
-                match read {
-                    Ok(length) if length > 0 => sink.stderr(&err[..length]),
-                    _ => err_open = false,
-                }
+            read = stderr.read(), if stderr.is_open() && !paced => {
+                sink.output(Stream::Stderr, read.and_then(|read| read.shown));
                 None
             }
+            () = handle.log.progress(), if paced => None,
             () = sink.meaning.send() => None,
             ended = container.ended(*tag) => break match ended {
                 Ok(Some(status)) => End::Status(status),
@@ -427,23 +423,19 @@ async fn follow(
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
     kill(handle, container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
-        while out_open || err_open {
+        while stdout.is_open() || stderr.is_open() {
             tokio::select! {
-                read = stdout.read(&mut out), if out_open => match read {
-                    Ok(length) if length > 0 => sink.stdout(&out[..length]),
-                    _ => out_open = false,
-                },
-                read = stderr.read(&mut err), if err_open => match read {
-                    Ok(length) if length > 0 => sink.stderr(&err[..length]),
-                    _ => err_open = false,
-                },
+                Some(read) = stdout.read(), if stdout.is_open() => sink.stdout(read),
+                Some(read) = stderr.read(), if stderr.is_open() => sink.output(Stream::Stderr, read.shown),
+                else => {}
             }
         }
     });
     if drained.await.is_err() {
         tracing::error!(execution = %handle.id, "output still open after every process was killed");
     }
-    sink.finish();
+    sink.output(Stream::Stdout, stdout.rest());
+    sink.output(Stream::Stderr, stderr.rest());
     (end, stop)
 }
 

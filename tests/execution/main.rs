@@ -8,6 +8,7 @@ mod clients;
 mod credentials;
 mod endings;
 mod output;
+mod raw;
 mod resuming;
 mod stopping;
 mod surroundings;

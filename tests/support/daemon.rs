@@ -116,6 +116,11 @@ impl Daemon {
         Answer::to(&self.socket(), request, headers, body).await
     }
 
+    /// A request without headers and body.
+    pub async fn http_owned(&self, request: String) -> Answer {
+        self.http(&request, &[], b"").await
+    }
+
     /// Sends a request by hand and leaves the answer to the caller.
     pub async fn open(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> UnixStream {
         http::open(&self.socket(), request, headers, body).await

@@ -1,0 +1,99 @@
+//! What a command writes, byte for byte, without events around it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::executions::{Id, find};
+use super::{ApiError, State as Api};
+use crate::execution::{Cursor, Dropped, Reader, Stream};
+use crate::types::Problem;
+
+/// Media type of a raw stream (RFC 2046, section 4.5.1).
+pub const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// Where to begin.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct From {
+    /// Bytes of the stream to leave out, as they have been read already.
+    #[serde(default)]
+    offset: u64,
+}
+
+/// Streams the standard output of an execution as it is written, to its end.
+///
+/// It breaks off, without the last chunk of the HTTP message, when bytes were dropped before they could be sent; with
+/// an `offset` of what has been read it goes on from there, or says that those bytes are gone.
+#[utoipa::path(get, path = "/v1/executions/{id}/stdout", params(
+    ("id" = String, Path, description = "execution id"), From),
+    responses((status = 200, content_type = "application/octet-stream", description = "the bytes"),
+        (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 410, description = "the bytes at `offset` were dropped", body = Problem)))]
+pub async fn stdout(
+    State(state): State<Arc<Api>>,
+    Id(id): Id,
+    from: Result<Query<From>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    answer(&state, &id, Stream::Stdout, from)
+}
+
+/// Streams the standard error of an execution, as its standard output.
+#[utoipa::path(get, path = "/v1/executions/{id}/stderr", params(
+    ("id" = String, Path, description = "execution id"), From),
+    responses((status = 200, content_type = "application/octet-stream", description = "the bytes"),
+        (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 410, description = "the bytes at `offset` were dropped", body = Problem)))]
+pub async fn stderr(
+    State(state): State<Arc<Api>>,
+    Id(id): Id,
+    from: Result<Query<From>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    answer(&state, &id, Stream::Stderr, from)
+}
+
+fn answer(
+    state: &Api,
+    id: &str,
+    stream: Stream,
+    from: Result<Query<From>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(From { offset }) =
+        from.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", error.body_text()))?;
+    let reader = find(state, id)?.read();
+    body(reader, Cursor::new(stream, offset))
+}
+
+/// The answer that streams from `cursor` on. While it exists, it counts as a reader.
+///
+/// # Errors
+/// 410 when the first byte is gone already.
+pub fn body(reader: Reader, mut cursor: Cursor) -> Result<Response, ApiError> {
+    let first = reader
+        .handle()
+        .log
+        .read_output(&mut cursor)
+        .map_err(|dropped| ApiError::new(StatusCode::GONE, "output_dropped", dropped.to_string()))?;
+    let chunks = futures_util::stream::try_unfold(
+        (reader, cursor, first.into_iter()),
+        |(reader, mut cursor, mut waiting)| async move {
+            loop {
+                if let Some(chunk) = waiting.next() {
+                    return Ok::<Option<(Bytes, _)>, Dropped>(Some((chunk, (reader, cursor, waiting))));
+                }
+                let more = reader.handle().log.next_output(&mut cursor).await?;
+                if more.is_empty() {
+                    return Ok(None);
+                }
+                waiting = more.into_iter();
+            }
+        },
+    );
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], Body::from_stream(chunks)).into_response())
+}
