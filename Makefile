@@ -34,7 +34,7 @@ UNITDIR ?= /lib/systemd/system
 SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
 	tests/bed/guest/init tests/bed/guest/stage2 benches/peers .ci/run $(wildcard tests/demo/*.sh)
 
-.PHONY: help deps toolchain build bench demo test test-suites test-unit test-native test-v2 kernel images unified lint audit clean install need-root
+.PHONY: help deps toolchain build bench bench-parts demo test test-suites test-unit test-native test-v2 kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +82,9 @@ bench: need-root deps build ## Compare thawd with its peers on this machine (as 
 	@benches/peers
 	$(CARGO) build --release --locked --example offline-upstream
 	$(CARGO) bench --locked --bench thawd -- $(if $(ONLY),--only $(ONLY)) --n $(N) $(BENCH_ARGS)
+
+bench-parts: need-root toolchain ## Measure the parts of a claim one by one (as root)
+	$(CARGO) bench --locked --bench parts
 
 # Static, so that its image holds nothing else; with paths that say nothing of this machine, so that the same source
 # gives the same bytes. A target directory of its own keeps the flags away from other builds.

@@ -21,8 +21,6 @@ use wire::{MAX_DATAGRAM, MAX_PROCESSES, MAX_STRINGS, Report, SPAWN_FDS, SpawnHea
 const CONTROL: c_int = 0;
 /// Stack of the vfork-style child until its exec: it only makes system calls.
 const CHILD_STACK: usize = 32 * 1024;
-/// Highest capability the bounding set is emptied up to; unknown ones answer EINVAL, which ends the loop.
-const LAST_POSSIBLE_CAP: c_int = 63;
 /// `_NSIG`, signal(7).
 const LAST_SIGNAL: c_int = 64;
 
@@ -359,13 +357,9 @@ fn enter(child: &mut Child) -> Result<(), u32> {
         let mut set: libc::sigset_t = core::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
-        for cap in 0..=LAST_POSSIBLE_CAP {
-            if libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0) != 0 {
-                if errno() == libc::EINVAL {
-                    break;
-                }
-                return Err(stage::IDENTITY);
-            }
+        // The rest went before this program was executed. Cleared last: without it, nothing else could be dropped.
+        for cap in wire::KEPT_CAPABILITIES {
+            check(libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0).into(), stage::IDENTITY)?;
         }
         // The primary group is in the list too: a file that denies the group denies us (CVE-2022-36109).
         let groups = [gid];

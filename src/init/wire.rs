@@ -19,6 +19,9 @@ pub const MAX_PROCESSES: usize = 32;
 /// Descriptors that accompany [`op::SPAWN`]: stdin, stdout, stderr.
 pub const SPAWN_FDS: usize = 3;
 
+/// Capabilities that `thaw-init` keeps, by number (capabilities(7)): KILL, SETGID, SETUID, SETPCAP. Commands have none.
+pub const KEPT_CAPABILITIES: [i32; 4] = [5, 6, 7, 8];
+
 /// First byte of each datagram.
 pub mod op {
     /// Daemon → init: run a command. [`super::SpawnHeader`], then NUL-terminated cwd, arguments and environment.

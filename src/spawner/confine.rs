@@ -117,7 +117,13 @@ fn limit(resource: Resource, value: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Confinement;
+    use super::{Confinement, KEPT};
+    use crate::init::wire::KEPT_CAPABILITIES;
+
+    #[test]
+    fn thaw_init_drops_from_each_command_what_it_keeps_itself() {
+        assert_eq!(KEPT.bits(), KEPT_CAPABILITIES.iter().fold(0, |bits, capability| bits | 1 << capability));
+    }
 
     #[test]
     fn the_filter_compiles_within_the_kernels_limit() {

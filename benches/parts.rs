@@ -1,0 +1,125 @@
+//! What the parts of a claim cost, each on its own; `benches/thawd` measures the whole.
+//!
+//! `make bench-parts`, as root: the control groups are real ones.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::process::{Command as Program, Stdio};
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use thawd::cgroup::Hierarchy;
+use thawd::container::Command;
+use thawd::egress::Policy;
+use thawd::execution::{Cursor, Log, Stream};
+use thawd::provider::{self, Dialect, DialectParser, PromptSpec};
+use thawd::types::{Delta, Event, ExecutionRequest};
+
+const REQUEST: &str = r#"{"provider": "openai", "user": "u1", "prompt": "What is 3*67?", "credentials":
+    {"files": {"auth.json": "{\"tokens\": {\"access_token\": \"x\"}}"}}, "labels": {"run": "1"}}"#;
+
+/// One word of an answer as claude prints it.
+const CLAUDE: &str = concat!(
+    r#"{"type":"stream_event","event":{"delta":{"text":"word ","type":"text_delta"},"index":0,"#,
+    r#""type":"content_block_delta"},"parent_tool_use_id":null}"#,
+    "\n"
+);
+
+fn requests(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("request");
+    group.bench_function("parse", |bencher| {
+        bencher.iter(|| serde_json::from_str::<ExecutionRequest>(black_box(REQUEST)).unwrap());
+    });
+    let providers = provider::load_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("providers")).unwrap();
+    let files = ["auth.json"];
+    group.bench_function("codex's command", |bencher| {
+        let spec = PromptSpec { prompt: "What is 3*67?", credential_files: &files, ..PromptSpec::default() };
+        bencher.iter(|| providers["openai"].invocation(black_box(&spec)).unwrap());
+    });
+    let command = Command {
+        argv: ["codex", "exec", "--json", "-m", "gpt-5-codex", "-"].map(str::to_owned).to_vec(),
+        env: (0..16).map(|number| (format!("NAME_{number}"), "value".to_owned())).collect(),
+        cwd: "/home/runtime".to_owned(),
+        user: 1000,
+        group: 1000,
+    };
+    group.bench_function("encode for thaw-init", |bencher| bencher.iter(|| black_box(&command).encode().unwrap()));
+    let policy = Policy::new(&["api.openai.com:443", "*.openai.com:443"], BTreeMap::new(), Vec::new()).unwrap();
+    group.bench_function("egress decision", |bencher| bencher.iter(|| policy.decide(black_box("api.openai.com"), 443)));
+    group.finish();
+}
+
+fn output(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("output");
+    group.bench_function("log: push and read a word", |bencher| {
+        let log = Log::new(1 << 20);
+        let mut after = 0;
+        bencher.iter(|| {
+            log.push(&Event::Delta(Delta { text: "word ".to_owned() }));
+            after = log.read(after, 64).last().map_or(after, |event| event.sequence);
+        });
+    });
+    let chunk = Bytes::from(vec![b'x'; 64 << 10]);
+    group.throughput(Throughput::Bytes(chunk.len() as u64));
+    group.bench_function("log: push and read 64 KiB as bytes", |bencher| {
+        let log = Log::new(1 << 20);
+        let mut cursor = Cursor::new(Stream::Stdout, 0);
+        bencher.iter(|| {
+            log.push_output(Stream::Stdout, chunk.clone());
+            log.read_output(&mut cursor).unwrap()
+        });
+    });
+    group.bench_function("log: push and read 64 KiB as an event", |bencher| {
+        let log = Log::new(1 << 20);
+        let mut after = 0;
+        bencher.iter(|| {
+            log.push_output(Stream::Stdout, chunk.clone());
+            after = log.read(after, 64).last().map_or(after, |event| event.sequence);
+        });
+    });
+    let lines = CLAUDE.repeat(100);
+    group.throughput(Throughput::Bytes(lines.len() as u64));
+    group.bench_function("claude's dialect, 100 lines", |bencher| {
+        bencher.iter_batched_ref(
+            || DialectParser::new(Dialect::ClaudeStreamJson),
+            |parser| parser.push(black_box(lines.as_bytes())),
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn cgroups(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("cgroup");
+    let name = format!("thawd-parts-{}", std::process::id());
+    let hierarchy = Hierarchy::prepare(&name).expect("run it as root, on cgroup v2 or a hybrid host");
+    group.bench_function("create and remove", |bencher| {
+        bencher.iter(|| {
+            let cgroup = hierarchy.create("a", 64 << 20, 64).unwrap();
+            hierarchy.remove(&cgroup).unwrap();
+        });
+    });
+    let cgroup = hierarchy.create("b", 64 << 20, 64).unwrap();
+    let mut sleeper = Program::new("sleep").arg("1000").stdout(Stdio::null()).spawn().unwrap();
+    let procs = hierarchy.layout().core().join(hierarchy.relative_path("b")).join("cgroup.procs");
+    fs::write(procs, sleeper.id().to_string()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    group.bench_function("freeze, confirmed, and thaw", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(cgroup.freeze()).unwrap();
+            cgroup.thaw().unwrap();
+        });
+    });
+    cgroup.kill().unwrap();
+    sleeper.wait().unwrap();
+    runtime.block_on(cgroup.wait_empty()).unwrap();
+    hierarchy.remove(&cgroup).unwrap();
+    hierarchy.remove_base();
+    group.finish();
+}
+
+criterion_group!(parts, requests, output, cgroups);
+criterion_main!(parts);
