@@ -38,9 +38,14 @@ pub struct Cli {
     pub stderr: pipe::Receiver,
 }
 
+/// Capacity asked for, bytes: fewer wake-ups while much is written. What is not written costs nothing.
+const PIPE_BYTES: usize = 256 * 1024;
+
 /// A pipe whose read end is ours.
 pub fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
+    // Refused beyond the limits of pipe(7), where the default does as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
     Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
 }
 

@@ -21,6 +21,9 @@ const EVENT_OVERHEAD: usize = 64;
 /// Most that one read takes out, bytes, unless a single event is larger: a reader that stalls keeps that much alive.
 const READ_BYTES: usize = 256 * 1024;
 
+/// Most output in one event, bytes.
+const EVENT_BYTES: usize = 64 * 1024;
+
 /// How long a command waits for readers that do not read at all.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -155,25 +158,28 @@ impl Log {
 
     /// Appends an event; `Exit` closes the log, and nothing can follow it.
     pub fn push(&self, event: &Event) {
-        self.append(Piece::Other(render(event)), matches!(event, Event::Exit(_)));
+        self.append([Piece::Other(render(event))], matches!(event, Event::Exit(_)));
     }
 
-    /// Appends a piece of output; see [`output::Source`] for where it may be cut.
+    /// Appends output, in events of at most [`EVENT_BYTES`] and a quarter of the log's limit.
     pub fn push_output(&self, stream: Stream, bytes: Bytes) {
-        self.append(Piece::Output(stream, bytes), false);
+        let most = EVENT_BYTES.min(self.limit / 4);
+        self.append(output::pieces(bytes, most).map(|piece| Piece::Output(stream, piece)), false);
     }
 
-    fn append(&self, piece: Piece, last: bool) {
+    fn append(&self, pieces: impl IntoIterator<Item = Piece>, last: bool) {
         let number = {
             let mut inner = self.lock();
             if inner.closed {
                 return;
             }
             inner.closed = last;
-            inner.bytes += piece.charge();
-            inner.charged += piece.charge() as u64;
-            let charged = inner.charged;
-            inner.events.push_back((piece, charged));
+            for piece in pieces {
+                inner.bytes += piece.charge();
+                inner.charged += piece.charge() as u64;
+                let charged = inner.charged;
+                inner.events.push_back((piece, charged));
+            }
             // The newest event stays even if it alone is over the limit: the exit must be readable.
             while inner.bytes > self.limit && inner.events.len() > 1 {
                 if let Some((dropped, _)) = inner.events.pop_front() {

@@ -5,16 +5,18 @@ use std::io;
 use base64::Engine;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::types::{Encoding, Output};
 
-/// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
-pub const CHUNK: usize = 64 * 1024;
+/// Output is read into slabs of this size, bytes, piece behind piece: so a slab that is kept is nearly full.
+const SLAB: usize = 256 * 1024;
 
-/// A shorter piece is copied instead of keeping a buffer of [`CHUNK`] bytes for it.
-const COPIED: usize = CHUNK / 4;
+/// Least room for a piece, bytes; with less a new slab is begun.
+const ROOM: usize = 64 * 1024;
+
+/// A shorter piece is copied, bytes: a line of output must not keep a slab alive.
+const COPIED: usize = 16 * 1024;
 
 /// Reads one output of a command, in pieces that are valid UTF-8 where the output is: a character that arrives in two
 /// reads is held back until it is whole.
@@ -50,8 +52,19 @@ impl Source {
     /// Reads the next piece; `None` at the end, and never again after it. Cancelling it loses nothing.
     pub async fn read(&mut self) -> Option<Read> {
         let Some(pipe) = &mut self.pipe else { return std::future::pending().await };
-        self.buffer.reserve(CHUNK);
-        let read: io::Result<usize> = pipe.read_buf(&mut self.buffer).await;
+        let read: io::Result<usize> = loop {
+            if let Err(error) = pipe.readable().await {
+                break Err(error);
+            }
+            // Not before there is something: most executions write nothing to one of the two.
+            if self.buffer.capacity() < ROOM {
+                self.buffer = BytesMut::with_capacity(SLAB);
+            }
+            match pipe.try_read_buf(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => break read,
+            }
+        };
         match read {
             Ok(length) if length > 0 => {}
             // A pipe that cannot be read says nothing more either.
@@ -82,6 +95,17 @@ impl Source {
         let rest = std::mem::take(&mut self.pending);
         (!rest.is_empty()).then_some(rest)
     }
+}
+
+/// Cuts output into pieces of at most `most` bytes, between characters.
+pub fn pieces(mut bytes: Bytes, most: usize) -> impl Iterator<Item = Bytes> {
+    // Room for any character, so that each piece has something in it.
+    let most = most.max(4);
+    std::iter::from_fn(move || {
+        let length = bytes.len().min(most);
+        let cut = if length < bytes.len() { length - unfinished(&bytes[..length]) } else { length };
+        (length > 0).then(|| bytes.split_to(cut))
+    })
 }
 
 /// How many bytes at the end are the start of a character (RFC 3629, section 4).
@@ -119,9 +143,10 @@ pub fn json(bytes: &[u8]) -> String {
 mod tests {
     use std::io::Write;
 
+    use bytes::Bytes;
     use tokio::net::unix::pipe;
 
-    use super::{CHUNK, Source, json, unfinished};
+    use super::{ROOM, SLAB, Source, json, pieces, unfinished};
 
     #[test]
     fn what_may_become_a_character_is_unfinished() {
@@ -172,10 +197,10 @@ mod tests {
         let reader: std::os::fd::OwnedFd = reader.into();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
         let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap());
-        let text: Vec<u8> = (0..CHUNK * 4).map(|index| b'a' + (index % 23) as u8).collect();
+        let text: Vec<u8> = (0..SLAB * 3).map(|index| b'a' + (index % 23) as u8).collect();
         let expected = text.clone();
         let feeder = std::thread::spawn(move || {
-            for piece in text.chunks(CHUNK - 1) {
+            for piece in text.chunks(ROOM - 1) {
                 let (small, large) = piece.split_at(piece.len().min(7));
                 writer.write_all(small).unwrap();
                 writer.write_all(large).unwrap();
@@ -187,6 +212,18 @@ mod tests {
         }
         feeder.join().unwrap();
         assert!(all == expected);
+    }
+
+    #[test]
+    fn pieces_end_between_characters() {
+        let text = "a€€😀b";
+        let cut = |most| -> Vec<_> { pieces(text.into(), most).collect() };
+        assert_eq!(cut(1), ["a€", "€", "😀", "b"], "at least a character");
+        assert_eq!(cut(6), ["a€", "€", "😀b"]);
+        assert_eq!(cut(100), [text]);
+        assert_eq!(pieces(Default::default(), 5).count(), 0);
+        let binary = [0x80u8; 10];
+        assert_eq!(pieces(Bytes::copy_from_slice(&binary), 4).map(|piece| piece.len()).collect::<Vec<_>>(), [4, 4, 2]);
     }
 
     #[test]
