@@ -48,7 +48,7 @@ pub(in crate::image) fn unpack(
         used: used.clone(),
         limits,
         progress,
-        buffer: vec![0; 256 * 1024],
+        buffer: vec![0; 64 * 1024],
     };
     headers::each(archive, |item, content| reader.item(item, content))?;
     let (mut list, _, contents) = reader.list.finish();
