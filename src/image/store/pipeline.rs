@@ -14,8 +14,8 @@ use crate::image::layout::{Compression, LayerBlob};
 
 /// Bytes of a chunk: enough to make handing it on cheap, little enough to stay in a processor's cache.
 const CHUNK: usize = 128 * 1024;
-/// Chunks that may wait between two threads.
-const WAITING: usize = 4;
+/// Chunks that may wait between two threads: a few MiB of memory for each layer that is unpacked.
+const WAITING: usize = 16;
 
 /// What came of reading a blob.
 pub(super) struct Produced {
