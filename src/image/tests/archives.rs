@@ -172,6 +172,24 @@ fn every_limit_holds() {
 }
 
 #[test]
+fn a_window_of_zstd_that_would_take_a_gigabyte_of_memory() {
+    let bench = Bench::new();
+    for (log, taken) in [(27, true), (28, false), (30, false)] {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(&tar([file("a", "")])).unwrap();
+        bench.layout_of_blob(ZSTD, &encoder.finish().unwrap());
+        bench.with_diff_id(&sha256(&tar([file("a", "")])));
+        if taken {
+            bench.ensure().unwrap();
+            bench.store().remove("crafted").unwrap();
+        } else {
+            bench.refuses_layout("Frame requires too much memory");
+        }
+    }
+}
+
+#[test]
 fn bombs_end_at_the_limit() {
     // 64 MiB of zeros in a few kilobytes: as a file, as padding after the end, and as an extension header.
     let zeros = "\0".repeat(64 << 20);
