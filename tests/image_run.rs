@@ -175,7 +175,8 @@ fn seen(folder: &Path) -> Vec<(String, u64, i64)> {
         .map(|entry| {
             let entry = entry.unwrap();
             let metadata = fs::symlink_metadata(entry.path()).unwrap();
-            let inside = if metadata.is_dir() { fs::read_dir(entry.path()).unwrap().count() as u64 } else { metadata.len() };
+            let inside =
+                if metadata.is_dir() { fs::read_dir(entry.path()).unwrap().count() as u64 } else { metadata.len() };
             (entry.file_name().into_string().unwrap(), inside, metadata.mtime_nsec())
         })
         .collect();
@@ -191,7 +192,9 @@ async fn starting_from_a_stored_image_copies_no_file() {
     let busybox = fs::metadata(image.rootfs.join("usr/bin/busybox")).unwrap();
     let mut seen = Vec::new();
     // In a pooled container and in one that is made for the run: the file of the layer itself.
-    for request in [support::shell("stat -c '%d:%i %h' /usr/bin/busybox"), request("test", "stat -c '%d:%i %h' /usr/bin/busybox")] {
+    for request in
+        [support::shell("stat -c '%d:%i %h' /usr/bin/busybox"), request("test", "stat -c '%d:%i %h' /usr/bin/busybox")]
+    {
         let outcome = daemon.run(&request).await;
         seen.push(String::from_utf8_lossy(&outcome.stdout).trim().to_owned());
     }

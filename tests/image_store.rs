@@ -161,12 +161,10 @@ fn a_build_killed_at_any_moment_leaves_nothing_that_looks_whole() {
         }
         let _ = fs::remove_dir_all(&store);
         // What was left in the cache does no harm to the next build: it gives the same image.
-        let again = thawctl(
-            &["build"],
-            &[("--output", layout.clone()), ("--cache", cache.clone()), ("--", manifest.clone())],
-        )
-        .wait()
-        .unwrap();
+        let again =
+            thawctl(&["build"], &[("--output", layout.clone()), ("--cache", cache.clone()), ("--", manifest.clone())])
+                .wait()
+                .unwrap();
         assert!(again.success());
         let image = Store::open(&store).unwrap().ensure(&layout).unwrap();
         assert_eq!(digest.as_ref(), Some(&image.digest));

@@ -113,11 +113,13 @@ fn make_certificates(folder: &Path) {
         assert!(output.status.success(), "{output:?}");
     };
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-    let authority = ["req", "-x509", "-days", "2", "-subj", "/CN=thawd test authority", "-keyout", "ca.key", "-out", "ca.crt"];
+    let authority =
+        ["req", "-x509", "-days", "2", "-subj", "/CN=thawd test authority", "-keyout", "ca.key", "-out", "ca.crt"];
     openssl(&[&authority[..], &key[..]].concat());
     openssl(&[&["req", "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr"], &key[..]].concat());
     std::fs::write(folder.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
-    let sign = ["x509", "-req", "-days", "2", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
+    let sign =
+        ["x509", "-req", "-days", "2", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
     openssl(&[&sign[..], &["-extfile", "extensions", "-out", "server.crt"]].concat());
 }
 

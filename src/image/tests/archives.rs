@@ -107,7 +107,8 @@ fn a_million_entries_exactly_are_taken() {
     assert!(files_in(&bench.ensure().unwrap().rootfs).is_empty());
     // The limit is for the image and not for a layer: one more directory in a second layer is too much.
     let bench = Bench::with(Limits { entries: 3, ..Limits::default() });
-    bench.refuses(&[tar([directory("a"), directory("b")]), tar([directory("c"), directory("d")])], "limit of 3 entries");
+    bench
+        .refuses(&[tar([directory("a"), directory("b")]), tar([directory("c"), directory("d")])], "limit of 3 entries");
 }
 
 /// A compressed archive of `count` entries of one kind, and its diff id; it is never in memory as a whole.
