@@ -31,10 +31,20 @@ DATADIR ?= /usr/share
 SYSCONFDIR ?= /etc
 UNITDIR ?= /lib/systemd/system
 
-SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
-	tests/bed/guest/init tests/bed/guest/stage2 benches/peers .ci/run $(wildcard tests/demo/*.sh)
+# Seconds for each fuzz target.
+FUZZ_SECONDS ?= 600
+# What "make bench-unpack" measures: folders of images/, and rounds of each.
+UNPACK_IMAGES ?= openai anthropic google
+UNPACK_ROUNDS ?= 50
+# Where the static programs that go into images are built.
+STATIC_DIR ?= target/static
 
-.PHONY: help deps toolchain build bench bench-parts demo test test-suites test-unit test-native test-v2 kernel images unified lint audit clean install need-root
+SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
+	tests/bed/guest/init tests/bed/guest/stage2 benches/peers fuzz/run images/crun images/twice .ci/run \
+	$(wildcard tests/demo/*.sh)
+
+.PHONY: help deps toolchain build bench bench-parts bench-unpack fuzz images-crun images-twice demo test test-suites \
+	test-unit test-native test-v2 kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,11 +101,23 @@ bench-parts: need-root toolchain ## Measure the parts of a claim one by one (as 
 unified: toolchain ## Build the program of the image "unified", static and small
 	host=$$(rustc -vV | sed -n 's/^host: //p'); \
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/thawd" \
-		$(CARGO) build --locked --profile unified --bin thaw-unified --target $$host --target-dir target/static; \
-	install -m 755 target/static/$$host/unified/thaw-unified target/static/thaw-unified
+		$(CARGO) build --locked --profile unified --bin thaw-unified --target $$host --target-dir $(STATIC_DIR); \
+	install -m 755 $(STATIC_DIR)/$$host/unified/thaw-unified $(STATIC_DIR)/thaw-unified
 
 images: need-root deps build unified ## Build the runtime images of the three clients, and the one of API clients
 	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
+
+images-twice: need-root deps build ## Build the images twice from empty caches and compare their digests and sizes
+	images/twice $(IMAGES)
+
+images-crun: need-root deps build unified kernel ## Start a container of each image with crun on cgroup v2 (as root)
+	images/crun
+
+bench-unpack: need-root deps ## Unpack the images beside umoci and tar (as root; UNPACK_IMAGES=google UNPACK_ROUNDS=50)
+	$(CARGO) bench --locked --bench unpack -- $(UNPACK_ROUNDS) $(UNPACK_IMAGES)
+
+fuzz: need-root toolchain ## Fuzz the readers of layers and manifests (as root; FUZZ_SECONDS=600 for each)
+	fuzz/run $(FUZZ_SECONDS)
 
 lint: toolchain ## Formatting, clippy, and shellcheck if it is installed
 	$(CARGO) fmt --check

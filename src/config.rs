@@ -57,6 +57,8 @@ pub struct Config {
     pub container: Container,
     /// Executions and their output.
     pub execution: Execution,
+    /// What images may be like.
+    pub image: Image,
     /// Commands in images without a provider.
     pub image_run: ImageRun,
     /// Control groups.
@@ -213,6 +215,24 @@ impl Default for Execution {
     }
 }
 
+/// `[image]`: what one image may cost; the limits that have no key are in `docs/images.md`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// Sum of the sizes of all its files, bytes.
+    pub max_unpacked_bytes: u64,
+    /// Entries of all its layers together.
+    pub max_entries: u64,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        // Twenty times the largest image that thawd's forerunners had (745 MB), and ten times the files of Node's
+        // largest dependency trees.
+        Self { max_unpacked_bytes: 16 << 30, max_entries: 1_000_000 }
+    }
+}
+
 /// `[image_run]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -337,6 +357,8 @@ impl Config {
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
             ("execution.max_timeout_ms", self.execution.max_timeout_ms),
             ("egress.port", self.egress.port.into()),
+            ("image.max_unpacked_bytes", self.image.max_unpacked_bytes),
+            ("image.max_entries", self.image.max_entries),
             ("image_run.pids_max", self.image_run.pids_max.into()),
             ("image_run.timeout_seconds", self.image_run.timeout_seconds),
         ];

@@ -109,7 +109,7 @@ impl Daemon {
             let directory = paths.providers_dir.clone();
             return Err(DaemonError::UnknownProvider { name: name.clone(), directory });
         }
-        let images = Arc::new(Store::open(&paths.state_dir.join("images"))?);
+        let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
         let hierarchy = Hierarchy::prepare(&config.cgroup.name)?;
         let swept = hierarchy.sweep()?;

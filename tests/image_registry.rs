@@ -261,6 +261,36 @@ fn thawctl_pushes_and_pulls() {
     assert!(String::from_utf8_lossy(&no_password.stderr).contains("THAWCTL_REGISTRY_PASSWORD"), "{no_password:?}");
 }
 
+#[test]
+fn thawctl_believes_the_authority_that_it_is_given_and_no_other() {
+    let (registry, other, folder) = (Registry::with_tls(), Registry::with_tls(), tempfile::tempdir().unwrap());
+    let (layout, digest) = test_layout(folder.path());
+    let (layout, name) = (layout.to_str().unwrap(), format!("{}/test:v1", registry.address));
+    let authority = |registry: &Registry| registry.authority().to_str().unwrap().to_owned();
+    let (good, wrong) = (authority(&registry), authority(&other));
+    let output = thawctl(&["image", "push", layout, &name, "--ca-file", &good], folder.path(), "");
+    assert!(output.status.success(), "{output:?}");
+    let to = folder.path().join("pulled");
+    let pull = |more: &[&str]| {
+        let arguments = [&["image", "pull", &name, "--output", to.to_str().unwrap()][..], more].concat();
+        thawctl(&arguments, folder.path(), "")
+    };
+    // Without it, the registry on loopback is talked to in http, which it does not speak; with that of another it is
+    // some registry that nobody vouches for.
+    for more in [&[][..], &["--ca-file", &wrong][..]] {
+        let output = pull(more);
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        assert!(!to.exists());
+    }
+    let told = String::from_utf8(pull(&["--ca-file", &wrong]).stderr).unwrap();
+    assert!(told.contains("certificate") && told.contains(&registry.address), "{told}");
+    let index = Path::new(layout).join("index.json");
+    let told = String::from_utf8(pull(&["--ca-file", index.to_str().unwrap()]).stderr).unwrap();
+    assert!(told.contains("has no certificate in PEM form"), "{told}");
+    let output = pull(&["--ca-file", &good]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(&digest), "{output:?}");
+}
+
 #[tokio::test]
 async fn tokens_are_fetched_where_the_registry_says_and_credentials_stay_at_home() {
     let small = SmallImage::new(50_000);

@@ -3,7 +3,14 @@
 
 mod support;
 
-use support::{Daemon, Outcome};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+use support::{Daemon, Outcome, mounts_below};
+use thawd::image::Store;
+use thawd::image::progress::Quiet;
 use thawd::types::{ClaimPath, Credentials, ExecutionRequest, ExitReason};
 
 fn request(image: &str, script: &str) -> ExecutionRequest {
@@ -56,5 +63,144 @@ async fn what_cannot_be_run_is_refused_by_name() {
     assert_eq!(refused(&daemon, &neither).await.0, "provider_or_image");
     let secret = ExecutionRequest { credentials: Some(Credentials::default()), ..request("test", "true") };
     assert_eq!(refused(&daemon, &secret).await.0, "only_with_provider");
+    daemon.stop().await;
+}
+
+/// Writes what `docker save` would of an image with busybox, these links, and this user.
+fn crafted(to: &Path, links: &[(&str, &str)], user: &str) {
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    let busybox = fs::read("/bin/busybox").unwrap();
+    header.set_size(busybox.len() as u64);
+    header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
+    layer.append_data(&mut header, "bin/busybox", busybox.as_slice()).unwrap();
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Directory);
+    let linked = |name: &str| links.iter().any(|(link, _)| *link == name);
+    for folder in ["dev", "proc", "sys", "tmp", "run", "etc", "home"].iter().filter(|name| !linked(name)) {
+        layer.append_data(&mut header, folder, std::io::empty()).unwrap();
+    }
+    header.set_entry_type(tar::EntryType::Symlink);
+    for (link, target) in links {
+        layer.append_link(&mut header, link, target).unwrap();
+    }
+    let layer = layer.into_inner().unwrap();
+    let hex: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"User": user, "Env": ["A=b c"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{hex}")]}});
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["x"], "Layers": ["layer.tar"]}]);
+    let mut archive = tar::Builder::new(fs::File::create(to).unwrap());
+    header.set_entry_type(tar::EntryType::Regular);
+    for (name, content) in [
+        ("layer.tar", layer),
+        ("config.json", config.to_string().into_bytes()),
+        ("manifest.json", manifest.to_string().into_bytes()),
+    ] {
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, name, content.as_slice()).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+/// Runs a script in an image; what it printed, or why it could not be started.
+async fn tried(daemon: &Daemon, image: &str, script: &str) -> Result<String, String> {
+    let command = ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec();
+    let request = ExecutionRequest { command: Some(command), ..request(image, "") };
+    match daemon.client.execute_stream(&request).await {
+        Ok(stream) => Ok(String::from_utf8_lossy(&Outcome::of(stream).await.stdout).into_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[tokio::test]
+async fn links_in_the_place_of_mounts_lead_nowhere_on_the_host() {
+    // CVE-2026-41579, CVE-2026-47766, CVE-2025-24965: what the runtime mounts, makes or reads for a container ends up on
+    // the host, since the image has a link there.
+    let mut daemon = Daemon::prepare(|setup| setup.pool(1));
+    let victim = daemon.path("victim");
+    for name in ["shm", "pts", "mqueue", "self"] {
+        fs::create_dir_all(victim.join(name)).unwrap();
+    }
+    for name in ["null", "passwd", "group", "hosts", "resolv.conf", "hostname"] {
+        fs::write(victim.join(name), "app:x:0:0::/:/bin/sh\n").unwrap();
+    }
+    let before = seen(&victim);
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    let host = victim.to_str().unwrap();
+    let climbing = format!("../../../../../..{host}");
+    let (null, passwd) = (format!("{host}/null"), format!("{host}/passwd"));
+    for (number, (links, user)) in [
+        (vec![], "1000"),
+        (vec![("dev", host)], "1000"),
+        (vec![("dev", climbing.as_str())], "1000"),
+        (vec![("dev/null", null.as_str())], "1000"),
+        (vec![("proc", host)], "1000"),
+        (vec![("tmp", host)], "1000"),
+        (vec![("etc", host)], "1000"),
+        (vec![("etc/passwd", passwd.as_str())], "app"),
+        (vec![("dev", "/proc/self/root"), ("proc", host)], "1000"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let archive = daemon.path("image.tar");
+        crafted(&archive, links, user);
+        store.import(&archive, Some(&format!("crafted-{number}")), &Quiet).unwrap();
+    }
+    drop(store);
+    daemon.launch().await;
+    let script = "id -u; echo $A; echo x > /dev/null; for f in /dev/shm /tmp /etc /dev; do echo theirs > $f/planted; done; \
+                  echo theirs >> /etc/passwd";
+    for number in 0..9 {
+        let result = tried(&daemon, &format!("crafted-{number}"), script).await;
+        eprintln!("{number}: {result:?}");
+        match number {
+            0 => assert_eq!(result.as_deref(), Ok("1000\nb c\n")),
+            7 => assert!(result.unwrap_err().contains("which its /etc/passwd does not know")),
+            // A link within the image is no harm: whether it can be started is its own affair.
+            _ => assert!(result.is_err() || result.as_deref() == Ok("1000\nb c\n"), "{number}: {result:?}"),
+        }
+        assert_eq!(seen(&victim), before, "{number}");
+        assert_eq!(mounts_below(host), Vec::<String>::new(), "{number}");
+    }
+    daemon.stop().await;
+}
+
+/// Names, sizes and times of what a folder has.
+fn seen(folder: &Path) -> Vec<(String, u64, i64)> {
+    let mut found: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let metadata = fs::symlink_metadata(entry.path()).unwrap();
+            let inside =
+                if metadata.is_dir() { fs::read_dir(entry.path()).unwrap().count() as u64 } else { metadata.len() };
+            (entry.file_name().into_string().unwrap(), inside, metadata.mtime_nsec())
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn starting_from_a_stored_image_copies_no_file() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    let image = store.look("test").unwrap();
+    let busybox = fs::metadata(image.rootfs.join("usr/bin/busybox")).unwrap();
+    let mut seen = Vec::new();
+    // In a pooled container and in one that is made for the run: the file of the layer itself.
+    for request in
+        [support::shell("stat -c '%d:%i %h' /usr/bin/busybox"), request("test", "stat -c '%d:%i %h' /usr/bin/busybox")]
+    {
+        let outcome = daemon.run(&request).await;
+        seen.push(String::from_utf8_lossy(&outcome.stdout).trim().to_owned());
+    }
+    // One name in the layer, one in the image, and not one more for the containers.
+    let expected = format!("{}:{} {}", busybox.dev(), busybox.ino(), busybox.nlink());
+    assert_eq!(seen, [expected.clone(), expected]);
+    assert_eq!(busybox.nlink(), 2);
     daemon.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The image store and a process that is killed at its work.
+//! Images and processes that are killed at their work: building, unpacking, importing.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
@@ -34,6 +34,35 @@ fn child_that_unpacks() {
         let image = Store::open(&folder.join("store")).unwrap().ensure(&folder.join("layout")).unwrap();
         println!("unpacked at {} to {}.", image.unpacked_at_ms, image.rootfs.display());
     }
+}
+
+/// `thawctl image VERB` at work, to be killed.
+fn thawctl(arguments: &[&str], paths: &[(&str, PathBuf)]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+    command.arg("image").args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    for (option, path) in paths {
+        command.arg(option).arg(path);
+    }
+    command.spawn().unwrap()
+}
+
+/// Kills what `start` starts at 12 moments of its life, the first time after a run that is not disturbed. `after` is
+/// told whether the process had been at work until the kill.
+fn killed_at_any_moment(start: impl Fn() -> Child, mut after: impl FnMut(bool)) {
+    let begun = Instant::now();
+    assert!(start().wait().unwrap().success());
+    let whole = begun.elapsed();
+    after(false);
+    let mut killed = 0;
+    for step in 1..=12 {
+        let mut child = start();
+        std::thread::sleep(whole * step / 13);
+        child.kill().unwrap();
+        let at_work = !child.wait().unwrap().success();
+        killed += usize::from(at_work);
+        after(at_work);
+    }
+    assert!(killed >= 3, "only {killed} of 12 were at work");
 }
 
 fn child(folder: &Path) -> Child {
@@ -103,4 +132,61 @@ fn several_processes_at_once_unpack_once() {
     });
     assert_eq!(said.collect::<BTreeSet<_>>().len(), 1, "one time of unpacking for all");
     assert!(empty_or_whole(&folder.path().join("store")));
+}
+
+#[test]
+fn a_build_killed_at_any_moment_leaves_nothing_that_looks_whole() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (_, manifest) = (large_layout(folder.path()), folder.path().join("images/large"));
+    let rootfs = folder.path().join("rootfs");
+    std::os::unix::fs::symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("rootfs"), rootfs).unwrap();
+    let (layout, cache) = (folder.path().join("built"), folder.path().join("built-cache"));
+    let start = || {
+        let _ = fs::remove_dir_all(&cache);
+        let _ = fs::remove_dir_all(&layout);
+        fs::create_dir(&cache).unwrap();
+        thawctl(&["build"], &[("--output", layout.clone()), ("--cache", cache.clone()), ("--", manifest.clone())])
+    };
+    let mut digest = None;
+    killed_at_any_moment(start, |killed| {
+        // There is no layout yet, or it is refused, or it has the whole image.
+        let store = folder.path().join("store");
+        let found = Store::open(&store).unwrap().ensure(&layout);
+        assert!(killed || found.is_ok(), "{found:?}");
+        if let Ok(image) = &found {
+            assert!(empty_or_whole(&store));
+            assert_eq!(digest.get_or_insert(image.digest.clone()), &image.digest);
+        } else {
+            assert!(!empty_or_whole(&store));
+        }
+        let _ = fs::remove_dir_all(&store);
+        // What was left in the cache does no harm to the next build: it gives the same image.
+        let again =
+            thawctl(&["build"], &[("--output", layout.clone()), ("--cache", cache.clone()), ("--", manifest.clone())])
+                .wait()
+                .unwrap();
+        assert!(again.success());
+        let image = Store::open(&store).unwrap().ensure(&layout).unwrap();
+        assert_eq!(digest.as_ref(), Some(&image.digest));
+        let _ = fs::remove_dir_all(&store);
+    });
+}
+
+#[test]
+fn an_import_killed_at_any_moment_leaves_nothing_that_looks_whole() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (layout, store) = (large_layout(folder.path()), folder.path().join("store"));
+    let archive = folder.path().join("image.tar");
+    let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&layout).arg(".").status().unwrap();
+    assert!(tar.success());
+    let start = || {
+        let _ = fs::remove_dir_all(&store);
+        thawctl(&["import"], &[("--store", store.clone()), ("--", archive.clone())])
+    };
+    killed_at_any_moment(start, |killed| {
+        assert!(empty_or_whole(&store) || killed);
+        let image = Store::open(&store).unwrap().import(&archive, None, &Quiet).unwrap();
+        assert_eq!(fs::metadata(image.rootfs.join("opt/large")).unwrap().len(), LARGE);
+        assert_eq!(Store::open(&store).unwrap().verify(&Quiet).unwrap().damage, []);
+    });
 }

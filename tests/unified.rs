@@ -294,6 +294,35 @@ fn the_image_is_small_and_answers_from_its_own_root() {
     }
 }
 
+#[test]
+fn it_starts_in_milliseconds_and_needs_little_memory() {
+    if !static_program().is_file() {
+        eprintln!("skipped: the static program is not built (`make unified`)");
+        return;
+    }
+    let upstream = Upstream::start(0);
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let (name, key, base, path, _) = PROVIDERS[0];
+        let mut command = Command::new(static_program());
+        command.env_clear().env("PROVIDER", name).env(key, "sk-test-key").env("PROMPT", "3*67");
+        command.env(base, format!("http://{}{path}", upstream.address));
+        let begun = Instant::now();
+        let output = command.output().unwrap();
+        times.push(begun.elapsed());
+        assert_eq!((text(&output.stdout), text(&output.stderr)), ("201", ""));
+    }
+    times.sort();
+    eprintln!("from start to the end of an answer: median {:?}, most {:?}", times[25], times[49]);
+    // It takes 3 ms; the limit is for machines that are slow and busy.
+    assert!(times[25] < Duration::from_millis(100), "{times:?}");
+    let limited = ["--data=33554432", "--"].map(str::to_owned);
+    let mut command = Command::new("prlimit");
+    command.args(limited).arg(static_program()).env("PROVIDER", "openai").env("OPENAI_API_KEY", "sk-test-key");
+    command.env("PROMPT", "3*67").env("OPENAI_BASE_URL", format!("http://{}/v1", upstream.address));
+    assert_eq!(text(&command.output().unwrap().stdout), "201", "with 32 MiB to write to");
+}
+
 /// A daemon with the three providers of the image, ended with the test.
 struct Daemon {
     child: Child,

@@ -9,7 +9,7 @@ use super::image_registry::{self, PullArgs, PushArgs};
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::{bytes, table};
 use super::{CtlError, Format, complain, print};
-use crate::config::Paths;
+use crate::config::{Config, ConfigError, DEFAULT_PATH};
 use crate::image::build::{BuildOptions, BuildReport, LayerCompression, build, lock, outdated};
 use crate::image::progress::Terminal;
 
@@ -59,6 +59,9 @@ pub(super) struct Args {
     /// How layers are compressed: gzip for tools that cannot read zstd
     #[arg(long, value_enum, default_value_t)]
     compression: LayerCompression,
+    /// Folder of our own static programs [default: target/static of the repository that DIR is in]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     /// Debian mirror, as an address or as a line of sources.list [default: mmdebstrap's]
     #[arg(long, value_name = "MIRROR")]
     debian_mirror: Option<String>,
@@ -69,12 +72,29 @@ impl Args {
         self.manifest_dir.canonicalize().map_err(|e| usage(&self.manifest_dir, &e))
     }
 
-    fn options(&self, name: &str) -> BuildOptions {
-        let layout = self.output.clone().unwrap_or_else(|| Paths::default().layouts().join(name));
+    fn options(&self, name: &str) -> Result<BuildOptions, CtlError> {
+        let layout = match &self.output {
+            Some(layout) => layout.clone(),
+            None => daemon_config()?.paths.layouts().join(name),
+        };
         let mut options = BuildOptions::new(layout, &self.cache);
         options.compression = self.compression;
         options.debian_mirror.clone_from(&self.debian_mirror);
-        options
+        options.programs_dir.clone_from(&self.programs);
+        Ok(options)
+    }
+}
+
+/// The daemon's configuration, which says where images are and what they may cost: the file that THAWD_CONFIG names,
+/// else the daemon's own if there is one.
+pub(super) fn daemon_config() -> Result<Config, CtlError> {
+    let named = std::env::var_os("THAWD_CONFIG").filter(|path| !path.is_empty());
+    let path = named.as_ref().map_or(Path::new(DEFAULT_PATH), Path::new);
+    match Config::load(path) {
+        Err(ConfigError::Read { source, .. }) if named.is_none() && source.kind() == io::ErrorKind::NotFound => {
+            Ok(Config::default())
+        }
+        other => other.map_err(|error| CtlError::Usage(error.to_string())),
     }
 }
 
@@ -86,7 +106,7 @@ pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlEr
         Command::Lock(args) => {
             let folder = args.folder()?;
             let name = name_of(&folder);
-            let changes = lock(&folder, &args.options(&name), &Terminal::new(&name))?;
+            let changes = lock(&folder, &args.options(&name)?, &Terminal::new(&name))?;
             print(&changes.iter().map(|change| format!("{change}\n")).collect::<String>())?;
         }
         Command::Outdated(args) => newer(args, format)?,
@@ -105,7 +125,7 @@ pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlEr
 fn built(args: &Args, format: Format) -> Result<(), CtlError> {
     let folder = args.folder()?;
     let name = name_of(&folder);
-    let options = args.options(&name);
+    let options = args.options(&name)?;
     if let Some(parent) = options.layout_dir.parent() {
         std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
     }
@@ -116,7 +136,7 @@ fn built(args: &Args, format: Format) -> Result<(), CtlError> {
 
 fn newer(args: &Args, format: Format) -> Result<(), CtlError> {
     let folder = args.folder()?;
-    let found = outdated(&folder, &args.options(&name_of(&folder)))?;
+    let found = outdated(&folder, &args.options(&name_of(&folder))?)?;
     let text = match format {
         Format::Table => {
             let rows = found.into_iter().map(|one| [one.package, one.pinned, one.newest]);
@@ -155,7 +175,15 @@ fn described(report: &BuildReport, format: Format) -> Result<String, CtlError> {
             if report.unchanged { ", unchanged" } else { "" }
         ),
         Format::Json => {
-            let item = json!({ "name": report.name, "digest": report.digest, "layout": report.layout,
+            let layers: Vec<_> = report
+                .layers
+                .iter()
+                .map(|layer| {
+                    json!({ "role": layer.role, "digest": layer.digest, "compressed_bytes": layer.compressed_bytes,
+                        "unpacked_bytes": layer.unpacked_bytes, "cached": layer.cached })
+                })
+                .collect();
+            let item = json!({ "name": report.name, "digest": report.digest, "layout": report.layout, "layers": layers,
                 "compressed_bytes": stored, "unpacked_bytes": unpacked, "unchanged": report.unchanged });
             format!("{}\n", serde_json::to_string_pretty(&[item]).map_err(io::Error::from)?)
         }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 
+use super::image::daemon_config;
 use super::table::bytes;
 use super::{CtlError, Format, print};
-use crate::config::Paths;
 use crate::image::progress::Terminal;
 use crate::image::registry::{self, Login, Options, PullReport, PushReport, Reference};
 use crate::types::Secret;
@@ -60,9 +60,12 @@ struct Access {
     /// Read the password from stdin
     #[arg(long, requires = "username")]
     password_stdin: bool,
-    /// Talk http instead of https; registries on loopback are talked to in http anyway
-    #[arg(long)]
+    /// Talk http instead of https; registries on loopback are talked to in http anyway, unless --ca-file is given
+    #[arg(long, conflicts_with = "ca_file")]
     plain_http: bool,
+    /// Certificate authorities (PEM) of the registry, believed besides the machine's own
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 /// Gets an image into a layout, with progress on stderr.
@@ -73,7 +76,10 @@ pub(super) async fn pull(args: &PullArgs, format: Format) -> Result<(), CtlError
         None => reference.repository().rsplit('/').next().unwrap_or_default().to_owned(),
     };
     check_name(&name)?;
-    let layout = args.output.clone().unwrap_or_else(|| Paths::default().layouts().join(&name));
+    let layout = match &args.output {
+        Some(layout) => layout.clone(),
+        None => daemon_config()?.paths.layouts().join(&name),
+    };
     let options = args.access.options(&reference)?;
     limit_memory();
     let report = registry::pull(&reference, &options, &layout, &name, &Terminal::new(&name)).await?;
@@ -84,7 +90,7 @@ pub(super) async fn pull(args: &PullArgs, format: Format) -> Result<(), CtlError
 pub(super) async fn push(args: &PushArgs, format: Format) -> Result<(), CtlError> {
     let reference = registry::reference(&args.reference)?;
     let options = args.access.options(&reference)?;
-    let layout = layout(&args.layout, &Paths::default().layouts());
+    let layout = layout(&args.layout, &daemon_config()?.paths.layouts());
     let name = args.layout.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     limit_memory();
     let report = registry::push(&layout, &reference, &options, &Terminal::new(&name)).await?;
@@ -116,7 +122,8 @@ impl Access {
             None => registry::saved_login(reference.registry())?,
             Some(user) => Some(Login { user: user.clone(), password: self.password()? }),
         };
-        Ok(Options { login, plain_http: self.plain_http, ..Options::default() })
+        let authorities = self.ca_file.as_deref().map(registry::authorities).transpose()?.unwrap_or_default();
+        Ok(Options { login, plain_http: self.plain_http, authorities, limits: (&daemon_config()?.image).into() })
     }
 
     fn password(&self) -> Result<Secret, CtlError> {

@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::image::daemon_config;
 use super::table::{age, bytes, table};
 use super::{CtlError, Format, complain, print};
-use crate::config::Paths;
 use crate::image::progress::Terminal;
 use crate::image::{Image, Store};
 
@@ -18,15 +18,16 @@ const DAMAGED: u8 = 1;
 /// Which store.
 #[derive(Debug, clap::Args)]
 pub(super) struct StoreArgs {
-    /// Folder of the images [default: the daemon's, /var/lib/thawd/images]
+    /// Folder of the images [default: the daemon's, /var/lib/thawd/images unless its configuration says otherwise]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 }
 
 impl StoreArgs {
     pub(super) fn open(&self) -> Result<Store, CtlError> {
-        let default = || Paths::default().state_dir.join("images");
-        Ok(Store::open(&self.store.clone().unwrap_or_else(default))?)
+        let config = daemon_config()?;
+        let default = || config.paths.state_dir.join("images");
+        Ok(Store::with_limits(&self.store.clone().unwrap_or_else(default), (&config.image).into())?)
     }
 }
 

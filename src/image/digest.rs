@@ -1,4 +1,5 @@
-//! SHA-256 of what flows past, in the `sha256:…` form of OCI.
+//! SHA-256 of what flows past, in the `sha256:…` form of OCI; and BLAKE3 of files, which only the store itself has to know
+//! again: with AVX2 it takes a third of the time, and every byte of an image is hashed as part of its archive too.
 
 use std::io::{self, Read, Write};
 
@@ -16,6 +17,40 @@ pub(super) fn named(hasher: Sha256) -> String {
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Digest of a file of the store, `blake3:…`.
+pub(super) struct FileHasher(blake3::Hasher);
+
+impl FileHasher {
+    pub(super) fn new() -> Self {
+        FileHasher(blake3::Hasher::new())
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(super) fn finish(self) -> String {
+        format!("blake3:{}", self.0.finalize().to_hex())
+    }
+}
+
+/// Size of a file, and its digest of the kind that `like` is of.
+pub(super) fn of_file(mut file: impl Read, like: &str) -> io::Result<(u64, String)> {
+    if like.starts_with("sha256:") {
+        return HashingReader::new(file, u64::MAX).finish();
+    }
+    let (mut hasher, mut size, mut buffer) = (FileHasher::new(), 0, vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((size, hasher.finish())),
+            count => {
+                hasher.update(&buffer[..count]);
+                size += count as u64;
+            }
+        }
+    }
+}
 
 /// Digest of bytes in memory.
 pub(super) fn sha256(bytes: &[u8]) -> String {
@@ -133,6 +168,14 @@ mod tests {
         assert!(is_sha256(known));
         assert!(!is_sha256(&known.to_uppercase()));
         assert!(!is_sha256("sha256:../../../../etc/passwd"));
+    }
+
+    #[test]
+    fn files_are_hashed_as_they_were_before() {
+        // Test vector of the BLAKE3 specification for no input.
+        let empty = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        assert_eq!(of_file(&b""[..], "blake3:").unwrap(), (0, empty.to_owned()));
+        assert_eq!(of_file(&b"x"[..], "sha256:00").unwrap(), (1, sha256(b"x")));
     }
 
     #[test]

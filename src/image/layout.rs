@@ -171,6 +171,8 @@ impl Layout {
                 return Err(invalid("has a diff id that is not sha256".to_owned()));
             }
             let digest = layer.digest().to_string();
+            // Also for a layer that is in the store, whose blob is never opened.
+            self.checked_path(&digest)?;
             layers.push(LayerBlob { digest, size: layer.size(), compression, diff_id: diff_id.clone() });
         }
         Ok(LayoutImage { config, layers })

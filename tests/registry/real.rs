@@ -31,10 +31,23 @@ impl Registry {
         Self::start("auth:\n  htpasswd:\n    realm: test\n    path: FOLDER/htpasswd\n")
     }
 
+    /// One that lets everybody in who believes its certificate authority, which [`Registry::authority`] has.
+    pub fn with_tls() -> Self {
+        Self::start("  tls:\n    certificate: FOLDER/server.crt\n    key: FOLDER/server.key\n")
+    }
+
+    /// The certificate authority of its own, in PEM form.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
     fn start(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().to_str().unwrap();
         std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
+        if more.contains("tls:") {
+            make_certificates(folder.path());
+        }
         // Somebody else may take the port between our look and its start.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
@@ -90,6 +103,24 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Makes an authority (`ca.crt`) and a server of 127.0.0.1 that it vouches for (`server.crt`, `server.key`).
+fn make_certificates(folder: &Path) {
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(folder).output();
+        let output = output.expect("openssl is missing: run tests/deps");
+        assert!(output.status.success(), "{output:?}");
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let authority =
+        ["req", "-x509", "-days", "2", "-subj", "/CN=thawd test authority", "-keyout", "ca.key", "-out", "ca.crt"];
+    openssl(&[&authority[..], &key[..]].concat());
+    openssl(&[&["req", "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr"], &key[..]].concat());
+    std::fs::write(folder.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    let sign =
+        ["x509", "-req", "-days", "2", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
+    openssl(&[&sign[..], &["-extfile", "extensions", "-out", "server.crt"]].concat());
 }
 
 /// Writes a configuration of docker that knows `jane` at `registry`, and returns its folder.

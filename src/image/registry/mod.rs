@@ -22,15 +22,39 @@ pub use oci_client::Reference;
 pub use pull::{PullReport, pull};
 pub use push::{PushReport, push};
 
+use std::path::Path;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
 /// How to talk to a registry.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Who we are; nobody in particular if absent.
     pub login: Option<Login>,
-    /// Talk http instead of https. Registries on loopback are talked to in http anyway.
+    /// Talk http instead of https. Registries on loopback are talked to in http anyway, unless there are `authorities`.
     pub plain_http: bool,
+    /// Certificate authorities (DER) that are believed besides the machine's own, from [`authorities`].
+    pub authorities: Vec<Vec<u8>>,
     /// What an image may be like.
     pub limits: super::Limits,
+}
+
+/// Reads the certificate authorities of a registry from a file in PEM form.
+///
+/// # Errors
+/// [`RegistryError::Io`], and [`RegistryError::Invalid`] when there is no certificate in it.
+pub fn authorities(file: &Path) -> Result<Vec<Vec<u8>>, RegistryError> {
+    let bytes = std::fs::read(file).map_err(RegistryError::io(file))?;
+    let invalid =
+        |reason: String| RegistryError::Invalid { what: format!("certificate authorities {}", file.display()), reason };
+    let found: Result<Vec<Vec<u8>>, _> =
+        CertificateDer::pem_slice_iter(&bytes).map(|one| one.map(|one| one.as_ref().to_vec())).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(invalid("has no certificate in PEM form".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(invalid(error.to_string())),
+    }
 }
 
 /// Reads `REGISTRY/REPOSITORY:TAG` or `…@DIGEST`. As everywhere else, the registry is Docker's when the first part

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::token_cache::RegistryTokenType;
 use oci_client::{Client, Reference, RegistryOperation};
@@ -38,6 +38,7 @@ pub(super) struct Session {
     operation: RegistryOperation,
     login: Option<Login>,
     plain_http: bool,
+    authorities: Vec<Vec<u8>>,
     grant: Mutex<Option<Arc<Grant>>>,
 }
 
@@ -70,10 +71,14 @@ impl Session {
         // An error means that there is a provider already, which is as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let registry = reference.resolve_registry();
-        let plain_http = options.plain_http || is_loopback(registry);
+        let plain_http = options.plain_http || (is_loopback(registry) && options.authorities.is_empty());
+        let authorities: Result<Vec<_>, _> =
+            options.authorities.iter().map(|one| reqwest::Certificate::from_der(one)).collect();
+        let authorities = authorities.map_err(|error| RegistryError::network(registry, error))?;
         let client = |redirects| {
             reqwest::Client::builder()
                 .redirect(redirects)
+                .tls_certs_merge(authorities.clone())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(READ_TIMEOUT)
                 .user_agent(USER_AGENT)
@@ -88,6 +93,7 @@ impl Session {
             operation,
             login: options.login.clone(),
             plain_http,
+            authorities: options.authorities.clone(),
             grant: Mutex::new(None),
         })
     }
@@ -125,6 +131,11 @@ impl Session {
             read_timeout: Some(READ_TIMEOUT),
             connect_timeout: Some(CONNECT_TIMEOUT),
             user_agent: USER_AGENT,
+            extra_root_certificates: self
+                .authorities
+                .iter()
+                .map(|data| Certificate { encoding: CertificateEncoding::Der, data: data.clone() })
+                .collect(),
             ..ClientConfig::default()
         });
         let client = client.map_err(|error| RegistryError::from_client(registry, "the registry", error))?;

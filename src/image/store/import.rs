@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{Result, StoreError, at};
-use super::layers::decoder;
+use super::pipeline::decoder;
 use crate::image::digest::{HashingReader, HashingWriter, hex, is_sha256, sha256};
 use crate::image::layout::Compression;
 use crate::image::progress::Progress;
@@ -84,7 +84,7 @@ fn take_apart(path: &Path, scratch: &Path, limits: &Limits, progress: &dyn Progr
     let compression = compression(&mut file).map_err(at(path))?;
     let mut parts = Parts::default();
     let mut total = 0;
-    let archive = decoder(BufReader::new(file), compression).map_err(at(path))?;
+    let archive = decoder(file, compression).map_err(at(path))?;
     let mut archive = HashingReader::new(archive, limits.archive_bytes);
     let result = unpack::each(&mut archive, |item, content| {
         let Some(name) = clean(&item.path) else {

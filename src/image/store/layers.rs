@@ -1,18 +1,15 @@
 //! From blobs to unpacked layers, and from those to a root file system.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-
-use flate2::read::MultiGzDecoder;
 
 use super::error::{Result, StoreError, at};
+use super::pipeline;
 use super::record::{self, LayerRecord};
-use crate::image::digest::HashingReader;
-use crate::image::layout::{Compression, LayerBlob, LayoutError};
+use crate::image::layout::{LayerBlob, LayoutError};
 use crate::image::progress::Progress;
 use crate::image::unpack::{self, Composer, Contents, Limits, UnpackError, Used};
 
@@ -22,11 +19,6 @@ pub(super) const CONTENTS: &str = "contents.jsonl";
 pub(super) const FILES: &str = "files";
 /// What is known of a layer; without it a folder is no layer.
 pub(super) const RECORD: &str = "layer.json";
-
-/// Bytes handed from decompressing to unpacking at once.
-const CHUNK: usize = 256 * 1024;
-/// Chunks that may wait: a few MiB of memory.
-const CHUNKS: usize = 8;
 
 /// Unpacks one layer into the new folder `to` while its bytes are hashed on both sides of the decompression.
 /// `used` is what the layers below used of the limits. Nothing unpacked counts before the digests are right: on an
@@ -48,19 +40,10 @@ pub(super) fn unpack_layer(
     let fail = |source| StoreError::Unpack { layer: layer.digest.clone(), source };
     let limit = limits.archive_bytes - used.archive_bytes.min(limits.archive_bytes);
 
-    // Decompressing and hashing take as long as hashing and writing the files, so each has a thread.
-    let (unpacked, produced) = std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(CHUNKS);
-        let producer = std::thread::Builder::new()
-            .name("decompress".to_owned())
-            .spawn_scoped(scope, move || produce(blob, layer, limit, &sender))?;
-        let archive = Chunks { receiver, chunk: io::Cursor::default() };
-        let unpacked = unpack::unpack(archive, files.into(), list, used, limits, progress);
-        // A panic over there is a panic here.
-        let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((unpacked, produced))
+    let (unpacked, produced) = pipeline::run(blob, layer, limit, |archive| {
+        unpack::unpack(archive, files.into(), list, used, limits, progress)
     })
-    .map_err(|error: io::Error| at(to)(error))?;
+    .map_err(at(to))?;
 
     // A layer that makes no sense may just be damaged: that is the better thing to say.
     let found = produced.blob.map_err(|error| fail(UnpackError::Archive(error)))?;
@@ -84,72 +67,6 @@ pub(super) fn unpack_layer(
     let record = LayerRecord { used: unpacked.used, contents: unpacked.contents };
     record::write(&to.join(RECORD), &record)?;
     Ok(record)
-}
-
-/// What came of reading a blob.
-struct Produced {
-    /// Its digest.
-    blob: io::Result<String>,
-    /// Size and digest of the archive in it, if that was read to its end.
-    archive: Option<(u64, String)>,
-    over_limit: bool,
-}
-
-/// Reads a blob to its end and sends what is in it.
-fn produce(blob: File, layer: &LayerBlob, limit: u64, to: &SyncSender<io::Result<Vec<u8>>>) -> Produced {
-    let mut blob = HashingReader::new(blob, layer.size);
-    let (mut archive, mut over_limit) = (None, false);
-    match decoder(&mut blob, layer.compression) {
-        Ok(decoder) => {
-            let mut reader = HashingReader::new(decoder, limit);
-            let ended = loop {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                let result = (&mut reader).take(CHUNK as u64).read_to_end(&mut chunk);
-                let (failed, done) = (result.is_err(), chunk.is_empty());
-                let message = result.map(|_| chunk);
-                if failed || done || to.send(message).is_err() {
-                    break done && !failed;
-                }
-            };
-            over_limit = reader.over_limit();
-            if ended {
-                archive = reader.finish().ok();
-            }
-        }
-        // Nobody reads on when this cannot be sent.
-        Err(error) => drop(to.send(Err(error))),
-    }
-    Produced { blob: blob.finish().map(|(_, digest)| digest), archive, over_limit }
-}
-
-pub(super) fn decoder<'a>(blob: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match compression {
-        Compression::None => Box::new(blob),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
-        // The window is at most 128 MiB, the library's default.
-        Compression::Zstd => Box::new(zstd::Decoder::new(blob)?),
-    })
-}
-
-/// Reads what [`produce`] sends.
-struct Chunks {
-    receiver: Receiver<io::Result<Vec<u8>>>,
-    chunk: io::Cursor<Vec<u8>>,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.chunk.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            match self.receiver.recv() {
-                Ok(chunk) => self.chunk = io::Cursor::new(chunk?),
-                Err(_) => return Ok(0),
-            }
-        }
-    }
 }
 
 /// Makes the root file system `to` from the folders of layers, lowest first; each comes with its diff id, and the

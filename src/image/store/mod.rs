@@ -19,6 +19,7 @@
 mod error;
 mod import;
 mod layers;
+mod pipeline;
 mod record;
 mod usage;
 mod verify;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Result, StoreError, at};
 use super::record::{self, ImageRecord, LayerRecord, name_of};
 use super::{Store, layers};
-use crate::image::digest::HashingReader;
+use crate::image::digest;
 use crate::image::layout::{Compression, LayerBlob};
 use crate::image::progress::Progress;
 use crate::image::unpack::{Contents, Entry, Kind, What, printable};
@@ -164,19 +164,19 @@ impl Store {
         };
         let mut number = 0_u64;
         for entry in list {
-            let What::Node { kind: Kind::File { size, sha256 }, mode, owner, .. } = &entry.what else { continue };
+            let What::Node { kind: Kind::File { size, digest }, mode, owner, .. } = &entry.what else { continue };
             let path = folder.join(layers::FILES).join(number.to_string());
             number += 1;
             found.files += 1;
-            match examine(&path, progress) {
+            match examine(&path, digest, progress) {
                 Err(error) => reasons.add(&entry.path, error),
                 Ok(file) => {
                     found.bytes += file.size;
-                    if (file.size, &file.sha256) != (*size, sha256) {
-                        let was = file.sha256;
+                    if (file.size, &file.digest) != (*size, digest) {
+                        let was = file.digest;
                         reasons.add(
                             &entry.path,
-                            format!("has {} bytes, {was}; must be {size} bytes, {sha256}", file.size),
+                            format!("has {} bytes, {was}; must be {size} bytes, {digest}", file.size),
                         );
                     } else if file.mode != *mode {
                         reasons.add(&entry.path, format!("has mode {:04o}; must be {mode:04o}", file.mode));
@@ -241,18 +241,19 @@ struct Found {
     size: u64,
     mode: u32,
     owner: (u32, u32),
-    sha256: String,
+    digest: String,
 }
 
-fn examine(path: &Path, progress: &dyn Progress) -> io::Result<Found> {
+/// Looks at a file, and hashes it as `like` was.
+fn examine(path: &Path, like: &str, progress: &dyn Progress) -> io::Result<Found> {
     let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("is no file"));
     }
-    let (size, sha256) = HashingReader::new(file, u64::MAX).finish()?;
+    let (size, digest) = digest::of_file(file, like)?;
     progress.advanced(size);
-    Ok(Found { size, mode: metadata.mode() & 0o7777, owner: (metadata.uid(), metadata.gid()), sha256 })
+    Ok(Found { size, mode: metadata.mode() & 0o7777, owner: (metadata.uid(), metadata.gid()), digest })
 }
 
 /// Tells where `found` is not like `expected`.

@@ -1,5 +1,6 @@
 //! Archives that lie about themselves or cost more than they should.
 
+use super::digest::HashingWriter;
 use super::*;
 
 #[test]
@@ -84,31 +85,60 @@ fn archives_that_are_cut_off_or_broken() {
     }
 }
 
+/// The limits that a daemon without a configuration has.
+const MILLION: u64 = 1_000_000;
+
 #[test]
-fn a_million_entries() {
+fn a_million_entries_and_one_more() {
     let bench = Bench::new();
-    // 1 000 001 empty files with one header each: 512 MB of archive, 3 MB as a blob.
-    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    let mut header = file("f", "").header();
-    for number in 0..=MAX_ENTRIES_HERE {
-        let name = format!("{number:08}");
-        header.as_old_mut().name[..8].copy_from_slice(name.as_bytes());
-        header.set_cksum();
+    assert_eq!(bench.limits.entries, MILLION);
+    // 512 MB of headers, 4 MB as a blob: a directory costs whoever sends it nothing.
+    bench.layout_of_blob(ZSTD, &many(MILLION + 1, EntryType::Directory, b'd').0);
+    bench.refuses_layout("more than the limit of 1000000 entries (`image.max_entries` in thawd.toml)");
+}
+
+#[test]
+fn a_million_entries_exactly_are_taken() {
+    // Of whiteouts, which put nothing on a disk.
+    let bench = Bench::new();
+    let (blob, diff_id) = many(MILLION, EntryType::Regular, b'.');
+    bench.layout_of_blob(ZSTD, &blob);
+    bench.with_diff_id(&diff_id);
+    assert!(files_in(&bench.ensure().unwrap().rootfs).is_empty());
+    // The limit is for the image and not for a layer: one more directory in a second layer is too much.
+    let bench = Bench::with(Limits { entries: 3, ..Limits::default() });
+    bench
+        .refuses(&[tar([directory("a"), directory("b")]), tar([directory("c"), directory("d")])], "limit of 3 entries");
+}
+
+/// A compressed archive of `count` entries of one kind, and its diff id; it is never in memory as a whole.
+fn many(count: u64, kind: EntryType, first: u8) -> (Vec<u8>, String) {
+    let name = if first == b'.' { ".wh.00000000" } else { "d00000000" };
+    let digits = name.len() - 8;
+    let mut header = entry(kind, name).header();
+    let mut encoder = HashingWriter::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    let base: u32 = header.cksum().unwrap() - 8 * u32::from(b'0');
+    for number in 0..count {
+        // The sum of a header is changed by what changes in it: adding up all of each would take a minute.
+        let text = format!("{number:08}");
+        header.as_old_mut().name[digits..digits + 8].copy_from_slice(text.as_bytes());
+        let sum = base + text.bytes().map(u32::from).sum::<u32>();
+        header.as_old_mut().cksum.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         encoder.write_all(header.as_bytes()).unwrap();
     }
     encoder.write_all(&[0; 1024]).unwrap();
-    bench.layout_of_blob(ZSTD, &encoder.finish().unwrap());
-    let limited = Bench { limits: Limits { entries: MAX_ENTRIES_HERE, ..Limits::default() }, ..bench };
-    limited.refuses_layout(&format!("limit of {MAX_ENTRIES_HERE} entries"));
+    let (encoder, _, diff_id) = encoder.finish();
+    (encoder.finish().unwrap(), diff_id)
 }
 
-/// As many as a test can wait for; the limit of the product is a million, and works the same.
-const MAX_ENTRIES_HERE: u64 = 20_000;
-
 #[test]
-fn the_limits_of_the_product_are_a_million_entries_and_128_levels() {
+fn the_limits_of_the_product_are_those_of_its_configuration() {
     let limits = Limits::default();
-    assert_eq!((limits.entries, limits.depth, limits.layers), (1_000_000, 128, 127));
+    assert_eq!((limits.entries, limits.depth, limits.layers), (MILLION, 128, 127));
+    assert_eq!((limits.unpacked_bytes, limits.path_bytes, limits.document_bytes), (16 << 30, 256 * MILLION, 4 << 20));
+    let set = crate::config::Image { max_entries: 5, max_unpacked_bytes: 1000 };
+    let limits = Limits::from(&set);
+    assert_eq!((limits.entries, limits.unpacked_bytes, limits.archive_bytes), (5, 1000, 1000 + 5 * 1024));
 }
 
 #[test]
@@ -140,6 +170,24 @@ fn every_limit_holds() {
     Bench::with(Limits { layers: 1, ..default() }).refuses(&[archive(), archive()], "at most 1");
     Bench::with(Limits { archive_bytes: 2048, ..default() }).refuses(&[archive()], "limit of 2048 bytes of archives");
     Bench::with(Limits { document_bytes: 100, ..default() }).refuses(&[archive()], "more than 100 bytes");
+}
+
+#[test]
+fn a_window_of_zstd_that_would_take_a_gigabyte_of_memory() {
+    let bench = Bench::new();
+    for (log, taken) in [(27, true), (28, false), (30, false)] {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(&tar([file("a", "")])).unwrap();
+        bench.layout_of_blob(ZSTD, &encoder.finish().unwrap());
+        bench.with_diff_id(&sha256(&tar([file("a", "")])));
+        if taken {
+            bench.ensure().unwrap();
+            bench.store().remove("crafted").unwrap();
+        } else {
+            bench.refuses_layout("Frame requires too much memory");
+        }
+    }
 }
 
 #[test]

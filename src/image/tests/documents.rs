@@ -73,6 +73,15 @@ fn digests_that_are_paths() {
     let climbing = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 4, "digest": "sha256:../../../neighbour/file"});
     bench.layout_with(&layers(), |_, index| index["manifests"] = json!([climbing]));
     bench.refuses_layout("Invalid encoded value");
+    // Also when the layer is in the store already, so that its blob is not needed (found by the fuzzer).
+    let other = Bench::new();
+    other.unpack(&[tar([file("a", "")])]).unwrap();
+    let before = files_in(&other.path("store"));
+    let odd = format!("sha257:{}", "0".repeat(64));
+    other.layout_with(&layers(), |manifest, _| manifest["layers"][0]["digest"] = json!(odd));
+    let error = other.ensure().unwrap_err().to_string();
+    assert!(error.contains("is no lower-case sha256 digest"), "{error}");
+    assert_eq!(files_in(&other.path("store")), before);
     for digest in ["sha512:00", "sha256:00", "md5:d41d8cd98f00b204e9800998ecf8427e", ""] {
         bench.layout_with(&layers(), |manifest, _| manifest["layers"][0]["digest"] = json!(digest));
         bench.refuses_layout("image layout: ");

@@ -213,6 +213,24 @@ impl Bench {
         self.blob(blob);
     }
 
+    /// Makes the configuration of a layout of [`Bench::layout_of_blob`] say what the archive of its layer is.
+    fn with_diff_id(&self, diff_id: &str) {
+        let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+        let blob = |value: &Value| self.path("layout/blobs/sha256").join(hex(value["digest"].as_str().unwrap()));
+        let mut index = read(&self.path("layout/index.json"));
+        let mut manifest = read(&blob(&index["manifests"][0]));
+        let mut config = read(&blob(&manifest["config"]));
+        config["rootfs"]["diff_ids"] = json!([diff_id]);
+        let rewrite = |descriptor: &mut Value, document: &Value| {
+            let bytes = document.to_string();
+            descriptor["digest"] = json!(self.blob(bytes.as_bytes()));
+            descriptor["size"] = json!(bytes.len());
+        };
+        rewrite(&mut manifest["config"], &config);
+        rewrite(&mut index["manifests"][0], &manifest);
+        fs::write(self.path("layout/index.json"), index.to_string()).unwrap();
+    }
+
     #[track_caller]
     fn assert_untouched(&self) {
         assert_eq!(files_in(&self.path("store")), EMPTY_STORE, "left in the store");

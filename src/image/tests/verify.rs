@@ -35,7 +35,7 @@ fn a_whole_store_is_well_and_counted() {
 fn a_changed_bit_is_found_and_put_right() {
     // Same length, as a bad disk would do it.
     let said = said_after(|image, _| fs::write(image.rootfs.join("d/a"), "contenu").unwrap());
-    assert!(said.starts_with("layer: \"d/a\": has 7 bytes, sha256:"), "{said}");
+    assert!(said.starts_with("layer: \"d/a\": has 7 bytes, blake3:"), "{said}");
     let said = said_after(|_, layer| fs::write(layer.join("files/0"), "").unwrap());
     assert!(said.contains("\"d/a\": has 0 bytes"), "{said}");
 }

@@ -46,7 +46,9 @@ pub(in crate::image) enum Kind {
     File {
         /// Bytes.
         size: u64,
-        sha256: String,
+        /// Of its content. Stores of the first days have SHA-256 here.
+        #[serde(alias = "sha256")]
+        digest: String,
     },
     Symlink {
         #[serde(with = "name")]
@@ -123,7 +125,7 @@ mod tests {
         let node = |kind| What::Node { kind, mode: 0o644, owner, mtime: -1 };
         let entries = [
             Entry { path: b"a \"quoted\"\nname/\xc3\xa4".to_vec(), what: node(Kind::Directory) },
-            Entry { path: b"\xff\xfe".to_vec(), what: node(Kind::File { size: 3, sha256: "sha256:0".to_owned() }) },
+            Entry { path: b"\xff\xfe".to_vec(), what: node(Kind::File { size: 3, digest: "blake3:0".to_owned() }) },
             Entry { path: b"l".to_vec(), what: node(Kind::Symlink { target: b"\x80".to_vec() }) },
             Entry { path: b"h".to_vec(), what: What::Hardlink { target: b"l".to_vec() } },
             Entry { path: Vec::new(), what: What::Opaque },

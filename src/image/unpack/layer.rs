@@ -5,13 +5,12 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
-use sha2::{Digest as _, Sha256};
 
 use super::content::{self, Entry, Kind, What};
 use super::headers::{self, Item, ItemKind};
 use super::root::Owner;
 use super::{Limits, UnpackError, Used};
-use crate::image::digest::{HashingWriter, named};
+use crate::image::digest::{FileHasher, HashingWriter};
 use crate::image::progress::Progress;
 
 /// Whiteout names start with this.
@@ -48,7 +47,7 @@ pub(in crate::image) fn unpack(
         used: used.clone(),
         limits,
         progress,
-        buffer: vec![0; 256 * 1024],
+        buffer: vec![0; 64 * 1024],
     };
     headers::each(archive, |item, content| reader.item(item, content))?;
     let (mut list, _, contents) = reader.list.finish();
@@ -102,13 +101,13 @@ impl Reader<'_> {
             ItemKind::File { size } => {
                 self.used.count_bytes(*size, self.limits)?;
                 let mode = item.mode & 0o777;
-                let (written, sha256) = self
+                let (written, digest) = self
                     .file(&mut content.take(*size), mode, item)
                     .map_err(|error| UnpackError::io(&item.path, error))?;
                 if written != *size {
                     return Err(UnpackError::entry(&item.path, "the archive ends in the middle of it"));
                 }
-                (Kind::File { size: *size, sha256 }, mode)
+                (Kind::File { size: *size, digest }, mode)
             }
             ItemKind::Hardlink { target } => {
                 let target = self.checked(target)?;
@@ -157,7 +156,7 @@ impl Reader<'_> {
         let fd = rustix::fs::openat(&self.files, self.next.to_string(), flags, Mode::RUSR | Mode::WUSR)?;
         self.next += 1;
         let mut file = File::from(fd);
-        let mut hasher = Sha256::new();
+        let mut hasher = FileHasher::new();
         let mut written = 0;
         loop {
             let count = match content.read(&mut self.buffer) {
@@ -178,7 +177,7 @@ impl Reader<'_> {
         rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))?;
         let time = Timespec { tv_sec: item.mtime, tv_nsec: 0 };
         rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
-        Ok((written, named(hasher)))
+        Ok((written, hasher.finish()))
     }
 }
 

@@ -19,6 +19,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config;
+
 pub(super) use self::compose::Composer;
 pub(super) use self::content::{Contents, Entry, Kind, What};
 pub(super) use self::headers::{ItemKind, each};
@@ -43,12 +45,10 @@ pub struct Limits {
     pub document_bytes: u64,
 }
 
-/// 16 GiB: twenty times the largest image that thawd's forerunners had (745 MB).
-pub const MAX_UNPACKED_BYTES: u64 = 16 << 30;
-/// A million files: Node's largest dependency trees have about a tenth.
-pub const MAX_ENTRIES: u64 = 1_000_000;
-/// 256 MiB of paths.
-pub const MAX_PATH_BYTES: u64 = 256 << 20;
+/// Bytes of paths for each entry that there may be, on average.
+const PATH_BYTES: u64 = 256;
+/// A header and padding for each entry at most.
+const HEADER_BYTES: u64 = 1024;
 /// Deeper than any real tree, shallow enough to remove it again by recursion.
 pub const MAX_DEPTH: usize = 128;
 /// What Docker allows.
@@ -56,18 +56,24 @@ pub const MAX_LAYERS: usize = 127;
 /// 4 MiB, as registries do.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
-impl Default for Limits {
-    fn default() -> Self {
+impl From<&config::Image> for Limits {
+    fn from(set: &config::Image) -> Self {
+        let (unpacked_bytes, entries) = (set.max_unpacked_bytes, set.max_entries);
         Limits {
-            unpacked_bytes: MAX_UNPACKED_BYTES,
-            // A header and padding for each entry at most.
-            archive_bytes: MAX_UNPACKED_BYTES + MAX_ENTRIES * 1024,
-            entries: MAX_ENTRIES,
-            path_bytes: MAX_PATH_BYTES,
+            unpacked_bytes,
+            archive_bytes: unpacked_bytes.saturating_add(entries.saturating_mul(HEADER_BYTES)),
+            entries,
+            path_bytes: entries.saturating_mul(PATH_BYTES),
             depth: MAX_DEPTH,
             layers: MAX_LAYERS,
             document_bytes: MAX_DOCUMENT_BYTES,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        (&config::Image::default()).into()
     }
 }
 
@@ -87,7 +93,7 @@ pub enum UnpackError {
         reason: String,
     },
     /// A limit was reached.
-    #[error("more than the limit of {limit} {what}")]
+    #[error("more than the limit of {limit} {what}{}", set_by(what))]
     Limit {
         /// What there is too much of.
         what: &'static str,
@@ -102,6 +108,15 @@ pub enum UnpackError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// The key of the configuration that a limit comes from, for a message.
+fn set_by(what: &str) -> &'static str {
+    match what {
+        "entries" | "bytes of paths" => " (`image.max_entries` in thawd.toml)",
+        "unpacked bytes" | "bytes of archives" => " (`image.max_unpacked_bytes` in thawd.toml)",
+        _ => "",
+    }
 }
 
 impl UnpackError {
