@@ -301,6 +301,9 @@ pub struct Provider {
     /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
     /// what `memory_mib` in the manifest's `[prestart]` says.
     pub prestarted: usize,
+    /// The same for other models than the default one, by model or alias, of a provider whose CLI cannot change its
+    /// model after the start.
+    pub prestarted_models: BTreeMap<String, usize>,
     /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
     pub base_url: Option<String>,
     /// Hosts that its containers may reach besides those of the manifest, as `host:port`.

@@ -276,6 +276,9 @@ pub struct Pool {
     /// How far its containers are taken.
     #[serde(default)]
     pub stage: Stage,
+    /// The one model that its containers serve, if it is but one: that of a prestarted CLI which cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// How many warm containers are wanted.
     pub target: usize,
     /// Warm: frozen, confirmed, claimable.

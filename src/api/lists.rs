@@ -19,7 +19,7 @@ pub async fn pools(State(state): State<Arc<super::State>>) -> Result<Json<List<P
 pub async fn all_pools(state: &super::State) -> Result<Vec<Pool>, ApiError> {
     let mut items = Vec::new();
     for served in state.executions.served().values() {
-        for pool in [Some(&served.pool), served.prestarted.as_ref().map(|(pool, _)| pool)].into_iter().flatten() {
+        for pool in std::iter::once(&served.pool).chain(served.prestarted.iter().map(|(pool, _)| pool)) {
             let status = pool.status().await;
             items.push(
                 status.map_err(|error| {
