@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::cgroup::Squeeze;
 use crate::telemetry::LogFormat;
 
 /// Where the file is looked for when none is named.
@@ -139,11 +140,14 @@ pub struct Pool {
     pub health_interval_seconds: u64,
     /// Containers that one pool creates at the same time.
     pub concurrent_creations: usize,
+    /// What is taken from a container when it has come to rest: nothing (`off`), pages of files (`cache`), or
+    /// anonymous memory too, if the host has swap (`swap`).
+    pub squeeze: Squeeze,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { target: None, health_interval_seconds: 30, concurrent_creations: 2 }
+        Self { target: None, health_interval_seconds: 30, concurrent_creations: 2, squeeze: Squeeze::Off }
     }
 }
 

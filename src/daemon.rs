@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
-use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits};
+use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
 use crate::config::Config;
 use crate::container::{self, Containers, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
@@ -296,6 +296,7 @@ fn serve_provider(
         layout: config.paths.layouts().join(&provider.image),
         policy: Arc::new(policy),
         proxy_port: config.egress.port,
+        squeeze: config.pool.squeeze,
     });
     let start = |stage, target, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
@@ -360,6 +361,7 @@ struct Source {
     layout: PathBuf,
     policy: Arc<Policy>,
     proxy_port: u16,
+    squeeze: Squeeze,
 }
 
 impl Source {
@@ -386,6 +388,7 @@ impl Source {
             pids: provider.pids_max,
             egress: Arc::clone(&self.policy),
             prestarted: prestarted.transpose()?,
+            squeeze: self.squeeze,
         }))
     }
 }

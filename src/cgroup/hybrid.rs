@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CgroupError, Controllers, LimitFiles, Limits, Usage, flat_key, make_directory, open_for_writing,
+    CgroupError, Controllers, LimitFiles, Limits, Memory, Squeeze, Usage, flat_key, make_directory, open_for_writing,
     open_if_writable, read, read_number, write,
 };
 
 /// One directory per container in each of three v1 hierarchies.
 pub struct Hybrid {
-    memory: PathBuf,
+    pub(super) memory: PathBuf,
     cpu: PathBuf,
     pids: PathBuf,
 }
@@ -101,5 +101,13 @@ impl Controllers for Hybrid {
         usage.oom_kills = flat_key(&read(&directory.join("memory.oom_control"))?, "oom_kill");
         usage.throttled_periods = flat_key(&read(&self.cpu.join(id).join("cpu.stat"))?, "nr_throttled");
         Ok(())
+    }
+
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError> {
+        self.memory_of(id)
+    }
+
+    fn reclaim(&self, id: &str, what: Squeeze, _bytes: u64) -> Result<(), CgroupError> {
+        self.reclaim_from(id, what)
     }
 }

@@ -10,6 +10,7 @@
 mod core_files;
 mod detect;
 mod hybrid;
+mod reclaim;
 mod v2;
 
 use std::fs;
@@ -21,6 +22,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use detect::Layout;
+pub use reclaim::{Memory, Squeeze};
 
 /// CPU period that quotas are expressed in unless [`Limits::cpu_period_us`] says otherwise, microseconds: the kernel's
 /// default (Documentation/admin-guide/cgroup-v2.rst, `cpu.max`).
@@ -142,6 +144,10 @@ trait Controllers: Send + Sync {
     fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError>;
     /// Adds memory, peak and OOM figures.
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
+    /// What is charged, by kind.
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError>;
+    /// Takes about `bytes` of the kind `what`.
+    fn reclaim(&self, id: &str, what: Squeeze, bytes: u64) -> Result<(), CgroupError>;
 }
 
 /// Control files that stay open, so that a claim makes one system call for each and looks up no path.

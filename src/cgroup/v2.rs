@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CgroupError, Controllers, LimitFiles, Limits, Usage, flat_key, open_for_writing, open_if_writable, read,
-    read_number, write,
+    CgroupError, Controllers, LimitFiles, Limits, Memory, Squeeze, Usage, flat_key, open_for_writing, open_if_writable,
+    read, read_number, write,
 };
 
 const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
@@ -26,7 +26,7 @@ impl V2 {
         Ok(Self { base: base.to_owned() })
     }
 
-    fn file(&self, id: &str, name: &str) -> PathBuf {
+    pub(super) fn file(&self, id: &str, name: &str) -> PathBuf {
         self.base.join(id).join(name)
     }
 }
@@ -97,5 +97,13 @@ impl Controllers for V2 {
         usage.memory_peak_bytes = read_number(&self.file(id, "memory.peak")).unwrap_or(usage.memory_bytes);
         usage.oom_kills = flat_key(&read(&self.file(id, "memory.events"))?, "oom_kill");
         Ok(())
+    }
+
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError> {
+        self.memory_of(id)
+    }
+
+    fn reclaim(&self, id: &str, what: Squeeze, bytes: u64) -> Result<(), CgroupError> {
+        self.reclaim_from(id, what, bytes)
     }
 }

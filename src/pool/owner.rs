@@ -257,6 +257,7 @@ impl Owner {
             hits: self.hits,
             misses: self.misses,
             last_error: self.last_error.clone(),
+            memory: types::PoolMemory::default(),
         }
     }
 }
