@@ -132,7 +132,9 @@ async fn what_waiting_containers_hold_is_told_by_stage() {
     waiting(&daemon).await;
     let pools = eventually("figures of both stages", || async {
         let pools = daemon.client.pools().await.unwrap();
-        pools.iter().all(|pool| pool.warm == 2 && pool.memory.bytes > 0).then_some(pools)
+        // They may be a second old.
+        let of_both = |pool: &Pool| pool.memory.bytes > 0 && pool.memory.bytes / 2 == pool.memory.bytes_per_container;
+        pools.iter().all(|pool| pool.warm == 2 && of_both(pool)).then_some(pools)
     })
     .await;
     let of = |stage| pools.iter().find(|pool| pool.stage == stage).unwrap().memory;
