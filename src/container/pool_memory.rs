@@ -53,13 +53,15 @@ impl PoolKey {
     }
 }
 
+type Figures = Vec<(PoolKey, PoolMemory)>;
+
 /// The last figures.
 #[derive(Debug, Default)]
-pub struct MemoryCache(Mutex<Option<(Instant, Vec<(PoolKey, PoolMemory)>)>>);
+pub struct MemoryCache(Mutex<Option<(Instant, Figures)>>);
 
 impl MemoryCache {
     /// What was read within the last second, or what `read` reads now: one entry for each container.
-    pub fn get(&self, read: impl FnOnce() -> Vec<(PoolKey, Memory)>) -> Vec<(PoolKey, PoolMemory)> {
+    pub fn get(&self, read: impl FnOnce() -> Vec<(PoolKey, Memory)>) -> Figures {
         // Held meanwhile: whoever else asks gets the same figures instead of reading them too.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
@@ -73,7 +75,7 @@ impl MemoryCache {
     }
 }
 
-fn sum(each: Vec<(PoolKey, Memory)>) -> Vec<(PoolKey, PoolMemory)> {
+fn sum(each: Vec<(PoolKey, Memory)>) -> Figures {
     let mut sums: Vec<(PoolKey, Memory, u64)> = Vec::new();
     for (key, memory) in each {
         match sums.iter_mut().find(|(known, ..)| *known == key) {
