@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::cgroup::Squeeze;
 use crate::telemetry::LogFormat;
 
 /// Where the file is looked for when none is named.
@@ -141,11 +142,14 @@ pub struct Pool {
     pub health_interval_seconds: u64,
     /// Containers that one pool creates at the same time.
     pub concurrent_creations: usize,
+    /// What is taken from a container when it has come to rest: nothing (`off`), pages of files (`cache`), or
+    /// anonymous memory too, if the host has swap (`swap`).
+    pub squeeze: Squeeze,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { target: None, health_interval_seconds: 30, concurrent_creations: 2 }
+        Self { target: None, health_interval_seconds: 30, concurrent_creations: 2, squeeze: Squeeze::Off }
     }
 }
 
@@ -321,6 +325,9 @@ pub struct Provider {
     /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
     /// what `memory_mib` in the manifest's `[prestart]` says.
     pub prestarted: usize,
+    /// The same for other models than the default one, by model or alias, of a provider whose CLI cannot change its
+    /// model after the start.
+    pub prestarted_models: BTreeMap<String, usize>,
     /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
     pub base_url: Option<String>,
     /// Hosts that its containers may reach besides those of the manifest, as `host:port`.

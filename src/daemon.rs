@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
-use crate::cgroup::{CgroupError, Hierarchy, Limits};
+use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
 use crate::config::Config;
 use crate::container::{self, Containers, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
@@ -176,7 +176,7 @@ impl Daemon {
             executions.shut_down().await;
             for served in executions.served().values() {
                 served.pool.stop().await;
-                if let Some((prestarted, _)) = &served.prestarted {
+                for (prestarted, _) in &served.prestarted {
                     prestarted.stop().await;
                 }
             }
@@ -260,7 +260,12 @@ fn image_settings(config: &Config) -> Result<ImageSettings, DaemonError> {
     let egress = Policy::new(&run.egress, config.egress.resolve.clone(), config.egress.allow_private.clone())
         .map_err(|source| DaemonError::Policy { provider: "[image_run]".to_owned(), source })?;
     Ok(ImageSettings {
-        limits: Limits { memory_bytes: run.memory_bytes, cpu: run.cpu, cpu_burst: Some(run.cpu_burst) },
+        limits: Limits {
+            memory_bytes: run.memory_bytes,
+            cpu: run.cpu,
+            cpu_burst: Some(run.cpu_burst),
+            cpu_period_us: CPU_PERIOD_US,
+        },
         pids: run.pids_max,
         egress: Arc::new(egress),
         timeout: Duration::from_secs(run.timeout_seconds),
@@ -268,7 +273,8 @@ fn image_settings(config: &Config) -> Result<ImageSettings, DaemonError> {
 }
 
 fn limits(class: &ResourceClass) -> Limits {
-    Limits { memory_bytes: class.memory_bytes, cpu: class.cpu, cpu_burst: class.cpu_burst }
+    let cpu_period_us = class.cpu_period.as_micros() as u64;
+    Limits { memory_bytes: class.memory_bytes, cpu: class.cpu, cpu_burst: class.cpu_burst, cpu_period_us }
 }
 
 fn serve_provider(
@@ -290,12 +296,16 @@ fn serve_provider(
         layout: config.paths.layouts().join(&provider.image),
         policy: Arc::new(policy),
         proxy_port: config.egress.port,
+        squeeze: config.pool.squeeze,
     });
     let start = |stage, target, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
+        let fixed = prestart.as_ref().filter(|plan| plan.model_mode == prestart::ModelMode::Fixed);
+        let model = fixed.map(|plan| plan.model.clone());
         let prepare: Prepare = Arc::new(move || source.template(prestart.as_ref()));
         let settings = pool::Settings {
             stage,
+            model,
             target,
             health_interval: Duration::from_secs(config.pool.health_interval_seconds),
             concurrent_creations: config.pool.concurrent_creations,
@@ -304,19 +314,43 @@ fn serve_provider(
     };
     let target = changes.pool_target.or(config.pool.target).unwrap_or(provider.pool_target);
     let pool = start(Stage::Created, target, None);
-    let plan = match changes.prestarted {
-        0 => None,
-        _ => provider
-            .prestart(None, changes.base_url.as_deref())
-            .map_err(|error| DaemonError::Prestart { provider: name.to_owned(), problem: error.to_string() })?,
-    };
-    if changes.prestarted > 0 && plan.is_none() {
-        let problem = "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned();
-        return Err(DaemonError::Prestart { provider: name.to_owned(), problem });
-    }
-    let prestarted =
-        plan.map(Arc::new).map(|plan| (start(Stage::Prestarted, changes.prestarted, Some(Arc::clone(&plan))), plan));
+    let plans = prestart_plans(&provider, &changes)
+        .map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })?;
+    let prestarted = plans.into_iter().map(|(plan, target)| {
+        let plan = Arc::new(plan);
+        (start(Stage::Prestarted, target, Some(Arc::clone(&plan))), plan)
+    });
+    let prestarted = prestarted.collect();
     Ok(Served { provider, pool, prestarted, image_env, base_url: changes.base_url })
+}
+
+/// What is started ahead of time, and how often: with the default model, and with those that are named.
+fn prestart_plans(
+    provider: &Provider,
+    changes: &crate::config::Provider,
+) -> Result<Vec<(prestart::Plan, usize)>, String> {
+    let plan = |model: Option<&str>| {
+        let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
+        plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())
+    };
+    let mut plans: Vec<(prestart::Plan, usize)> = Vec::new();
+    if changes.prestarted > 0 {
+        plans.push((plan(None)?, changes.prestarted));
+    }
+    for (model, count) in &changes.prestarted_models {
+        let plan = plan(Some(model))?;
+        if plan.model_mode == prestart::ModelMode::Late {
+            return Err("each of its CLIs takes any model; use `prestarted` instead of `prestarted_models`".to_owned());
+        }
+        if plans.iter().any(|(other, _)| other.model == plan.model) {
+            return Err(format!(
+                "`prestarted_models` has {model:?}, which is {} once more; that of `prestarted` is the default model",
+                plan.model
+            ));
+        }
+        plans.push((plan, *count));
+    }
+    Ok(plans)
 }
 
 /// What a provider's containers are made from.
@@ -327,6 +361,7 @@ struct Source {
     layout: PathBuf,
     policy: Arc<Policy>,
     proxy_port: u16,
+    squeeze: Squeeze,
 }
 
 impl Source {
@@ -353,6 +388,7 @@ impl Source {
             pids: provider.pids_max,
             egress: Arc::clone(&self.policy),
             prestarted: prestarted.transpose()?,
+            squeeze: self.squeeze,
         }))
     }
 }

@@ -276,6 +276,9 @@ pub struct Pool {
     /// How far its containers are taken.
     #[serde(default)]
     pub stage: Stage,
+    /// The one model that its containers serve, if it is but one: that of a prestarted CLI which cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// How many warm containers are wanted.
     pub target: usize,
     /// Warm: frozen, confirmed, claimable.
@@ -291,6 +294,27 @@ pub struct Pool {
     /// Why the last creation failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What its warm containers hold; not older than a second.
+    #[serde(default)]
+    pub memory: PoolMemory,
+}
+
+/// What is charged to the control groups of a pool's warm containers, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolMemory {
+    /// All of it, of all together.
+    pub bytes: u64,
+    /// Of one of them, on average.
+    pub bytes_per_container: u64,
+    /// Of processes, of all together.
+    pub anonymous_bytes: u64,
+    /// Pages of files, of all together. Those of an image are shared by all of its containers and charged to whichever
+    /// touched them first.
+    pub file_bytes: u64,
+    /// The kernel's own (stacks, page tables, caches of names), of all together.
+    pub kernel_bytes: u64,
+    /// Swapped out, of all together; not among `bytes`.
+    pub swapped_bytes: u64,
 }
 
 /// State of a container.

@@ -279,6 +279,23 @@ impl Daemon {
         }
     }
 
+    /// Waits until a provider's pool of another stage than `created` holds `warm` containers.
+    pub fn wait_stage(&self, provider: &str, stage: &str, warm: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(150);
+        let mut client = self.client();
+        loop {
+            check_interrupted()?;
+            let pools = client.get("/v1/pools")?;
+            let mut all = pools["items"].as_array().into_iter().flatten();
+            let pool = all.find(|pool| pool["provider"] == provider && pool["stage"] == stage);
+            if pool.is_some_and(|pool| pool["warm"] == warm && pool["claimed"] == 0 && pool["creating"] == 0) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the pool did not fill: {pool:?}; log:\n{}", self.log_end());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until a pool has its first container, or begins to make it.
     pub fn wait_ready(&self, provider: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -11,6 +11,7 @@ mod measures;
 mod peers;
 mod private;
 mod processes;
+mod real;
 mod report;
 mod stats;
 mod thawd_run;
@@ -39,7 +40,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "10,100,500")]
     sizes: Vec<usize>,
     /// Seconds over which idle CPU is measured
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 60)]
     idle_seconds: u64,
     /// MiB that the throughput measure moves in each run
     #[arg(long, default_value_t = 1024)]
@@ -47,6 +48,9 @@ pub struct Options {
     /// The folder with the release binaries [default: target/release]
     #[arg(long)]
     binaries: Option<PathBuf>,
+    /// Containers that run a real CLI at the same time
+    #[arg(long, default_value_t = 200)]
+    many: usize,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,

@@ -1,7 +1,7 @@
 //! What processes cost, read from /proc.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Process ids whose name begins with `name` and whose command line contains `part`.
 pub fn find(name: &str, part: &str) -> Vec<u32> {
@@ -13,6 +13,13 @@ pub fn find(name: &str, part: &str) -> Vec<u32> {
         read("comm").trim().starts_with(&name[..name.len().min(15)]) && read("cmdline").contains(part)
     })
     .collect()
+}
+
+/// Processes in the cgroups directly below `directory`.
+pub fn find_in_cgroup(directory: &Path) -> Vec<u32> {
+    let below = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let lists = below.filter_map(|path| fs::read_to_string(path.join("cgroup.procs")).ok());
+    lists.flat_map(|list| list.lines().flat_map(str::parse).collect::<Vec<_>>()).collect()
 }
 
 /// Processes whose parent is `parent`.

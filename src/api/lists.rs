@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::ApiError;
+use crate::container::PoolKey;
 use crate::types::{Container, Image, List, Pool, Problem, Provider};
 
 /// Lists the pools.
@@ -19,7 +20,7 @@ pub async fn pools(State(state): State<Arc<super::State>>) -> Result<Json<List<P
 pub async fn all_pools(state: &super::State) -> Result<Vec<Pool>, ApiError> {
     let mut items = Vec::new();
     for served in state.executions.served().values() {
-        for pool in [Some(&served.pool), served.prestarted.as_ref().map(|(pool, _)| pool)].into_iter().flatten() {
+        for pool in std::iter::once(&served.pool).chain(served.prestarted.iter().map(|(pool, _)| pool)) {
             let status = pool.status().await;
             items.push(
                 status.map_err(|error| {
@@ -27,6 +28,13 @@ pub async fn all_pools(state: &super::State) -> Result<Vec<Pool>, ApiError> {
                 })?,
             );
         }
+    }
+    // Here and not in the pools, whose owners must not wait for hundreds of files to be read.
+    let containers = Arc::clone(&state.containers);
+    let memory = tokio::task::spawn_blocking(move || containers.pool_memory()).await.unwrap_or_default();
+    for pool in &mut items {
+        let of = |key: &PoolKey| key.is_of(pool);
+        pool.memory = memory.iter().find(|(key, _)| of(key)).map(|(_, memory)| *memory).unwrap_or_default();
     }
     Ok(items)
 }

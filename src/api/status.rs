@@ -20,16 +20,24 @@ struct PoolLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    provider: String,
+    stage: &'static str,
+}
+
 /// Gauges whose values are read off at each scrape.
 #[derive(Debug, Default)]
 pub struct Gauges {
     pools: Family<PoolLabels, Gauge>,
     targets: Family<PoolLabels, Gauge>,
     memory: Gauge,
+    pool_memory: Family<StageLabels, Gauge>,
 }
 
 impl Gauges {
-    /// Registers `thawd_containers`, `thawd_pool_target` and `thawd_containers_memory_bytes`.
+    /// Registers `thawd_containers`, `thawd_pool_target`, `thawd_containers_memory_bytes` and
+    /// `thawd_pool_memory_bytes`.
     pub fn new(registry: &mut Registry) -> Self {
         let gauges = Self::default();
         registry.register("thawd_containers", "Containers by provider and state", gauges.pools.clone());
@@ -38,6 +46,11 @@ impl Gauges {
             "thawd_containers_memory_bytes",
             "Memory charged to the cgroups of all containers",
             gauges.memory.clone(),
+        );
+        registry.register(
+            "thawd_pool_memory_bytes",
+            "Memory charged to the cgroups of warm containers, the kernel's own included, by provider and stage",
+            gauges.pool_memory.clone(),
         );
         gauges
     }
@@ -84,13 +97,18 @@ pub async fn metrics(State(state): State<Arc<super::State>>) -> Result<impl Into
     {
         let gauges = state.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.pools.clear();
+        gauges.pool_memory.clear();
+        gauges.targets.clear();
         for pool in pools {
             let label = |state| PoolLabels { provider: pool.provider.clone(), state };
             let stage = match pool.stage {
                 Stage::Created => "created",
                 Stage::Prestarted => "prestarted",
             };
-            gauges.targets.get_or_create(&label(stage)).set(pool.target as i64);
+            // A provider may have several pools of one stage, one for each model.
+            gauges.targets.get_or_create(&label(stage)).inc_by(pool.target as i64);
+            let stage = StageLabels { provider: pool.provider.clone(), stage };
+            gauges.pool_memory.get_or_create(&stage).inc_by(pool.memory.bytes as i64);
             for (name, wanted) in [
                 ("creating", ContainerState::Creating),
                 ("warm", ContainerState::Warm),

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CPU_PERIOD_US, CgroupError, Controllers, LimitFiles, Usage, flat_key, make_directory, open_for_writing,
+    CgroupError, Controllers, LimitFiles, Limits, Memory, Squeeze, Usage, flat_key, make_directory, open_for_writing,
     open_if_writable, read, read_number, write,
 };
 
 /// One directory per container in each of three v1 hierarchies.
 pub struct Hybrid {
-    memory: PathBuf,
+    pub(super) memory: PathBuf,
     cpu: PathBuf,
     pids: PathBuf,
 }
@@ -62,7 +62,8 @@ impl Controllers for Hybrid {
         }
     }
 
-    fn limit_cpu(&self, id: &str, quota_us: u64, burst_us: u64) -> Result<(), CgroupError> {
+    fn limit_cpu(&self, id: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let burst_us = limits.burst_us();
         let directory = self.cpu.join(id);
         let burst = directory.join("cpu.cfs_burst_us");
         // The burst came with Linux 5.14 and may never exceed the quota, so it goes to 0 before the quota changes.
@@ -70,8 +71,8 @@ impl Controllers for Hybrid {
         if has_burst {
             write(&burst, "0")?;
         }
-        write(&directory.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-        write(&directory.join("cpu.cfs_quota_us"), &quota_us.to_string())?;
+        write(&directory.join("cpu.cfs_period_us"), &limits.cpu_period_us.to_string())?;
+        write(&directory.join("cpu.cfs_quota_us"), &limits.quota_us().to_string())?;
         if has_burst && burst_us > 0 { write(&burst, &burst_us.to_string()) } else { Ok(()) }
     }
 
@@ -86,8 +87,8 @@ impl Controllers for Hybrid {
         let burst = cpu.join("cpu.cfs_burst_us");
         Ok(LimitFiles {
             memory: files,
-            quota_with_period: false,
             quota: open_for_writing(&cpu.join("cpu.cfs_quota_us"))?,
+            period: Some(open_for_writing(&cpu.join("cpu.cfs_period_us"))?),
             burst: if burst.exists() { Some(open_for_writing(&burst)?) } else { None },
             peak: open_if_writable(&memory.join("memory.max_usage_in_bytes")),
         })
@@ -100,5 +101,13 @@ impl Controllers for Hybrid {
         usage.oom_kills = flat_key(&read(&directory.join("memory.oom_control"))?, "oom_kill");
         usage.throttled_periods = flat_key(&read(&self.cpu.join(id).join("cpu.stat"))?, "nr_throttled");
         Ok(())
+    }
+
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError> {
+        self.memory_of(id)
+    }
+
+    fn reclaim(&self, id: &str, what: Squeeze, _bytes: u64) -> Result<(), CgroupError> {
+        self.reclaim_from(id, what)
     }
 }

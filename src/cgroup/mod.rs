@@ -10,6 +10,7 @@
 mod core_files;
 mod detect;
 mod hybrid;
+mod reclaim;
 mod v2;
 
 use std::fs;
@@ -21,9 +22,10 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use detect::Layout;
+pub use reclaim::{Memory, Squeeze};
 
-/// CPU period that quotas are expressed in, microseconds: the kernel's default
-/// (Documentation/admin-guide/cgroup-v2.rst, `cpu.max`).
+/// CPU period that quotas are expressed in unless [`Limits::cpu_period_us`] says otherwise, microseconds: the kernel's
+/// default (Documentation/admin-guide/cgroup-v2.rst, `cpu.max`).
 pub const CPU_PERIOD_US: u64 = 100_000;
 
 /// Resource limits of a container in one of its classes (idle, run).
@@ -35,18 +37,21 @@ pub struct Limits {
     pub cpu: f64,
     /// CPUs' worth of time that saved-up quota may reach for a moment; no burst when absent.
     pub cpu_burst: Option<f64>,
+    /// Time over which `cpu` is averaged, microseconds, 1,000 to 1,000,000 (the kernel's bounds). With a long one a
+    /// process that has waited may use the whole quota at once; with a short one it is throttled more evenly.
+    pub cpu_period_us: u64,
 }
 
 impl Limits {
-    /// Quota per [`CPU_PERIOD_US`], microseconds; never below the kernel's minimum of 1 ms.
+    /// Quota per period, microseconds; never below the kernel's minimum of 1 ms.
     pub fn quota_us(&self) -> u64 {
-        ((self.cpu * CPU_PERIOD_US as f64) as u64).max(1_000)
+        ((self.cpu * self.cpu_period_us as f64).round() as u64).max(1_000)
     }
 
     /// Burst per period, microseconds; the kernel refuses more than the quota itself.
     pub fn burst_us(&self) -> u64 {
         let quota = self.quota_us();
-        let peak = self.cpu_burst.map_or(quota, |burst| (burst * CPU_PERIOD_US as f64) as u64);
+        let peak = self.cpu_burst.map_or(quota, |burst| (burst * self.cpu_period_us as f64).round() as u64);
         peak.saturating_sub(quota).min(quota)
     }
 }
@@ -133,12 +138,16 @@ trait Controllers: Send + Sync {
     fn limit_memory_and_pids(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<(), CgroupError>;
     /// Changes the memory limit alone.
     fn limit_memory(&self, id: &str, memory_bytes: u64) -> Result<(), CgroupError>;
-    /// Sets quota and burst, microseconds per [`CPU_PERIOD_US`].
-    fn limit_cpu(&self, id: &str, quota_us: u64, burst_us: u64) -> Result<(), CgroupError>;
+    /// Sets period, quota and burst.
+    fn limit_cpu(&self, id: &str, limits: &Limits) -> Result<(), CgroupError>;
     /// Opens the files that [`Hierarchy::raise`] writes.
     fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError>;
     /// Adds memory, peak and OOM figures.
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
+    /// What is charged, by kind.
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError>;
+    /// Takes about `bytes` of the kind `what`.
+    fn reclaim(&self, id: &str, what: Squeeze, bytes: u64) -> Result<(), CgroupError>;
 }
 
 /// Control files that stay open, so that a claim makes one system call for each and looks up no path.
@@ -146,9 +155,10 @@ trait Controllers: Send + Sync {
 struct LimitFiles {
     /// In the order in which a growing limit is written.
     memory: Vec<fs::File>,
-    /// Whether the quota's file takes quota and period (v2) or the quota alone (v1).
-    quota_with_period: bool,
+    /// Takes quota and period (v2), or the quota alone (v1).
     quota: fs::File,
+    /// v1 only.
+    period: Option<fs::File>,
     /// Absent before Linux 5.14.
     burst: Option<fs::File>,
     /// Where a write forgets the memory peak so far: v1, and v2 since Linux 6.12, there for reads through the same
@@ -157,22 +167,33 @@ struct LimitFiles {
 }
 
 impl LimitFiles {
-    fn raise(&self, limits: &Limits) -> io::Result<()> {
-        let memory = limits.memory_bytes.to_string();
+    fn raise(&self, from: &Limits, to: &Limits) -> io::Result<()> {
+        let memory = to.memory_bytes.to_string();
         for file in &self.memory {
             rustix::io::pwrite(file, memory.as_bytes(), 0)?;
         }
-        let mut quota = limits.quota_us().to_string();
-        if self.quota_with_period {
-            quota = format!("{quota} {CPU_PERIOD_US}");
+        // The period first of all: each write arms the timer that refills the quota, for as long as the period is then,
+        // and a later one does not shorten that. A second of being throttled would be the price.
+        if to.cpu_period_us != from.cpu_period_us {
+            match &self.period {
+                Some(file) => rustix::io::pwrite(file, to.cpu_period_us.to_string().as_bytes(), 0)?,
+                None => {
+                    let both = format!("{} {}", from.quota_us(), to.cpu_period_us);
+                    rustix::io::pwrite(&self.quota, both.as_bytes(), 0)?
+                }
+            };
+        }
+        // The burst may at no moment exceed the quota: one that shrinks goes before it, one that grows after it.
+        let burst = self.burst.as_ref().filter(|_| to.burst_us() != from.burst_us());
+        let set_burst = |file: &fs::File| rustix::io::pwrite(file, to.burst_us().to_string().as_bytes(), 0).map(drop);
+        let shrinks = to.burst_us() < from.burst_us();
+        burst.filter(|_| shrinks).map_or(Ok(()), set_burst)?;
+        let mut quota = to.quota_us().to_string();
+        if self.period.is_none() {
+            quota = format!("{quota} {}", to.cpu_period_us);
         }
         rustix::io::pwrite(&self.quota, quota.as_bytes(), 0)?;
-        if let (Some(file), burst) = (&self.burst, limits.burst_us())
-            && burst > 0
-        {
-            rustix::io::pwrite(file, burst.to_string().as_bytes(), 0)?;
-        }
-        Ok(())
+        Ok(burst.filter(|_| !shrinks).map_or(Ok(()), set_burst)?)
     }
 }
 
@@ -258,20 +279,19 @@ impl Hierarchy {
     /// A control file that cannot be written; for memory, EBUSY when more is in use than the new limit.
     pub fn apply(&self, cgroup: &Cgroup, limits: &Limits) -> Result<(), CgroupError> {
         self.controllers.limit_memory(&cgroup.id, limits.memory_bytes)?;
-        self.controllers.limit_cpu(&cgroup.id, limits.quota_us(), limits.burst_us())
+        self.controllers.limit_cpu(&cgroup.id, limits)
     }
 
-    /// Goes from a smaller class, set with [`Self::apply`] and without a burst, to a larger one: what a claim does.
+    /// Goes from a class set with [`Self::apply`] to another one: what a claim does.
     ///
     /// # Errors
     /// A control file that cannot be written.
     pub fn raise(&self, cgroup: &Cgroup, from: &Limits, to: &Limits) -> Result<(), CgroupError> {
-        let grows = to.memory_bytes >= from.memory_bytes && to.quota_us() >= from.quota_us();
-        if !grows || from.burst_us() > 0 {
-            // The order of the writes matters then.
+        if to.memory_bytes < from.memory_bytes {
+            // The order of the writes to the memory limits is another one then.
             return self.apply(cgroup, to);
         }
-        cgroup.limit_files.raise(to).map_err(CgroupError::io("raise the limits of", &cgroup.path))
+        cgroup.limit_files.raise(from, to).map_err(CgroupError::io("raise the limits of", &cgroup.path))
     }
 
     /// Forgets the memory peak so far, where the kernel can (v1; v2 since Linux 6.12).
@@ -492,7 +512,7 @@ fn flat_key(content: &str, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupError, Limits, flat_key, lock};
+    use super::{CPU_PERIOD_US, CgroupError, Limits, flat_key, lock};
 
     #[test]
     fn a_cgroup_has_one_daemon() {
@@ -505,12 +525,14 @@ mod tests {
 
     #[test]
     fn quota_and_burst_follow_the_class() {
-        let run = Limits { memory_bytes: 1, cpu: 0.5, cpu_burst: Some(1.0) };
-        assert_eq!((run.quota_us(), run.burst_us()), (50_000, 50_000));
-        let idle = Limits { memory_bytes: 1, cpu: 0.1, cpu_burst: None };
-        assert_eq!((idle.quota_us(), idle.burst_us()), (10_000, 0));
-        let tiny = Limits { memory_bytes: 1, cpu: 0.001, cpu_burst: Some(4.0) };
-        assert_eq!((tiny.quota_us(), tiny.burst_us()), (1_000, 1_000), "kernel minimum, burst at most the quota");
+        let of = |cpu, cpu_burst, cpu_period_us| {
+            let limits = Limits { memory_bytes: 1, cpu, cpu_burst, cpu_period_us };
+            (limits.quota_us(), limits.burst_us())
+        };
+        assert_eq!(of(0.5, Some(1.0), CPU_PERIOD_US), (50_000, 50_000));
+        assert_eq!(of(0.1, None, CPU_PERIOD_US), (10_000, 0));
+        assert_eq!(of(0.1, Some(0.2), 1_000_000), (100_000, 100_000));
+        assert_eq!(of(0.001, Some(4.0), CPU_PERIOD_US), (1_000, 1_000), "kernel minimum, burst at most the quota");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CPU_PERIOD_US, CgroupError, Controllers, LimitFiles, Usage, flat_key, open_for_writing, open_if_writable, read,
-    read_number, write,
+    CgroupError, Controllers, LimitFiles, Limits, Memory, Squeeze, Usage, flat_key, open_for_writing, open_if_writable,
+    read, read_number, write,
 };
 
 const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
@@ -26,7 +26,7 @@ impl V2 {
         Ok(Self { base: base.to_owned() })
     }
 
-    fn file(&self, id: &str, name: &str) -> PathBuf {
+    pub(super) fn file(&self, id: &str, name: &str) -> PathBuf {
         self.base.join(id).join(name)
     }
 }
@@ -72,19 +72,20 @@ impl Controllers for V2 {
         write(&self.file(id, "memory.max"), &memory_bytes.to_string())
     }
 
-    fn limit_cpu(&self, id: &str, quota_us: u64, burst_us: u64) -> Result<(), CgroupError> {
+    fn limit_cpu(&self, id: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let burst_us = limits.burst_us();
         let burst = self.file(id, "cpu.max.burst");
         // The burst may never exceed the quota, so it goes to 0 before the quota changes.
         write(&burst, "0")?;
-        write(&self.file(id, "cpu.max"), &format!("{quota_us} {CPU_PERIOD_US}"))?;
+        write(&self.file(id, "cpu.max"), &format!("{} {}", limits.quota_us(), limits.cpu_period_us))?;
         if burst_us > 0 { write(&burst, &burst_us.to_string()) } else { Ok(()) }
     }
 
     fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError> {
         Ok(LimitFiles {
             memory: vec![open_for_writing(&self.file(id, "memory.max"))?],
-            quota_with_period: true,
             quota: open_for_writing(&self.file(id, "cpu.max"))?,
+            period: None,
             burst: Some(open_for_writing(&self.file(id, "cpu.max.burst"))?),
             peak: open_if_writable(&self.file(id, "memory.peak")),
         })
@@ -96,5 +97,13 @@ impl Controllers for V2 {
         usage.memory_peak_bytes = read_number(&self.file(id, "memory.peak")).unwrap_or(usage.memory_bytes);
         usage.oom_kills = flat_key(&read(&self.file(id, "memory.events"))?, "oom_kill");
         Ok(())
+    }
+
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError> {
+        self.memory_of(id)
+    }
+
+    fn reclaim(&self, id: &str, what: Squeeze, bytes: u64) -> Result<(), CgroupError> {
+        self.reclaim_from(id, what, bytes)
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::control::Control;
 use super::credentials;
+use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
 use super::{Container, ContainerError, Template};
 use crate::cgroup::{Cgroup, Hierarchy, Usage};
@@ -72,6 +73,7 @@ impl Drop for Place {
 pub struct Entry {
     pub id: String,
     pub provider: String,
+    pub pool: PoolKey,
     pub cgroup: Cgroup,
     created_at_ms: u64,
     status: Mutex<Status>,
@@ -125,6 +127,7 @@ pub struct Containers {
     slots: Arc<Mutex<BTreeSet<u32>>>,
     registry: Arc<Registry>,
     reaper: mpsc::UnboundedSender<Parts>,
+    memory: MemoryCache,
 }
 
 impl Containers {
@@ -147,6 +150,7 @@ impl Containers {
             egress_metrics,
             registry: Arc::default(),
             reaper,
+            memory: MemoryCache::default(),
         }
     }
 
@@ -181,6 +185,17 @@ impl Containers {
     pub fn claimed(&self, provider: &str) -> usize {
         let is_claimed = |entry: &Arc<Entry>| lock(&entry.status).state == State::Claimed;
         lock(&self.registry.0).values().filter(|entry| entry.provider == provider && is_claimed(entry)).count()
+    }
+
+    /// What the warm containers of each pool hold; read anew at most once a second. Blocks while it is.
+    pub fn pool_memory(&self) -> Vec<(PoolKey, types::PoolMemory)> {
+        let is_warm = |entry: &Arc<Entry>| lock(&entry.status).state == State::Warm;
+        self.memory.get(|| {
+            let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
+            let warm = entries.into_iter().filter(is_warm);
+            // One that is claimed or destroyed meanwhile has no figures left.
+            warm.filter_map(|entry| Some((entry.pool.clone(), self.hierarchy.memory(&entry.cgroup).ok()?))).collect()
+        })
     }
 
     /// The containers that exist now.
@@ -232,6 +247,7 @@ impl Containers {
         let entry = Arc::new(Entry {
             id: id.clone(),
             provider: template.provider.clone(),
+            pool: PoolKey::of(&template),
             cgroup,
             created_at_ms: crate::telemetry::unix_ms(),
             status: Mutex::new(Status { state: State::Creating, execution: None, pid: None }),

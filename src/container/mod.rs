@@ -13,6 +13,7 @@ mod cli;
 mod containers;
 mod control;
 mod credentials;
+mod pool_memory;
 mod reaper;
 
 use std::io;
@@ -20,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cgroup::{CgroupError, Hierarchy, Limits, Usage};
+use crate::cgroup::{CgroupError, Hierarchy, Limits, Squeeze, Usage};
 use crate::egress;
 use crate::init::wire::{Report, op, stage};
 use crate::kernel;
@@ -31,6 +32,7 @@ pub use containers::{Containers, Limit, Place, Settings};
 use control::Control;
 pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
 pub use credentials::CredentialError;
+pub use pool_memory::PoolKey;
 use reaper::Remains;
 
 /// State as shown by the API.
@@ -61,6 +63,8 @@ pub struct Template {
     pub egress: Arc<egress::Policy>,
     /// What is started in it before it is claimed.
     pub prestarted: Option<Arc<Prestarted>>,
+    /// What is taken from it when it has come to rest.
+    pub squeeze: Squeeze,
 }
 
 /// Why a container could not be created or used.
@@ -165,6 +169,7 @@ impl Container {
     pub async fn rest(&mut self) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
         self.remains.cgroup().freeze().await?;
+        self.squeeze().await;
         // What it used until now is nobody's; frozen, it uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;

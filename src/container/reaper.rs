@@ -64,6 +64,10 @@ impl Remains {
         &self.parts().entry.cgroup
     }
 
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.parts().entry
+    }
+
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.parts().pidfd.as_ref().expect("set before a container is handed out").as_fd()
     }

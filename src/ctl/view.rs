@@ -96,10 +96,12 @@ pub(super) async fn pools(client: &Client, format: Format) -> Result<(), CtlErro
             pool.claimed.to_string(),
             pool.hits.to_string(),
             pool.misses.to_string(),
+            // Of one warm container.
+            bytes(pool.memory.bytes_per_container),
             pool.last_error.unwrap_or_default(),
         ]
     });
-    let columns = ["PROVIDER", "TARGET", "WARM", "CREATING", "CLAIMED", "HITS", "MISSES", "LAST ERROR"];
+    let columns = ["PROVIDER", "TARGET", "WARM", "CREATING", "CLAIMED", "HITS", "MISSES", "MEMORY EACH", "LAST ERROR"];
     Ok(print(&table(columns, rows))?)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::cgroup::Limits;
+use crate::cgroup::{Limits, Squeeze};
 use crate::container::{Container, Containers, Template};
 use crate::egress::Policy;
 use crate::image::{Store, StoreError};
@@ -179,6 +179,7 @@ impl Images {
             pids: self.settings.pids,
             egress: Arc::clone(&self.settings.egress),
             prestarted: None,
+            squeeze: Squeeze::Off,
         };
         let workdir = &config.workdir;
         Ok(Runnable {

@@ -62,8 +62,8 @@ pub struct Served {
     pub provider: Arc<Provider>,
     /// Its pool.
     pub pool: Pool,
-    /// Its pool of prestarted CLIs, and what these can take.
-    pub prestarted: Option<(Pool, Arc<prestart::Plan>)>,
+    /// Its pools of prestarted CLIs, and what each can take: one, or one for each model if that cannot be changed late.
+    pub prestarted: Vec<(Pool, Arc<prestart::Plan>)>,
     /// Environment of its image; known once the image is unpacked.
     pub image_env: Arc<Mutex<Vec<(String, String)>>>,
     /// Another upstream than the provider's own.

@@ -10,6 +10,7 @@ use super::image_run::{self, ImageRunError, Images, Origin};
 use super::late::Late;
 use super::{Served, Settings};
 use crate::container::{Command, CommandError, Encoded};
+use crate::pool::Pool;
 use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
 use crate::types::{Credentials, ExecutionRequest, Secret};
@@ -270,7 +271,7 @@ fn provider_plan(
         _ => return Err(RequestError::PromptOrCommand),
     };
     let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
-    let late = late(target, &request, &credentials, task.model.as_deref());
+    let (prestarted, late) = late(target, &request, &credentials, task.model.as_deref()).unzip();
     let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user, group };
@@ -282,7 +283,7 @@ fn provider_plan(
         user: request.user,
         model: task.model,
         labels: request.labels,
-        origin: Origin::Pool(target.pool.clone(), target.prestarted.as_ref().map(|(pool, _)| pool.clone())),
+        origin: Origin::Pool(target.pool.clone(), prestarted),
         late,
         command: encoded?,
         stdin: task.stdin,
@@ -293,22 +294,32 @@ fn provider_plan(
     })
 }
 
-/// What a prestarted CLI would be told; nothing if it could not take this request.
-fn late(target: &Served, request: &ExecutionRequest, credentials: &Credentials, model: Option<&str>) -> Option<Late> {
-    let (_, plan) = target.prestarted.as_ref()?;
+/// The pool of prestarted CLIs that could take this request, and what one of them would be told.
+fn late(
+    target: &Served,
+    request: &ExecutionRequest,
+    credentials: &Credentials,
+    model: Option<&str>,
+) -> Option<(Pool, Late)> {
+    if target.prestarted.is_empty() {
+        return None;
+    }
     let late = Late {
         prompt: Zeroizing::new(request.prompt.clone()?),
         model: model?.to_owned(),
         effort: request.effort.clone(),
         variables: credentials.env.clone(),
     };
-    match plan.can_take(&late.request(&credentials.files, &request.env)) {
-        Ok(()) => Some(late),
-        Err(refusal) => {
-            tracing::debug!(provider = %target.provider.name, %refusal, "not for a prestarted CLI");
-            None
+    let pool = target.prestarted.iter().find_map(|(pool, plan)| {
+        match plan.can_take(&late.request(&credentials.files, &request.env)) {
+            Ok(()) => Some(pool.clone()),
+            Err(refusal) => {
+                tracing::debug!(provider = %target.provider.name, %refusal, "not for a prestarted CLI");
+                None
+            }
         }
-    }
+    });
+    pool.map(|pool| (pool, late))
 }
 
 /// The command that starts a CLI ahead of time, with everything in its environment that is nobody's in particular.

@@ -23,6 +23,8 @@ pub type Prepare = Arc<dyn Fn() -> Result<Arc<Template>, String> + Send + Sync>;
 pub struct Settings {
     /// How far its containers are taken.
     pub stage: types::Stage,
+    /// The one model that its containers serve, if it is but one.
+    pub model: Option<String>,
     /// Warm containers wanted.
     pub target: usize,
     /// Time between two health passes.

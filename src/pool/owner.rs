@@ -249,6 +249,7 @@ impl Owner {
         types::Pool {
             provider: self.provider.clone(),
             stage: self.settings.stage,
+            model: self.settings.model.clone(),
             target: self.settings.target,
             warm: self.warm.len(),
             creating: self.creating,
@@ -256,6 +257,7 @@ impl Owner {
             hits: self.hits,
             misses: self.misses,
             last_error: self.last_error.clone(),
+            memory: types::PoolMemory::default(),
         }
     }
 }

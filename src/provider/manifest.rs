@@ -249,6 +249,22 @@ pub struct ResourceClass {
     pub cpu: f64,
     /// CPUs for a short while, at least `cpu`. Absent: no burst.
     pub cpu_burst: Option<f64>,
+    /// Key `cpu_period_ms`, milliseconds, 1 to 1000: time over which `cpu` is averaged. Default 100. With 1000, a `cpu`
+    /// of 0.1 allows 100 ms at once, and with a `cpu_burst` of 0.2 another 100 ms to one that has waited.
+    #[serde(rename = "cpu_period_ms", deserialize_with = "cpu_period", default = "default_cpu_period")]
+    pub cpu_period: Duration,
+}
+
+fn default_cpu_period() -> Duration {
+    Duration::from_millis(100)
+}
+
+fn cpu_period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    // The kernel's bounds (Documentation/scheduler/sched-bwc.rst).
+    match u64::deserialize(deserializer)? {
+        value @ 1..=1_000 => Ok(Duration::from_millis(value)),
+        value => Err(D::Error::custom(format!("{value} ms is not between 1 and 1000"))),
+    }
 }
 
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

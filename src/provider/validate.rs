@@ -166,6 +166,10 @@ fn validate_class(key: &str, class: &ResourceClass) -> Result<(), Invalid> {
     if class.cpu_burst.is_some_and(|burst| !(burst >= class.cpu && burst <= 1024.0)) {
         return invalid(format!("{key}.cpu_burst"), "must be between `cpu` and 1024");
     }
+    // The kernel's smallest quota.
+    if class.cpu * class.cpu_period.as_secs_f64() < 0.000_999 {
+        return invalid(format!("{key}.cpu_period_ms"), "is too short: `cpu` of it must be at least 1 ms");
+    }
     Ok(())
 }
 

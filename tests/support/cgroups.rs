@@ -87,6 +87,21 @@ impl ContainerCgroup {
         (quota.parse().unwrap(), period.parse().unwrap())
     }
 
+    /// CPU time that may be saved up, microseconds.
+    pub fn cpu_burst(&self) -> u64 {
+        self.number(&self.cpu, "cpu.cfs_burst_us", "cpu.max.burst")
+    }
+
+    /// Whether its limits keep all of it in memory: no swap (v2), or no more of memory and swap together than of
+    /// memory alone (v1). A kernel without swap has neither file.
+    pub fn may_swap_nothing(&self) -> bool {
+        let read = |name: &str| fs::read_to_string(self.memory.join(name)).ok();
+        match self.v2 {
+            true => read("memory.swap.max").is_none_or(|limit| limit.trim() == "0"),
+            false => read("memory.memsw.limit_in_bytes").is_none_or(|both| Some(both) == read("memory.limit_in_bytes")),
+        }
+    }
+
     /// Periods in which it wanted more CPU than it has.
     pub fn throttled(&self) -> u64 {
         keyed(&self.cpu.join("cpu.stat"), "nr_throttled")

@@ -1,161 +1,173 @@
 //! The real command-line tools: from the prompt being known to the first request that reaches the upstream.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use base64::Engine as _;
-use serde_json::{Value, json};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use thawd::image::Store;
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Terminal;
-use thawd::provider::{self, Dialect, DialectParser, Invocation, PromptSpec, Provider};
+use thawd::provider::{self, Dialect, DialectParser, Invocation, PromptSpec, Provider, ResourceClass};
 
 use crate::Options;
 use crate::bed::{Bed, Daemon, check_interrupted, repository};
 use crate::contender::succeed;
 use crate::http::{Event, Request};
+use crate::machine::is_hybrid;
 use crate::peers::podman::{limits, podman, remove};
+use crate::real::{self, Account, TENTH, Upstream, Waiting, monotonic_ns};
 use crate::report::{Goal, Outcome};
 use crate::stats::Series;
-
-/// Warm containers of each provider.
-const POOL: usize = 2;
 
 /// What each is asked, and what must be in its answer.
 const PROMPT: &str = "What is 3*67? Answer with the number only.";
 const ANSWER: &str = "201";
 
-/// A provider, and the made-up account that the offline upstream accepts.
-struct Account {
-    provider: &'static str,
-    files: Vec<(&'static str, String)>,
-    env: Vec<(&'static str, String)>,
-}
+const PRESTARTED: &str = "thawd, prestarted";
+const PRESTARTED_TENTH: &str = "thawd, prestarted, idle class (0.1 CPU)";
+const CREATED: &str = "thawd, created";
+const PODMAN: &str = "podman exec";
 
 pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::new(
         "Real CLIs: prompt to first upstream request",
         "Each CLI in its own image, asked the same question against an upstream on this machine, which notes when the \
          first request arrives (same clock). thawd: the request with prompt and credentials over HTTP on the Unix \
-         socket, a frozen container, run class of the manifest (0.5 CPU, burst 1.0, 512 MiB), the upstream reached \
-         through the egress proxy. podman: `podman exec -i` of the same command with the same environment in a \
-         running container of the same root file system with 0.5 CPU and 512 MiB, in a fresh home with the credentials \
-         already in place, on the host's network.",
+         socket, a frozen container, the upstream reached through the egress proxy; prestarted: the CLI waits already \
+         started; created: it is started at the claim. Run class of the manifest (0.5 CPU over a second, burst 1.0, \
+         512 MiB), and prestarted also in the idle class (0.1 CPU over a second, burst 0.2), which the container then \
+         keeps. podman: `podman exec -i` of the same command with the same environment in a running container of the \
+         same root file system with the same CPU quota, period, burst and memory as the run class, in a fresh home \
+         with the credentials already in place, on the host's network. codex with an account asks for that account \
+         before it sends the prompt, so that the request with the prompt is measured too.",
     );
     let upstream = Upstream::start(bed)?;
-    let accounts = accounts();
-    let (state, layouts) = (bed.cache.join("state"), bed.cache.join("layouts"));
+    let accounts = real::accounts();
     for account in &accounts {
-        let layout = layouts.join(account.provider);
-        if !layout.join("index.json").is_file() {
-            fs::create_dir_all(&layouts)?;
-            let source = repository().join("images").join(account.provider);
-            let options = BuildOptions::new(&layout, bed.cache.join("build"));
-            build(&source, &options, &Terminal::new(account.provider))
-                .with_context(|| format!("build the image of {}", account.provider))?;
-        }
-    }
-    let mut more = String::from("[egress.resolve]\n\"upstream.test\" = [\"127.0.0.1\"]\n");
-    for Account { provider, .. } in &accounts {
-        more += &format!(
-            "[provider.{provider}]\npool_target = {POOL}\nbase_url = \"http://upstream.test:{0}\"\n\
-             egress = [\"upstream.test:{0}\"]\n",
-            upstream.port
-        );
-    }
-    let manifests = repository().join("providers");
-    let daemon = Daemon::with(bed, &state, &layouts, &manifests, 20, &more)?;
-    let providers = provider::load_dir(&manifests)?;
-    // Unpacks what is not unpacked yet; the same files serve podman.
-    let store = Store::open(&state.join("images"))?;
-    for account in &accounts {
-        let image = store.ensure(&layouts.join(account.provider))?;
-        daemon.wait_full(account.provider, POOL)?;
+        let waiting = [
+            Waiting { provider: account.provider.to_owned(), created: 1, prestarted: 1 },
+            Waiting { provider: format!("{}{TENTH}", account.provider), created: 0, prestarted: 1 },
+        ];
+        let daemon = real::daemon(bed, upstream.port, &waiting, 20)?;
+        let providers = provider::load_dir(&repository().join("providers"))?;
+        let image =
+            Store::open(&bed.cache.join("state/images"))?.ensure(&real::layouts(bed)?.join(account.provider))?;
         let provider = providers.get(account.provider).context("no manifest")?;
         let peer = Peer::start(bed, account, provider, &image, &upstream);
-        one(&daemon, account, peer, &upstream, options, &mut outcome)?;
+        one(&daemon, account, &waiting, peer, &upstream, options, &mut outcome)?;
+        daemon.stop()?;
     }
     Ok(outcome)
+}
+
+/// Times to the first request, and to the one with the prompt.
+struct Times {
+    first: Series,
+    prompt: Series,
+}
+
+impl Times {
+    fn new(name: &str) -> Self {
+        Self { first: Series::new(name), prompt: Series::new(name) }
+    }
+
+    fn push(&mut self, (first, prompt): (Duration, Duration)) {
+        self.first.push(first);
+        self.prompt.push(prompt);
+    }
 }
 
 fn one(
     daemon: &Daemon,
     account: &Account,
+    waiting: &[Waiting; 2],
     peer: Result<Peer>,
     upstream: &Upstream,
     options: &Options,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    // By the stage at which the container was claimed, as the daemon says it; a daemon that says none has one stage.
-    let mut stages: BTreeMap<String, Series> = BTreeMap::new();
-    let mut podman = Series::new("podman exec");
+    let [prestarted, tenth, created, podman] = &mut [PRESTARTED, PRESTARTED_TENTH, CREATED, PODMAN].map(Times::new);
+    let ready = || waiting.iter().try_for_each(|one| real::full(daemon, one));
     // The first round fills caches and does not count.
     for round in 0..=options.n {
         check_interrupted()?;
-        daemon.wait_full(account.provider, POOL)?;
-        let (stage, time) = ask_thawd(daemon, account, upstream)?;
-        if round > 0 {
-            stages.entry(stage.clone()).or_insert_with(|| Series::new(format!("thawd, {stage}"))).push(time);
+        for (times, provider, is_prestarted) in [
+            (&mut *prestarted, &waiting[0].provider, true),
+            (&mut *tenth, &waiting[1].provider, true),
+            (&mut *created, &waiting[0].provider, false),
+        ] {
+            ready()?;
+            let asked = ask_thawd(daemon, account, provider, is_prestarted, upstream)?;
+            if round > 0 {
+                times.push(asked);
+            }
         }
-        daemon.wait_full(account.provider, POOL)?;
+        ready()?;
         if let Ok(running) = &peer {
             running.reset()?;
-            let time = running.ask(upstream)?;
+            let asked = running.ask(upstream)?;
             if round > 0 {
-                podman.push(time);
+                podman.push(asked);
             }
         }
     }
-    for (stage, series) in &stages {
-        let what = format!("{}: podman exec / thawd, {stage}", account.provider);
-        let ratio = podman.median() / series.median();
-        if stage == "prestarted" {
-            outcome.goal(what, ratio, "×", Goal::AtLeast(5.0));
-        } else if peer.is_ok() {
-            outcome.fact(what, ratio, "×");
-        }
-    }
+    let who = account.provider;
+    let ms = |times: &Times| times.first.median() / 1e3;
+    outcome.goal(
+        format!("{who}: podman exec / thawd, prestarted"),
+        podman.first.median() / prestarted.first.median(),
+        "×",
+        Goal::AtLeast(5.0),
+    );
+    outcome.fact(
+        format!("{who}: thawd, created / thawd, prestarted"),
+        created.first.median() / prestarted.first.median(),
+        "×",
+    );
+    outcome.goal(format!("{who}: prestarted, run class"), ms(prestarted), "ms", Goal::AtMost(100.0));
+    outcome.goal(format!("{who}: prestarted, idle class"), ms(tenth), "ms", Goal::AtMost(200.0));
     if let Err(error) = peer {
-        outcome.note(format!("{}: podman is not in the comparison: {error:#}", account.provider));
+        outcome.note(format!("{who}: podman is not in the comparison: {error:#}"));
     }
-    if !stages.contains_key("prestarted") {
-        outcome.note(format!("{}: no claim was served by a prestarted CLI", account.provider));
+    let all = [prestarted, tenth, created, podman];
+    let series = |pick: fn(&Times) -> &Series| -> Vec<Series> {
+        all.iter().map(|times| pick(times).clone()).filter(|series| !series.micros.is_empty()).collect()
+    };
+    outcome.compare(who, series(|times| &times.first), PODMAN);
+    if who == "openai" {
+        outcome.compare(&format!("{who}: the request with the prompt"), series(|times| &times.prompt), PODMAN);
     }
-    let reference = podman.name.clone();
-    let series = stages.into_values().chain((!podman.micros.is_empty()).then_some(podman)).collect();
-    outcome.compare(account.provider, series, &reference);
     Ok(())
 }
 
-fn ask_thawd(daemon: &Daemon, account: &Account, upstream: &Upstream) -> Result<(String, Duration)> {
-    let object = |pairs: &[(&str, String)]| -> Value {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect::<serde_json::Map<_, _>>().into()
-    };
-    let body = json!({
-        "provider": account.provider, "user": "bench", "prompt": PROMPT,
-        "credentials": {"files": object(&account.files), "env": object(&account.env)},
-    });
+fn ask_thawd(
+    daemon: &Daemon,
+    account: &Account,
+    provider: &str,
+    prestarted: bool,
+    upstream: &Upstream,
+) -> Result<(Duration, Duration)> {
+    let mut body = json!({"provider": provider, "user": "bench", "prompt": PROMPT, "credentials": account.json()});
+    if !prestarted {
+        // What a running process cannot be given.
+        body["env"] = json!({"BENCH": "1"});
+    }
     let request = Request::new(&body);
     let mut client = daemon.client();
     client.connect()?;
     let asked = monotonic_ns();
     let mut events = client.execute(&request)?;
     let mut event = Event::default();
-    let (mut stage, mut answer, mut exit) = ("created".to_owned(), String::new(), None);
+    let (mut answer, mut exit) = (String::new(), None);
     while events.next(&mut event)?.is_some() {
         let data = event.json()?;
         match event.name.as_str() {
             "started" => {
-                ensure!(data["path"] == "warm", "{}: the claim was not warm: {data}", account.provider);
-                if let Some(said) = data["stage"].as_str() {
-                    said.clone_into(&mut stage);
-                }
+                ensure!(data["path"] == "warm", "{provider}: the claim was not warm: {data}");
+                ensure!(data["prestarted"] == prestarted, "{provider}: not the stage that was asked for: {data}");
             }
             "delta" => answer += data["text"].as_str().unwrap_or_default(),
             "exit" => exit = Some(data),
@@ -163,8 +175,35 @@ fn ask_thawd(daemon: &Daemon, account: &Account, upstream: &Upstream) -> Result<
         }
     }
     let exit = exit.context("the stream ended without an exit")?;
-    ensure!(exit["success"] == true && answer.contains(ANSWER), "{}: {exit}, said {answer:?}", account.provider);
-    Ok((stage, upstream.first_after(asked)?))
+    ensure!(exit["success"] == true && answer.contains(ANSWER), "{provider}: {exit}, said {answer:?}");
+    upstream.first_after(asked)
+}
+
+/// Gives every container of the engine the CPU time of `class`, burst included, which podman has no flag for.
+fn limit_cpu(parent: &str, class: &ResourceClass) -> Result<()> {
+    let us = class.cpu_period.as_micros() as f64;
+    let (quota, period) = ((class.cpu * us).round(), us);
+    let burst = (class.cpu_burst.unwrap_or(class.cpu) * us - quota).clamp(0.0, quota).round();
+    let root = Path::new(if is_hybrid() { "/sys/fs/cgroup/cpu" } else { "/sys/fs/cgroup" }).join(parent);
+    for entry in fs::read_dir(&root).with_context(|| root.display().to_string())? {
+        let directory = entry?.path();
+        let files: &[(&str, String)] = if is_hybrid() {
+            &[
+                ("cpu.cfs_period_us", period.to_string()),
+                ("cpu.cfs_quota_us", quota.to_string()),
+                ("cpu.cfs_burst_us", burst.to_string()),
+            ]
+        } else {
+            &[("cpu.max", format!("{quota} {period}")), ("cpu.max.burst", burst.to_string())]
+        };
+        for (name, value) in files {
+            let path = directory.join(name);
+            if directory.is_dir() {
+                fs::write(&path, value).with_context(|| path.display().to_string())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The same CLI in a container of podman's.
@@ -208,6 +247,7 @@ impl Peer {
         command.args(["--tmpfs", "/tmp:rw,size=100m,mode=1777", "--entrypoint", "[]", "--rootfs"]);
         command.arg(&image.rootfs).args(["/bin/sleep", "1000000"]);
         bed.private.run(move || succeed(&mut command))?;
+        limit_cpu(&bed.cgroup, &provider.resources.run)?;
         let mut env = image.config.env.clone();
         env.extend([("HOME".to_owned(), provider.home.clone()), ("USER".to_owned(), "runtime".to_owned())]);
         env.extend(invocation.env.clone());
@@ -247,7 +287,7 @@ impl Peer {
         })
     }
 
-    fn ask(&self, upstream: &Upstream) -> Result<Duration> {
+    fn ask(&self, upstream: &Upstream) -> Result<(Duration, Duration)> {
         let asked = monotonic_ns();
         let output = self.exec(&self.argv, &self.env, &self.stdin)?;
         let answer = DialectParser::new(self.dialect).push(output.as_bytes()).concat();
@@ -260,101 +300,4 @@ impl Drop for Peer {
     fn drop(&mut self) {
         remove(&self.bed, &self.name);
     }
-}
-
-/// The stand-in for the three providers.
-struct Upstream {
-    child: Child,
-    port: u16,
-    record: PathBuf,
-}
-
-impl Upstream {
-    fn start(bed: &Bed) -> Result<Self> {
-        let program = bed.binaries.join("examples/offline-upstream");
-        ensure!(
-            program.is_file(),
-            "{} is missing: cargo build --release --example offline-upstream",
-            program.display()
-        );
-        let (record, said) = (bed.path().join("requests"), bed.path().join("upstream"));
-        let child = Command::new(program)
-            .args(["--listen", "127.0.0.1:0", "--token-delay-ms", "1", "--record"])
-            .arg(&record)
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(&said)?)
-            .spawn()?;
-        let mut upstream = Self { child, port: 0, record };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while upstream.port == 0 {
-            ensure!(Instant::now() < deadline, "the offline upstream did not start");
-            std::thread::sleep(Duration::from_millis(10));
-            upstream.port = port(&said).unwrap_or(0);
-        }
-        Ok(upstream)
-    }
-
-    /// Time from `asked` to the first request that came after it.
-    fn first_after(&self, asked: u64) -> Result<Duration> {
-        let text = fs::read_to_string(&self.record)?;
-        // The newest are at the end; one run makes few.
-        let mut first = None;
-        for line in text.lines().rev() {
-            let request: Value = serde_json::from_str(line)?;
-            match request["monotonic_ns"].as_u64() {
-                Some(at) if at >= asked => first = Some(at),
-                _ => break,
-            }
-        }
-        match first {
-            Some(at) => Ok(Duration::from_nanos(at - asked)),
-            None => bail!("no request reached the upstream"),
-        }
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn port(said: &Path) -> Option<u16> {
-    fs::read_to_string(said).ok()?.lines().next()?.rsplit_once(':')?.1.trim().parse().ok()
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// Accounts in the CLIs' own formats, with tokens that are made up.
-fn accounts() -> Vec<Account> {
-    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    let claims = json!({
-        "email": "bench@example.com", "exp": 4_102_444_800_u64,
-        "https://api.openai.com/auth": {
-            "chatgpt_plan_type": "plus", "chatgpt_account_id": "acct_bench", "chatgpt_user_id": "user_bench",
-        },
-    });
-    let header = json!({"alg": "none", "typ": "JWT"});
-    let token = format!("{}.{}.c2ln", base64.encode(header.to_string()), base64.encode(claims.to_string()));
-    let openai = json!({
-        "OPENAI_API_KEY": null, "last_refresh": "2026-01-01T00:00:00Z",
-        "tokens": {"id_token": token, "access_token": token, "refresh_token": "", "account_id": "acct_bench"},
-    });
-    let anthropic = json!({"claudeAiOauth": {
-        "accessToken": "sk-ant-oat01-bench", "expiresAt": 4_102_444_800_000_u64, "scopes": ["user:inference"],
-    }});
-    vec![
-        Account { provider: "openai", files: vec![("auth.json", openai.to_string())], env: vec![] },
-        Account { provider: "anthropic", files: vec![(".credentials.json", anthropic.to_string())], env: vec![] },
-        // gemini checks a credential file with Google's token service, so it gets the access token instead.
-        Account {
-            provider: "google",
-            files: vec![],
-            env: vec![("GOOGLE_CLOUD_ACCESS_TOKEN", "ya29.bench".to_owned())],
-        },
-    ]
 }

@@ -11,6 +11,7 @@ use crate::bed::{Bed, Daemon, Provider, check_interrupted};
 use crate::machine::{cgroup_core, meminfo};
 use crate::peers::{self, Idle, Podman};
 use crate::processes;
+use crate::real::{self, PROVIDERS, Upstream, Waiting};
 use crate::report::{Goal, Outcome};
 
 /// Times that thawd's memory is taken; odd, for the median.
@@ -18,6 +19,9 @@ const ROUNDS: usize = 3;
 
 /// Idle containers of each engine.
 const PEER_CONTAINERS: usize = 10;
+
+/// Waiting CLIs of each provider.
+const PRESTARTED: usize = 4;
 
 /// What counts as the kernel's own in /proc/meminfo.
 const KERNEL: [&str; 5] = ["SUnreclaim", "SReclaimable", "KernelStack", "PageTables", "Percpu"];
@@ -45,10 +49,12 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
         "Idle containers",
         "Frozen, unused containers of the test image. All-in is the loss of MemAvailable per container between a \
          daemon with an empty pool and one with a full pool, which holds everything: processes, page tables, \
-         namespaces, mounts, cgroups, the daemon's own growth; it also holds what other programs did meanwhile. Medians of three. The \
+         namespaces, mounts, cgroups, the daemon's own growth; it also holds what other programs did meanwhile. Medians of three. \
+         Prestarted are the real CLIs, taken once, with their images' pages in the page cache before. The \
          engines' containers run `sleep`; their loss of MemAvailable is taken the same way.",
     );
     thawd(bed, options, count, &mut outcome)?;
+    prestarted(bed, &mut outcome)?;
     engines(bed, &mut outcome)?;
     Ok(outcome)
 }
@@ -115,6 +121,46 @@ fn figures(
     }
     figures.push(("thawd: daemon and spawner with an empty pool, together".to_owned(), daemon_before));
     Ok(figures)
+}
+
+/// What a waiting CLI costs, for each of them.
+fn prestarted(bed: &Rc<Bed>, outcome: &mut Outcome) -> Result<()> {
+    let upstream = Upstream::start(bed)?;
+    for provider in PROVIDERS {
+        check_interrupted()?;
+        let waiting = |prestarted| [Waiting { provider: provider.to_owned(), created: 0, prestarted }];
+        // Fills the cache of pages that all of them share.
+        real::daemon(bed, upstream.port, &waiting(1), 20)?.stop()?;
+        let empty = real::daemon(bed, upstream.port, &waiting(0), 20)?;
+        let before = Snapshot::take();
+        empty.stop()?;
+        let full = real::daemon(bed, upstream.port, &waiting(PRESTARTED), 20)?;
+        let after = Snapshot::take();
+        let each = |bytes: f64| bytes / PRESTARTED as f64;
+        outcome.fact(
+            format!("thawd, {provider} prestarted, all-in, each of {PRESTARTED}"),
+            each(before.available - after.available),
+            "bytes",
+        );
+        let pools = full.client().get("/v1/pools")?;
+        let mut items = pools["items"].as_array().into_iter().flatten();
+        let pool = items.find(|pool| pool["provider"] == provider && pool["stage"] == "prestarted");
+        let memory = &pool.context("no pool")?["memory"];
+        for (what, field) in [("charged", "bytes"), ("anonymous", "anonymous_bytes"), ("the kernel's", "kernel_bytes")]
+        {
+            outcome.fact(
+                format!("thawd, {provider} prestarted: {what}"),
+                each(memory[field].as_f64().unwrap_or(f64::NAN)),
+                "bytes",
+            );
+        }
+        // Those of its processes, of which the CLI is one.
+        let name = processes::find_in_cgroup(&cgroup_core().join(&full.cgroup));
+        let pss: u64 = name.into_iter().map(processes::pss).sum();
+        outcome.fact(format!("thawd, {provider} prestarted: PSS of its processes"), each(pss as f64), "bytes");
+        full.stop()?;
+    }
+    Ok(())
 }
 
 fn idle_cpu(full: &Daemon, options: &Options, outcome: &mut Outcome) -> Result<()> {

@@ -4,6 +4,7 @@ mod burst;
 mod claim;
 mod clis;
 mod cold;
+mod many;
 mod memory;
 mod stdout;
 mod sustained;
@@ -19,7 +20,7 @@ use crate::report::Outcome;
 type Measure = fn(&Rc<Bed>, &Options) -> Result<Outcome>;
 
 /// All, in the order in which they are run and documented.
-pub const ALL: [(&str, Measure); 7] = [
+pub const ALL: [(&str, Measure); 8] = [
     ("claim", claim::measure),
     ("cold", cold::measure),
     ("burst", burst::measure),
@@ -27,4 +28,5 @@ pub const ALL: [(&str, Measure); 7] = [
     ("memory", memory::measure),
     ("stdout", stdout::measure),
     ("clis", clis::measure),
+    ("many", many::measure),
 ];

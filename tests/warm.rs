@@ -1,0 +1,267 @@
+//! What a warm container waits with: its CPU class, a CLI that is bound to its model, and no more memory than it needs.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use support::{ContainerCgroup, Daemon, Outcome, Setup, eventually, in_bed, prompt, shell};
+use thawd::types::{ClaimPath, ContainerState, Credentials, Event, ExecutionRequest, Pool, Secret, Stage};
+
+const MIB: u64 = 1 << 20;
+
+/// A CLI that speaks claude's protocol, holds 8 MiB, and answers with its model, a part of what it holds, how many
+/// prompts it has had, and the variables that it was handed. `sh -c` takes its model as `$0`.
+const CLI: &str = r#"
+held=$(head -c 8388608 /dev/zero | tr '\0' a); asked=0; given=none
+while read -r line; do case $line in
+*'"initialize"'*) echo '{"type":"control_response","response":{"subtype":"success","request_id":"initialize"}}' ;;
+*update_environment_variables*) case $line in *sk-mine*) given=sk-mine ;; esac ;;
+*'"user"'*)
+    asked=$((asked + 1)); text="$0 ${#held} $asked $given"
+    echo '{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"'$text'"}}}'
+    echo '{"type":"result","subtype":"success","is_error":false,"result":"'$text'"}' ;;
+esac; done
+"#;
+
+const MANIFEST: &str = r#"
+name = "bound"
+image = "test"
+home = "/home/runtime"
+pool_target = 0
+egress = []
+[command]
+argv = ["sh", "-c", "cat > /dev/null; echo cold {model}"]
+[models]
+default = "first"
+allowed = ["first", "second", "third"]
+[models.aliases]
+two = "second"
+[credentials]
+dir = ".bound"
+env = ["TEST_TOKEN"]
+tmpfs_mib = 1
+[prestart]
+protocol = "claude-stream-json"
+argv = ["sh", "-c", "CLI", "{model}"]
+memory_mib = 16
+credentials = [{ credential = "env:TEST_TOKEN", by = "environment" }]
+[resources.idle]
+memory_mib = 64
+cpu = 0.1
+[resources.run]
+memory_mib = 128
+cpu = 0.5
+"#;
+
+fn bound(mut setup: Setup) -> Setup {
+    setup.clear_providers();
+    let mut manifest: toml::Table = MANIFEST.parse().unwrap();
+    manifest["prestart"]["argv"][2] = CLI.into();
+    setup.add_provider(&manifest.to_string())
+}
+
+fn ask(model: &str) -> ExecutionRequest {
+    let token = [("TEST_TOKEN".to_owned(), Secret::new("sk-mine".to_owned()))];
+    ExecutionRequest {
+        model: Some(model.to_owned()),
+        credentials: Some(Credentials { files: BTreeMap::new(), env: token.into() }),
+        ..prompt("bound", "Say something.")
+    }
+}
+
+fn answer(outcome: &Outcome) -> String {
+    let deltas = outcome.events.iter().filter_map(|(_, event)| match event {
+        Event::Delta(delta) => Some(delta.text.as_str()),
+        _ => None,
+    });
+    deltas.collect()
+}
+
+/// The pools of prestarted CLIs, once they are full.
+async fn waiting(daemon: &Daemon) -> Vec<Pool> {
+    eventually("CLIs wait already started", || async {
+        let mut pools = daemon.client.pools().await.unwrap();
+        pools.retain(|pool| pool.stage == Stage::Prestarted);
+        pools.iter().all(|pool| pool.warm == pool.target && pool.creating == 0).then_some(pools)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_gets_the_cli_that_was_started_with_its_model() {
+    let daemon = Daemon::start(|setup| {
+        bound(setup).set("provider.bound.prestarted", 1).set("provider.bound.prestarted_models.two", 2)
+    })
+    .await;
+    let pools = waiting(&daemon).await;
+    let models: Vec<_> = pools.iter().map(|pool| (pool.model.as_deref(), pool.target)).collect();
+    assert_eq!(models, [(Some("first"), 1), (Some("second"), 2)]);
+    let waiting_then = daemon.containers().await;
+    assert_eq!(waiting_then.len(), 3);
+
+    for (model, is) in [("first", "first"), ("two", "second"), ("second", "second")] {
+        let outcome = daemon.run(&ask(model)).await;
+        assert_eq!(answer(&outcome), format!("{is} 8388608 1 sk-mine"), "{:?}", outcome.exit);
+        assert!(outcome.started.prestarted && outcome.started.path == ClaimPath::Warm, "{:?}", outcome.started);
+        assert!(waiting_then.iter().any(|container| container.id == outcome.started.container));
+    }
+    // Nobody waits with the third model: correct first, then fast.
+    let outcome = daemon.run(&ask("third")).await;
+    assert!(!outcome.started.prestarted, "{:?}", outcome.started);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "cold third\n");
+
+    // Each has served its one user and is gone; others wait in their place.
+    waiting(&daemon).await;
+    eventually("those that were used are gone", || async {
+        let now = daemon.containers().await;
+        (now.len() == 3 && now.iter().all(|one| waiting_then.iter().all(|then| then.id != one.id))).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waiting_containers_hold_is_told_by_stage() {
+    let daemon =
+        Daemon::start(|setup| bound(setup).set("provider.bound.prestarted", 2).set("provider.bound.pool_target", 2))
+            .await;
+    waiting(&daemon).await;
+    let pools = eventually("figures of both stages", || async {
+        let pools = daemon.client.pools().await.unwrap();
+        // They may be a second old.
+        let of_both = |pool: &Pool| pool.memory.bytes > 0 && pool.memory.bytes / 2 == pool.memory.bytes_per_container;
+        pools.iter().all(|pool| pool.warm == 2 && of_both(pool)).then_some(pools)
+    })
+    .await;
+    let of = |stage| pools.iter().find(|pool| pool.stage == stage).unwrap().memory;
+    let (created, prestarted) = (of(Stage::Created), of(Stage::Prestarted));
+    assert!(created.bytes_per_container < MIB, "{created:?}");
+    assert!((8 * MIB..32 * MIB).contains(&prestarted.bytes_per_container), "{prestarted:?}");
+    assert!(prestarted.anonymous_bytes >= 2 * 8 * MIB && prestarted.anonymous_bytes <= prestarted.bytes);
+    for memory in [created, prestarted] {
+        assert!(memory.kernel_bytes > 0 && memory.kernel_bytes < memory.bytes, "{memory:?}");
+        assert_eq!((memory.bytes_per_container, memory.swapped_bytes), (memory.bytes / 2, 0));
+    }
+    // What the kernel says of each container is what the pool says of all.
+    let warm = daemon.containers().await.into_iter().filter(|one| one.state == ContainerState::Warm);
+    let sum: u64 = warm.map(|container| container.memory_bytes).sum();
+    let told = created.bytes + prestarted.bytes;
+    assert!(told.abs_diff(sum) < sum / 10, "{told} against {sum}");
+    let metrics = daemon.http("GET /metrics", &[], b"").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    let gauge = |stage: &str| {
+        let name = format!(r#"thawd_pool_memory_bytes{{provider="bound",stage="{stage}"}} "#);
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap_or_else(|| panic!("{text}"))
+    };
+    assert!(gauge("prestarted") >= 16 * MIB && gauge("created") < 2 * MIB, "{text}");
+    daemon.stop().await;
+}
+
+/// Without a name that fits, nothing may wait with another model than the operator meant.
+#[test]
+fn models_that_cannot_wait_are_refused_at_the_start() {
+    let late = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("providers/openai.toml")).unwrap();
+    for (key, count, problem) in [
+        ("provider.bound.prestarted_models.fourth", 1, "fourth"),
+        ("provider.bound.prestarted_models.first", 1, "once more"),
+        ("provider.openai.prestarted_models.gpt-5", 1, "use `prestarted` instead"),
+        ("provider.bound.prestarted_modles.first", 1, "did you mean `prestarted_models`"),
+    ] {
+        let daemon = Daemon::prepare(|setup| {
+            bound(setup).add_provider(&late).set("provider.bound.prestarted", 1).set(key, count)
+        });
+        let config = daemon.path("thawd.toml");
+        let output = Command::new(env!("CARGO_BIN_EXE_thawd")).arg("--config").arg(config).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(problem), "{key}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_class_has_its_own_period_and_burst() {
+    for (run_period, run) in [(1000, (500_000, 1_000_000, 500_000)), (100, (50_000, 100_000, 50_000))] {
+        let daemon = Daemon::start(|setup| {
+            setup
+                .pool(1)
+                .provider("resources.idle.cpu_period_ms", 1000)
+                .provider("resources.idle.cpu_burst", 0.2)
+                .provider("resources.run.cpu_period_ms", run_period)
+        })
+        .await;
+        let warm = daemon.settled().await.remove(0);
+        let cgroup = ContainerCgroup::of(&warm);
+        let limits = || {
+            let (quota, period) = cgroup.cpu_limit();
+            (quota, period, cgroup.cpu_burst())
+        };
+        assert_eq!(limits(), (100_000, 1_000_000, 100_000), "a tenth of a CPU, and what it has saved up");
+        let execution = daemon.client.create(&shell("sleep 1000")).await.unwrap();
+        assert_eq!(execution.container.as_deref(), Some(warm.id.as_str()));
+        assert_eq!(limits(), run, "while it serves");
+        daemon.client.cancel(&execution.id).await.unwrap();
+        daemon.stop().await;
+    }
+}
+
+/// Swap made of compressed memory, in the test bed only: it is the whole machine's.
+struct Zram;
+
+impl Zram {
+    fn swap() -> Option<Self> {
+        let sh = |script: &str| Command::new("sh").args(["-ec", script]).status().unwrap().success();
+        if !in_bed() {
+            return None;
+        }
+        assert!(sh("echo 256M > /sys/block/zram0/disksize; mkswap /dev/zram0 > /dev/null; swapon /dev/zram0"));
+        Some(Self)
+    }
+}
+
+impl Drop for Zram {
+    fn drop(&mut self) {
+        let _ = Command::new("sh").args(["-c", "swapoff /dev/zram0; echo 1 > /sys/block/zram0/reset"]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_squeezed_container_holds_less_and_works_as_ever() {
+    for squeeze in ["cache", "swap"] {
+        let zram = Zram::swap();
+        let daemon =
+            Daemon::start(|setup| bound(setup).set("pool.squeeze", squeeze).set("provider.bound.prestarted", 1)).await;
+        let pool = waiting(&daemon).await.remove(0);
+        assert!(daemon.log().contains("squeezed"), "{}", daemon.log());
+        assert!(!daemon.log().contains("not squeezed"), "{}", daemon.log());
+        let memory = eventually("figures of it", || async {
+            let pools = daemon.client.pools().await.unwrap();
+            let found = pools.into_iter().find(|one| one.stage == pool.stage && one.memory.bytes > 0);
+            found.map(|pool| pool.memory)
+        })
+        .await;
+        if zram.is_some() && squeeze == "swap" {
+            assert!(memory.swapped_bytes > 6 * MIB && memory.anonymous_bytes < 3 * MIB, "{memory:?}");
+        } else {
+            // Anonymous memory stays where there is no swap for it, or none is allowed.
+            assert!(memory.swapped_bytes == 0 && memory.anonymous_bytes >= 8 * MIB, "{memory:?}");
+        }
+        let container = daemon.containers().await.remove(0);
+        let outcome = daemon.run(&ask("first")).await;
+        assert_eq!(answer(&outcome), "first 8388608 1 sk-mine", "{squeeze}: {:?}", outcome.exit);
+        assert_eq!((outcome.started.prestarted, &outcome.started.container), (true, &container.id));
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_holds_a_secret_is_never_swapped() {
+    let daemon = Daemon::start(|setup| setup.pool(1).set("pool.squeeze", "swap")).await;
+    let execution = daemon.client.create(&shell("sleep 1000")).await.unwrap();
+    let container = daemon.container(execution.container.as_ref().unwrap()).await;
+    assert!(ContainerCgroup::of(&container).may_swap_nothing());
+    daemon.client.cancel(&execution.id).await.unwrap();
+    daemon.stop().await;
+}
