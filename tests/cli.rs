@@ -13,10 +13,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use support::{Daemon, Outcome, Setup, eventually, prompt};
+use support::{ContainerCgroup, Daemon, Outcome, Setup, eventually, prompt};
 use thawd::image::build::{BuildOptions, build};
 use thawd::image::progress::Quiet;
-use thawd::types::{ClaimPath, Credentials, Event, ExecutionRequest, ExitReason, Secret, Stage};
+use thawd::types::{ClaimPath, Container, Credentials, Event, ExecutionRequest, ExitReason, Secret, Stage};
 
 const PROVIDERS: [&str; 3] = ["openai", "anthropic", "google"];
 
@@ -125,6 +125,51 @@ async fn daemon(upstream: &Upstream, change: impl Fn(Setup, &str) -> Setup) -> D
     .await
 }
 
+/// How many connections came to the proxies of all containers so far, whatever became of them.
+async fn proxied(daemon: &Daemon) -> f64 {
+    let metrics = daemon.http("GET /metrics", &[], b"").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(text.contains("thawd_egress_connections"), "{text}");
+    let counts = text.lines().filter(|line| line.starts_with("thawd_egress_connections_total{"));
+    counts.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+/// What the kernel counted of attempts to connect or to send anything in a container's network namespace, to wherever,
+/// routed or not: what is not zero.
+fn network_attempts(container: &Container) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/net/snmp", container.pid.unwrap())).unwrap();
+    let mut found = BTreeMap::new();
+    for (protocol, name) in
+        [("Tcp:", "ActiveOpens"), ("Udp:", "OutDatagrams"), ("Ip:", "OutRequests"), ("Ip:", "OutNoRoutes")]
+    {
+        let mut lines = text.lines().filter(|line| line.starts_with(protocol)).map(|line| line.split(' '));
+        let (mut names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = names.position(|field| field == name).unwrap();
+        let count: u64 = values.nth(at).unwrap().parse().unwrap();
+        if count > 0 {
+            found.insert(format!("{protocol}{name}"), count);
+        }
+    }
+    found
+}
+
+/// Nothing that is secret is in the environment or the arguments of any process of it: there is nobody yet.
+fn holds_nobodys_secret(container: &Container) {
+    let processes = ContainerCgroup::of(container).processes();
+    assert!(processes.len() >= 2, "{}: thaw-init and the CLI", container.provider);
+    for process in processes {
+        let environ = std::fs::read(format!("/proc/{process}/environ")).unwrap();
+        for variable in environ.split(|byte| *byte == 0).map(String::from_utf8_lossy) {
+            let (name, value) = variable.split_once('=').unwrap_or_default();
+            let secret = ["KEY", "TOKEN", "SECRET"].iter().any(|word| name.contains(word));
+            assert!(!secret || value == "prestart" || name == "MAX_THINKING_TOKENS", "{}: {name}", container.provider);
+        }
+        let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap();
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        assert!(!arguments.contains("sk-") && !arguments.contains("offline"), "{arguments}");
+    }
+}
+
 async fn ask(daemon: &Daemon, upstream: &Upstream, provider: &str, text: &str) -> Outcome {
     ask_with(daemon, upstream.credentials(provider).await, provider, text).await
 }
@@ -215,8 +260,12 @@ async fn each_cli_waits_already_started_asks_nothing_and_answers_its_one_user() 
     eventually("three CLIs wait already started", full).await;
     let before = upstream.get("/__requests").await;
     assert_eq!(before["items"], json!([]), "nothing is asked before there is a user");
-    for container in daemon.containers().await {
+    assert_eq!(proxied(&daemon).await, 0.0, "nor is anything refused");
+    let waiting = daemon.containers().await;
+    for container in &waiting {
         assert!(container.frozen && container.memory_bytes > 4 << 20, "a CLI is in it: {container:?}");
+        assert_eq!(network_attempts(container), BTreeMap::new(), "{}: not even past the proxy", container.provider);
+        holds_nobodys_secret(container);
     }
     for provider in PROVIDERS {
         let outcome = ask_late(&daemon, &upstream, provider, "What is 3*67? Answer with the number only.").await;
@@ -228,7 +277,14 @@ async fn each_cli_waits_already_started_asks_nothing_and_answers_its_one_user() 
             outcome.started
         );
         assert!(outcome.exit.success && outcome.exit.code == Some(0), "{provider}: {:?}", outcome.exit);
+        assert!(waiting.iter().any(|one| one.id == outcome.started.container), "one of those that waited");
     }
+    assert!(proxied(&daemon).await >= 3.0, "what counts nothing would prove nothing");
+    eventually("each is gone after its one user", || async {
+        let now = daemon.containers().await;
+        waiting.iter().all(|then| now.iter().all(|one| one.id != then.id)).then_some(())
+    })
+    .await;
     // What cannot be handed over late is served by a container without a CLI in it.
     let request = ExecutionRequest {
         credentials: Some(upstream.credentials("anthropic").await),
