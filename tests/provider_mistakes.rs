@@ -56,6 +56,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("cpu = 0.1", "cpu = 0.0", "`resources.idle.cpu` must be between"),
     ("cpu = 0.1", "cpu = nan", "`resources.idle.cpu` must be between"),
     ("cpu_burst = 1.0", "cpu_burst = 0.1", "`resources.run.cpu_burst` must be between"),
+    ("cpu_period_ms = 1000", "cpu_period_ms = 1001", "not between 1 and 1000"),
+    ("cpu_burst = 1.0\ncpu_period_ms = 1000", "cpu_burst = 1.0", "`resources.run.cpu_period_ms` must not be shorter"),
     ("memory_mib = 256", "memory_mib = 268435456", "not between 1 and 1048576"),
     ("memory_mib = 256", "memory_bytes = 268435456", "unknown field `memory_bytes`"),
 ];

@@ -183,13 +183,14 @@ fn models_that_cannot_wait_are_refused_at_the_start() {
 
 #[tokio::test]
 async fn a_class_has_its_own_period_and_burst() {
-    for (run_period, run) in [(1000, (500_000, 1_000_000, 500_000)), (100, (50_000, 100_000, 50_000))] {
+    let run = (500_000, 1_000_000, 500_000);
+    for (period, idle) in [(1000, (100_000, 1_000_000, 100_000)), (100, (10_000, 100_000, 10_000))] {
         let daemon = Daemon::start(|setup| {
             setup
                 .pool(1)
-                .provider("resources.idle.cpu_period_ms", 1000)
+                .provider("resources.idle.cpu_period_ms", period)
                 .provider("resources.idle.cpu_burst", 0.2)
-                .provider("resources.run.cpu_period_ms", run_period)
+                .provider("resources.run.cpu_period_ms", 1000)
         })
         .await;
         let warm = daemon.settled().await.remove(0);
@@ -198,7 +199,7 @@ async fn a_class_has_its_own_period_and_burst() {
             let (quota, period) = cgroup.cpu_limit();
             (quota, period, cgroup.cpu_burst())
         };
-        assert_eq!(limits(), (100_000, 1_000_000, 100_000), "a tenth of a CPU, and what it has saved up");
+        assert_eq!(limits(), idle, "a tenth of a CPU, and what it has saved up");
         let execution = daemon.client.create(&shell("sleep 1000")).await.unwrap();
         assert_eq!(execution.container.as_deref(), Some(warm.id.as_str()));
         assert_eq!(limits(), run, "while it serves");

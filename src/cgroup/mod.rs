@@ -172,16 +172,8 @@ impl LimitFiles {
         for file in &self.memory {
             rustix::io::pwrite(file, memory.as_bytes(), 0)?;
         }
-        // The period first of all: each write arms the timer that refills the quota, for as long as the period is then,
-        // and a later one does not shorten that. A second of being throttled would be the price.
-        if to.cpu_period_us != from.cpu_period_us {
-            match &self.period {
-                Some(file) => rustix::io::pwrite(file, to.cpu_period_us.to_string().as_bytes(), 0)?,
-                None => {
-                    let both = format!("{} {}", from.quota_us(), to.cpu_period_us);
-                    rustix::io::pwrite(&self.quota, both.as_bytes(), 0)?
-                }
-            };
+        if let Some(period) = self.period.as_ref().filter(|_| to.cpu_period_us != from.cpu_period_us) {
+            rustix::io::pwrite(period, to.cpu_period_us.to_string().as_bytes(), 0)?;
         }
         // The burst may at no moment exceed the quota: one that shrinks goes before it, one that grows after it.
         let burst = self.burst.as_ref().filter(|_| to.burst_us() != from.burst_us());

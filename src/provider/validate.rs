@@ -53,7 +53,13 @@ impl Provider {
             prestart.validate(self)?;
         }
         validate_class("resources.idle", &self.resources.idle)?;
-        validate_class("resources.run", &self.resources.run)
+        validate_class("resources.run", &self.resources.run)?;
+        if self.resources.run.cpu_period < self.resources.idle.cpu_period {
+            // The kernel refills by a timer that was armed with the old period, and a new one does not shorten it.
+            let problem = "must not be shorter than that of `resources.idle`: a claim could be throttled for that long";
+            return invalid("resources.run.cpu_period_ms", problem);
+        }
+        Ok(())
     }
 
     fn validate_command(&self) -> Result<(), Invalid> {
