@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::container::{self, Containers, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
@@ -20,6 +20,7 @@ use crate::image::{Store, StoreError};
 use crate::pool::{self, Pool, Prepare};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::spawner::Spawner;
+use crate::telemetry::{self, TelemetryError};
 use crate::types::Stage;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
@@ -67,6 +68,9 @@ pub enum DaemonError {
         /// Where manifests are.
         directory: PathBuf,
     },
+    /// Log filter.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -82,6 +86,26 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     move |source| DaemonError::Io { what, source }
 }
 
+/// Checks everything about a configuration that can be checked without touching the machine: log filter, manifests,
+/// allow-lists, what is to be prestarted, and that `thaw-init` is there. Returns the number of providers.
+///
+/// # Errors
+/// The first mistake found.
+pub fn check(config: &Config) -> Result<usize, DaemonError> {
+    telemetry::check_filter(&config.log.filter)?;
+    let providers = load_providers(config)?;
+    image_settings(config)?;
+    for (name, provider) in &providers {
+        let changes = config.provider.get(name).cloned().unwrap_or_default();
+        policy(config, name, provider, &changes)?;
+        prestart_plans(provider, &changes)
+            .map_err(|problem| DaemonError::Prestart { provider: name.clone(), problem })?;
+    }
+    let program = std::env::current_exe().map_err(io_error("find this program"))?;
+    init_program(config, &program)?;
+    Ok(providers.len())
+}
+
 /// A daemon that is ready to serve.
 #[derive(Debug)]
 pub struct Daemon {
@@ -90,28 +114,31 @@ pub struct Daemon {
     state: Arc<api::State>,
     listener: UnixListener,
     socket: PathBuf,
+    /// Whether the socket is the daemon's own to remove.
+    made_socket: bool,
 }
 
 impl Daemon {
-    /// Prepares everything and starts filling the pools. Must be called in a tokio runtime.
+    /// Prepares everything and starts filling the pools. Must be called in a tokio runtime. `inherited` is a socket that
+    /// already listens for us (socket activation) and takes the place of `api.socket`.
     ///
     /// # Errors
     /// See [`DaemonError`].
-    pub fn start(config: &Config) -> Result<Self, DaemonError> {
+    pub fn start(config: &Config, inherited: Option<std::os::unix::net::UnixListener>) -> Result<Self, DaemonError> {
         let paths = &config.paths;
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
         // Listening first: a second daemon must not sweep the first one's containers.
-        let listener = api::bind(&config.api.socket, &config.api.socket_group)
-            .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
-        let providers = provider::load_dir(&paths.providers_dir)?;
-        if let Some(name) = config.provider.keys().find(|name| !providers.contains_key(*name)) {
-            let directory = paths.providers_dir.clone();
-            return Err(DaemonError::UnknownProvider { name: name.clone(), directory });
+        let (listener, socket, made_socket) = match inherited {
+            Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
+            None => api::bind(&config.api.socket, &config.api.socket_group)
+                .map(|listener| (listener, config.api.socket.clone(), true)),
         }
+        .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
+        let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
-        let hierarchy = Hierarchy::prepare(&config.cgroup.name)?;
+        let hierarchy = Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?;
         let swept = hierarchy.sweep()?;
         if swept > 0 {
             tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
@@ -142,7 +169,17 @@ impl Daemon {
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
         });
-        Ok(Self { executions, containers, state, listener, socket: config.api.socket.clone() })
+        Ok(Self { executions, containers, state, listener, socket, made_socket })
+    }
+
+    /// Executions, and through them providers and pools.
+    pub fn executions(&self) -> &Arc<Executions> {
+        &self.executions
+    }
+
+    /// The socket that it listens on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made.
@@ -150,7 +187,7 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket } = self;
+        let Self { executions, containers, state, listener, socket, made_socket } = self;
         let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
@@ -170,8 +207,11 @@ impl Daemon {
         stop.cancelled().await;
         tracing::info!("stopping");
         forget.abort();
-        // Nobody new can find us; whoever streams still gets the `exit` event.
-        let _ = std::fs::remove_file(&socket);
+        // Nobody new can find us; whoever streams still gets the `exit` event. systemd's socket stays: whoever connects
+        // now is served by the next daemon.
+        if made_socket {
+            let _ = std::fs::remove_file(&socket);
+        }
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
             executions.shut_down().await;
             for served in executions.served().values() {
@@ -196,6 +236,27 @@ impl Daemon {
             }
         }
     }
+}
+
+fn load_providers(config: &Config) -> Result<BTreeMap<String, Provider>, DaemonError> {
+    let directory = &config.paths.providers_dir;
+    let providers = provider::load_dir(directory)?;
+    match config.provider.keys().find(|name| !providers.contains_key(*name)) {
+        Some(name) => Err(DaemonError::UnknownProvider { name: name.clone(), directory: directory.clone() }),
+        None => Ok(providers),
+    }
+}
+
+fn policy(config: &Config, name: &str, provider: &Provider, changes: &config::Provider) -> Result<Policy, DaemonError> {
+    let allowed: Vec<String> = provider.egress.iter().chain(&changes.egress).cloned().collect();
+    Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
+        .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })
+}
+
+fn inherit(listener: std::os::unix::net::UnixListener) -> io::Result<(UnixListener, PathBuf)> {
+    let address = listener.local_addr()?;
+    let path = address.as_pathname().ok_or_else(|| io::Error::other("the inherited socket has no path"))?.to_owned();
+    Ok((UnixListener::from_std(listener)?, path))
 }
 
 fn private_directory(path: &Path) -> Result<(), DaemonError> {
@@ -285,9 +346,7 @@ fn serve_provider(
     images: &Arc<Store>,
 ) -> Result<Served, DaemonError> {
     let changes = config.provider.get(name).cloned().unwrap_or_default();
-    let allowed: Vec<String> = provider.egress.iter().chain(&changes.egress).cloned().collect();
-    let policy = Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
-        .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })?;
+    let policy = policy(config, name, &provider, &changes)?;
     let image_env = Arc::new(Mutex::new(Vec::new()));
     let source = Arc::new(Source {
         provider: Arc::clone(&provider),
@@ -325,10 +384,7 @@ fn serve_provider(
 }
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.
-fn prestart_plans(
-    provider: &Provider,
-    changes: &crate::config::Provider,
-) -> Result<Vec<(prestart::Plan, usize)>, String> {
+fn prestart_plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
     let plan = |model: Option<&str>| {
         let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
         plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())
