@@ -35,8 +35,10 @@ fn each_provider_has_the_limits_of_the_mission() {
     assert_eq!(unified.len(), 3);
     for provider in clis {
         let (idle, run) = (provider.resources.idle, provider.resources.run);
-        assert_eq!((idle.memory_bytes, idle.cpu, idle.cpu_burst), (256 << 20, 0.1, None), "{}", provider.name);
+        assert_eq!((idle.memory_bytes, idle.cpu, idle.cpu_burst), (256 << 20, 0.1, Some(0.2)), "{}", provider.name);
         assert_eq!((run.memory_bytes, run.cpu, run.cpu_burst), (512 << 20, 0.5, Some(1.0)), "{}", provider.name);
+        let second = Duration::from_secs(1);
+        assert_eq!((idle.cpu_period, run.cpu_period), (second, second), "{}: enough at once", provider.name);
         assert_eq!(provider.pool_target, 10);
         assert_eq!(provider.timeouts.default, Duration::from_secs(30));
         assert_eq!(provider.home, "/home/runtime");
