@@ -8,13 +8,14 @@ use std::fs;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command as Program, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use thawd::cgroup::Hierarchy;
 use thawd::container::Command;
 use thawd::egress::Policy;
-use thawd::execution::{Cursor, Log, Stream};
+use thawd::execution::{Cursor, Log, LogLimits, Stream};
 use thawd::provider::{self, Dialect, DialectParser, PromptSpec};
 use thawd::types::{Delta, Event, ExecutionRequest};
 
@@ -27,6 +28,8 @@ const CLAUDE: &str = concat!(
     r#""type":"content_block_delta"},"parent_tool_use_id":null}"#,
     "\n"
 );
+
+const LIMITS: LogLimits = LogLimits { bytes: 1 << 20, stall: Duration::from_secs(1) };
 
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("request");
@@ -55,29 +58,29 @@ fn requests(criterion: &mut Criterion) {
 fn output(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("output");
     group.bench_function("log: push and read a word", |bencher| {
-        let log = Log::new(1 << 20);
+        let log = Log::new(LIMITS);
         let mut after = 0;
         bencher.iter(|| {
             log.push(&Event::Delta(Delta { text: "word ".to_owned() }));
-            after = log.read(after, 64).last().map_or(after, |event| event.sequence);
+            after = log.read(None, after, 64).last().map_or(after, |event| event.sequence);
         });
     });
     let chunk = Bytes::from(vec![b'x'; 64 << 10]);
     group.throughput(Throughput::Bytes(chunk.len() as u64));
     group.bench_function("log: push and read 64 KiB as bytes", |bencher| {
-        let log = Log::new(1 << 20);
+        let log = Log::new(LIMITS);
         let mut cursor = Cursor::new(Stream::Stdout, 0);
         bencher.iter(|| {
             log.push_output(Stream::Stdout, chunk.clone());
-            log.read_output(&mut cursor).unwrap()
+            log.read_output(None, &mut cursor).unwrap()
         });
     });
     group.bench_function("log: push and read 64 KiB as an event", |bencher| {
-        let log = Log::new(1 << 20);
+        let log = Log::new(LIMITS);
         let mut after = 0;
         bencher.iter(|| {
             log.push_output(Stream::Stdout, chunk.clone());
-            after = log.read(after, 64).last().map_or(after, |event| event.sequence);
+            after = log.read(None, after, 64).last().map_or(after, |event| event.sequence);
         });
     });
     let lines = CLAUDE.repeat(100);

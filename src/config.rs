@@ -44,6 +44,9 @@ pub enum ConfigError {
     },
 }
 
+/// Longest time that can be configured, seconds: clocks can count that far from now on.
+const YEAR: u64 = 365 * 24 * 3600;
+
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -191,6 +194,8 @@ impl Default for Container {
 pub struct Execution {
     /// Output kept per execution, bytes; older events are trimmed and replaced by a `gap` event.
     pub output_bytes: usize,
+    /// Milliseconds for which a command that is ahead of its readers waits for them while they take nothing.
+    pub reader_stall_ms: u64,
     /// Seconds for which an ended execution and its output are kept.
     pub retention_seconds: u64,
     /// Ended executions kept at most, whatever their age.
@@ -209,6 +214,7 @@ impl Default for Execution {
     fn default() -> Self {
         Self {
             output_bytes: 16 << 20,
+            reader_stall_ms: 1000,
             retention_seconds: 600,
             retained: 1_000,
             retained_bytes: 256 << 20,
@@ -388,6 +394,21 @@ impl Config {
                 return Err((key.to_owned(), format!("must be at least {least}")));
             }
         }
+        for (key, seconds) in [
+            ("api.heartbeat_seconds", self.api.heartbeat_seconds),
+            ("pool.health_interval_seconds", self.pool.health_interval_seconds),
+            ("container.create_timeout_seconds", self.container.create_timeout_seconds),
+            ("execution.retention_seconds", self.execution.retention_seconds),
+            ("execution.reader_stall_ms", self.execution.reader_stall_ms / 1000),
+            ("execution.disconnect_grace_ms", self.execution.disconnect_grace_ms / 1000),
+            ("execution.kill_grace_ms", self.execution.kill_grace_ms / 1000),
+            ("execution.max_timeout_ms", self.execution.max_timeout_ms / 1000),
+            ("image_run.timeout_seconds", self.image_run.timeout_seconds),
+        ] {
+            if seconds > YEAR {
+                return Err((key.to_owned(), format!("must be at most a year, {YEAR} s")));
+            }
+        }
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {
             let problem = "must be at least 0.01 and at most `image_run.cpu_burst`, which must be at most 1024";
@@ -460,6 +481,8 @@ mod tests {
         assert!(parse("[container]\nid_start = 1000\n").unwrap_err().contains("`container.id_start`"));
         assert!(parse("[container]\nmax = 100000\n").unwrap_err().contains("`container.id_start`"));
         assert!(parse("[execution]\nretained_bytes = 65536\n").unwrap_err().contains("`execution.retained_bytes`"));
+        let forever = "[execution]\nretention_seconds = 9223372036854775807\n";
+        assert!(parse(forever).unwrap_err().contains("must be at most a year"));
         assert!(parse("[cgroup]\nparent = \"/a/../b\"\n").unwrap_err().contains("`cgroup.parent`"));
         assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
     }

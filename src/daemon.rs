@@ -306,6 +306,7 @@ fn container_settings(config: &Config) -> container::Settings {
 fn execution_settings(config: &Config) -> execution::Settings {
     execution::Settings {
         output_bytes: config.execution.output_bytes,
+        reader_stall: Duration::from_millis(config.execution.reader_stall_ms),
         retention: Duration::from_secs(config.execution.retention_seconds),
         retained: config.execution.retained,
         retained_bytes: config.execution.retained_bytes,

@@ -30,7 +30,7 @@ pub fn stream(reader: Reader, after: u64, heartbeat: Duration) -> Sse<impl Strea
     let state = (reader, after, VecDeque::<Numbered>::new());
     let events = futures_util::stream::unfold(state, |(reader, mut after, mut waiting)| async move {
         if waiting.is_empty() {
-            waiting = reader.handle().log.next(after, BATCH).await.into();
+            waiting = reader.next(after, BATCH).await.into();
         }
         let next = waiting.pop_front()?;
         after = next.sequence;

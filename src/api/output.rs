@@ -76,8 +76,6 @@ fn answer(
 /// 410 when the first byte is gone already.
 pub fn body(reader: Reader, mut cursor: Cursor) -> Result<Response, ApiError> {
     let first = reader
-        .handle()
-        .log
         .read_output(&mut cursor)
         .map_err(|dropped| ApiError::new(StatusCode::GONE, "output_dropped", dropped.to_string()))?;
     let chunks = futures_util::stream::try_unfold(
@@ -87,7 +85,7 @@ pub fn body(reader: Reader, mut cursor: Cursor) -> Result<Response, ApiError> {
                 if let Some(chunk) = waiting.next() {
                     return Ok::<Option<(Bytes, _)>, Dropped>(Some((chunk, (reader, cursor, waiting))));
                 }
-                let more = reader.handle().log.next_output(&mut cursor).await?;
+                let more = reader.next_output(&mut cursor).await?;
                 if more.is_empty() {
                     return Ok(None);
                 }

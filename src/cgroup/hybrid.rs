@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::reclaim::write_if_there;
 use super::{
     CgroupError, Controllers, LimitFiles, Limits, Memory, Squeeze, Usage, flat_key, make_directory, open_for_writing,
     open_if_writable, read, read_number, write,
@@ -40,6 +41,8 @@ impl Controllers for Hybrid {
 
     fn limit_memory_and_pids(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<(), CgroupError> {
         self.limit_memory(id, memory_bytes)?;
+        // The limit on both, below, binds the container alone; this, the kernel when the whole host is short of memory.
+        write_if_there(&self.memory.join(id).join("memory.swappiness"), "0");
         write(&self.pids.join(id).join("pids.max"), &pids.to_string())
     }
 
@@ -51,7 +54,7 @@ impl Controllers for Hybrid {
         if !both.exists() {
             return write(&memory, &limit);
         }
-        // Memory plus swap has the same limit, so nothing is swapped. It may never be the smaller of the two:
+        // Memory plus swap has the same limit, so nothing is swapped for the sake of it. It may never be the smaller of the two:
         // growing starts with it, shrinking ends with it.
         if read_number(&both)? < memory_bytes {
             write(&both, &limit)?;

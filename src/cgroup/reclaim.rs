@@ -92,7 +92,7 @@ fn has_swap(swaps: &str) -> bool {
 }
 
 /// Writes to a file that an older kernel may lack, or refuse.
-fn write_if_there(path: &Path, value: &str) -> bool {
+pub(super) fn write_if_there(path: &Path, value: &str) -> bool {
     path.exists() && fs::write(path, value).is_ok()
 }
 

@@ -38,14 +38,14 @@ pub struct Cli {
     pub stderr: pipe::Receiver,
 }
 
-/// Capacity asked for, bytes: fewer wake-ups while much is written. What is not written costs nothing.
+/// Capacity asked for at most, bytes: fewer wake-ups while much is written. What is not written costs nothing.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// A pipe whose read end is ours.
-pub fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+/// A pipe whose read end is ours, of about `capacity` bytes.
+pub fn output_pipe(capacity: usize) -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     // Refused beyond the limits of pipe(7), where the default does as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, capacity.min(PIPE_BYTES));
     Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
 }
 
@@ -64,18 +64,19 @@ impl Container {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
         let failed = ContainerError::Control;
         let (stdin_reader, stdin) = input_pipe().map_err(failed)?;
-        let (stdout, stdout_writer) = output_pipe().map_err(failed)?;
-        let (stderr, stderr_writer) = output_pipe().map_err(failed)?;
+        let (stdout, stdout_writer) = output_pipe(PIPE_BYTES).map_err(failed)?;
+        let (stderr, stderr_writer) = output_pipe(PIPE_BYTES).map_err(failed)?;
         let stdio = [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
         let tag = self.submit(&prestarted.command, stdio)?;
         drop((stdin_reader, stdout_writer, stderr_writer));
-        self.started(tag).await?;
+        let limit = prestarted.plan.ready_timeout;
+        let late = || ContainerError::Prestart(format!("it was not ready within {} s", limit.as_secs()));
+        tokio::time::timeout(limit, self.started(tag)).await.map_err(|_| late())??;
         let driver = Driver::new(Arc::clone(&prestarted.plan));
         let mut cli = Cli { tag, driver, stdin, stdout, stderr };
-        let limit = prestarted.plan.ready_timeout;
         match tokio::time::timeout(limit, self.wait_ready(&mut cli, prestarted.plan.quiet)).await {
             Ok(result) => result?,
-            Err(_) => return Err(ContainerError::Prestart(format!("it was not ready within {} s", limit.as_secs()))),
+            Err(_) => return Err(late()),
         }
         self.cli = Some(cli);
         Ok(())

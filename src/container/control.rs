@@ -16,7 +16,7 @@ pub const MAX_ARGUMENT: usize = 128 * 1024;
 const SEND_BUFFER: usize = 2 * MAX_DATAGRAM;
 
 /// What to run in a container.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Command {
     /// Program and arguments; a program without a slash is looked up in `PATH` of `env`.
     pub argv: Vec<String>,
@@ -28,6 +28,13 @@ pub struct Command {
     pub user: u32,
     /// Group id inside.
     pub group: u32,
+}
+
+impl std::fmt::Debug for Command {
+    /// Without arguments and environment, which may hold what nobody else is to know.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Command").field("program", &self.argv.first()).field("cwd", &self.cwd).finish_non_exhaustive()
+    }
 }
 
 /// A command that cannot be handed over.
@@ -118,10 +125,16 @@ impl AsFd for Control {
 }
 
 /// A command in the form that goes over the socket.
-#[derive(Debug)]
 pub struct Encoded {
     header: SpawnHeader,
     strings: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Encoded {
+    /// Without the strings, which hold credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoded").field("header", &self.header).field("bytes", &self.strings.len()).finish()
+    }
 }
 
 impl Encoded {

@@ -47,7 +47,7 @@ pub fn create(owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
         rustix::mount::fsconfig_set_string(&context, key, value).map_err(failed("configure the credential tmpfs"))?;
     }
     match rustix::mount::fsconfig_set_flag(&context, "noswap") {
-        // EINVAL: before Linux 6.4. The container's cgroup has no swap either.
+        // EINVAL: before Linux 6.4. Its pages are charged to the daemon, which has no swap under systemd (thawd.service).
         Ok(()) | Err(Errno::INVAL) => {}
         Err(errno) => return Err(failed("keep the credential tmpfs out of swap")(errno)),
     }

@@ -119,7 +119,8 @@ impl ContainerError {
     pub fn exit_code(&self) -> Option<i32> {
         match self {
             Self::Start { stage: stage::EXEC, errno } if *errno == libc::ENOENT => Some(127),
-            Self::Start { stage: stage::EXEC, .. } => Some(126),
+            // A working directory that the image does not have is the request's mistake too: no other try would do.
+            Self::Start { stage: stage::EXEC | stage::CHDIR, .. } => Some(126),
             _ => None,
         }
     }

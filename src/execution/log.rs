@@ -2,8 +2,8 @@
 //! pace, as events or as the bytes that were written.
 //!
 //! A command that writes faster than anybody reads is slowed down to the pace of its fastest reader, as by a pipe; but
-//! readers that read nothing at all for [`STALL`] slow down nobody any more: the oldest events are dropped, and those
-//! who miss them are told so.
+//! readers that take nothing at all for a while ([`Limits::stall`]) slow down nobody any more: the oldest events are
+//! dropped, and those who miss them are told so.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,20 +12,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::followers::{Followers, Position};
 use super::output;
 use crate::types::{Event, Gap};
 
-/// Charged per event besides its data, bytes: sequence number, queue slot, allocation.
-const EVENT_OVERHEAD: usize = 64;
+/// Charged per event besides its data, bytes: queue slot, positions, allocation.
+const EVENT_OVERHEAD: usize = 160;
 
-/// Most that one read takes out, bytes, unless a single event is larger: a reader that stalls keeps that much alive.
-const READ_BYTES: usize = 256 * 1024;
+/// Most that one read takes out, bytes, unless a single event is larger; what a reader that stalls keeps alive, and
+/// what one that is slow has to take in the time after which it counts as stalled.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Most pieces of output that one read takes out.
+const READ_PIECES: usize = 64;
 
 /// Most output in one event, bytes.
 const EVENT_BYTES: usize = 64 * 1024;
-
-/// How long a command waits for readers that do not read at all.
-const STALL: Duration = Duration::from_secs(1);
 
 /// An event in the form in which it goes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,36 +121,46 @@ impl Piece {
     }
 }
 
+/// How much is kept, and how long a command waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most bytes of events.
+    pub bytes: usize,
+    /// How long a command waits for readers that take nothing.
+    pub stall: Duration,
+}
+
 /// The log.
 #[derive(Debug)]
 pub struct Log {
     inner: Mutex<Inner>,
     /// Last sequence number written.
     last: watch::Sender<u64>,
-    /// What the fastest reader has read, as the sum of all charges up to there.
-    read: watch::Sender<u64>,
-    limit: usize,
+    /// Counts whatever readers do that a waiting command may go on for.
+    moves: watch::Sender<u64>,
+    limits: Limits,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// With the sum of all charges up to and with each.
-    events: VecDeque<(Piece, u64)>,
+    /// With the position behind each.
+    events: VecDeque<(Piece, Position)>,
     /// How many events were dropped; the first one held has this number plus one.
     trimmed: u64,
-    /// Bytes of each stream in those.
+    /// The position behind those, and how many bytes of each stream were in them.
+    trimmed_position: Position,
     trimmed_output: [u64; 2],
     bytes: usize,
-    charged: u64,
+    /// The position at the end.
+    end: Position,
     closed: bool,
-    /// The readers had read this much when they were given up.
-    stalled_at: Option<u64>,
+    followers: Followers,
 }
 
 impl Log {
-    /// An empty log that holds at most `limit` bytes of events.
-    pub fn new(limit: usize) -> Self {
-        Self { inner: Mutex::default(), last: watch::Sender::new(0), read: watch::Sender::new(0), limit }
+    /// An empty log.
+    pub fn new(limits: Limits) -> Self {
+        Self { inner: Mutex::default(), last: watch::Sender::new(0), moves: watch::Sender::new(0), limits }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -156,14 +168,19 @@ impl Log {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Most that may be written at once without a reader who pays attention losing something, bytes.
+    pub fn gulp(&self) -> usize {
+        self.limits.bytes / 8
+    }
+
     /// Appends an event; `Exit` closes the log, and nothing can follow it.
     pub fn push(&self, event: &Event) {
         self.append([Piece::Other(render(event))], matches!(event, Event::Exit(_)));
     }
 
-    /// Appends output, in events of at most [`EVENT_BYTES`] and a quarter of the log's limit.
+    /// Appends output, in events of at most [`EVENT_BYTES`] and an eighth of the log's limit.
     pub fn push_output(&self, stream: Stream, bytes: Bytes) {
-        let most = EVENT_BYTES.min(self.limit / 4);
+        let most = EVENT_BYTES.min(self.gulp());
         self.append(output::pieces(bytes, most).map(|piece| Piece::Output(stream, piece)), false);
     }
 
@@ -176,15 +193,18 @@ impl Log {
             inner.closed = last;
             for piece in pieces {
                 inner.bytes += piece.charge();
-                inner.charged += piece.charge() as u64;
-                let charged = inner.charged;
-                inner.events.push_back((piece, charged));
+                if let Piece::Output(stream, _) = piece {
+                    inner.end[stream as usize] += piece.charge() as u64;
+                }
+                let end = inner.end;
+                inner.events.push_back((piece, end));
             }
             // The newest event stays even if it alone is over the limit: the exit must be readable.
-            while inner.bytes > self.limit && inner.events.len() > 1 {
-                if let Some((dropped, _)) = inner.events.pop_front() {
+            while inner.bytes > self.limits.bytes && inner.events.len() > 1 {
+                if let Some((dropped, position)) = inner.events.pop_front() {
                     inner.bytes -= dropped.charge();
                     inner.trimmed += 1;
+                    inner.trimmed_position = position;
                     if let Piece::Output(stream, bytes) = dropped {
                         inner.trimmed_output[stream as usize] += bytes.len() as u64;
                     }
@@ -195,38 +215,47 @@ impl Log {
         self.last.send_replace(number);
     }
 
-    /// Whether so much is unread, by the fastest reader, that the command should wait for it: half of the limit.
-    pub fn is_ahead(&self) -> bool {
-        let read = *self.read.borrow();
-        let inner = self.lock();
-        inner.stalled_at != Some(read) && inner.charged.saturating_sub(read) > self.limit as u64 / 2
+    /// Somebody begins to read; see [`Followers`].
+    pub fn join(&self) -> u64 {
+        self.lock().followers.join()
     }
 
-    /// Waits until somebody has read something, but not longer than [`STALL`].
-    pub async fn progress(&self) {
-        let mut read = self.read.subscribe();
-        let before = *read.borrow_and_update();
+    /// Somebody reads no more.
+    pub fn leave(&self, follower: u64) {
+        self.lock().followers.leave(follower);
+        self.moves.send_modify(|moves| *moves += 1);
+    }
+
+    /// A number to call [`Self::progress`] with, taken before [`Self::is_ahead`] is asked.
+    pub fn moves(&self) -> u64 {
+        *self.moves.borrow()
+    }
+
+    /// Whether so much of a stream is unread by its fastest reader that the command should wait: a quarter of the limit.
+    pub fn is_ahead(&self, stream: Stream) -> bool {
+        let inner = self.lock();
+        let end = inner.end[stream as usize];
+        let limit = self.limits.bytes as u64 / 4;
+        inner.followers.fastest(stream as usize).is_some_and(|taken| end.saturating_sub(taken) > limit)
+    }
+
+    /// Waits until somebody has read something since `seen` was [`Self::moves`]; or for [`Limits::stall`], and then
+    /// nobody is waited for until that happens.
+    pub async fn progress(&self, seen: u64) {
+        let mut moves = self.moves.subscribe();
         // The sender lives as long as `self`.
-        if tokio::time::timeout(STALL, read.changed()).await.is_err() {
-            self.lock().stalled_at = Some(before);
+        if tokio::time::timeout(self.limits.stall, moves.wait_for(|moves| *moves != seen)).await.is_err() {
+            self.lock().followers.stall();
         }
     }
 
-    /// A reader has read everything up to event `after`.
-    fn note(&self, charged: u64) {
-        self.read.send_if_modified(|read| {
-            let more = charged > *read;
-            *read = (*read).max(charged);
-            more
-        });
-    }
-
-    /// Reads what follows sequence number `after`, at most `max` events and about [`READ_BYTES`].
-    pub fn read(&self, after: u64, max: usize) -> Vec<Numbered> {
+    /// Reads what follows sequence number `after`, at most `max` events and about [`READ_BYTES`]; `follower` has taken
+    /// everything before.
+    pub fn read(&self, follower: Option<u64>, after: u64, max: usize) -> Vec<Numbered> {
         let mut events = Vec::new();
         let mut pieces = Vec::new();
-        let charged = {
-            let inner = self.lock();
+        let moved = {
+            let mut inner = self.lock();
             // A client chooses `after`: the largest number is no reason to overflow.
             let mut next = after.saturating_add(1);
             if next <= inner.trimmed {
@@ -244,21 +273,25 @@ impl Log {
                 }
                 pieces.push((inner.trimmed + 1 + index as u64, piece.clone()));
             }
-            inner.charged_before(skip)
+            inner.took(follower, skip, |position| position.map(Some))
         };
-        self.note(charged);
+        if moved {
+            self.moves.send_modify(|moves| *moves += 1);
+        }
         // Rendered outside the lock: the writer does not wait for it.
         events.extend(pieces.into_iter().map(|(sequence, piece)| Numbered { sequence, event: piece.render() }));
         events
     }
 
     /// Reads what follows `after`, waiting for the first of it; empty when the log is closed and read to its end.
-    pub async fn next(&self, after: u64, max: usize) -> Vec<Numbered> {
+    pub async fn next(&self, follower: Option<u64>, after: u64, max: usize) -> Vec<Numbered> {
         let mut last = self.last.subscribe();
         loop {
             last.borrow_and_update();
-            let events = self.read(after, max);
-            if !events.is_empty() || self.lock().closed {
+            // Asked first: what is written in between is read, and told to be the last by the next call.
+            let closed = self.is_closed();
+            let events = self.read(follower, after, max);
+            if !events.is_empty() || closed {
                 return events;
             }
             // The sender lives as long as `self`.
@@ -266,16 +299,18 @@ impl Log {
         }
     }
 
-    /// Reads bytes of one stream and moves the cursor behind them; nothing if there are no more yet.
+    /// Reads bytes of one stream and moves the cursor behind them; nothing if there are no more yet. `follower` has
+    /// taken everything before.
     ///
     /// # Errors
     /// [`Dropped`] when the next byte wanted is not there any more.
-    pub fn read_output(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+    pub fn read_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
         let mut pieces = Vec::new();
-        let charged = {
-            let inner = self.lock();
+        let stream = cursor.stream as usize;
+        let moved = {
+            let mut inner = self.lock();
             if cursor.after < inner.trimmed {
-                (cursor.after, cursor.passed) = (inner.trimmed, inner.trimmed_output[cursor.stream as usize]);
+                (cursor.after, cursor.passed) = (inner.trimmed, inner.trimmed_output[stream]);
                 if cursor.passed > cursor.wanted {
                     return Err(Dropped { wanted: cursor.wanted, kept: cursor.passed });
                 }
@@ -283,7 +318,7 @@ impl Log {
             let skip = (cursor.after - inner.trimmed) as usize;
             let mut length = 0;
             for (piece, _) in inner.events.iter().skip(skip) {
-                if length >= READ_BYTES {
+                if length >= READ_BYTES || pieces.len() >= READ_PIECES {
                     break;
                 }
                 cursor.after += 1;
@@ -298,9 +333,17 @@ impl Log {
                     pieces.push(piece);
                 }
             }
-            inner.charged_before(skip)
+            // An offset that is still to come says nothing about who reads how fast.
+            let future = cursor.wanted > cursor.passed;
+            inner.took(follower, skip, |position| {
+                let mut taken = [None; 2];
+                taken[stream] = (!future).then_some(position[stream]);
+                taken
+            })
         };
-        self.note(charged);
+        if moved {
+            self.moves.send_modify(|moves| *moves += 1);
+        }
         Ok(pieces)
     }
 
@@ -308,16 +351,20 @@ impl Log {
     ///
     /// # Errors
     /// As [`Self::read_output`].
-    pub async fn next_output(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+    pub async fn next_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
         let mut last = self.last.subscribe();
         loop {
             last.borrow_and_update();
             let closed = self.is_closed();
-            let pieces = self.read_output(cursor)?;
-            if !pieces.is_empty() || closed {
+            let pieces = self.read_output(follower, cursor)?;
+            // One read stops at its limits, which may lie before the end of a closed log.
+            let all = cursor.after >= *last.borrow();
+            if !pieces.is_empty() || (closed && all) {
                 return Ok(pieces);
             }
-            let _ = last.changed().await;
+            if all {
+                let _ = last.changed().await;
+            }
         }
     }
 
@@ -333,11 +380,17 @@ impl Log {
 }
 
 impl Inner {
-    /// The sum of all charges before the event at `index` of those held.
-    fn charged_before(&self, index: usize) -> u64 {
-        match index.checked_sub(1) {
-            Some(before) => self.events.get(before).map_or(self.charged, |(_, charged)| *charged),
-            None => self.charged - self.bytes as u64,
+    /// Notes that `follower` has taken the first `index` of the events held, and whatever came before those. Returns
+    /// whether that is new.
+    fn took(&mut self, follower: Option<u64>, index: usize, of: impl FnOnce(Position) -> [Option<u64>; 2]) -> bool {
+        let position = match index.checked_sub(1) {
+            None => Some(self.trimmed_position),
+            // None: a number that is still to come.
+            Some(before) => self.events.get(before).map(|(_, position)| *position),
+        };
+        match (follower, position) {
+            (Some(follower), Some(position)) => self.followers.took(follower, of(position)),
+            _ => false,
         }
     }
 }
@@ -357,9 +410,14 @@ fn render(event: &Event) -> Rendered {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
-    use super::Log;
+    use super::{Cursor, Limits, Log, Stream};
     use crate::types::{Delta, Event, Exit, ExitReason};
+
+    fn log(bytes: usize) -> Log {
+        Log::new(Limits { bytes, stall: Duration::from_secs(1) })
+    }
 
     fn delta(text: &str) -> Event {
         Event::Delta(Delta { text: text.to_owned() })
@@ -380,27 +438,27 @@ mod tests {
 
     #[test]
     fn events_are_numbered_from_one_and_resumable() {
-        let log = Log::new(1 << 20);
+        let log = log(1 << 20);
         for text in ["a", "b", "c"] {
             log.push(&delta(text));
         }
-        let all: Vec<u64> = log.read(0, 10).iter().map(|event| event.sequence).collect();
+        let all: Vec<u64> = log.read(None, 0, 10).iter().map(|event| event.sequence).collect();
         assert_eq!(all, [1, 2, 3]);
-        let rest = log.read(2, 10);
+        let rest = log.read(None, 2, 10);
         assert_eq!((rest.len(), rest[0].sequence, &*rest[0].event.data), (1, 3, r#"{"text":"c"}"#));
-        assert!(log.read(3, 10).is_empty());
+        assert!(log.read(None, 3, 10).is_empty());
         for future in [99, u64::MAX] {
-            assert!(log.read(future, 10).is_empty(), "a number from the future is no reason to panic");
+            assert!(log.read(None, future, 10).is_empty(), "a number from the future is no reason to panic");
         }
     }
 
     #[test]
     fn the_limit_trims_the_oldest_and_says_so() {
-        let log = Log::new(1000);
+        let log = log(1000);
         for index in 0..100 {
             log.push(&delta(&format!("{index:0100}")));
         }
-        let events = log.read(0, 1000);
+        let events = log.read(None, 0, 1000);
         assert_eq!(events[0].event.name, "gap");
         let gap: serde_json::Value = serde_json::from_str(&events[0].event.data).unwrap();
         assert_eq!(gap["from"], 1);
@@ -408,30 +466,30 @@ mod tests {
         assert_eq!(events[1].sequence, events[0].sequence + 1);
         assert_eq!(events.last().unwrap().sequence, 100);
         assert!(events.len() < 10, "{} events held", events.len());
-        let resumed = log.read(events[0].sequence, 1000);
+        let resumed = log.read(None, events[0].sequence, 1000);
         assert_eq!(resumed[0].sequence, events[1].sequence, "no second gap after the first was read");
     }
 
     #[test]
     fn a_read_is_bounded_in_bytes_but_never_empty() {
-        let log = Log::new(16 << 20);
+        let log = log(16 << 20);
         log.push(&delta(&"x".repeat(2 * super::READ_BYTES)));
         for _ in 0..64 {
             log.push(&delta(&"y".repeat(super::READ_BYTES / 4)));
         }
-        assert_eq!(log.read(0, 64).len(), 1, "a large event comes alone");
-        assert_eq!(log.read(1, 64).len(), 3);
+        assert_eq!(log.read(None, 0, 64).len(), 1, "a large event comes alone");
+        assert_eq!(log.read(None, 1, 64).len(), 3);
     }
 
     #[tokio::test]
     async fn readers_wait_for_events_and_end_with_exit() {
-        let log = Arc::new(Log::new(1 << 20));
+        let log = Arc::new(log(1 << 20));
         let reader = tokio::spawn({
             let log = Arc::clone(&log);
             async move {
                 let (mut after, mut names) = (0, Vec::new());
                 loop {
-                    let events = log.next(after, 2).await;
+                    let events = log.next(None, after, 2).await;
                     let Some(last) = events.last() else { return names };
                     after = last.sequence;
                     names.extend(events.iter().map(|event| event.event.name));
@@ -445,5 +503,85 @@ mod tests {
         log.push(&exit());
         log.push(&delta("too late"));
         assert_eq!(reader.await.unwrap(), ["delta", "delta", "delta", "exit"]);
+    }
+
+    /// 1 KiB of standard output or standard error.
+    fn write(log: &Log, stream: Stream, times: usize) {
+        for _ in 0..times {
+            log.push_output(stream, vec![b'x'; 1024].into());
+        }
+    }
+
+    #[test]
+    fn a_reader_of_one_stream_says_nothing_about_the_other() {
+        let log = log(64 << 10);
+        let (out, err) = (log.join(), log.join());
+        let mut cursors = [Cursor::new(Stream::Stdout, 0), Cursor::new(Stream::Stderr, 0)];
+        log.read_output(Some(out), &mut cursors[0]).unwrap();
+        write(&log, Stream::Stdout, 20);
+        assert!(log.is_ahead(Stream::Stdout) && !log.is_ahead(Stream::Stderr));
+        // It skims all that is not its own.
+        log.read_output(Some(err), &mut cursors[1]).unwrap();
+        log.read_output(Some(err), &mut cursors[1]).unwrap();
+        assert!(log.is_ahead(Stream::Stdout), "nobody has read it");
+        log.read_output(Some(out), &mut cursors[0]).unwrap();
+        log.read_output(Some(out), &mut cursors[0]).unwrap();
+        assert!(!log.is_ahead(Stream::Stdout), "now it is read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_waits_for_who_is_left_and_for_nobody_that_stalls() {
+        let log = log(64 << 10);
+        let (fast, slow) = (log.join(), log.join());
+        log.read(Some(slow), 0, 64);
+        write(&log, Stream::Stdout, 20);
+        log.read(Some(fast), 20, 64);
+        assert!(!log.is_ahead(Stream::Stdout), "the fast one has read all");
+        log.leave(fast);
+        assert!(log.is_ahead(Stream::Stdout), "the slow one is alone now");
+        let seen = log.moves();
+        log.read(Some(slow), 1, 64);
+        log.progress(seen).await;
+        assert!(log.is_ahead(Stream::Stdout), "it moved before anybody waited, and has not stalled");
+        let begun = tokio::time::Instant::now();
+        log.progress(log.moves()).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+        assert!(!log.is_ahead(Stream::Stdout), "it has stalled");
+        log.read(Some(slow), 2, 64);
+        assert!(log.is_ahead(Stream::Stdout), "it reads again");
+    }
+
+    #[test]
+    fn places_that_are_still_to_come_hold_up_nobody_and_let_nobody_pass() {
+        let log = log(64 << 10);
+        let (reader, dreamer) = (log.join(), log.join());
+        log.read(Some(reader), 0, 64);
+        log.read(Some(dreamer), u64::MAX, 64);
+        let mut cursor = Cursor::new(Stream::Stdout, u64::MAX);
+        log.read_output(Some(dreamer), &mut cursor).unwrap();
+        write(&log, Stream::Stdout, 20);
+        log.read_output(Some(dreamer), &mut cursor).unwrap();
+        assert!(log.is_ahead(Stream::Stdout), "who waits for the future has read nothing");
+        log.leave(reader);
+        assert!(!log.is_ahead(Stream::Stdout));
+    }
+
+    #[test]
+    fn one_read_is_bounded_in_pieces_too() {
+        let log = log(1 << 20);
+        for _ in 0..1000 {
+            log.push_output(Stream::Stdout, "x".into());
+        }
+        let mut cursor = Cursor::new(Stream::Stdout, 0);
+        let mut count = 0;
+        loop {
+            let pieces = log.read_output(None, &mut cursor).unwrap();
+            assert!(pieces.len() <= super::READ_PIECES);
+            if pieces.is_empty() {
+                break;
+            }
+            count += pieces.len();
+        }
+        assert_eq!(count, 1000);
     }
 }

@@ -9,6 +9,7 @@
 //! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
 //! cancellation, and count as readers while they stream.
 
+mod followers;
 mod image_run;
 mod late;
 mod log;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +32,7 @@ use crate::provider::{Provider, prestart};
 use crate::types;
 
 pub use image_run::{ImageRunError, ImageSettings, Images};
-pub use log::{Cursor, Dropped, Log, Numbered, Rendered, Stream};
+pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 
@@ -39,6 +41,8 @@ pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 pub struct Settings {
     /// Output kept per execution, bytes.
     pub output_bytes: usize,
+    /// How long a command waits for readers that take nothing of its output.
+    pub reader_stall: Duration,
     /// How long an ended execution is kept.
     pub retention: Duration,
     /// Ended executions kept at most.
@@ -154,24 +158,49 @@ impl Handle {
     /// Counts as a reader until the guard is dropped.
     pub fn read(self: &Arc<Self>) -> Reader {
         self.readers.send_modify(|readers| *readers += 1);
-        Reader(Arc::clone(self))
+        Reader { follower: self.log.join(), handle: Arc::clone(self) }
     }
 }
 
 /// Somebody who reads the events.
 #[derive(Debug)]
-pub struct Reader(Arc<Handle>);
+pub struct Reader {
+    handle: Arc<Handle>,
+    follower: u64,
+}
 
 impl Reader {
     /// The execution.
     pub fn handle(&self) -> &Arc<Handle> {
-        &self.0
+        &self.handle
+    }
+
+    /// The next events; see [`Log::next`].
+    pub async fn next(&self, after: u64, max: usize) -> Vec<Numbered> {
+        self.handle.log.next(Some(self.follower), after, max).await
+    }
+
+    /// The bytes that are there now; see [`Log::read_output`].
+    ///
+    /// # Errors
+    /// [`Dropped`].
+    pub fn read_output(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+        self.handle.log.read_output(Some(self.follower), cursor)
+    }
+
+    /// The next bytes; see [`Log::next_output`].
+    ///
+    /// # Errors
+    /// [`Dropped`].
+    pub async fn next_output(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+        self.handle.log.next_output(Some(self.follower), cursor).await
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.readers.send_modify(|readers| *readers -= 1);
+        self.handle.log.leave(self.follower);
+        self.handle.readers.send_modify(|readers| *readers -= 1);
     }
 }
 
@@ -262,7 +291,7 @@ impl Executions {
             created_at_ms: crate::telemetry::unix_ms(),
             timeout: plan.timeout,
             labels: plan.labels.clone(),
-            log: Log::new(self.settings.output_bytes),
+            log: Log::new(log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall }),
             status: Mutex::new(Status {
                 state: types::ExecutionState::Pending,
                 container: None,
@@ -331,7 +360,7 @@ impl Executions {
         let handles: Vec<_> = self.known().executions.values().cloned().collect();
         for handle in handles {
             let mut after = 0;
-            while let Some(last) = handle.log.next(after, 1024).await.last() {
+            while let Some(last) = handle.log.next(None, after, 1024).await.last() {
                 after = last.sequence;
             }
         }
@@ -348,6 +377,7 @@ mod tests {
     fn ended_executions_are_forgotten_by_number_bytes_and_age() {
         let settings = Settings {
             output_bytes: 100,
+            reader_stall: Duration::ZERO,
             retention: Duration::from_secs(600),
             retained: 5,
             retained_bytes: 250,

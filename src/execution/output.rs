@@ -3,7 +3,7 @@
 use std::io;
 
 use base64::Engine;
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::net::unix::pipe;
 
@@ -25,6 +25,8 @@ pub struct Source {
     /// `None` when it has ended.
     pipe: Option<pipe::Receiver>,
     buffer: BytesMut,
+    /// Most that is read at once, bytes.
+    most: usize,
     /// Start of a character, at most 3 bytes.
     pending: Bytes,
 }
@@ -39,9 +41,9 @@ pub struct Read {
 }
 
 impl Source {
-    /// Of this pipe.
-    pub fn new(pipe: pipe::Receiver) -> Self {
-        Self { pipe: Some(pipe), buffer: BytesMut::new(), pending: Bytes::new() }
+    /// Of this pipe, at most `most` bytes at once.
+    pub fn new(pipe: pipe::Receiver, most: usize) -> Self {
+        Self { pipe: Some(pipe), buffer: BytesMut::new(), most, pending: Bytes::new() }
     }
 
     /// Whether there may be more.
@@ -60,7 +62,7 @@ impl Source {
             if self.buffer.capacity() < ROOM {
                 self.buffer = BytesMut::with_capacity(SLAB);
             }
-            match pipe.try_read_buf(&mut self.buffer) {
+            match pipe.try_read_buf(&mut (&mut self.buffer).limit(self.most)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => break read,
             }
@@ -176,7 +178,7 @@ mod tests {
         let mut writer = writer;
         let reader: std::os::fd::OwnedFd = reader.into();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap());
+        let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap(), SLAB);
         let euro = "€".as_bytes();
         writer.write_all(&[b'a', euro[0]]).unwrap();
         assert_eq!(source.read().await.unwrap().shown.unwrap(), "a");
@@ -196,7 +198,7 @@ mod tests {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let reader: std::os::fd::OwnedFd = reader.into();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap());
+        let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap(), SLAB);
         let text: Vec<u8> = (0..SLAB * 3).map(|index| b'a' + (index % 23) as u8).collect();
         let expected = text.clone();
         let feeder = std::thread::spawn(move || {

@@ -139,6 +139,7 @@ impl Plan {
     pub(super) fn forget_secrets(&mut self) {
         self.files.clear();
         self.command.wipe();
+        self.late = None;
     }
 }
 

@@ -225,8 +225,8 @@ async fn begin(
             tag,
             baseline,
             since: Instant::now(),
-            stdout: Source::new(stdout),
-            stderr: Source::new(stderr),
+            stdout: Source::new(stdout, handle.log.gulp()),
+            stderr: Source::new(stderr, handle.log.gulp()),
             meaning,
         },
         failed,
@@ -303,8 +303,8 @@ async fn submit(handle: &Handle, plan: &Plan, container: &mut Container) -> Resu
     }
     let baseline = container.baseline();
     let (stdin_reader, stdin) = stdin(plan.stdin.is_some())?;
-    let (stdout, stdout_writer) = output_pipe()?;
-    let (stderr, stderr_writer) = output_pipe()?;
+    let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
+    let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
     let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
     Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None })
 }
@@ -373,10 +373,13 @@ async fn follow(
     let mut abandoned = std::pin::pin!(abandoned(handle, executions.settings.disconnect_grace, background));
 
     let end = loop {
-        // Not read while its readers are far behind, the command waits on a full pipe; as it would for `less`.
-        let paced = *handle.readers.borrow() > 0 && handle.log.is_ahead();
+        // Not read while its readers are far behind, the command waits on a full pipe, as it would for `less`. Not one
+        // that is to end: it may have to write something before it can.
+        let seen = handle.log.moves();
+        let is_ahead = |stream| stop.is_none() && handle.log.is_ahead(stream);
+        let (stdout_waits, stderr_waits) = (is_ahead(Stream::Stdout), is_ahead(Stream::Stderr));
         let wanted = tokio::select! {
-            read = stdout.read(), if stdout.is_open() && !paced => {
+            read = stdout.read(), if stdout.is_open() && !stdout_waits => {
                 if let Some(read) = read {
                     silent = false;
                     sink.stdout(read);
@@ -386,11 +389,11 @@ async fn follow(
                 }
                 None
             }
-            read = stderr.read(), if stderr.is_open() && !paced => {
+            read = stderr.read(), if stderr.is_open() && !stderr_waits => {
                 sink.output(Stream::Stderr, read.and_then(|read| read.shown));
                 None
             }
-            () = handle.log.progress(), if paced => None,
+            () = handle.log.progress(seen), if stdout_waits || stderr_waits => None,
             () = sink.meaning.send() => None,
             ended = container.ended(*tag) => break match ended {
                 Ok(Some(status)) => End::Status(status),

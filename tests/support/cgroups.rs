@@ -98,7 +98,11 @@ impl ContainerCgroup {
         let read = |name: &str| fs::read_to_string(self.memory.join(name)).ok();
         match self.v2 {
             true => read("memory.swap.max").is_none_or(|limit| limit.trim() == "0"),
-            false => read("memory.memsw.limit_in_bytes").is_none_or(|both| Some(both) == read("memory.limit_in_bytes")),
+            false => {
+                let both = read("memory.memsw.limit_in_bytes");
+                both.is_none_or(|both| Some(both) == read("memory.limit_in_bytes"))
+                    && read("memory.swappiness").is_none_or(|swappiness| swappiness.trim() == "0")
+            }
         }
     }
 
