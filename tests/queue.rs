@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -174,7 +174,7 @@ async fn users_and_providers_take_turns() {
     let requests = ["test/flood", "test/flood", "test/flood", "test/b", "other/c", "other/c"];
     for (number, name) in requests.into_iter().enumerate() {
         let (provider, user) = name.split_once('/').unwrap();
-        let mut request = by(user, "date +%s%N");
+        let mut request = by(user, "true");
         provider.clone_into(&mut request.provider);
         streams.push(daemon.client.execute_stream(&request).await.unwrap());
         queued(&daemon, number + 1).await;
@@ -182,13 +182,22 @@ async fn users_and_providers_take_turns() {
     let positions: Vec<_> = queued(&daemon, 6).await.into_iter().map(|(_, position)| position).collect();
     assert_eq!(positions, [1, 5, 6, 3, 2, 4], "as they will be served");
     daemon.client.cancel(&occupant).await.unwrap();
-    let mut times = Vec::new();
-    for (stream, position) in streams.into_iter().zip(positions) {
-        let outcome = Outcome::of(stream).await.exited(0);
-        times.push((position, outcome.text().trim().parse::<u64>().unwrap()));
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for (mut stream, position) in streams.into_iter().zip(positions) {
+        let order = Arc::clone(&order);
+        tasks.push(tokio::spawn(async move {
+            while let Some(event) = stream.next().await {
+                if let Event::Started(_) = event.unwrap().1 {
+                    order.lock().unwrap().push(position);
+                }
+            }
+        }));
     }
-    times.sort_unstable();
-    assert!(times.is_sorted_by_key(|(_, time)| *time), "served as foretold: {times:?}");
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), [1, 2, 3, 4, 5, 6], "served as foretold");
     Arc::into_inner(daemon).unwrap().stop().await;
 }
 

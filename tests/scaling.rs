@@ -93,7 +93,7 @@ async fn a_queue_grows_a_pool() {
     }
     let reason = eventually("it grows", || async {
         let pool = daemon.pool().await;
-        (pool.target == 6).then_some(pool.reason.unwrap())
+        (pool.target == 6).then(|| pool.reason.unwrap())
     })
     .await;
     assert!(reason.contains("requests were waiting, more than 3"), "{reason}");
