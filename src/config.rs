@@ -57,6 +57,10 @@ pub struct Config {
     pub paths: Paths,
     /// Warm pools.
     pub pool: Pool,
+    /// What the host must have left for another container.
+    pub admission: Admission,
+    /// Requests that wait for a container.
+    pub queue: Queue,
     /// What every container gets.
     pub container: Container,
     /// Executions and their output.
@@ -139,8 +143,33 @@ impl Paths {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
-    /// Warm containers per provider, unless `[provider.NAME]` says otherwise; what its manifest says when absent.
+    /// Warm containers per provider, unless `[provider.NAME]` says otherwise; what its manifest says when absent. Set
+    /// without `min` and `max`, it is fixed; otherwise scaling starts there.
     pub target: Option<usize>,
+    /// Whether targets follow demand, between `min` and `max`.
+    pub scaling: bool,
+    /// Fewest warm containers per provider: 5 when absent, or the target if that is lower.
+    pub min: Option<usize>,
+    /// Most warm containers per provider; `container.max` when absent.
+    pub max: Option<usize>,
+    /// A target grows when more requests than this wait for the provider.
+    pub scale_up_queue: usize,
+    /// It also grows when a smaller share of the claims found a warm container, percent.
+    pub scale_up_hit_percent: u32,
+    /// Claims of that many seconds count for that share.
+    pub hit_window_seconds: u64,
+    /// It shrinks when more warm containers than this are not needed ...
+    pub scale_down_idle: usize,
+    /// ... for that many seconds.
+    pub scale_down_idle_seconds: u64,
+    /// Milliseconds without a claim in flight before refilling goes on: creating slows claims down.
+    pub refill_quiet_ms: u64,
+    /// Longest time that claims hold refilling up, milliseconds.
+    pub refill_max_hold_ms: u64,
+    /// Share of its target below which a pool does not wait for claims, percent.
+    pub refill_low_water_percent: usize,
+    /// Creations at the same time, of all pools together, while claims are in flight.
+    pub held_creations: usize,
     /// Seconds between two looks at every warm container.
     pub health_interval_seconds: u64,
     /// Containers that one pool creates at the same time.
@@ -152,7 +181,68 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { target: None, health_interval_seconds: 30, concurrent_creations: 2, squeeze: Squeeze::Off }
+        Self {
+            target: None,
+            scaling: true,
+            min: None,
+            max: None,
+            scale_up_queue: 3,
+            scale_up_hit_percent: 80,
+            hit_window_seconds: 60,
+            scale_down_idle: 5,
+            scale_down_idle_seconds: 600,
+            refill_quiet_ms: 5,
+            refill_max_hold_ms: 250,
+            refill_low_water_percent: 25,
+            held_creations: 1,
+            health_interval_seconds: 30,
+            concurrent_creations: 2,
+            squeeze: Squeeze::Off,
+        }
+    }
+}
+
+/// `[admission]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admission {
+    /// Memory that has to stay available on the host, bytes; 0 switches the checks of memory off.
+    pub min_available_bytes: u64,
+    /// Most that processes may have waited for memory in the last 10 s, percent of the time (where the kernel has PSI).
+    pub max_memory_pressure_percent: f64,
+    /// Highest load average of the last minute per CPU; 0 switches the checks of CPUs off.
+    pub max_load_per_cpu: f64,
+    /// A load above that counts only if processes also waited for a CPU in more than this share of the last 10 s,
+    /// percent (where the kernel has PSI). Processes that wait for their own quota count as waiting.
+    pub max_cpu_pressure_percent: f64,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            min_available_bytes: 256 << 20,
+            max_memory_pressure_percent: 25.0,
+            max_load_per_cpu: 64.0,
+            max_cpu_pressure_percent: 95.0,
+        }
+    }
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// Requests that may wait for a container, all together; beyond it a request gets 503 at once.
+    pub max: usize,
+    /// How long a request waits unless it says otherwise, milliseconds; then it gets 503.
+    pub timeout_ms: u64,
+    /// Longest wait that a request may ask for, milliseconds.
+    pub max_timeout_ms: u64,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { max: 200, timeout_ms: 10_000, max_timeout_ms: 60_000 }
     }
 }
 
@@ -160,7 +250,7 @@ impl Default for Pool {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Container {
-    /// Hard limit on containers of all kinds together; beyond it a request gets 503.
+    /// Hard limit on containers of all kinds together; beyond it requests wait.
     pub max: usize,
     /// Size of everything writable in a container together (home, /tmp, /dev/shm), bytes.
     pub ephemeral_bytes: u64,
@@ -208,6 +298,8 @@ pub struct Execution {
     pub kill_grace_ms: u64,
     /// Longest time limit that a request may ask for, milliseconds.
     pub max_timeout_ms: u64,
+    /// Executions of one user at the same time, those that wait included; beyond it a request gets 429.
+    pub max_per_user: usize,
 }
 
 impl Default for Execution {
@@ -221,6 +313,7 @@ impl Default for Execution {
             disconnect_grace_ms: 10_000,
             kill_grace_ms: 2_000,
             max_timeout_ms: 3_600_000,
+            max_per_user: 10,
         }
     }
 }
@@ -329,8 +422,13 @@ impl Default for Log {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Provider {
-    /// Warm containers; `pool.target` when absent, and without that what the manifest says.
+    /// Warm containers; `pool.target` when absent, and without that what the manifest says. Set without `pool_min` and
+    /// `pool_max`, it is fixed.
     pub pool_target: Option<usize>,
+    /// Fewest warm containers; `pool.min` when absent.
+    pub pool_min: Option<usize>,
+    /// Most warm containers; `pool.max` when absent.
+    pub pool_max: Option<usize>,
     /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
     /// what `memory_mib` in the manifest's `[prestart]` says.
     pub prestarted: usize,
@@ -370,6 +468,10 @@ impl Config {
             ("container.create_timeout_seconds", self.container.create_timeout_seconds),
             ("pool.health_interval_seconds", self.pool.health_interval_seconds),
             ("pool.concurrent_creations", self.pool.concurrent_creations as u64),
+            ("pool.hit_window_seconds", self.pool.hit_window_seconds),
+            ("pool.scale_down_idle_seconds", self.pool.scale_down_idle_seconds),
+            ("pool.held_creations", self.pool.held_creations as u64),
+            ("execution.max_per_user", self.execution.max_per_user as u64),
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
             ("execution.max_timeout_ms", self.execution.max_timeout_ms),
             ("egress.port", self.egress.port.into()),
@@ -409,6 +511,7 @@ impl Config {
                 return Err((key.to_owned(), format!("must be at most a year, {YEAR} s")));
             }
         }
+        self.check_pools()?;
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {
             let problem = "must be at least 0.01 and at most `image_run.cpu_burst`, which must be at most 1024";
@@ -440,6 +543,64 @@ impl Config {
         Ok(())
     }
 }
+
+impl Config {
+    /// Within which numbers a pool is scaled, and whether it is, given what its manifest starts with: target, fewest,
+    /// most, scaling.
+    pub fn pool_bounds(&self, provider: &str, manifest_target: usize) -> (usize, usize, usize, bool) {
+        let own = self.provider.get(provider);
+        let target = own.and_then(|own| own.pool_target).or(self.pool.target);
+        let (min, max) =
+            (own.and_then(|own| own.pool_min).or(self.pool.min), own.and_then(|own| own.pool_max).or(self.pool.max));
+        // A number that the operator asked for stays, unless there are bounds for it too.
+        let scaling = self.pool.scaling && (target.is_none() || min.is_some() || max.is_some());
+        let target = target.unwrap_or(manifest_target);
+        let max = max.unwrap_or(self.container.max);
+        let min = min.unwrap_or(MIN_TARGET.min(target)).min(max);
+        (target, min, max, scaling)
+    }
+
+    fn check_pools(&self) -> Result<(), (String, String)> {
+        let limit = self.container.max;
+        let mut sections = vec![("pool".to_owned(), "min", "max", self.pool.min, self.pool.max)];
+        for (name, own) in &self.provider {
+            let (min, max) = (own.pool_min.or(self.pool.min), own.pool_max.or(self.pool.max));
+            sections.push((format!("provider.{name}"), "pool_min", "pool_max", min, max));
+        }
+        for (section, min_key, max_key, min, max) in sections {
+            if max.is_some_and(|max| max > limit) {
+                let problem = format!("must be at most `container.max`, {limit}");
+                return Err((format!("{section}.{max_key}"), problem));
+            }
+            let most = max.unwrap_or(limit);
+            if min.is_some_and(|min| min > most) {
+                return Err((format!("{section}.{min_key}"), format!("must be at most `{max_key}`, {most}")));
+            }
+        }
+        for (key, percent) in [
+            ("pool.scale_up_hit_percent", f64::from(self.pool.scale_up_hit_percent)),
+            ("pool.refill_low_water_percent", self.pool.refill_low_water_percent as f64),
+            ("admission.max_memory_pressure_percent", self.admission.max_memory_pressure_percent),
+            ("admission.max_cpu_pressure_percent", self.admission.max_cpu_pressure_percent),
+        ] {
+            if !(0.0..=100.0).contains(&percent) {
+                return Err((key.to_owned(), "must be from 0 to 100".to_owned()));
+            }
+        }
+        let load = self.admission.max_load_per_cpu;
+        if load.is_nan() || load < 0.0 {
+            return Err(("admission.max_load_per_cpu".to_owned(), "must be 0 or more".to_owned()));
+        }
+        if self.queue.timeout_ms > self.queue.max_timeout_ms {
+            let problem = format!("must be at most `queue.max_timeout_ms`, {}", self.queue.max_timeout_ms);
+            return Err(("queue.timeout_ms".to_owned(), problem));
+        }
+        Ok(())
+    }
+}
+
+/// Fewest warm containers of a provider when nothing says otherwise (product requirement: at least 5 warm).
+const MIN_TARGET: usize = 5;
 
 /// Adds `did you mean` to serde's message on an unknown field, which lists the known ones in backticks.
 fn with_nearest_key(full: &str, message: &str) -> String {
@@ -484,7 +645,28 @@ mod tests {
         let forever = "[execution]\nretention_seconds = 9223372036854775807\n";
         assert!(parse(forever).unwrap_err().contains("must be at most a year"));
         assert!(parse("[cgroup]\nparent = \"/a/../b\"\n").unwrap_err().contains("`cgroup.parent`"));
+        assert!(parse("[pool]\nmin = 9\nmax = 8\n").unwrap_err().contains("`pool.min` must be at most `max`, 8"));
+        assert!(parse("[pool]\nmax = 51\n").unwrap_err().contains("`pool.max` must be at most `container.max`, 50"));
+        let own = "[pool]\nmax = 20\n[provider.a]\npool_min = 21\n";
+        assert!(parse(own).unwrap_err().contains("`provider.a.pool_min` must be at most `pool_max`, 20"));
+        assert!(parse("[pool]\nscale_up_hit_percent = 101\n").unwrap_err().contains("from 0 to 100"));
+        assert!(parse("[admission]\nmax_load_per_cpu = -1.0\n").unwrap_err().contains("0 or more"));
+        assert!(parse("[queue]\ntimeout_ms = 60001\n").unwrap_err().contains("`queue.max_timeout_ms`, 60000"));
+        assert!(parse("[execution]\nmax_per_user = 0\n").unwrap_err().contains("`execution.max_per_user`"));
         assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
+    }
+
+    #[test]
+    fn a_target_is_fixed_unless_there_are_bounds_for_it() {
+        let bounds = |text: &str| parse(text).unwrap().pool_bounds("a", 10);
+        assert_eq!(bounds(""), (10, 5, 50, true), "what the manifest says is where scaling starts");
+        assert_eq!(bounds("[pool]\nscaling = false\n"), (10, 5, 50, false));
+        assert_eq!(bounds("[pool]\ntarget = 7\n"), (7, 5, 50, false));
+        assert_eq!(bounds("[pool]\ntarget = 7\nmax = 9\n"), (7, 5, 9, true));
+        assert_eq!(bounds("[provider.a]\npool_target = 2\n"), (2, 2, 50, false));
+        assert_eq!(bounds("[pool]\nmin = 3\n[provider.a]\npool_target = 20\npool_max = 30\n"), (20, 3, 30, true));
+        assert_eq!(bounds("[container]\nmax = 3\n"), (10, 3, 3, true));
+        assert_eq!(parse("").unwrap().pool_bounds("b", 2), (2, 2, 50, true), "a small pool stays small when idle");
     }
 
     #[test]
@@ -504,6 +686,8 @@ mod tests {
         config.paths.layouts_dir = Some("/var/lib/thawd/layouts".into());
         config.paths.init_program = Some("/usr/bin/thaw-init".into());
         config.pool.target = Some(10);
+        config.pool.min = Some(5);
+        config.pool.max = Some(50);
         config.log.format = Some(crate::telemetry::LogFormat::Human);
         config
     }

@@ -17,7 +17,7 @@ use crate::container::{self, Containers, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
 use crate::image::{Store, StoreError};
-use crate::pool::{self, Pool, Prepare};
+use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::spawner::Spawner;
 use crate::telemetry::{self, TelemetryError};
@@ -146,6 +146,7 @@ impl Daemon {
         tracing::info!(layout = hierarchy.layout().name(), "control groups");
         let mut registry = Registry::default();
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
+        let pool_metrics = Arc::new(PoolMetrics::new(&mut registry));
         let egress_metrics = Arc::new(EgressMetrics::new(&mut registry));
         let gauges = api::Gauges::new(&mut registry);
 
@@ -153,12 +154,13 @@ impl Daemon {
         let init = init_program(config, &program)?;
         let spawner = Spawner::start(program, init);
         let containers = Arc::new(Containers::new(container_settings(config), hierarchy, spawner, egress_metrics));
+        let supply = Supply::start(supply_settings(config), Arc::clone(&containers), pool_metrics);
         let mut served = BTreeMap::new();
         for (name, provider) in providers {
-            let one = serve_provider(config, &name, Arc::new(provider), &containers, &images)?;
+            let one = serve_provider(config, &name, Arc::new(provider), &supply, &images)?;
             served.insert(name, one);
         }
-        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&containers), image_settings(config)?);
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings(config)?);
         let executions = Arc::new(Executions::new(execution_settings(config), served, images_to_run, metrics));
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
@@ -303,6 +305,53 @@ fn container_settings(config: &Config) -> container::Settings {
     }
 }
 
+fn supply_settings(config: &Config) -> SupplySettings {
+    let admission = &config.admission;
+    SupplySettings {
+        max_waiting: config.queue.max,
+        admission: AdmissionSettings {
+            proc: "/proc".into(),
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            min_available_bytes: admission.min_available_bytes,
+            max_memory_pressure: admission.max_memory_pressure_percent,
+            max_cpu_pressure: admission.max_cpu_pressure_percent,
+            max_load_per_cpu: admission.max_load_per_cpu,
+        },
+        gate: GateSettings {
+            quiet: Duration::from_millis(config.pool.refill_quiet_ms),
+            max_hold: Duration::from_millis(config.pool.refill_max_hold_ms),
+            held_creations: config.pool.held_creations,
+        },
+    }
+}
+
+/// `bounds`: target, fewest, most, and whether it moves between them.
+fn pool_settings(
+    config: &Config,
+    stage: Stage,
+    model: Option<String>,
+    bounds: (usize, usize, usize, bool),
+) -> pool::Settings {
+    let pool = &config.pool;
+    let (target, min, max, scaling) = bounds;
+    pool::Settings {
+        stage,
+        model,
+        target,
+        bounds: pool::Bounds { min, max, scaling },
+        rules: pool::Rules {
+            queue: pool.scale_up_queue,
+            hit_percent: pool.scale_up_hit_percent,
+            window: Duration::from_secs(pool.hit_window_seconds),
+            idle: pool.scale_down_idle,
+            idle_for: Duration::from_secs(pool.scale_down_idle_seconds),
+        },
+        low_water_percent: pool.refill_low_water_percent,
+        health_interval: Duration::from_secs(pool.health_interval_seconds),
+        concurrent_creations: pool.concurrent_creations,
+    }
+}
+
 fn execution_settings(config: &Config) -> execution::Settings {
     execution::Settings {
         output_bytes: config.execution.output_bytes,
@@ -314,6 +363,9 @@ fn execution_settings(config: &Config) -> execution::Settings {
         kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
         max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
         proxy_port: config.egress.port,
+        queue_timeout: Duration::from_millis(config.queue.timeout_ms),
+        max_queue_timeout: Duration::from_millis(config.queue.max_timeout_ms),
+        max_per_user: config.execution.max_per_user,
     }
 }
 
@@ -343,7 +395,7 @@ fn serve_provider(
     config: &Config,
     name: &str,
     provider: Arc<Provider>,
-    containers: &Arc<Containers>,
+    supply: &Arc<Supply>,
     images: &Arc<Store>,
 ) -> Result<Served, DaemonError> {
     let changes = config.provider.get(name).cloned().unwrap_or_default();
@@ -358,27 +410,20 @@ fn serve_provider(
         proxy_port: config.egress.port,
         squeeze: config.pool.squeeze,
     });
-    let start = |stage, target, prestart: Option<Arc<prestart::Plan>>| {
+    let start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
         let fixed = prestart.as_ref().filter(|plan| plan.model_mode == prestart::ModelMode::Fixed);
         let model = fixed.map(|plan| plan.model.clone());
         let prepare: Prepare = Arc::new(move || source.template(prestart.as_ref()));
-        let settings = pool::Settings {
-            stage,
-            model,
-            target,
-            health_interval: Duration::from_secs(config.pool.health_interval_seconds),
-            concurrent_creations: config.pool.concurrent_creations,
-        };
-        Pool::start(name.to_owned(), settings, Arc::clone(containers), prepare)
+        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare)
     };
-    let target = changes.pool_target.or(config.pool.target).unwrap_or(provider.pool_target);
-    let pool = start(Stage::Created, target, None);
+    let pool = start(Stage::Created, config.pool_bounds(name, provider.pool_target), None);
     let plans = prestart_plans(&provider, &changes)
         .map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })?;
     let prestarted = plans.into_iter().map(|(plan, target)| {
         let plan = Arc::new(plan);
-        (start(Stage::Prestarted, target, Some(Arc::clone(&plan))), plan)
+        // As many as the operator says: what they hold is a decision about memory.
+        (start(Stage::Prestarted, (target, target, target, false), Some(Arc::clone(&plan))), plan)
     });
     let prestarted = prestarted.collect();
     Ok(Served { provider, pool, prestarted, image_env, base_url: changes.base_url })

@@ -25,10 +25,10 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
 fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
     let prestarted = |config: &Config, name: &str| config.provider.get(name).map_or(0, |changes| changes.prestarted);
     match key.strip_prefix("provider.").and_then(|rest| rest.rsplit_once('.')) {
-        Some((_, "pool_target")) => true,
+        Some((_, "pool_target" | "pool_min" | "pool_max")) => true,
         // The pool exists, or does not, since the start.
         Some((name, "prestarted")) => prestarted(old, name) > 0 && prestarted(new, name) > 0,
-        _ => key == "log.filter" || key == "pool.target",
+        _ => matches!(key, "log.filter" | "pool.target" | "pool.min" | "pool.max" | "pool.scaling"),
     }
 }
 
@@ -73,10 +73,13 @@ mod tests {
     #[test]
     fn targets_and_log_levels_are_taken_over_the_rest_is_not() {
         let (now, later) = between(
-            "[pool]\ntarget = 3\n[provider.a]\npool_target = 1",
+            "[pool]\ntarget = 3\nscaling = false\n[provider.a]\npool_target = 1",
             "[container]\nmax = 9\n[log]\nfilter = 'debug'\n[provider.b]\npool_target = 2\negress = ['x:1']",
         );
-        assert_eq!(now, ["log.filter", "pool.target", "provider.a.pool_target", "provider.b.pool_target"]);
+        assert_eq!(
+            now,
+            ["log.filter", "pool.scaling", "pool.target", "provider.a.pool_target", "provider.b.pool_target"]
+        );
         // A section that comes or goes also brings or takes its defaults.
         assert_eq!(
             later,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Client, ClientError};
 use crate::config::{Config, ConfigError};
 use crate::execution::{Executions, Served};
-use crate::pool::{ClaimError, Pool};
+use crate::pool::{Bounds, ClaimError, Pool};
 use crate::reload;
 use crate::systemd;
 use crate::telemetry::{LogControl, TelemetryError};
@@ -159,10 +159,12 @@ impl Service {
         }
         // Only what was taken over: the rest still differs from what runs, and is to be told next time again.
         self.config.log.filter = new.log.filter;
-        self.config.pool.target = new.pool.target;
+        let (kept, given) = (&mut self.config.pool, &new.pool);
+        (kept.target, kept.min, kept.max, kept.scaling) = (given.target, given.min, given.max, given.scaling);
         for (name, changes) in new.provider {
             let kept = self.config.provider.entry(name).or_default();
-            kept.pool_target = changes.pool_target;
+            (kept.pool_target, kept.pool_min, kept.pool_max) =
+                (changes.pool_target, changes.pool_min, changes.pool_max);
             if kept.prestarted > 0 && changes.prestarted > 0 {
                 kept.prestarted = changes.prestarted;
             }
@@ -172,16 +174,17 @@ impl Service {
     async fn set_targets(&self, new: &Config, changed: &[String]) -> Result<(), ClaimError> {
         for (name, served) in self.executions.served() {
             let of_provider = new.provider.get(name);
-            if changed.iter().any(|key| *key == "pool.target" || *key == format!("provider.{name}.pool_target")) {
-                let own = of_provider.and_then(|changes| changes.pool_target);
-                let target = own.or(new.pool.target).unwrap_or(served.provider.pool_target);
-                served.pool.set_target(target).await?;
+            let own = format!("provider.{name}.pool_");
+            if changed.iter().any(|key| key.starts_with("pool.") || key.starts_with(&own)) {
+                let (target, min, max, scaling) = new.pool_bounds(name, served.provider.pool_target);
+                served.pool.set(target, Bounds { min, max, scaling }).await?;
             }
             // That of the default model comes first.
             if let (Some((pool, _)), Some(changes)) = (served.prestarted.first(), of_provider)
                 && changed.contains(&format!("provider.{name}.prestarted"))
             {
-                pool.set_target(changes.prestarted).await?;
+                let target = changes.prestarted;
+                pool.set(target, Bounds { min: target, max: target, scaling: false }).await?;
             }
         }
         Ok(())
@@ -215,11 +218,17 @@ mod tests {
             stage: Stage::Created,
             model: None,
             target: 10,
+            min: 5,
+            max: 50,
+            scaling: true,
+            reason: None,
             warm: 8,
             creating: 2,
             claimed: 3,
+            queued: 0,
             hits: 0,
             misses: 0,
+            paused: None,
             last_error: None,
             memory: Default::default(),
         };

@@ -42,6 +42,10 @@ pub struct ExecutionRequest {
     /// Wall-clock limit in milliseconds; the manifest's timeout for the model and effort when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// How long it may wait for a container when there is none, milliseconds; 0 for not at all, the configuration's
+    /// `queue.timeout_ms` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout_ms: Option<u64>,
     /// Keep running when the client that streams the events goes away.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub background: bool,
@@ -99,6 +103,8 @@ impl std::fmt::Debug for Secret {
 pub enum ExecutionState {
     /// Accepted; its container is being claimed.
     Pending,
+    /// It waits for a container; see `queue_position`.
+    Queued,
     /// The command runs.
     Running,
     /// The `exit` event was written; the container is gone or going.
@@ -131,6 +137,9 @@ pub enum ExitReason {
     Killed,
     /// The container broke before or while the command ran; see `detail`.
     Lost,
+    /// It never ran: it got no container within the time that it could wait, see `detail`. The same request may
+    /// succeed later.
+    Refused,
 }
 
 /// One execution, as returned by `GET /v1/executions/{id}`.
@@ -147,6 +156,9 @@ pub struct Execution {
     pub model: Option<String>,
     /// State.
     pub state: ExecutionState,
+    /// While it is queued: how many requests are served before it is, itself included, if nobody else comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<usize>,
     /// Container that serves or served it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
@@ -169,7 +181,10 @@ pub struct Execution {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", content = "data", rename_all = "snake_case")]
 pub enum Event {
-    /// First event: the command is running.
+    /// It waits for a container. Only when it has to: first when it begins to wait, then about once per second when
+    /// its position has changed.
+    Queued(Queued),
+    /// The command is running. First event but for `queued`.
     Started(Started),
     /// Bytes that the command wrote to its standard output.
     Stdout(Output),
@@ -181,6 +196,13 @@ pub enum Event {
     Gap(Gap),
     /// Last event, exactly once.
     Exit(Exit),
+}
+
+/// Payload of `queued`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Queued {
+    /// How many requests are served before it is, itself included, if nobody else comes.
+    pub position: usize,
 }
 
 /// Payload of `started`.
@@ -281,16 +303,34 @@ pub struct Pool {
     pub model: Option<String>,
     /// How many warm containers are wanted.
     pub target: usize,
+    /// Fewest that may be wanted.
+    #[serde(default)]
+    pub min: usize,
+    /// Most that may be wanted.
+    #[serde(default)]
+    pub max: usize,
+    /// Whether the target follows demand.
+    #[serde(default)]
+    pub scaling: bool,
+    /// Why the target is what it is, once it has been changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Warm: frozen, confirmed, claimable.
     pub warm: usize,
     /// Being created.
     pub creating: usize,
     /// Claimed and not yet destroyed.
     pub claimed: usize,
+    /// Requests that wait for a container of this provider.
+    #[serde(default)]
+    pub queued: usize,
     /// Claims served from the pool since the daemon started.
     pub hits: u64,
     /// Claims that found it empty since the daemon started.
     pub misses: u64,
+    /// Why nothing is created now although containers are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
     /// Why the last creation failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -315,6 +355,28 @@ pub struct PoolMemory {
     pub kernel_bytes: u64,
     /// Swapped out, of all together; not among `bytes`.
     pub swapped_bytes: u64,
+}
+
+/// Body of `PUT /v1/pools/{provider}`: what is absent stays. It lasts until the daemon ends.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PoolChange {
+    /// Warm containers wanted. Without `min`, `max` and `scaling` it is fixed from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<usize>,
+    /// Fewest that scaling may want; switches it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<usize>,
+    /// Most that scaling may want; switches it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<usize>,
+    /// Whether the target follows demand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<bool>,
+    /// Containers wanted in which the provider's CLI waits already started with its default model; only where the
+    /// configuration has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prestarted: Option<usize>,
 }
 
 /// State of a container.

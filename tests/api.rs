@@ -264,7 +264,7 @@ fn series(metrics: &str, name: &str) -> Option<f64> {
 
 #[tokio::test]
 async fn the_metrics_count_what_happened() {
-    let daemon = Daemon::start(|setup| setup.pool(1).set("container.max", 2)).await;
+    let daemon = Daemon::start(|setup| setup.pool(1).set("container.max", 2).set("queue.timeout_ms", 0)).await;
     daemon.settled().await;
     daemon.sh("true").await.exited(0);
     daemon.settled().await;

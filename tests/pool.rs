@@ -223,7 +223,9 @@ async fn with_places_for_all_every_execution_succeeds() {
 #[tokio::test]
 async fn beyond_the_limit_the_excess_is_told_to_come_back() {
     let Load { executions, pool, too_few, .. } = load();
-    let daemon = Arc::new(Daemon::start(|setup| setup.pool(pool as i64).set("container.max", too_few as i64)).await);
+    let change =
+        |setup: support::Setup| setup.pool(pool as i64).set("container.max", too_few as i64).set("queue.timeout_ms", 0);
+    let daemon = Arc::new(Daemon::start(change).await);
     daemon.settled().await;
     let mut tasks = Vec::new();
     for number in 0..executions {

@@ -200,7 +200,7 @@ impl Daemon {
         }
         let state = bed.path().join("state");
         let layouts = bed.path().join("layouts");
-        Self::with(bed, &state, &layouts, &folder, max, "")
+        Self::with(bed, &state, &layouts, &folder, max, "[pool]\nscaling = false\n")
     }
 
     /// Starts it with any providers; `more` is added to the configuration.
@@ -214,6 +214,7 @@ impl Daemon {
             format!(
                 "[api]\nsocket = {socket:?}\n[paths]\nstate_dir = {state:?}\nlayouts_dir = {layouts:?}\n\
                  run_dir = {run:?}\nproviders_dir = {providers:?}\n[container]\nmax = {max}\n\
+                 [execution]\nmax_per_user = 1000\n\
                  [cgroup]\nname = {cgroup:?}\n{more}"
             ),
         )?;

@@ -10,14 +10,20 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{ApiError, PeerCredentials, body, events, output};
-use crate::execution::{Cursor, Handle, Stream};
+use crate::execution::{Audience, Cursor, Handle, Stream};
 use crate::types::{Execution, ExecutionRequest, List, Problem};
 
 /// Starts an execution.
 ///
 /// With `Accept: text/event-stream` the answer is the stream of its events, with `Accept: application/octet-stream` its
-/// standard output as it is written; otherwise 201 with the execution. `Location` is in each answer. A streamed execution is cancelled when its last reader has been gone for a grace period, unless
-/// `background` is set; one that was not streamed from the start always runs in the background.
+/// standard output as it is written; otherwise 201 with the execution. `Location` is in each answer. A streamed
+/// execution is cancelled when its last reader has been gone for a grace period, unless `background` is set; one that
+/// was not streamed from the start always runs in the background.
+///
+/// When no container can be had, the request waits (`queue_timeout_ms`): each user is served first come, first served,
+/// users take turns, and so do providers. One whose events are streamed is told by `queued` events and ends with an
+/// `exit` whose reason is `refused` when it waited in vain; another one is answered then, with 503 if it did. A client
+/// that goes away meanwhile leaves the queue, unless it streams events and asked for `background`.
 #[utoipa::path(post, path = "/v1/executions", request_body = ExecutionRequest, responses(
     (status = 200, description = "the events, or the standard output", content(
         (String = "text/event-stream"), (String = "application/octet-stream"))),
@@ -25,7 +31,11 @@ use crate::types::{Execution, ExecutionRequest, List, Problem};
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
     (status = 409, description = "cancelled before it started", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
-    (status = 503, description = "no container now; try again", body = Problem)))]
+    (status = 429, description = "the user has too many executions (`user_limit`); try again after `Retry-After`",
+        body = Problem),
+    (status = 503, description = "no container within the time that it could wait (`queue_timeout`, `queue_full`; \
+        `container_limit`, `host_pressure` without waiting), or another reason to try again after `Retry-After`",
+        body = Problem)))]
 pub async fn create(
     State(state): State<Arc<super::State>>,
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
@@ -38,7 +48,12 @@ pub async fn create(
         values.any(|value| value.contains(media_type))
     };
     let (events, raw) = (accepts("text/event-stream"), accepts(output::MEDIA_TYPE));
-    let reader = state.executions.start(request, events || raw).await?;
+    let audience = match (events, raw) {
+        (true, _) => Audience::Events,
+        (false, true) => Audience::Output,
+        (false, false) => Audience::None,
+    };
+    let reader = state.executions.start(request, audience).await?;
     let id = reader.handle().id();
     tracing::info!(execution = id, peer_uid = peer.uid, peer_pid = peer.pid, "execution started");
     let location = format!("/v1/executions/{id}");

@@ -1,4 +1,4 @@
-//! `/v1/pools`, `/v1/containers`, `/v1/providers`, `/v1/images`.
+//! `/v1/containers`, `/v1/providers`, `/v1/images`.
 
 use std::sync::Arc;
 
@@ -7,37 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::ApiError;
-use crate::container::PoolKey;
-use crate::types::{Container, Image, List, Pool, Problem, Provider};
-
-/// Lists the pools.
-#[utoipa::path(get, path = "/v1/pools", responses((status = 200, body = List<Pool>), (status = 503, body = Problem)))]
-pub async fn pools(State(state): State<Arc<super::State>>) -> Result<Json<List<Pool>>, ApiError> {
-    Ok(Json(List { items: all_pools(&state).await? }))
-}
-
-/// Figures of every pool.
-pub async fn all_pools(state: &super::State) -> Result<Vec<Pool>, ApiError> {
-    let mut items = Vec::new();
-    for served in state.executions.served().values() {
-        for pool in std::iter::once(&served.pool).chain(served.prestarted.iter().map(|(pool, _)| pool)) {
-            let status = pool.status().await;
-            items.push(
-                status.map_err(|error| {
-                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string())
-                })?,
-            );
-        }
-    }
-    // Here and not in the pools, whose owners must not wait for hundreds of files to be read.
-    let containers = Arc::clone(&state.containers);
-    let memory = tokio::task::spawn_blocking(move || containers.pool_memory()).await.unwrap_or_default();
-    for pool in &mut items {
-        let of = |key: &PoolKey| key.is_of(pool);
-        pool.memory = memory.iter().find(|(key, _)| of(key)).map(|(_, memory)| *memory).unwrap_or_default();
-    }
-    Ok(items)
-}
+use crate::types::{Container, Image, List, Problem, Provider};
 
 /// Lists the containers that exist now.
 #[utoipa::path(get, path = "/v1/containers", responses((status = 200, body = List<Container>)))]

@@ -6,6 +6,7 @@ mod executions;
 mod lists;
 mod openapi;
 mod output;
+mod pools;
 mod problem;
 mod server;
 mod status;
@@ -56,7 +57,8 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/executions/{id}/stdout", get(output::stdout))
         .route("/v1/executions/{id}/stderr", get(output::stderr))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
-        .route("/v1/pools", get(lists::pools))
+        .route("/v1/pools", get(pools::list))
+        .route("/v1/pools/{provider}", get(pools::get).put(pools::change))
         .route("/v1/containers", get(lists::containers))
         .route("/v1/providers", get(lists::providers))
         .route("/v1/images", get(lists::images))

@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use super::{executions, lists, output, status};
+use super::{executions, lists, output, pools, status};
 use crate::types;
 
 #[derive(OpenApi)]
@@ -18,7 +18,9 @@ use crate::types;
         executions::cancel,
         output::stdout,
         output::stderr,
-        lists::pools,
+        pools::list,
+        pools::get,
+        pools::change,
         lists::containers,
         lists::providers,
         lists::images,

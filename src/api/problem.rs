@@ -5,8 +5,11 @@ use axum::response::{IntoResponse, Response};
 
 use crate::container::ContainerError;
 use crate::execution::StartError;
-use crate::pool::ClaimError;
+use crate::pool::{ClaimError, Shortage};
 use crate::types::Problem;
+
+/// `Retry-After` for those whom the queue could not serve, seconds.
+const BUSY_RETRY_AFTER: u64 = 5;
 
 /// An error answer.
 #[derive(Debug)]
@@ -15,12 +18,15 @@ pub struct ApiError {
     code: &'static str,
     detail: String,
     retryable: bool,
+    /// Seconds after which to come back, when it is retryable.
+    retry_after: u64,
 }
 
 impl ApiError {
     /// An answer that says what is wrong with the request.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retryable: status == StatusCode::SERVICE_UNAVAILABLE }
+        let retryable = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        Self { status, code, detail: detail.into(), retryable, retry_after: 1 }
     }
 
     /// No such resource.
@@ -45,19 +51,32 @@ impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         let (status, code) = match &error {
             StartError::Request(request) => (StatusCode::BAD_REQUEST, request.code()),
-            StartError::Claim(ClaimError::Limit(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_limit"),
+            StartError::Claim(ClaimError::Short(Shortage::Limit(_))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "container_limit")
+            }
+            StartError::Claim(ClaimError::Short(Shortage::Host(_))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "host_pressure")
+            }
+            StartError::Claim(ClaimError::QueueFull { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+            StartError::Claim(ClaimError::QueueTimeout { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
+            StartError::UserLimit(_) => (StatusCode::TOO_MANY_REQUESTS, "user_limit"),
             StartError::Claim(ClaimError::NotReady(_)) => (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready"),
             StartError::Claim(ClaimError::Create(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => {
                 (StatusCode::BAD_REQUEST, "invalid_credentials")
             }
-            StartError::Cancelled => (StatusCode::CONFLICT, "cancelled"),
+            StartError::Cancelled | StartError::Left => (StatusCode::CONFLICT, "cancelled"),
             StartError::Container(_) | StartError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Claim(ClaimError::Stopped) | StartError::Stopped => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting_down")
             }
         };
-        Self::new(status, code, error.to_string())
+        let mut this = Self::new(status, code, error.to_string());
+        // Who has waited in vain, or could not even wait, finds nothing better a second later.
+        if matches!(code, "queue_full" | "queue_timeout") {
+            this.retry_after = BUSY_RETRY_AFTER;
+        }
+        this
     }
 }
 
@@ -67,7 +86,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.retryable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, self.retry_after.into());
         }
         response
     }

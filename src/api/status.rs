@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ApiError, lists};
+use super::{ApiError, pools};
 use crate::types::{ContainerState, Problem, Stage};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,7 +67,7 @@ pub async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = Problem)))]
 pub async fn readyz(State(state): State<Arc<super::State>>) -> Result<&'static str, ApiError> {
     let mut waiting = Vec::new();
-    for pool in lists::all_pools(&state).await? {
+    for pool in pools::all(&state).await? {
         let ready = if pool.target > 0 {
             pool.warm + pool.claimed > 0
         } else {
@@ -91,7 +91,7 @@ pub async fn readyz(State(state): State<Arc<super::State>>) -> Result<&'static s
 /// Metrics in the OpenMetrics text format.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
 pub async fn metrics(State(state): State<Arc<super::State>>) -> Result<impl IntoResponse, ApiError> {
-    let pools = lists::all_pools(&state).await?;
+    let pools = pools::all(&state).await?;
     let containers = state.containers.list();
     let mut text = String::new();
     {

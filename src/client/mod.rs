@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::error::ClientError;
 pub use self::stream::EventStream;
-use crate::api::types::{Container, Execution, ExecutionRequest, Image, List, Pool, Problem, Provider};
+use crate::api::types::{Container, Execution, ExecutionRequest, Image, List, Pool, PoolChange, Problem, Provider};
 
 /// Where thawd listens unless it is configured otherwise (design: interfaces).
 pub const DEFAULT_SOCKET: &str = "/run/thawd/thawd.sock";
@@ -88,7 +88,9 @@ impl Client {
     /// # Errors
     /// Those of [`ClientError`]; nothing was started when a [`ClientError::Problem`] comes back.
     pub async fn create(&self, request: &ExecutionRequest) -> Result<Execution, ClientError> {
-        self.json(self.request(Method::POST, "/v1/executions").timeout(ANSWER_TIMEOUT).json(request)).await
+        // The daemon answers when it runs, and it may have to wait for a container first.
+        let timeout = ANSWER_TIMEOUT + Duration::from_millis(request.queue_timeout_ms.unwrap_or_default());
+        self.json(self.request(Method::POST, "/v1/executions").timeout(timeout).json(request)).await
     }
 
     /// Streams the events of an execution: all that are kept, or those after `last_event_id`.
@@ -140,6 +142,24 @@ impl Client {
     /// Those of [`ClientError`].
     pub async fn pools(&self) -> Result<Vec<Pool>, ClientError> {
         self.list("/v1/pools").await
+    }
+
+    /// Changes how many warm containers a provider has; returns its pools as they are then, as `T`.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn change_pool<T: DeserializeOwned>(
+        &self,
+        provider: &str,
+        change: &PoolChange,
+    ) -> Result<Vec<T>, ClientError> {
+        if !is_id(provider) {
+            let problem = format!("{provider:?} is no provider name; `thawctl providers` lists them");
+            return Err(ClientError::Protocol(problem));
+        }
+        let path = format!("/v1/pools/{provider}");
+        let request = self.request(Method::PUT, &path).timeout(ANSWER_TIMEOUT).json(change);
+        self.json::<List<T>>(request).await.map(|list| list.items)
     }
 
     /// The containers that exist now.

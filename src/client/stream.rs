@@ -162,6 +162,7 @@ fn parse(name: &str, data: &str) -> Result<Option<Event>, serde_json::Error> {
         serde_json::from_str(data).map(|payload| Some(event(payload)))
     }
     match name {
+        "queued" => payload(data, Event::Queued),
         "started" => payload(data, Event::Started),
         "stdout" => payload(data, Event::Stdout),
         "stderr" => payload(data, Event::Stderr),
@@ -181,6 +182,7 @@ mod tests {
         let exit = r#"{"code":0,"reason":"exited","success":true,"duration_ms":1,"cpu_ms":1,"memory_peak_bytes":1}"#;
         let started = r#"{"execution":"e","container":"c","path":"warm","claim_us":540}"#;
         let wire = [
+            ("queued", r#"{"position":3}"#),
             ("started", started),
             ("stdout", r#"{"data":"a"}"#),
             ("stderr", r#"{"data":"/w==","encoding":"base64"}"#),

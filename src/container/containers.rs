@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::control::Control;
 use super::credentials;
@@ -50,7 +50,7 @@ pub struct Settings {
 }
 
 /// The limit on containers is reached.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the limit of {0} containers is reached; try again later or raise `container.max`")]
 pub struct Limit(pub usize);
 
@@ -60,11 +60,23 @@ pub struct Place {
     slot: u32,
     slots: Arc<Mutex<BTreeSet<u32>>>,
     _permit: OwnedSemaphorePermit,
+    // Last: told when the place can be had again, not before.
+    _changed: Tell,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         lock(&self.slots).insert(self.slot);
+    }
+}
+
+/// Wakes whoever waits for a place when it is dropped.
+#[derive(Debug)]
+struct Tell(Arc<Notify>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -125,6 +137,7 @@ pub struct Containers {
     egress_metrics: Arc<egress::EgressMetrics>,
     places: Arc<Semaphore>,
     slots: Arc<Mutex<BTreeSet<u32>>>,
+    changed: Arc<Notify>,
     registry: Arc<Registry>,
     reaper: mpsc::UnboundedSender<Parts>,
     memory: MemoryCache,
@@ -144,6 +157,7 @@ impl Containers {
         Self {
             places: Arc::new(Semaphore::new(settings.max)),
             slots: Arc::new(Mutex::new(slots)),
+            changed: Arc::default(),
             settings,
             hierarchy: Arc::new(hierarchy),
             spawner,
@@ -162,7 +176,18 @@ impl Containers {
         let limit = || Limit(self.settings.max);
         let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| limit())?;
         let slot = lock(&self.slots).pop_first().ok_or_else(limit)?;
-        Ok(Place { slot, slots: Arc::clone(&self.slots), _permit: permit })
+        let changed = Tell(Arc::clone(&self.changed));
+        Ok(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+    }
+
+    /// Woken when a place has become free. There is one who waits for it: the queue.
+    pub fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Limit {
+        Limit(self.settings.max)
     }
 
     /// How many more containers could be made now.

@@ -20,7 +20,7 @@ pub(super) fn code(exit: &Exit, interrupted: Option<u8>) -> u8 {
     let by_signal = exit.signal.and_then(|signal| u8::try_from(signal).ok()).map(|signal| signal.saturating_add(128));
     match exit.reason {
         ExitReason::Timeout => TIMEOUT,
-        ExitReason::Lost => FAILED,
+        ExitReason::Lost | ExitReason::Refused => FAILED,
         ExitReason::Oom | ExitReason::Killed => by_signal.unwrap_or(KILLED),
         ExitReason::Cancelled => interrupted.map(|signal| 128 + signal).or(by_signal).unwrap_or(CANCELLED),
         ExitReason::Exited => match (by_signal, exit.code) {
@@ -51,6 +51,7 @@ pub(super) fn complaint(exit: &Exit, is_prompt: bool) -> Option<String> {
         }
         ExitReason::Killed => exit.signal.map_or("killed".to_owned(), |signal| format!("killed by signal {signal}")),
         ExitReason::Lost => "the container broke".to_owned(),
+        ExitReason::Refused => "not started; try again later".to_owned(),
     };
     Some(exit.detail.as_ref().map_or_else(|| what.clone(), |detail| format!("{what}: {detail}")))
 }
@@ -79,6 +80,7 @@ mod tests {
             (exit(Cancelled, None, Some(15), false), 143),
             (exit(Cancelled, None, None, false), 130),
             (exit(Lost, None, Some(9), false), 125),
+            (exit(Refused, None, None, false), 125),
         ];
         for (exit, expected) in table {
             assert_eq!(code(&exit, None), expected, "{exit:?}");

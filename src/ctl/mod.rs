@@ -9,6 +9,7 @@ mod image_registry;
 mod image_store;
 mod interrupt;
 mod logs;
+mod pool;
 mod printer;
 mod request;
 mod run;
@@ -56,6 +57,9 @@ enum Command {
     Ps(view::PsArgs),
     /// List the pools: how many warm containers are wanted and there
     Pools,
+    /// List the pools, and change how many warm containers are wanted
+    #[command(subcommand)]
+    Pool(pool::Command),
     /// List the containers with their cgroups and use of memory and CPU
     Containers,
     /// List the providers: models, credentials and hosts they may reach
@@ -133,6 +137,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Doctor => return doctor::doctor(&client, cli.format).await,
         Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
         Command::Pools => view::pools(&client, cli.format).await?,
+        Command::Pool(command) => pool::pool(&client, command, cli.format).await?,
         Command::Containers => view::containers(&client, cli.format).await?,
         Command::Providers => view::providers(&client, cli.format).await?,
         Command::Images => view::images(&client, cli.format).await?,

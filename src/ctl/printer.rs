@@ -67,6 +67,9 @@ impl<O: Write, E: Write> Printer<O, E> {
             self.out.flush()?;
         }
         match event {
+            Event::Queued(queued) if self.mode != Mode::Json => {
+                self.note(&format!("waiting for a container, number {} in the queue", queued.position))
+            }
             Event::Started(started) if self.verbose => {
                 let path = serde_json::to_string(&started.path)?;
                 self.note(&format!(
@@ -200,6 +203,16 @@ mod tests {
     fn an_unknown_dialect_is_said() {
         let (out, err) = printed(Mode::Answer, true, &[OUT, GOOD]);
         assert!(out.is_empty() && err.contains("--raw"), "{err}");
+    }
+
+    #[test]
+    fn waiting_is_said() {
+        let queued = r#"{"event":"queued","data":{"position":3}}"#;
+        let (out, err) = printed(Mode::Answer, true, &[queued, DELTA, GOOD]);
+        assert_eq!(
+            (out.as_slice(), err.as_str()),
+            (&b"201\n"[..], "thawctl: waiting for a container, number 3 in the queue\n")
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
         credentials: credentials(&args.file, args.credential_env)?,
         env: args.env.into_iter().collect(),
         timeout_ms: args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        queue_timeout_ms: args.queue_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         background: args.detach,
         labels: args.label.into_iter().collect(),
     })

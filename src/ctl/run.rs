@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// Wall-clock limit in seconds, fractions allowed
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
+    /// How long to wait for a container in seconds, fractions allowed; 0 for not at all
+    #[arg(long, value_name = "SECONDS", value_parser = wait_seconds)]
+    pub(super) queue_timeout: Option<Duration>,
     /// Write the events as JSON lines
     #[arg(long)]
     json: bool,
@@ -122,6 +125,11 @@ pub(super) async fn run(client: &Client, args: Args, format: Format) -> Result<u
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.filter(|duration| duration.as_millis() > 0).ok_or_else(|| "must be a number of seconds above 0".to_owned())
+}
+
+fn wait_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "must be a number of seconds, 0 or more".to_owned())
 }
 
 #[cfg(test)]

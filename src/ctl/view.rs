@@ -90,18 +90,35 @@ pub(super) async fn pools(client: &Client, format: Format) -> Result<(), CtlErro
     let rows = client.pools().await?.into_iter().map(|pool| {
         [
             pool.provider,
+            word(&pool.stage),
             pool.target.to_string(),
+            if pool.scaling { format!("{} to {}", pool.min, pool.max) } else { "fixed".to_owned() },
             pool.warm.to_string(),
             pool.creating.to_string(),
             pool.claimed.to_string(),
+            pool.queued.to_string(),
             pool.hits.to_string(),
             pool.misses.to_string(),
             // Of one warm container.
             bytes(pool.memory.bytes_per_container),
-            pool.last_error.unwrap_or_default(),
+            // Trouble first: it matters more than why the target was changed.
+            pool.last_error.or(pool.paused).or(pool.reason).unwrap_or_default(),
         ]
     });
-    let columns = ["PROVIDER", "TARGET", "WARM", "CREATING", "CLAIMED", "HITS", "MISSES", "MEMORY EACH", "LAST ERROR"];
+    let columns = [
+        "PROVIDER",
+        "STAGE",
+        "TARGET",
+        "RANGE",
+        "WARM",
+        "CREATING",
+        "CLAIMED",
+        "QUEUED",
+        "HITS",
+        "MISSES",
+        "MEMORY EACH",
+        "REASON",
+    ];
     Ok(print(&table(columns, rows))?)
 }
 

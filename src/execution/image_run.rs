@@ -8,11 +8,10 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::cgroup::{Limits, Squeeze};
-use crate::container::{Container, Containers, Template};
+use crate::container::Template;
 use crate::egress::Policy;
 use crate::image::{Store, StoreError};
-use crate::pool::{ClaimError, Claimed, Pool};
-use crate::types::ClaimPath;
+use crate::pool::{ClaimError, Claimed, Pool, Supply, Want};
 
 /// What stands for the provider in listings and metrics.
 pub const LABEL: &str = "image";
@@ -30,7 +29,7 @@ pub enum Origin {
     /// A provider's pool, and that of prestarted CLIs if there is one.
     Pool(Pool, Option<Pool>),
     /// An image, each time anew.
-    Image(Arc<Containers>, Arc<Template>),
+    Image(Arc<Supply>, Arc<Template>),
 }
 
 impl Origin {
@@ -38,14 +37,10 @@ impl Origin {
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim(&self) -> Result<Claimed, ClaimError> {
+    pub async fn claim(&self, want: &Want<'_>) -> Result<Claimed, ClaimError> {
         match self {
-            Self::Pool(pool, _) => pool.claim().await,
-            Self::Image(containers, template) => {
-                let place = containers.place()?;
-                let container = containers.create(Arc::clone(template), place).await?;
-                Ok(Claimed { container, path: ClaimPath::Cold })
-            }
+            Self::Pool(pool, _) => pool.claim(want).await,
+            Self::Image(supply, template) => supply.claim(LABEL, Arc::clone(template), want).await,
         }
     }
 
@@ -53,7 +48,7 @@ impl Origin {
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim_prestarted(&self) -> Result<Option<Container>, ClaimError> {
+    pub async fn claim_prestarted(&self) -> Result<Option<Claimed>, ClaimError> {
         match self {
             Self::Pool(_, Some(prestarted)) => prestarted.claim_warm().await,
             _ => Ok(None),
@@ -89,7 +84,7 @@ pub struct ImageSettings {
 #[derive(Debug)]
 pub struct Images {
     store: Arc<Store>,
-    containers: Arc<Containers>,
+    supply: Arc<Supply>,
     settings: ImageSettings,
 }
 
@@ -142,8 +137,8 @@ pub struct Runnable {
 
 impl Images {
     /// Runs images of `store`.
-    pub fn new(store: Arc<Store>, containers: Arc<Containers>, settings: ImageSettings) -> Self {
-        Self { store, containers, settings }
+    pub fn new(store: Arc<Store>, supply: Arc<Supply>, settings: ImageSettings) -> Self {
+        Self { store, supply, settings }
     }
 
     /// Prepares a run of image `name`: `command` replaces the image's own, its entrypoint stays (OCI image
@@ -183,7 +178,7 @@ impl Images {
         };
         let workdir = &config.workdir;
         Ok(Runnable {
-            origin: Origin::Image(Arc::clone(&self.containers), Arc::new(template)),
+            origin: Origin::Image(Arc::clone(&self.supply), Arc::new(template)),
             argv,
             env: config.env.clone(),
             home: account.home,

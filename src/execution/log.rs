@@ -397,6 +397,7 @@ impl Inner {
 
 fn render(event: &Event) -> Rendered {
     let (name, data) = match event {
+        Event::Queued(data) => ("queued", serde_json::to_string(data)),
         Event::Started(data) => ("started", serde_json::to_string(data)),
         Event::Stdout(data) => ("stdout", serde_json::to_string(data)),
         Event::Stderr(data) => ("stderr", serde_json::to_string(data)),

@@ -72,13 +72,18 @@ impl ExecutionMetrics {
             ExitReason::Oom => "oom",
             ExitReason::Killed => "killed",
             ExitReason::Lost => "lost",
+            ExitReason::Refused => "refused",
         };
         self.exits.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason }).inc();
     }
 
     pub(super) fn refused(&self, provider: &str, error: &StartError) {
         let reason = match error {
-            StartError::Claim(ClaimError::Limit(_)) => "limit",
+            StartError::Claim(ClaimError::Short(shortage)) => shortage.label(),
+            StartError::Claim(ClaimError::QueueFull { .. }) => "queue_full",
+            StartError::Claim(ClaimError::QueueTimeout { .. }) => "queue_timeout",
+            StartError::UserLimit(_) => "user_limit",
+            StartError::Left => "left",
             StartError::Claim(ClaimError::NotReady(_)) => "not_ready",
             StartError::Claim(ClaimError::Create(_)) => "create",
             StartError::Request(_) => "request",

@@ -17,6 +17,8 @@ mod metrics;
 mod output;
 mod plan;
 mod run;
+mod users;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,8 @@ pub use image_run::{ImageRunError, ImageSettings, Images};
 pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
+use users::Users;
+use waiting::Waiting;
 
 /// How executions behave; see `[execution]` in the configuration.
 #[derive(Debug, Clone)]
@@ -57,6 +61,12 @@ pub struct Settings {
     pub max_timeout: Duration,
     /// Port of the egress proxy inside.
     pub proxy_port: u16,
+    /// How long a request waits for a container unless it says otherwise.
+    pub queue_timeout: Duration,
+    /// Longest such wait.
+    pub max_queue_timeout: Duration,
+    /// Executions of one user at the same time, those that wait included.
+    pub max_per_user: usize,
 }
 
 /// A provider that can be asked to run something.
@@ -89,12 +99,29 @@ pub enum StartError {
     /// Out of descriptors.
     #[error("the execution could not be started: {0}")]
     Io(#[from] std::io::Error),
+    /// The user has as many as one may have.
+    #[error("the user has {0} executions already, the most that one may have (`execution.max_per_user`)")]
+    UserLimit(usize),
+    /// Its client went away while it waited for a container.
+    #[error("its client went away before it started")]
+    Left,
     /// Somebody cancelled it before it had a container.
     #[error("the execution was cancelled before it started")]
     Cancelled,
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
+}
+
+/// What a caller that starts an execution is about to read of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Nothing.
+    None,
+    /// Standard output alone: it has nowhere to be told that it waits.
+    Output,
+    /// The events.
+    Events,
 }
 
 /// What others hold of an execution.
@@ -112,11 +139,13 @@ pub struct Handle {
     status: Mutex<Status>,
     cancel: CancellationToken,
     readers: watch::Sender<usize>,
+    waiting: Waiting,
 }
 
 #[derive(Debug)]
 struct Status {
     state: types::ExecutionState,
+    queue_position: Option<usize>,
     container: Option<String>,
     path: Option<types::ClaimPath>,
     exit: Option<types::Exit>,
@@ -141,6 +170,7 @@ impl Handle {
             user: self.user.clone(),
             model: self.model.clone(),
             state: status.state,
+            queue_position: status.queue_position,
             container: status.container.clone(),
             path: status.path,
             created_at_ms: self.created_at_ms,
@@ -212,6 +242,7 @@ pub struct Executions {
     images: Images,
     metrics: Arc<ExecutionMetrics>,
     known: Mutex<Known>,
+    users: Users,
     shutdown: CancellationToken,
 }
 
@@ -256,7 +287,8 @@ impl Executions {
         images: Images,
         metrics: Arc<ExecutionMetrics>,
     ) -> Self {
-        Self { settings, served, images, metrics, known: Mutex::default(), shutdown: CancellationToken::new() }
+        let (known, users) = (Mutex::default(), Users::default());
+        Self { settings, served, images, metrics, known, users, shutdown: CancellationToken::new() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -268,21 +300,28 @@ impl Executions {
         &self.served
     }
 
-    /// Checks a request, claims a container and starts the command in it; returns once the command runs.
+    /// Checks a request, claims a container and starts the command in it; returns once the command runs, or, to a
+    /// caller that reads events, once it has to wait for a container. A caller that goes away before that leaves the queue.
     ///
-    /// `streaming` says that the caller is about to read the events: then it counts as a reader from the start, and
-    /// its going away cancels the execution (unless `background` was asked for).
+    /// `audience` says what the caller is about to read. If it reads anything, it counts as a reader from the start,
+    /// and its going away cancels the execution (unless `background` was asked for).
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
     pub async fn start(
         self: &Arc<Self>,
         request: types::ExecutionRequest,
-        streaming: bool,
+        audience: Audience,
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
-        let background = request.background || !streaming;
+        let background = request.background || audience == Audience::None;
         let plan = plan::plan(request, &self.served, &self.images, &self.settings)?;
+        let max = self.settings.max_per_user;
+        let slot = self.users.enter(&plan.user, max).ok_or_else(|| {
+            let error = StartError::UserLimit(max);
+            self.metrics.refused(&plan.provider, &error);
+            error
+        })?;
         let handle = Arc::new(Handle {
             id: format!("e-{}", ulid::Ulid::new().to_string().to_lowercase()),
             provider: plan.provider.clone(),
@@ -294,12 +333,14 @@ impl Executions {
             log: Log::new(log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall }),
             status: Mutex::new(Status {
                 state: types::ExecutionState::Pending,
+                queue_position: None,
                 container: None,
                 path: None,
                 exit: None,
             }),
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
+            waiting: Waiting::new(audience == Audience::Events, background),
         });
         let reader = handle.read();
         {
@@ -311,20 +352,27 @@ impl Executions {
             known.executions.insert(handle.id.clone(), Arc::clone(&handle));
         }
         let (started, outcome) = oneshot::channel();
-        let this = Arc::clone(self);
+        let (this, its) = (Arc::clone(self), Arc::clone(&handle));
         // A task of its own: the execution must not depend on the connection that asked for it.
         tokio::spawn(async move {
-            let ran = run::run(&this, Arc::clone(&handle), plan, received, background, started).await;
-            this.ended(&handle, ran);
+            let ran = run::run(&this, Arc::clone(&its), plan, received, background, started).await;
+            drop(slot);
+            this.ended(&its, ran || its.waiting.was_told());
         });
-        outcome.await.map_err(|_| StartError::Stopped)??;
-        Ok(reader)
+        let client = waiting::Client::new(&handle);
+        let outcome = tokio::select! {
+            outcome = outcome => outcome.map_err(|_| StartError::Stopped)?,
+            () = handle.waiting.begun() => Ok(()),
+        };
+        client.answered();
+        // Once it was said that it waits, its events say the rest, however soon that came.
+        if handle.waiting.was_told() { Ok(reader) } else { outcome.map(|()| reader) }
     }
 
-    /// Keeps an ended execution for a while; forgets one that never started.
-    fn ended(&self, handle: &Handle, ran: bool) {
+    /// Keeps an ended execution for a while; forgets one that never started, unless its client knows of it.
+    fn ended(&self, handle: &Handle, keep: bool) {
         let mut known = self.known();
-        if ran {
+        if keep {
             let until = Instant::now() + self.settings.retention;
             let bytes = handle.log.bytes();
             known.ended.push_back(Ended { id: handle.id.clone(), until, bytes });
@@ -385,6 +433,9 @@ mod tests {
             kill_grace: Duration::ZERO,
             max_timeout: Duration::from_secs(1),
             proxy_port: 1,
+            queue_timeout: Duration::ZERO,
+            max_queue_timeout: Duration::ZERO,
+            max_per_user: 1,
         };
         let mut known = Known::default();
         let mut add = |bytes, until| {

@@ -128,6 +128,8 @@ pub struct Plan {
     pub(super) files: BTreeMap<String, Secret>,
     /// Wall-clock limit.
     pub timeout: Duration,
+    /// How long it may wait for a container.
+    pub(super) queue_timeout: Duration,
     /// Longest silence at the start, for a prompt.
     pub(super) start_timeout: Option<Duration>,
     /// How to read its output, for a prompt.
@@ -182,6 +184,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let name = request.image.take().unwrap_or_default();
     let runnable = images.prepare(&name, request.command.as_deref())?;
     let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
+    let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
     env.extend(runnable.env);
     env.extend(runnable.home.map(|home| ("HOME".to_owned(), home)));
@@ -200,6 +203,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         stdin: None,
         files: BTreeMap::new(),
         timeout,
+        queue_timeout,
         start_timeout: None,
         dialect: None,
     })
@@ -215,6 +219,16 @@ fn timeout(asked_ms: Option<u64>, usual: Duration, settings: &Settings) -> Resul
             Err(RequestError::InvalidField { field: "timeout_ms".to_owned(), problem })
         }
     }
+}
+
+/// How long it may wait for a container.
+fn queue_timeout(asked_ms: Option<u64>, settings: &Settings) -> Result<Duration, RequestError> {
+    let asked = asked_ms.map_or(settings.queue_timeout, Duration::from_millis);
+    if asked > settings.max_queue_timeout {
+        let problem = format!("must be at most {}", settings.max_queue_timeout.as_millis());
+        return Err(RequestError::InvalidField { field: "queue_timeout_ms".to_owned(), problem });
+    }
+    Ok(asked)
 }
 
 fn provider_plan(
@@ -273,6 +287,7 @@ fn provider_plan(
     };
     let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
     let (prestarted, late) = late(target, &request, &credentials, task.model.as_deref()).unzip();
+    let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user, group };
@@ -290,6 +305,7 @@ fn provider_plan(
         stdin: task.stdin,
         files: credentials.files.clone(),
         timeout,
+        queue_timeout,
         start_timeout: task.start_timeout,
         dialect: task.dialect,
     })

@@ -16,10 +16,10 @@ use super::late::{Conversation, Late};
 use super::log::Stream;
 use super::output::{Read, Source};
 use super::plan::Plan;
-use super::{Executions, Handle, StartError};
+use super::{Executions, Handle, StartError, waiting};
 use crate::cgroup::Usage;
 use crate::container::{Cli, Container, ContainerError, input_pipe, output_pipe};
-use crate::pool::Claimed;
+use crate::pool::{ClaimGuard, Claimed};
 use crate::provider::{DialectParser, Verdict};
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
 
@@ -103,6 +103,8 @@ struct Running {
     stdout: Source,
     stderr: Source,
     meaning: Meaning,
+    /// Holds refilling up until there is output.
+    guard: Option<ClaimGuard>,
 }
 
 /// Runs the execution to its end. Returns whether it ever started: if not, `started` got the reason.
@@ -168,6 +170,8 @@ fn never_ran(error: &StartError, received: Instant) -> Exit {
         reason: match error {
             StartError::Cancelled => ExitReason::Cancelled,
             StartError::Stopped => ExitReason::Killed,
+            StartError::Left => ExitReason::Cancelled,
+            StartError::Claim(error) if error.is_shortage() => ExitReason::Refused,
             _ => ExitReason::Lost,
         },
         success: false,
@@ -189,7 +193,7 @@ async fn begin(
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
     let (container, path, submitted) = hand_over(handle, plan).await?;
-    let Submitted { tag, baseline, stdin, stdout, stderr, conversation } = submitted;
+    let Submitted { tag, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     container.thaw()?;
     let failed = if conversation.is_some() {
         None
@@ -228,6 +232,7 @@ async fn begin(
             stdout: Source::new(stdout, handle.log.gulp()),
             stderr: Source::new(stderr, handle.log.gulp()),
             meaning,
+            guard: Some(guard),
         },
         failed,
     ))
@@ -237,9 +242,9 @@ async fn begin(
 /// replaced: nothing has run in it.
 async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath, Submitted), StartError> {
     if let Some(late) = &plan.late
-        && let Some(mut container) = plan.origin.claim_prestarted().await?
+        && let Some(Claimed { mut container, guard, .. }) = plan.origin.claim_prestarted().await?
     {
-        match submit_late(handle, plan, late, &mut container) {
+        match submit_late(handle, plan, late, &mut container, guard) {
             Ok(submitted) => return Ok((container, ClaimPath::Warm, submitted)),
             // Correct first, then fast: nothing has been asked, so another container may be.
             Err(error) => {
@@ -249,8 +254,8 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
     }
     let mut attempts = 1;
     loop {
-        let Claimed { mut container, path } = plan.origin.claim().await?;
-        match submit(handle, plan, &mut container).await {
+        let Claimed { mut container, path, guard } = waiting::claim(handle, plan).await?;
+        match submit(handle, plan, &mut container, guard).await {
             Ok(submitted) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
                 if error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
@@ -274,10 +279,18 @@ struct Submitted {
     stderr: pipe::Receiver,
     /// With a CLI that runs already.
     conversation: Option<Conversation>,
+    /// To be dropped at the first byte of output.
+    guard: ClaimGuard,
 }
 
 /// Hands everything to a CLI that waits in the frozen container.
-fn submit_late(handle: &Handle, plan: &Plan, late: &Late, container: &mut Container) -> Result<Submitted, StartError> {
+fn submit_late(
+    handle: &Handle,
+    plan: &Plan,
+    late: &Late,
+    container: &mut Container,
+    guard: ClaimGuard,
+) -> Result<Submitted, StartError> {
     container.claim(&handle.id)?;
     let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
     let Cli { tag, mut driver, stdin, stdout, stderr } =
@@ -290,12 +303,17 @@ fn submit_late(handle: &Handle, plan: &Plan, late: &Late, container: &mut Contai
     }
     let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
     let conversation = Some(Conversation::begin(driver, stdin, &input));
-    Ok(Submitted { tag, baseline: container.baseline(), stdin: None, stdout, stderr, conversation })
+    Ok(Submitted { tag, baseline: container.baseline(), stdin: None, stdout, stderr, conversation, guard })
 }
 
 /// Everything that is done while a warm container is still frozen, so that the thaw is the last thing between the
 /// claim and the command.
-async fn submit(handle: &Handle, plan: &Plan, container: &mut Container) -> Result<Submitted, StartError> {
+async fn submit(
+    handle: &Handle,
+    plan: &Plan,
+    container: &mut Container,
+    guard: ClaimGuard,
+) -> Result<Submitted, StartError> {
     container.claim(&handle.id)?;
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
@@ -306,7 +324,7 @@ async fn submit(handle: &Handle, plan: &Plan, container: &mut Container) -> Resu
     let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
     let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
-    Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None })
+    Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None, guard })
 }
 
 fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted: bool, claim: Duration) {
@@ -363,7 +381,7 @@ async fn follow(
     background: bool,
     running: &mut Running,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, meaning, .. } = running;
+    let Running { container, tag, stdout, stderr, since, meaning, guard, .. } = running;
     let mut sink = Sink { handle, meaning };
     let mut silent = true;
     let mut stop: Option<Stop> = None;
@@ -380,6 +398,7 @@ async fn follow(
         let (stdout_waits, stderr_waits) = (is_ahead(Stream::Stdout), is_ahead(Stream::Stderr));
         let wanted = tokio::select! {
             read = stdout.read(), if stdout.is_open() && !stdout_waits => {
+                guard.take();
                 if let Some(read) = read {
                     silent = false;
                     sink.stdout(read);
@@ -390,6 +409,7 @@ async fn follow(
                 None
             }
             read = stderr.read(), if stderr.is_open() && !stderr_waits => {
+                guard.take();
                 sink.output(Stream::Stderr, read.and_then(|read| read.shown));
                 None
             }
@@ -423,6 +443,7 @@ async fn follow(
             );
         }
     };
+    guard.take();
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
     kill(handle, container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {

@@ -1,18 +1,33 @@
 //! Warm containers of one provider: created ahead of time, frozen, handed out once, replaced.
 //!
-//! One task owns the pool; everybody else sends it messages. It keeps `target` containers warm, gives claims
-//! precedence over refilling, looks at each warm container every health interval, and backs off when creating
-//! fails. It never holds a container that somebody has used.
+//! One task owns each pool; everybody else sends it messages. It keeps as many containers warm as [`scaling`] says,
+//! looks at each of them every health interval, and backs off when creating fails. It never holds a container that
+//! somebody has used. What pools share is in [`supply`]: places, the host's memory and CPUs, and those who wait. While
+//! claims are in flight, [`gate`] holds all refilling.
 
+mod admission;
+mod gate;
+mod line;
+mod metrics;
 mod owner;
+mod scaling;
+mod supply;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::container::{Container, ContainerError, Containers, Limit, Template};
+use crate::container::{Container, ContainerError, Limit, Template};
 use crate::types;
+
+pub use admission::{AdmissionSettings, Refusal};
+pub use gate::{ClaimGuard, GateSettings};
+pub use metrics::PoolMetrics;
+pub use scaling::{Bounds, Rules};
+use supply::Figures;
+pub use supply::{Shortage, Supply, SupplySettings, Want};
 
 /// Makes the template, which needs the image to be unpacked: may take seconds, runs on a blocking thread, and is
 /// tried again until it succeeds.
@@ -25,8 +40,14 @@ pub struct Settings {
     pub stage: types::Stage,
     /// The one model that its containers serve, if it is but one.
     pub model: Option<String>,
-    /// Warm containers wanted.
+    /// Warm containers wanted at the start.
     pub target: usize,
+    /// Between which numbers that moves, if it does.
+    pub bounds: Bounds,
+    /// What moves it.
+    pub rules: Rules,
+    /// Share of the target below which refilling does not wait for claims, percent.
+    pub low_water_percent: usize,
     /// Time between two health passes.
     pub health_interval: Duration,
     /// Creations at the same time.
@@ -36,9 +57,25 @@ pub struct Settings {
 /// Why a claim got no container.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// The hard limit on containers.
+    /// No place, or the host cannot take more; and the request does not wait.
     #[error(transparent)]
-    Limit(#[from] Limit),
+    Short(#[from] Shortage),
+    /// It would have waited, but too many do.
+    #[error("{max} requests are waiting already (`queue.max`): {shortage}")]
+    QueueFull {
+        /// Limit of the queue.
+        max: usize,
+        /// What they wait for.
+        shortage: Shortage,
+    },
+    /// It has waited for as long as it may.
+    #[error("no container became free within {} ms: {shortage}", waited.as_millis())]
+    QueueTimeout {
+        /// How long it was.
+        waited: Duration,
+        /// What was missing in the end.
+        shortage: Shortage,
+    },
     /// The image is not there yet.
     #[error("the provider is not ready: {0}")]
     NotReady(String),
@@ -48,6 +85,19 @@ pub enum ClaimError {
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
+}
+
+impl ClaimError {
+    /// Whether there was nothing wrong but that too much was asked for at once.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Short(_) | Self::QueueFull { .. } | Self::QueueTimeout { .. })
+    }
+}
+
+impl From<Limit> for ClaimError {
+    fn from(limit: Limit) -> Self {
+        Self::Short(Shortage::Limit(limit))
+    }
 }
 
 /// What the pool answers to a claim.
@@ -60,11 +110,36 @@ pub(crate) enum Offer {
     NotReady(String),
 }
 
+/// How a target is changed; what is absent stays.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change {
+    /// Warm containers wanted.
+    pub target: Option<usize>,
+    /// Fewest.
+    pub min: Option<usize>,
+    /// Most.
+    pub max: Option<usize>,
+    /// Whether the target moves by itself.
+    pub scaling: Option<bool>,
+}
+
 pub(crate) enum Message {
-    Claim(oneshot::Sender<Offer>),
-    /// A cold claim found no place under the limit, but the pool is creating: have the next one.
-    Wait(oneshot::Sender<Offer>),
-    SetTarget(usize),
+    /// A warm container if there is one; if not `queued`, since those who wait go before.
+    Claim {
+        queued: bool,
+        reply: oneshot::Sender<Offer>,
+    },
+    /// A warm container for one who waits.
+    Take(oneshot::Sender<Option<Box<Container>>>),
+    /// One that was taken and not used.
+    GiveBack(Box<Container>),
+    /// Somebody else needs a place more than this pool needs one to spare.
+    Shed,
+    Change {
+        change: Change,
+        reply: oneshot::Sender<Result<types::Pool, String>>,
+    },
+    Set(usize, Bounds),
     Status(oneshot::Sender<types::Pool>),
     Prepared(oneshot::Sender<bool>),
     CheckHealth(oneshot::Sender<usize>),
@@ -78,66 +153,92 @@ pub struct Claimed {
     pub container: Container,
     /// Where it came from.
     pub path: types::ClaimPath,
+    /// To be dropped when the command has written its first byte, or has ended.
+    pub guard: ClaimGuard,
 }
 
-/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to or when the
-/// last handle is dropped.
+/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to.
 #[derive(Debug, Clone)]
 pub struct Pool {
+    provider: Arc<str>,
     messages: mpsc::Sender<Message>,
-    containers: Arc<Containers>,
+    figures: Arc<Figures>,
+    supply: Arc<Supply>,
 }
 
 impl Pool {
     /// Starts the pool's owner task.
-    pub fn start(provider: String, settings: Settings, containers: Arc<Containers>, prepare: Prepare) -> Self {
+    pub fn start(provider: &str, settings: Settings, supply: Arc<Supply>, prepare: Prepare) -> Self {
         let (messages, inbox) = mpsc::channel(256);
-        let owner = owner::Owner::new(provider, settings, Arc::clone(&containers), prepare);
+        let figures = Arc::new(Figures::default());
+        let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare);
+        let pool = Self { provider: provider.into(), messages, figures, supply };
+        pool.supply.add_pool(&pool);
         tokio::spawn(owner.run(inbox));
-        Self { messages, containers }
+        pool
     }
 
-    /// A container for one execution: a warm one, or else one created on the spot.
+    /// A container for one execution: a warm one, or else one created on the spot, or else whatever becomes free
+    /// within the time that it may wait.
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim(&self) -> Result<Claimed, ClaimError> {
-        let template = match self.ask(Message::Claim).await? {
-            Offer::Warm(container) => return Ok(Claimed { container: *container, path: types::ClaimPath::Warm }),
+    pub async fn claim(&self, want: &Want<'_>) -> Result<Claimed, ClaimError> {
+        let guard = self.supply.claiming();
+        let queued = self.supply.waiting_for(&self.provider) > 0;
+        let template = match self.ask(|reply| Message::Claim { queued, reply }).await? {
+            Offer::Warm(container) => {
+                return Ok(Claimed { container: *container, path: types::ClaimPath::Warm, guard });
+            }
             Offer::NotReady(reason) => return Err(ClaimError::NotReady(reason)),
             Offer::Empty(template) => template,
         };
-        let place = match self.containers.place() {
-            Ok(place) => place,
-            // The last places may have gone to this pool's own refill: what it is creating serves as well.
-            Err(limit) => match self.ask(Message::Wait).await? {
-                Offer::Warm(container) => {
-                    return Ok(Claimed { container: *container, path: types::ClaimPath::Warm });
-                }
-                _ => return Err(limit.into()),
-            },
-        };
-        let container = self.containers.create(template, place).await?;
-        Ok(Claimed { container, path: types::ClaimPath::Cold })
+        // It may have to wait; what it gets then comes with another.
+        drop(guard);
+        self.supply.cold(&self.provider, Some(self), template, want).await
     }
 
     /// A warm container, or none: what is not there is not created.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
-    pub async fn claim_warm(&self) -> Result<Option<Container>, ClaimError> {
-        match self.ask(Message::Claim).await? {
-            Offer::Warm(container) => Ok(Some(*container)),
+    pub async fn claim_warm(&self) -> Result<Option<Claimed>, ClaimError> {
+        let guard = self.supply.claiming();
+        match self.ask(|reply| Message::Claim { queued: false, reply }).await? {
+            Offer::Warm(container) => Ok(Some(Claimed { container: *container, path: types::ClaimPath::Warm, guard })),
             Offer::Empty(_) | Offer::NotReady(_) => Ok(None),
         }
     }
 
-    /// Changes how many warm containers are wanted.
+    async fn take_warm(&self) -> Result<Option<Box<Container>>, ClaimError> {
+        self.ask(Message::Take).await
+    }
+
+    async fn give_back(&self, container: Box<Container>) {
+        // When the pool has ended, the container is dropped here, which destroys it.
+        let _ = self.messages.send(Message::GiveBack(container)).await;
+    }
+
+    async fn shed(&self) {
+        // When the pool has ended, its containers are going anyway.
+        let _ = self.messages.send(Message::Shed).await;
+    }
+
+    /// Changes how many warm containers are wanted, until the daemon ends. A target alone is fixed from then on;
+    /// bounds make it move again.
+    ///
+    /// # Errors
+    /// [`ClaimError::Stopped`]; the inner one says what is wrong with the change.
+    pub async fn change(&self, change: Change) -> Result<Result<types::Pool, String>, ClaimError> {
+        self.ask(|reply| Message::Change { change, reply }).await
+    }
+
+    /// Starts anew with these numbers, which the configuration says.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
-    pub async fn set_target(&self, target: usize) -> Result<(), ClaimError> {
-        self.messages.send(Message::SetTarget(target)).await.map_err(|_| ClaimError::Stopped)
+    pub async fn set(&self, target: usize, bounds: Bounds) -> Result<(), ClaimError> {
+        self.messages.send(Message::Set(target, bounds)).await.map_err(|_| ClaimError::Stopped)
     }
 
     /// Figures for the API.
@@ -171,6 +272,7 @@ impl Pool {
         // An error says that it has ended already.
         let _ = self.messages.send(Message::Stop).await;
         self.messages.closed().await;
+        self.figures.warm.store(0, Ordering::Release);
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ClaimError> {

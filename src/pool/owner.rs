@@ -2,22 +2,29 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Message, Offer, Prepare, Settings};
-use crate::container::{Container, ContainerError, Containers, Place, Template};
+use super::gate::Creating;
+use super::scaling::{Bounds, Observed, Scaler};
+use super::supply::{Figures, Reserved, Shortage};
+use super::{Change, Message, Offer, Prepare, Settings, Supply};
+use crate::container::{Container, ContainerError, Containers, Template};
 use crate::types;
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
-/// How often a pool that could not get a place under the limit looks again.
+/// How often a pool that could not get a place, or that the host has no room for, looks again.
 const PLACE_RETRY: Duration = Duration::from_millis(200);
+
+/// How often the target is looked at besides at every claim.
+const SCALE_INTERVAL: Duration = Duration::from_millis(500);
 
 enum Finished {
     Prepared(Result<Arc<Template>, String>),
@@ -27,96 +34,119 @@ enum Finished {
 pub struct Owner {
     provider: String,
     settings: Settings,
-    containers: Arc<Containers>,
+    supply: Arc<Supply>,
+    /// What others may see of it.
+    figures: Arc<Figures>,
+    scaler: Scaler,
+    /// What the last change of the target was.
+    scaled: Option<String>,
     prepare: Prepare,
     template: Option<Arc<Template>>,
     preparing: bool,
     warm: VecDeque<Container>,
     creating: usize,
-    waiting: VecDeque<oneshot::Sender<Offer>>,
     work: JoinSet<Finished>,
     back_off: Duration,
     /// Nothing is created before this.
     not_before: Instant,
+    /// Since when claims have kept it from creating.
+    held_since: Option<Instant>,
+    /// Why it creates nothing although it lacks containers.
+    paused: Option<String>,
     hits: u64,
     misses: u64,
     last_error: Option<String>,
 }
 
 impl Owner {
-    pub fn new(provider: String, settings: Settings, containers: Arc<Containers>, prepare: Prepare) -> Self {
-        Self {
-            provider,
+    pub fn new(
+        provider: &str,
+        settings: Settings,
+        supply: Arc<Supply>,
+        figures: Arc<Figures>,
+        prepare: Prepare,
+    ) -> Self {
+        let this = Self {
+            provider: provider.to_owned(),
+            scaler: Scaler::new(settings.rules, settings.bounds, settings.target),
             settings,
-            containers,
+            supply,
+            figures,
+            scaled: None,
             prepare,
             template: None,
             preparing: false,
             warm: VecDeque::new(),
             creating: 0,
-            waiting: VecDeque::new(),
             work: JoinSet::new(),
             back_off: BACK_OFF_MIN,
             not_before: Instant::now(),
+            held_since: None,
+            paused: None,
             hits: 0,
             misses: 0,
             last_error: None,
-        }
+        };
+        this.show();
+        this
     }
 
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         let mut health = tokio::time::interval(self.settings.health_interval);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         health.reset();
+        let mut scale = tokio::time::interval(SCALE_INTERVAL);
+        scale.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let retry = self.refill();
+            self.show();
             tokio::select! {
                 // Claims first: refilling must not make anybody wait.
                 biased;
                 message = inbox.recv() => match message {
-                    Some(Message::Stop) | None => return,
+                    Some(Message::Stop) | None => break,
                     Some(message) => self.handle(message),
                 },
                 Some(finished) = self.work.join_next() => self.finished(finished),
                 _ = health.tick() => { self.check_health(); }
+                _ = scale.tick() => self.scale(),
                 () = sleep_until(retry) => {}
             }
         }
+        self.supply.remove_pool(&self.figures);
     }
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Claim(reply) => {
-                let offer = match (self.warm.pop_front(), &self.template) {
-                    (Some(container), _) => {
-                        self.hits += 1;
-                        Offer::Warm(Box::new(container))
-                    }
-                    (None, Some(template)) => {
-                        self.misses += 1;
-                        Offer::Empty(Arc::clone(template))
-                    }
-                    (None, None) => Offer::NotReady(self.not_ready()),
-                };
-                self.give(reply, offer);
-            }
-            Message::Wait(reply) => {
-                if let Some(container) = self.warm.pop_front() {
-                    // Finished since the claim was told that nothing is warm.
-                    self.hits += 1;
-                    self.give(reply, Offer::Warm(Box::new(container)));
-                } else if self.waiting.len() < self.creating {
-                    self.waiting.push_back(reply);
-                } else {
-                    let _ = reply.send(Offer::NotReady("the pool is creating nothing".to_owned()));
+            Message::Claim { queued, reply } => self.claim(queued, reply),
+            Message::Take(reply) => {
+                let container = self.warm.pop_front().map(Box::new);
+                self.show();
+                if let Err(Some(back)) = reply.send(container) {
+                    self.warm.push_front(*back);
                 }
             }
-            Message::SetTarget(target) => {
-                self.settings.target = target;
-                // Too many: the oldest go. Dropping a container destroys it.
-                while self.warm.len() > target {
+            Message::GiveBack(container) => {
+                self.warm.push_front(*container);
+                self.supply.changed();
+            }
+            Message::Shed => {
+                if self.warm.len() > self.floor() {
+                    tracing::info!(provider = %self.provider, "gives up a warm container for somebody who waits");
                     self.warm.pop_front();
                 }
+            }
+            Message::Change { change, reply } => {
+                let changed = self.change(change).map(|()| self.status());
+                let _ = reply.send(changed);
+            }
+            Message::Set(target, bounds) => {
+                // The limit is what it was at the start.
+                let limit = self.supply.containers().limit().0;
+                let bounds = Bounds { min: bounds.min.min(limit), max: bounds.max.min(limit), ..bounds };
+                self.scaler.set(bounds, target);
+                self.scaled = Some(format!("set to {} by the configuration", self.scaler.target()));
+                self.trim();
             }
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
@@ -133,10 +163,94 @@ impl Owner {
         }
     }
 
+    fn claim(&mut self, queued: bool, reply: oneshot::Sender<Offer>) {
+        let Some(template) = &self.template else {
+            let offer = Offer::NotReady(self.not_ready());
+            return self.give(reply, offer);
+        };
+        let warm = if queued { None } else { self.warm.pop_front() };
+        let hit = warm.is_some();
+        let offer =
+            warm.map_or_else(|| Offer::Empty(Arc::clone(template)), |container| Offer::Warm(Box::new(container)));
+        if hit {
+            self.hits += 1;
+        } else {
+            self.misses += 1;
+        }
+        // The claimant first: everything else can follow.
+        self.give(reply, offer);
+        self.scaler.claimed(Instant::now(), hit);
+        self.scale();
+    }
+
+    /// Moves the target if what was seen says so.
+    fn scale(&mut self) {
+        let observed = Observed { warm: self.warm.len(), queued: self.supply.waiting_for(&self.provider) };
+        if let Some(decision) = self.scaler.decide(Instant::now(), observed) {
+            tracing::info!(provider = %self.provider, target = decision.to, "pool scaled {decision}");
+            self.supply.metrics.scaled(&self.provider, &decision);
+            self.scaled = Some(decision.to_string());
+            self.trim();
+        }
+    }
+
+    fn change(&mut self, change: Change) -> Result<(), String> {
+        let limit = self.supply.containers().limit().0;
+        let is = self.scaler.bounds();
+        let bounds_given = change.min.is_some() || change.max.is_some();
+        let scaling = change.scaling.unwrap_or(match (bounds_given, change.target) {
+            (true, _) => true,
+            // A number that somebody asked for stays.
+            (false, Some(_)) => false,
+            (false, None) => is.scaling,
+        });
+        // A bound that was not given makes way for what was.
+        let target = change.target;
+        let min = change.min.unwrap_or_else(|| is.min.min(change.max.unwrap_or(limit)).min(target.unwrap_or(limit)));
+        let max = change.max.unwrap_or_else(|| is.max.max(min).max(target.unwrap_or(0)));
+        for (field, value) in [("target", target.unwrap_or(0)), ("min", min), ("max", max)] {
+            if value > limit {
+                return Err(format!("`{field}` is {value}, but the host's limit (`container.max`) is {limit}"));
+            }
+        }
+        if min > max {
+            return Err(format!("`min` is {min}, which is more than `max`, {max}"));
+        }
+        if let Some(target) = target.filter(|target| scaling && !(min..=max).contains(target)) {
+            return Err(format!("`target` is {target}, which is not between `min`, {min}, and `max`, {max}"));
+        }
+        self.scaler.set(Bounds { min, max, scaling }, target.unwrap_or(self.scaler.target()));
+        let target = self.scaler.target();
+        tracing::info!(provider = %self.provider, target, min, max, scaling, "pool changed by request");
+        self.scaled = Some(format!("set to {target} by request"));
+        self.trim();
+        Ok(())
+    }
+
+    /// Too many: the oldest go. Dropping a container destroys it.
+    fn trim(&mut self) {
+        while self.warm.len() > self.scaler.target() {
+            self.warm.pop_front();
+        }
+    }
+
+    /// What it keeps although somebody else waits for a place.
+    fn floor(&self) -> usize {
+        if self.scaler.is_scaling() { self.scaler.bounds().min } else { self.scaler.target() }
+    }
+
+    /// Lets others see what has changed.
+    fn show(&self) {
+        self.figures.warm.store(self.warm.len(), Ordering::Release);
+        self.figures.creating.store(self.creating, Ordering::Relaxed);
+        self.figures.floor.store(self.floor(), Ordering::Relaxed);
+    }
+
     /// Hands an offer over; a warm container whose claimant has gone away was never used and stays.
     fn give(&mut self, reply: oneshot::Sender<Offer>, offer: Offer) {
         if let Err(Offer::Warm(container)) = reply.send(offer) {
             self.warm.push_front(*container);
+            self.supply.changed();
         }
     }
 
@@ -158,15 +272,75 @@ impl Owner {
             }
             return None;
         };
-        while self.warm.len() + self.creating < self.settings.target
+        let template = Arc::clone(template);
+        if self.warm.len() + self.creating >= self.scaler.target() {
+            self.held_since = None;
+            self.pause(None);
+            return None;
+        }
+        while self.warm.len() + self.creating < self.scaler.target()
             && self.creating < self.settings.concurrent_creations
         {
-            let Ok(place) = self.containers.place() else { return Some(now + PLACE_RETRY) };
-            let (containers, template) = (Arc::clone(&self.containers), Arc::clone(template));
-            self.creating += 1;
-            self.work.spawn(async move { Finished::Created(ready(&containers, template, place).await.map(Box::new)) });
+            let low = self.warm.len() * 100 < self.scaler.target() * self.settings.low_water_percent;
+            let creating = match self.supply.gate.create(low, self.held_since) {
+                Ok(creating) => creating,
+                Err(again) => {
+                    self.held_since.get_or_insert(now);
+                    return Some(again);
+                }
+            };
+            match self.reserve(&template) {
+                Ok(reserved) => self.create(Arc::clone(&template), reserved, creating),
+                Err(()) => return Some(now + PLACE_RETRY),
+            }
         }
         None
+    }
+
+    /// A place for one more, if claims and other pools leave it one and the host can carry it.
+    fn reserve(&mut self, template: &Template) -> Result<Reserved, ()> {
+        let reserved = match self.supply.may_refill(&self.figures) {
+            Ok(()) => self.supply.take(Supply::bytes(template)),
+            Err(reason) => {
+                self.pause(Some((reason.to_owned(), None)));
+                return Err(());
+            }
+        };
+        match reserved {
+            Ok(reserved) => {
+                self.pause(None);
+                Ok(reserved)
+            }
+            Err(shortage) => {
+                self.pause(Some((shortage.to_string(), Some(shortage))));
+                Err(())
+            }
+        }
+    }
+
+    fn create(&mut self, template: Arc<Template>, reserved: Reserved, creating: Creating) {
+        let containers = Arc::clone(self.supply.containers());
+        self.creating += 1;
+        self.work.spawn(async move {
+            Finished::Created(ready(&containers, template, reserved, creating).await.map(Box::new))
+        });
+    }
+
+    /// Notes why nothing is created, or that something is again; says so when it begins and when it ends.
+    fn pause(&mut self, reason: Option<(String, Option<Shortage>)>) {
+        match (&self.paused, &reason) {
+            (None, Some((reason, shortage))) => {
+                if let Some(Shortage::Host(refusal)) = shortage {
+                    tracing::warn!(provider = %self.provider, %reason, "refilling paused");
+                    self.supply.metrics.refused(refusal.label(), "refill");
+                } else {
+                    tracing::debug!(provider = %self.provider, %reason, "refilling paused");
+                }
+            }
+            (Some(_), None) => tracing::debug!(provider = %self.provider, "refilling goes on"),
+            _ => {}
+        }
+        self.paused = reason.map(|(reason, _)| reason);
     }
 
     fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
@@ -174,7 +348,7 @@ impl Owner {
             Ok(Finished::Prepared(Ok(template))) => {
                 self.preparing = false;
                 self.template = Some(template);
-                tracing::info!(provider = %self.provider, target = self.settings.target, "pool ready to fill");
+                tracing::info!(provider = %self.provider, target = self.scaler.target(), "pool ready to fill");
                 None
             }
             Ok(Finished::Prepared(Err(reason))) => {
@@ -207,29 +381,15 @@ impl Owner {
                 self.last_error = Some(reason);
                 self.not_before = Instant::now() + self.back_off;
                 self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
-                // Whoever waits for what failed gets an answer.
-                while self.waiting.len() > self.creating {
-                    if let Some(reply) = self.waiting.pop_front() {
-                        let _ = reply.send(Offer::NotReady(self.not_ready()));
-                    }
-                }
             }
         }
     }
 
     fn add(&mut self, container: Container) {
-        let mut container = Box::new(container);
-        while let Some(reply) = self.waiting.pop_front() {
-            match reply.send(Offer::Warm(container)) {
-                Ok(()) => {
-                    self.hits += 1;
-                    return;
-                }
-                Err(Offer::Warm(back)) => container = back,
-                Err(_) => return,
-            }
-        }
-        self.warm.push_back(*container);
+        self.warm.push_back(container);
+        self.trim();
+        self.show();
+        self.supply.changed();
     }
 
     /// Destroys what is not as it has to be; the refill replaces it.
@@ -246,16 +406,28 @@ impl Owner {
     }
 
     fn status(&self) -> types::Pool {
+        let Bounds { min, max, .. } = self.scaler.bounds();
+        let scaling = self.scaler.is_scaling();
+        let target = self.scaler.target();
         types::Pool {
             provider: self.provider.clone(),
             stage: self.settings.stage,
             model: self.settings.model.clone(),
-            target: self.settings.target,
+            target,
+            min: if scaling { min } else { target },
+            max: if scaling { max } else { target },
+            scaling,
+            reason: self.scaled.clone(),
             warm: self.warm.len(),
             creating: self.creating,
-            claimed: self.containers.claimed(&self.provider),
+            claimed: self.supply.containers().claimed(&self.provider),
+            queued: match self.settings.stage {
+                types::Stage::Created => self.supply.waiting_for(&self.provider),
+                types::Stage::Prestarted => 0,
+            },
             hits: self.hits,
             misses: self.misses,
+            paused: self.paused.clone(),
             last_error: self.last_error.clone(),
             memory: types::PoolMemory::default(),
         }
@@ -266,14 +438,21 @@ impl Owner {
 async fn ready(
     containers: &Arc<Containers>,
     template: Arc<Template>,
-    place: Place,
+    reserved: Reserved,
+    creating: Creating,
 ) -> Result<Container, ContainerError> {
     let prestarted = template.prestarted.clone();
+    let Reserved { place, memory } = reserved;
     let mut container = containers.create(template, place).await?;
+    let mut creating = Some(creating);
     if let Some(prestarted) = prestarted {
+        // Seconds, in which it takes none of the locks that claims need.
+        creating = None;
         container.prestart(&prestarted).await?;
     }
     container.rest().await?;
+    // From now on the kernel counts what it uses.
+    drop((creating, memory));
     Ok(container)
 }
 

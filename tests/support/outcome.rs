@@ -41,7 +41,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Reads a stream from its beginning to its end. Asserts what must hold for each: numbered from 1 without holes
-    /// or repetitions (but for announced gaps), `started` first, `exit` last and once.
+    /// or repetitions (but for announced gaps), `started` first (but for `queued`), `exit` last and once.
     pub async fn of(stream: EventStream) -> Self {
         Self::from_events(collect(stream).await)
     }
@@ -57,7 +57,8 @@ impl Outcome {
             }
             expected = sequence + 1;
         }
-        let Some((_, Event::Started(started))) = events.first() else { panic!("not started first: {events:?}") };
+        let first = events.iter().find(|(_, event)| !matches!(event, Event::Queued(_)));
+        let Some((_, Event::Started(started))) = first else { panic!("not started first: {events:?}") };
         let exits = events.iter().filter(|(_, event)| matches!(event, Event::Exit(_))).count();
         assert_eq!(exits, 1, "exactly one exit");
         let Some((_, Event::Exit(exit))) = events.last() else { panic!("exit is not last: {events:?}") };

@@ -24,6 +24,11 @@ impl Setup {
             .set("paths.layouts_dir", super::image::layouts().to_str().unwrap())
             .set("cgroup.name", name)
             .set("execution.kill_grace_ms", 300)
+            // One user runs everything, and numbers stay as the tests set them, however busy the machine is.
+            .set("execution.max_per_user", 1_000)
+            .set("pool.scaling", false)
+            .set("admission.min_available_bytes", 0)
+            .set("admission.max_load_per_cpu", 0.0)
             .set("log.filter", "thawd=debug,info");
         let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/providers");
         for entry in std::fs::read_dir(manifests).unwrap() {

@@ -1,0 +1,127 @@
+//! An execution that waits for its container: said to its client, left when the client goes away.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use super::{Handle, StartError};
+use crate::pool::{Claimed, Want};
+use crate::types::{Event, ExecutionState, Queued};
+
+/// Shortest time between two `queued` events.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// What an execution knows of its waiting.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Its client reads events: it is told at once that it waits, and how it ends.
+    events: bool,
+    /// It goes on without its client.
+    background: bool,
+    begun: Notify,
+    /// The client has got its answer: the events, beginning with `queued`.
+    told: AtomicBool,
+    left: CancellationToken,
+    last: Mutex<Option<(Instant, usize)>>,
+}
+
+impl Waiting {
+    /// For a client that reads events, or does not; for an execution that goes on without its client, or does not.
+    pub fn new(events: bool, background: bool) -> Self {
+        Self { events, background, ..Self::default() }
+    }
+
+    /// Ends when a client that reads events has to be told that its execution waits.
+    pub async fn begun(&self) {
+        self.begun.notified().await;
+    }
+
+    /// Whether the client has been told.
+    pub fn was_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+}
+
+/// The client that waits for the answer; it leaves the queue when this is dropped without the answer being there.
+#[derive(Debug)]
+pub struct Client(Option<Arc<Handle>>);
+
+impl Client {
+    /// Of this execution.
+    pub fn new(handle: &Arc<Handle>) -> Self {
+        Self(Some(Arc::clone(handle)))
+    }
+
+    /// It has its answer.
+    pub fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.waiting.left.cancel();
+        }
+    }
+}
+
+impl Handle {
+    fn waits(&self, position: usize) {
+        {
+            let mut status = self.status();
+            status.state = ExecutionState::Queued;
+            status.queue_position = Some(position);
+        }
+        let now = Instant::now();
+        let mut last = self.waiting.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|(at, told)| told == position || now.duration_since(at) < TOLD_EVERY) {
+            return;
+        }
+        *last = Some((now, position));
+        self.log.push(&Event::Queued(Queued { position }));
+        if self.waiting.events {
+            self.waiting.told.store(true, Ordering::Release);
+            self.waiting.begun.notify_one();
+        }
+    }
+
+    fn waits_no_longer(&self) {
+        let mut status = self.status();
+        if status.state == ExecutionState::Queued {
+            status.state = ExecutionState::Pending;
+        }
+        status.queue_position = None;
+    }
+
+    /// Ends when nobody wants the execution any more: its client went away before it had an answer, or streamed and
+    /// stopped.
+    async fn left(&self) {
+        if self.waiting.events && self.waiting.background {
+            return std::future::pending().await;
+        }
+        let mut readers = self.readers.subscribe();
+        tokio::select! {
+            () = self.waiting.left.cancelled() => {}
+            // The sender lives as long as the handle.
+            _ = readers.wait_for(|readers| *readers == 0), if self.waiting.events => {}
+        }
+    }
+}
+
+/// Claims a container, waiting for one if need be.
+pub async fn claim(handle: &Handle, plan: &Plan) -> Result<Claimed, StartError> {
+    let on_position = |position| handle.waits(position);
+    let want = Want { user: &handle.user, wait: plan.queue_timeout, on_position: &on_position };
+    let claimed = tokio::select! {
+        biased;
+        claimed = plan.origin.claim(&want) => claimed,
+        () = handle.left() => return Err(StartError::Left),
+    };
+    handle.waits_no_longer();
+    Ok(claimed?)
+}

@@ -1,0 +1,194 @@
+//! Who is next: first come, first served for one user, in turns between the users of a provider, and in turns between
+//! providers. Plain data; the waiting itself is [`super::supply`]'s.
+
+use std::collections::VecDeque;
+
+/// The requests that wait.
+#[derive(Debug)]
+pub struct Line<T> {
+    next_id: u64,
+    length: usize,
+    /// The first one is served next.
+    providers: VecDeque<Group<User<T>>>,
+}
+
+/// Those with the same name, in turns.
+#[derive(Debug)]
+struct Group<M> {
+    name: String,
+    members: VecDeque<M>,
+}
+
+type User<T> = Group<Request<T>>;
+
+#[derive(Debug)]
+struct Request<T> {
+    id: u64,
+    value: T,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { next_id: 0, length: 0, providers: VecDeque::new() }
+    }
+}
+
+impl<T> Line<T> {
+    /// Appends a request of `user` to `provider`; returns the id that it has here.
+    pub fn push(&mut self, provider: &str, user: &str, value: T) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.length += 1;
+        let users = find_or_add(&mut self.providers, provider);
+        find_or_add(users, user).push_back(Request { id, value });
+        id
+    }
+
+    /// The one that is next among the providers that are `wanted`.
+    pub fn next(&self, wanted: impl Fn(&str) -> bool) -> Option<(u64, &str, &T)> {
+        let provider = self.providers.iter().find(|provider| wanted(&provider.name))?;
+        let request = provider.members.front()?.members.front()?;
+        Some((request.id, &provider.name, &request.value))
+    }
+
+    /// Takes one out because it is served: its user and its provider go behind the others.
+    pub fn serve(&mut self, id: u64) -> Option<T> {
+        self.take(id, true)
+    }
+
+    /// Takes one out because it does not wait any longer.
+    pub fn remove(&mut self, id: u64) -> Option<T> {
+        self.take(id, false)
+    }
+
+    fn take(&mut self, id: u64, served: bool) -> Option<T> {
+        for p in 0..self.providers.len() {
+            let users = &mut self.providers[p].members;
+            for u in 0..users.len() {
+                let Some(r) = users[u].members.iter().position(|request| request.id == id) else { continue };
+                let request = users[u].members.remove(r)?;
+                self.length -= 1;
+                rotate(users, u, served);
+                rotate(&mut self.providers, p, served);
+                return Some(request.value);
+            }
+        }
+        None
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// How many wait for `provider`.
+    pub fn waiting_for(&self, provider: &str) -> usize {
+        let found = self.providers.iter().find(|group| group.name == provider);
+        found.map_or(0, |group| group.members.iter().map(|user| user.members.len()).sum())
+    }
+
+    /// All in the order in which they would be served if nobody else came.
+    pub fn in_order(&self) -> Vec<(u64, &T)> {
+        let mut providers: VecDeque<VecDeque<VecDeque<&Request<T>>>> = self
+            .providers
+            .iter()
+            .map(|provider| provider.members.iter().map(|user| user.members.iter().collect()).collect())
+            .collect();
+        let mut order = Vec::with_capacity(self.length);
+        while let Some(mut users) = providers.pop_front() {
+            if let Some(mut requests) = users.pop_front() {
+                order.extend(requests.pop_front().map(|request| (request.id, &request.value)));
+                if !requests.is_empty() {
+                    users.push_back(requests);
+                }
+            }
+            if !users.is_empty() {
+                providers.push_back(users);
+            }
+        }
+        order
+    }
+}
+
+fn find_or_add<'a, M>(groups: &'a mut VecDeque<Group<M>>, name: &str) -> &'a mut VecDeque<M> {
+    let index = groups.iter().position(|group| group.name == name).unwrap_or_else(|| {
+        groups.push_back(Group { name: name.to_owned(), members: VecDeque::new() });
+        groups.len() - 1
+    });
+    &mut groups[index].members
+}
+
+/// After a request of group `index` was taken out: an empty group goes, one that was served goes to the end.
+fn rotate<M>(groups: &mut VecDeque<Group<M>>, index: usize, served: bool) {
+    if groups[index].members.is_empty() {
+        groups.remove(index);
+    } else if served && let Some(group) = groups.remove(index) {
+        groups.push_back(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Line;
+
+    /// Requests as `provider/user`, served one after the other.
+    fn served(requests: &[&str]) -> Vec<String> {
+        let mut line = Line::default();
+        for (number, request) in requests.iter().enumerate() {
+            let (provider, user) = request.split_once('/').unwrap();
+            line.push(provider, user, format!("{request}{number}"));
+        }
+        let foretold: Vec<_> = line.in_order().into_iter().map(|(_, value)| value.clone()).collect();
+        let mut order = Vec::new();
+        while let Some((id, ..)) = line.next(|_| true) {
+            order.push(line.serve(id).unwrap());
+        }
+        assert_eq!(line.len(), 0);
+        assert_eq!(foretold, order, "positions are true");
+        order
+    }
+
+    #[test]
+    fn one_user_is_served_in_order() {
+        assert_eq!(served(&["p/a", "p/a", "p/a"]), ["p/a0", "p/a1", "p/a2"]);
+    }
+
+    #[test]
+    fn users_take_turns() {
+        let order = served(&["p/a", "p/a", "p/a", "p/b", "p/c", "p/b"]);
+        assert_eq!(order, ["p/a0", "p/b3", "p/c4", "p/a1", "p/b5", "p/a2"]);
+    }
+
+    #[test]
+    fn providers_take_turns_however_many_users_they_have() {
+        let order = served(&["p/a", "p/b", "p/c", "q/a", "q/a"]);
+        assert_eq!(order, ["p/a0", "q/a3", "p/b1", "q/a4", "p/c2"]);
+    }
+
+    #[test]
+    fn who_leaves_changes_nothing_for_the_others() {
+        let mut line = Line::default();
+        let ids: Vec<_> = ["a", "a", "b", "b"].iter().map(|user| line.push("p", user, *user)).collect();
+        assert_eq!(line.remove(ids[0]), Some("a"));
+        assert_eq!(line.remove(ids[0]), None, "only once");
+        assert_eq!((line.len(), line.waiting_for("p"), line.waiting_for("q")), (3, 3, 0));
+        let order: Vec<_> = line.in_order().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(order, [ids[1], ids[2], ids[3]]);
+    }
+
+    #[test]
+    fn a_provider_that_cannot_be_served_is_passed_over() {
+        let mut line = Line::default();
+        line.push("p", "a", 1);
+        line.push("q", "a", 2);
+        assert_eq!(line.next(|provider| provider != "p").map(|(_, _, value)| *value), Some(2));
+        assert_eq!(line.next(|_| false), None);
+    }
+
+    #[test]
+    fn a_flood_of_one_user_does_not_keep_another_waiting() {
+        let mut requests = vec!["p/flood"; 1000];
+        requests.push("p/other");
+        assert_eq!(served(&requests)[1], "p/other1000");
+    }
+}
