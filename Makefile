@@ -17,6 +17,10 @@ V2_TESTS ?= container execution pool isolation limits api leaks egress warm
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
 
+# Debian releases that the systemd scenarios run on: systemd 252 and 257. Names of scenarios, if only some are to run.
+SUITES ?= bookworm trixie
+SCENARIOS ?=
+
 # The folders of images/ that "make images" builds.
 IMAGES ?= openai anthropic google unified
 
@@ -29,7 +33,9 @@ BENCH_ARGS ?=
 PREFIX ?= /usr/local
 DATADIR ?= /usr/share
 SYSCONFDIR ?= /etc
-UNITDIR ?= /lib/systemd/system
+UNITDIR ?= /usr/lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
+TMPFILESDIR ?= /usr/lib/tmpfiles.d
 
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 600
@@ -40,11 +46,13 @@ UNPACK_ROUNDS ?= 50
 STATIC_DIR ?= target/static
 
 SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
-	tests/bed/guest/init tests/bed/guest/stage2 benches/peers fuzz/run images/crun images/twice .ci/run \
+	tests/bed/uml-systemd tests/bed/rootfs tests/bed/guest-process tests/bed/guest/init tests/bed/guest/stage2 \
+	tests/bed/guest/payload tests/systemd/run tests/systemd/guest tests/systemd/lib $(wildcard tests/systemd/scenarios/*) \
+	systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice .ci/run \
 	$(wildcard tests/demo/*.sh)
 
-.PHONY: help deps toolchain build bench bench-parts bench-unpack fuzz images-crun images-twice demo test test-suites \
-	test-unit test-native test-v2 kernel images unified lint audit clean install need-root
+.PHONY: help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice demo test test-suites \
+	test-unit test-native test-v2 test-systemd kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +82,7 @@ test-suites:
 	$(MAKE) lint
 	$(MAKE) test-native
 	$(MAKE) test-v2
+	$(MAKE) test-systemd
 
 test-unit: toolchain ## The tests beside the code; no root, no containers
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bins
@@ -84,9 +93,15 @@ test-native: need-root toolchain unified ## All tests on the running kernel (as 
 test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pure cgroup v2 kernel (as root)
 	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='$(V2_ARGS)' tests/bed/test-v2 $(V2_TESTS)
 
+test-systemd: need-root toolchain kernel ## The Debian package and its units under real systemd (as root; SUITES=trixie SCENARIOS=50-watchdog)
+	TEST_PROFILE=$(TEST_PROFILE) SUITES="$(SUITES)" tests/systemd/run $(SCENARIOS)
+
 kernel: ## Find the test bed's kernel, or build it once (6 minutes)
 	@tests/bed/uml-kernel --find > /dev/null 2>&1 || tests/deps
 	@tests/bed/uml-kernel
+
+deb: build ## Make a Debian package of the release binaries in target/debian
+	tool=$$(systemd/debian/tool); "$$tool" deb --no-build --strip
 
 bench: need-root deps build ## Compare thawd with its peers on this machine (as root; ONLY=claim,cold N=50)
 	@benches/peers
@@ -132,16 +147,18 @@ clean: ## Remove what was built (the cache of kernel and images stays)
 	$(CARGO) clean
 
 # The sample never replaces a configuration: it has a name of its own.
-CONFIG_SAMPLE = $(firstword $(wildcard docs/thawd.toml systemd/thawd.toml))
-UNITS = $(wildcard systemd/*.service systemd/*.socket)
-
 install: ## Install binaries, provider manifests, units and a sample configuration (DESTDIR, PREFIX)
 	@for program in thawd thawctl thaw-init; do \
 		[ -x target/release/$$program ] || { echo "target/release/$$program is missing: run make build first" >&2; exit 1; }; done
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/thawd target/release/thawctl target/release/thaw-init
 	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/providers providers/*.toml
-	$(if $(UNITS),install -D -m 644 -t $(DESTDIR)$(UNITDIR) $(UNITS))
-	$(if $(CONFIG_SAMPLE),install -D -m 644 $(CONFIG_SAMPLE) $(DESTDIR)$(SYSCONFDIR)/thawd/thawd.toml.sample)
+	install -d $(DESTDIR)$(UNITDIR)
+	for unit in systemd/*.service systemd/*.socket; do \
+		sed 's,/usr/bin/thawd,$(PREFIX)/bin/thawd,' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/}; done
+	install -D -m 644 systemd/thawd.sysusers $(DESTDIR)$(SYSUSERSDIR)/thawd.conf
+	install -D -m 644 systemd/thawd.tmpfiles $(DESTDIR)$(TMPFILESDIR)/thawd.conf
+	install -D -m 644 docs/thawd.toml $(DESTDIR)$(SYSCONFDIR)/thawd/thawd.toml.sample
+	@[ -n "$(DESTDIR)" ] || echo "now: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; systemctl enable --now thawd"
 
 need-root:
 	@[ "$$(id -u)" = 0 ] || { echo "this target makes real containers: run it as root" >&2; exit 1; }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Squeeze;
 use crate::telemetry::LogFormat;
@@ -45,7 +45,7 @@ pub enum ConfigError {
 }
 
 /// The whole file.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The HTTP API.
@@ -73,7 +73,7 @@ pub struct Config {
 }
 
 /// `[api]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Unix socket that the API listens on.
@@ -98,7 +98,7 @@ impl Default for Api {
 }
 
 /// `[paths]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Paths {
     /// Images and their unpacked root file systems.
@@ -133,7 +133,7 @@ impl Paths {
 }
 
 /// `[pool]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
     /// Warm containers per provider, unless `[provider.NAME]` says otherwise; what its manifest says when absent.
@@ -154,7 +154,7 @@ impl Default for Pool {
 }
 
 /// `[container]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Container {
     /// Hard limit on containers of all kinds together; beyond it a request gets 503.
@@ -186,7 +186,7 @@ impl Default for Container {
 }
 
 /// `[execution]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Execution {
     /// Output kept per execution, bytes; older events are trimmed and replaced by a `gap` event.
@@ -238,7 +238,7 @@ impl Default for Image {
 }
 
 /// `[image_run]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageRun {
     /// Memory limit, bytes.
@@ -269,21 +269,24 @@ impl Default for ImageRun {
 }
 
 /// `[cgroup]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cgroup {
-    /// Directory for this daemon's containers, below the root of each hierarchy. Two daemons need two names.
+    /// Cgroup that the daemon's directory lies in, a path from the root of each hierarchy; any but the root has to be
+    /// delegated to thawd. `thawd --cgroup-parent` overrides it, which is what thawd.service does.
+    pub parent: String,
+    /// Directory for this daemon's containers, below `parent`. Two daemons need two names.
     pub name: String,
 }
 
 impl Default for Cgroup {
     fn default() -> Self {
-        Self { name: "thawd".to_owned() }
+        Self { parent: "/".to_owned(), name: "thawd".to_owned() }
     }
 }
 
 /// `[egress]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Egress {
     /// Loopback port inside each container on which the proxy listens.
@@ -301,7 +304,7 @@ impl Default for Egress {
 }
 
 /// `[log]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// What is logged, in the syntax of `RUST_LOG` (which overrides it).
@@ -317,7 +320,7 @@ impl Default for Log {
 }
 
 /// `[provider.NAME]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Provider {
     /// Warm containers; `pool.target` when absent, and without that what the manifest says.
@@ -403,6 +406,11 @@ impl Config {
             );
             return Err(("container.id_start".to_owned(), problem));
         }
+        let parent = &self.cgroup.parent;
+        if !parent.starts_with('/') || parent.split('/').any(|part| part == "." || part == "..") {
+            let problem = "must be a path from the hierarchy's root, such as /system.slice/thawd-containers.service";
+            return Err(("cgroup.parent".to_owned(), problem.to_owned()));
+        }
         let name = &self.cgroup.name;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
@@ -452,6 +460,7 @@ mod tests {
         assert!(parse("[container]\nid_start = 1000\n").unwrap_err().contains("`container.id_start`"));
         assert!(parse("[container]\nmax = 100000\n").unwrap_err().contains("`container.id_start`"));
         assert!(parse("[execution]\nretained_bytes = 65536\n").unwrap_err().contains("`execution.retained_bytes`"));
+        assert!(parse("[cgroup]\nparent = \"/a/../b\"\n").unwrap_err().contains("`cgroup.parent`"));
         assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
     }
 

@@ -90,20 +90,27 @@ pub struct Daemon {
     state: Arc<api::State>,
     listener: UnixListener,
     socket: PathBuf,
+    /// Whether the socket is the daemon's own to remove.
+    made_socket: bool,
 }
 
 impl Daemon {
-    /// Prepares everything and starts filling the pools. Must be called in a tokio runtime.
+    /// Prepares everything and starts filling the pools. Must be called in a tokio runtime. `inherited` is a socket that
+    /// already listens for us (socket activation) and takes the place of `api.socket`.
     ///
     /// # Errors
     /// See [`DaemonError`].
-    pub fn start(config: &Config) -> Result<Self, DaemonError> {
+    pub fn start(config: &Config, inherited: Option<std::os::unix::net::UnixListener>) -> Result<Self, DaemonError> {
         let paths = &config.paths;
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
         // Listening first: a second daemon must not sweep the first one's containers.
-        let listener = api::bind(&config.api.socket, &config.api.socket_group)
-            .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
+        let (listener, socket, made_socket) = match inherited {
+            Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
+            None => api::bind(&config.api.socket, &config.api.socket_group)
+                .map(|listener| (listener, config.api.socket.clone(), true)),
+        }
+        .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
         let providers = provider::load_dir(&paths.providers_dir)?;
         if let Some(name) = config.provider.keys().find(|name| !providers.contains_key(*name)) {
             let directory = paths.providers_dir.clone();
@@ -111,7 +118,7 @@ impl Daemon {
         }
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
-        let hierarchy = Hierarchy::prepare(&config.cgroup.name)?;
+        let hierarchy = Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?;
         let swept = hierarchy.sweep()?;
         if swept > 0 {
             tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
@@ -142,7 +149,17 @@ impl Daemon {
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
         });
-        Ok(Self { executions, containers, state, listener, socket: config.api.socket.clone() })
+        Ok(Self { executions, containers, state, listener, socket, made_socket })
+    }
+
+    /// Executions, and through them providers and pools.
+    pub fn executions(&self) -> &Arc<Executions> {
+        &self.executions
+    }
+
+    /// The socket that it listens on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made.
@@ -150,7 +167,7 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket } = self;
+        let Self { executions, containers, state, listener, socket, made_socket } = self;
         let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
@@ -170,8 +187,11 @@ impl Daemon {
         stop.cancelled().await;
         tracing::info!("stopping");
         forget.abort();
-        // Nobody new can find us; whoever streams still gets the `exit` event.
-        let _ = std::fs::remove_file(&socket);
+        // Nobody new can find us; whoever streams still gets the `exit` event. systemd's socket stays: whoever connects
+        // now is served by the next daemon.
+        if made_socket {
+            let _ = std::fs::remove_file(&socket);
+        }
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
             executions.shut_down().await;
             for served in executions.served().values() {
@@ -196,6 +216,12 @@ impl Daemon {
             }
         }
     }
+}
+
+fn inherit(listener: std::os::unix::net::UnixListener) -> io::Result<(UnixListener, PathBuf)> {
+    let address = listener.local_addr()?;
+    let path = address.as_pathname().ok_or_else(|| io::Error::other("the inherited socket has no path"))?.to_owned();
+    Ok((UnixListener::from_std(listener)?, path))
 }
 
 fn private_directory(path: &Path) -> Result<(), DaemonError> {

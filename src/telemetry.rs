@@ -6,11 +6,14 @@ use std::io::{self, IsTerminal};
 
 use serde::{Deserialize, Serialize};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, SubscriberBuilder};
+use tracing_subscriber::fmt::{FmtContext, layer};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::journal::Journal;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -20,8 +23,8 @@ pub enum LogFormat {
     Human,
     /// One JSON object per line.
     Json,
-    /// For systemd: no time and no colour, which the journal has itself; the level as a `<N>` prefix (sd-daemon(3)),
-    /// so that `journalctl -p warning` works.
+    /// For systemd: an entry with fields of its own (see [`crate::journal`]). Where no journal listens, a line without
+    /// time and colour, the level as a `<N>` prefix (sd-daemon(3)).
     Journald,
 }
 
@@ -53,25 +56,61 @@ pub enum TelemetryError {
     AlreadySet,
 }
 
-/// Sends the process' log lines to standard error. Call once, first thing in `main`.
+/// Changes what is logged while the process runs.
+#[derive(Debug, Clone)]
+pub struct LogControl {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl LogControl {
+    /// Logs by `filter` from now on.
+    ///
+    /// # Errors
+    /// A filter that cannot be read; the old one stays.
+    pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
+        let parsed = parse_filter(filter)?;
+        self.filter.reload(parsed).map_err(|_| TelemetryError::AlreadySet)
+    }
+}
+
+/// Checks a filter without using it.
+///
+/// # Errors
+/// A filter that cannot be read.
+pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
+    parse_filter(filter).map(drop)
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })
+}
+
+/// Sends the process' log lines to standard error or the journal. Call once, first thing in `main`.
 ///
 /// `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`), optionally followed by `,target=level` pairs.
 ///
 /// # Errors
 /// A filter that cannot be read, or a second call.
-pub fn init(log_format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let env_filter = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
-    let builder = SubscriberBuilder::default().with_env_filter(env_filter).with_writer(io::stderr);
+pub fn init(log_format: LogFormat, filter: &str) -> Result<LogControl, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
+    let registry = tracing_subscriber::registry().with(filter);
     let result = match log_format {
-        LogFormat::Human => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
-        LogFormat::Journald => {
-            builder.with_ansi(false).event_format(Prioritised(format::format().without_time())).finish().try_init()
+        LogFormat::Human => {
+            registry.with(layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init()
         }
+        LogFormat::Json => registry.with(layer().json().flatten_event(true).with_writer(io::stderr)).try_init(),
+        LogFormat::Journald => match Journal::connect() {
+            Ok(journal) => registry.with(journal).try_init(),
+            Err(_) => {
+                let form = Prioritised(format::format().without_time());
+                registry.with(layer().with_ansi(false).event_format(form).with_writer(io::stderr)).try_init()
+            }
+        },
     };
-    result.map_err(|_| TelemetryError::AlreadySet)
+    result.map_err(|_| TelemetryError::AlreadySet)?;
+    Ok(LogControl { filter: handle })
 }
 
 /// Puts the syslog priority in front of each line.
@@ -167,7 +206,7 @@ mod tests {
         }
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = SubscriberBuilder::default()
+        let subscriber = tracing_subscriber::fmt()
             .with_writer(move || writer.clone())
             .with_ansi(false)
             .event_format(Prioritised(format::format().without_time()))

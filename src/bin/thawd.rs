@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use thawd::config::{Config, DEFAULT_PATH};
+use thawd::config::{Config, ConfigError, DEFAULT_PATH};
 use thawd::daemon::Daemon;
-use thawd::telemetry::LogFormat;
+use thawd::service::Service;
+use thawd::systemd;
+use thawd::telemetry::{LogControl, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +25,9 @@ struct Arguments {
     /// Check the configuration and the provider manifests, then exit
     #[arg(long)]
     check_config: bool,
+    /// Cgroup that the containers' cgroups are made below, instead of `cgroup.parent` in the configuration
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
     #[command(subcommand)]
     command: Option<Internal>,
 }
@@ -34,6 +40,9 @@ enum Internal {
         #[arg(long, value_name = "FILE")]
         init: PathBuf,
     },
+    /// Keeps a delegated cgroup for the daemon's containers, whoever restarts the daemon: thawd-containers.service
+    #[command(hide = true)]
+    Hold,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +50,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         // Before any thread exists: the spawner clones itself.
         Some(Internal::Spawner { init }) => thawd::spawner::serve(&init).context("spawner"),
+        Some(Internal::Hold) => hold(),
         None => run(&arguments),
     };
     match outcome {
@@ -52,28 +62,45 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(arguments: &Arguments) -> anyhow::Result<Config> {
-    match &arguments.config {
-        Some(path) => Ok(Config::load(path)?),
-        None if Path::new(DEFAULT_PATH).exists() => Ok(Config::load(Path::new(DEFAULT_PATH))?),
-        None => Ok(Config::default()),
+fn load(file: Option<&Path>, cgroup_parent: Option<&str>) -> Result<Config, ConfigError> {
+    let mut config = match file {
+        Some(path) => Config::load(path)?,
+        None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH))?,
+        None => Config::default(),
+    };
+    if let Some(parent) = cgroup_parent {
+        parent.clone_into(&mut config.cgroup.parent);
+    }
+    if let Some(filter) = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty()) {
+        config.log.filter = filter;
+    }
+    Ok(config)
+}
+
+/// Does nothing, in a sub-group of its own, until it is killed: systemd keeps a unit's cgroup only as long as a process
+/// is in it, and starts none in a cgroup that hands controllers down.
+fn hold() -> anyhow::Result<()> {
+    let cgroup = thawd::cgroup::step_aside("holder").context("make room in the cgroup of this unit")?;
+    systemd::ready(&format!("containers go to {cgroup}"));
+    loop {
+        std::thread::park();
     }
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let config = load(arguments)?;
+    let config = load(arguments.config.as_deref(), arguments.cgroup_parent.as_deref())?;
     if arguments.check_config {
         let providers = thawd::provider::load_dir(&config.paths.providers_dir)?;
         println!("configuration ok, {} providers", providers.len());
         return Ok(());
     }
-    thawd::telemetry::init(config.log.format.unwrap_or_else(LogFormat::detect), &config.log.filter)?;
+    let log = thawd::telemetry::init(config.log.format.unwrap_or_else(LogFormat::detect), &config.log.filter)?;
     anyhow::ensure!(rustix::process::geteuid().is_root(), "must run as root: it makes namespaces, mounts and cgroups");
     // Credentials pass through this process: no core dump, no tracing by others (prctl(2), PR_SET_DUMPABLE).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("forbid core dumps")?;
     raise_open_files(config.container.max);
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&config))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments, config, log))
 }
 
 /// Descriptors for the daemon itself: libraries, listener, clients.
@@ -96,11 +123,12 @@ fn raise_open_files(containers: usize) {
     }
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     // Before anything is made, so that a signal during start-up clears it away too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     tokio::spawn({
         let stop = stop.clone();
         async move {
@@ -111,6 +139,13 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
             stop.cancel();
         }
     });
-    Daemon::start(config)?.serve(stop).await?;
+    let inherited = systemd::inherited_listener().context("take over systemd's socket")?;
+    let daemon = Daemon::start(&config, inherited)?;
+    let service = Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config)?;
+    let (file, parent) = (arguments.config.clone(), arguments.cgroup_parent.clone());
+    let beside = tokio::spawn(service.run(hangup, move || load(file.as_deref(), parent.as_deref()), stop.clone()));
+    daemon.serve(stop).await?;
+    // It has said that we are stopping, and ends with us.
+    beside.await?;
     Ok(())
 }

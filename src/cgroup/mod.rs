@@ -5,7 +5,7 @@
 //! killing, `populated` and CPU accounting belong to the v2 *core* and work there just the same, so only limits
 //! and memory accounting differ ([`Controllers`]).
 //!
-//! All containers of one daemon live below one directory, `name` in `[cgroup]`, in each hierarchy.
+//! All containers of one daemon live below one directory, `name` below `parent` in `[cgroup]`, in each hierarchy.
 
 mod core_files;
 mod detect;
@@ -90,6 +90,16 @@ pub enum CgroupError {
     /// Another daemon has the cgroup.
     #[error("another daemon uses {}; stop it, or choose another `cgroup.name`", path.display())]
     InUse {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The cgroup that the daemon's is to lie in is not there.
+    #[error(
+        "the cgroup {} (`cgroup.parent`) does not exist; start what it belongs to, such as: \
+         systemctl start thawd-containers.service",
+        path.display()
+    )]
+    NoParent {
         /// Which one.
         path: PathBuf,
     },
@@ -192,9 +202,10 @@ impl LimitFiles {
 /// The daemon's own subtree of every hierarchy in use.
 pub struct Hierarchy {
     layout: Layout,
-    /// `name` below the v2 core's mount.
+    /// `relative` below the v2 core's mount.
     core: PathBuf,
-    name: String,
+    /// Its path in every hierarchy, without a slash in front.
+    relative: String,
     controllers: Box<dyn Controllers>,
     /// `core`, locked for as long as this lives.
     _lock: OwnedFd,
@@ -207,24 +218,33 @@ impl std::fmt::Debug for Hierarchy {
 }
 
 impl Hierarchy {
-    /// Finds out the host's layout and makes `name` in each hierarchy, with the controllers enabled below it.
+    /// Finds out the host's layout and makes `name` below `parent` in each hierarchy, with the controllers enabled
+    /// below it. `parent` is a path from the hierarchy's root, `/` for the root itself; any other is taken to be
+    /// delegated to the daemon (systemd: `Delegate=`), and nothing above it is changed.
     ///
     /// # Errors
-    /// A host without a usable layout or a needed controller, with the fix in the message.
-    pub fn prepare(name: &str) -> Result<Self, CgroupError> {
+    /// A host without a usable layout or a needed controller, with the fix in the message; no such parent.
+    pub fn prepare(parent: &str, name: &str) -> Result<Self, CgroupError> {
         let layout = Layout::detect()?;
-        Self::with_layout(layout, name)
+        Self::with_layout(layout, parent.trim_matches('/'), name)
     }
 
-    fn with_layout(layout: Layout, name: &str) -> Result<Self, CgroupError> {
-        let core = layout.core().join(name);
+    fn with_layout(layout: Layout, parent: &str, name: &str) -> Result<Self, CgroupError> {
+        let above = layout.core().join(parent);
+        if !above.is_dir() {
+            return Err(CgroupError::NoParent { path: above });
+        }
+        let relative = if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") };
+        let core = layout.core().join(&relative);
         make_directory(&core)?;
         let lock = lock(&core)?;
         let controllers: Box<dyn Controllers> = match &layout {
-            Layout::V2 { root } => Box::new(v2::V2::prepare(root, &core)?),
-            Layout::Hybrid { memory, cpu, pids, .. } => Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, name)?),
+            Layout::V2 { .. } => Box::new(v2::V2::prepare(&above, &core)?),
+            Layout::Hybrid { memory, cpu, pids, .. } => {
+                Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, &relative)?)
+            }
         };
-        Ok(Self { layout, core, name: name.to_owned(), controllers, _lock: lock })
+        Ok(Self { layout, core, relative, controllers, _lock: lock })
     }
 
     /// The layout found.
@@ -367,7 +387,7 @@ impl Hierarchy {
 
     /// Path of a container's cgroup, relative to the hierarchy's root.
     pub fn relative_path(&self, id: &str) -> String {
-        format!("{}/{id}", self.name)
+        format!("{}/{id}", self.relative)
     }
 }
 
@@ -451,6 +471,23 @@ fn lock(path: &Path) -> Result<OwnedFd, CgroupError> {
         Err(Errno::WOULDBLOCK) => Err(CgroupError::InUse { path: path.to_owned() }),
         Err(errno) => Err(CgroupError::io("lock", path)(errno.into())),
     }
+}
+
+/// Moves this process into the sub-group `name` of its own v2 cgroup, so that controllers can be handed down from there
+/// (a cgroup with processes cannot do that). Returns the path of the cgroup that it left, as in `cgroup.parent`.
+///
+/// # Errors
+/// No v2 hierarchy, or a cgroup that is not this process's to divide.
+pub fn step_aside(name: &str) -> Result<String, CgroupError> {
+    let layout = Layout::detect()?;
+    let table = Path::new("/proc/self/cgroup");
+    let content = read(table)?;
+    let own = content.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = own.ok_or_else(|| CgroupError::Parse { path: table.to_owned(), content: content.clone() })?;
+    let aside = layout.core().join(own).join(name);
+    make_directory(&aside)?;
+    write(&aside.join("cgroup.procs"), "0")?;
+    Ok(format!("/{own}"))
 }
 
 fn make_directory(path: &Path) -> Result<(), CgroupError> {

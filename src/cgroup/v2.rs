@@ -15,7 +15,7 @@ pub struct V2 {
 }
 
 impl V2 {
-    /// Enables the controllers from the root down to `base`, so that containers below it can be limited.
+    /// Enables the controllers from `root` down to `base`, so that containers below it can be limited.
     pub fn prepare(root: &Path, base: &Path) -> Result<Self, CgroupError> {
         let mut directory = root.to_owned();
         enable(&directory)?;

@@ -1,0 +1,100 @@
+//! What has changed between two configurations, and which of it a running daemon can take over.
+
+use toml::{Table, Value};
+
+use crate::config::Config;
+
+/// Keys that differ, as they stand in the file (`pool.target`), sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// What the running daemon takes over.
+    pub now: Vec<String>,
+    /// What it takes over when it is started again.
+    pub after_restart: Vec<String>,
+}
+
+/// Compares two configurations.
+pub fn changes(old: &Config, new: &Config) -> Changes {
+    let mut keys = Vec::new();
+    compare("", &table(old), &table(new), &mut keys);
+    keys.sort();
+    let (now, after_restart) = keys.into_iter().partition(|key| is_reloadable(key, old, new));
+    Changes { now, after_restart }
+}
+
+fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
+    let prestarted = |config: &Config, name: &str| config.provider.get(name).map_or(0, |changes| changes.prestarted);
+    match key.strip_prefix("provider.").and_then(|rest| rest.rsplit_once('.')) {
+        Some((_, "pool_target")) => true,
+        // The pool exists, or does not, since the start.
+        Some((name, "prestarted")) => prestarted(old, name) > 0 && prestarted(new, name) > 0,
+        _ => key == "log.filter" || key == "pool.target",
+    }
+}
+
+/// The configuration as a table; every key has a TOML form, since the file is TOML.
+fn table(config: &Config) -> Table {
+    Table::try_from(config).expect("the configuration was read from TOML or is the default")
+}
+
+fn compare(prefix: &str, old: &Table, new: &Table, keys: &mut Vec<String>) {
+    let empty = Table::new();
+    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match (old.get(name), new.get(name)) {
+            (old, new) if old == new => {}
+            // Names that the operator chooses are no keys.
+            _ if key == "egress.resolve" => keys.push(key),
+            (Some(Value::Table(old)), Some(Value::Table(new))) => compare(&key, old, new, keys),
+            (None, Some(Value::Table(new))) => compare(&key, &empty, new, keys),
+            (Some(Value::Table(old)), None) => compare(&key, old, &empty, keys),
+            _ => keys.push(key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn between(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
+        let changes = changes(&toml::from_str(old).unwrap(), &toml::from_str(new).unwrap());
+        (changes.now, changes.after_restart)
+    }
+
+    #[test]
+    fn a_default_written_out_is_no_change() {
+        assert_eq!(between("", "[container]\nmax = 50\n[log]\nfilter = 'info'"), (vec![], vec![]));
+    }
+
+    #[test]
+    fn targets_and_log_levels_are_taken_over_the_rest_is_not() {
+        let (now, later) = between(
+            "[pool]\ntarget = 3\n[provider.a]\npool_target = 1",
+            "[container]\nmax = 9\n[log]\nfilter = 'debug'\n[provider.b]\npool_target = 2\negress = ['x:1']",
+        );
+        assert_eq!(now, ["log.filter", "pool.target", "provider.a.pool_target", "provider.b.pool_target"]);
+        // A section that comes or goes also brings or takes its defaults.
+        assert_eq!(
+            later,
+            [
+                "container.max",
+                "provider.a.egress",
+                "provider.a.prestarted",
+                "provider.b.egress",
+                "provider.b.prestarted"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pool_of_prestarted_clis_changes_its_size_but_neither_comes_nor_goes() {
+        let with = |n: u32| format!("[provider.a]\nprestarted = {n}");
+        assert_eq!(between(&with(1), &with(4)).0, ["provider.a.prestarted"]);
+        assert_eq!(between(&with(0), &with(4)).1, ["provider.a.prestarted"]);
+        assert_eq!(between(&with(4), &with(0)).1, ["provider.a.prestarted"]);
+    }
+}

@@ -1,0 +1,228 @@
+//! The daemon as a service: tells systemd how it is, shows the watchdog that it is alive, reads its configuration again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Client, ClientError};
+use crate::config::{Config, ConfigError};
+use crate::execution::{Executions, Served};
+use crate::pool::{ClaimError, Pool};
+use crate::reload;
+use crate::systemd;
+use crate::telemetry::{LogControl, TelemetryError};
+use crate::types::{self, Stage};
+
+/// How often the line in `systemctl status` is brought up to date.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Longest wait for the figures of one pool; its task answers within microseconds.
+const POOL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a new configuration was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log filter is wrong.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
+}
+
+/// What runs beside the API.
+#[derive(Debug)]
+pub struct Service {
+    executions: Arc<Executions>,
+    client: Client,
+    log: LogControl,
+    config: Config,
+}
+
+impl Service {
+    /// For a daemon that listens on `socket` and was started with `config`.
+    ///
+    /// # Errors
+    /// The client for the watchdog's requests cannot be set up.
+    pub fn new(
+        executions: Arc<Executions>,
+        socket: &Path,
+        log: LogControl,
+        config: Config,
+    ) -> Result<Self, ClientError> {
+        Ok(Self { executions, client: Client::new(socket)?, log, config })
+    }
+
+    /// Runs until `stop`. `load` reads the configuration again, each time `hangup` yields.
+    pub async fn run(
+        mut self,
+        mut hangup: tokio::signal::unix::Signal,
+        load: impl Fn() -> Result<Config, ConfigError>,
+        stop: CancellationToken,
+    ) {
+        let mut last = self.status().await;
+        systemd::ready(&last);
+        let mut refresh = interval(STATUS_INTERVAL);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let limit = systemd::watchdog();
+        // Twice within the limit even when a sign of life takes the third of it that it may take.
+        let pause = limit.map_or(Duration::MAX / 4, |limit| limit / 3);
+        let mut watchdog = interval(pause.min(Duration::from_secs(86_400)));
+        watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = watchdog.tick(), if limit.is_some() => {
+                    match self.look_alive(pause).await {
+                        Ok(()) => systemd::alive(),
+                        Err(reason) => tracing::error!(%reason, "no sign of life for the watchdog"),
+                    }
+                }
+                _ = refresh.tick() => {
+                    let now = self.status().await;
+                    if now != last {
+                        systemd::status(&now);
+                        last = now;
+                    }
+                }
+                _ = hangup.recv() => {
+                    systemd::reloading();
+                    match load().map_err(ReloadError::from) {
+                        Ok(config) => self.reload(config).await,
+                        Err(error) => tracing::error!(%error, "configuration not read again; the old one stays"),
+                    }
+                    systemd::ready(&last);
+                }
+            }
+        }
+        systemd::stopping();
+    }
+
+    /// Whether the daemon does its work: the API answers over its socket, and every pool's task answers, within `limit`.
+    ///
+    /// Only silence counts. An error, such as being out of descriptors, is an answer: what runs is worth more than a
+    /// restart.
+    async fn look_alive(&self, limit: Duration) -> Result<(), String> {
+        let alive = async {
+            if let Err(error) = self.client.healthz().await {
+                tracing::warn!(%error, "the watchdog's own request failed");
+            }
+            for (_, pool) in self.pools() {
+                // A pool that has ended does so only when the daemon ends.
+                let _ = pool.status().await;
+            }
+        };
+        timeout(limit, alive).await.map_err(|_| format!("the API or a pool did not answer within {limit:?}"))
+    }
+
+    fn pools(&self) -> impl Iterator<Item = (&Served, &Pool)> {
+        self.executions.served().values().flat_map(|served| {
+            let prestarted = served.prestarted.as_ref().map(|(pool, _)| pool);
+            [Some(&served.pool), prestarted].into_iter().flatten().map(move |pool| (served, pool))
+        })
+    }
+
+    /// One line: the pools and their sizes.
+    async fn status(&self) -> String {
+        let mut parts = Vec::new();
+        for (_, pool) in self.pools() {
+            if let Ok(Ok(figures)) = timeout(POOL_TIMEOUT, pool.status()).await {
+                parts.push(describe(&figures));
+            }
+        }
+        if parts.is_empty() { "serving, no providers".to_owned() } else { format!("serving; {}", parts.join("; ")) }
+    }
+
+    /// Takes over what can be, and tells about the rest.
+    async fn reload(&mut self, new: Config) {
+        let changes = reload::changes(&self.config, &new);
+        if changes.now.iter().any(|key| key == "log.filter")
+            && let Err(error) = self.log.set_filter(&new.log.filter)
+        {
+            tracing::error!(%error, "configuration not read again; the old one stays");
+            return;
+        }
+        if let Err(error) = self.set_targets(&new, &changes.now).await {
+            tracing::error!(%error, "pool targets not changed");
+        }
+        if changes.after_restart.is_empty() {
+            tracing::info!(changed = changes.now.join(", "), "configuration read again");
+        } else {
+            tracing::warn!(
+                changed = changes.now.join(", "),
+                needs_restart = changes.after_restart.join(", "),
+                "configuration read again; some of it needs a restart"
+            );
+        }
+        // Only what was taken over: the rest still differs from what runs, and is to be told next time again.
+        self.config.log.filter = new.log.filter;
+        self.config.pool.target = new.pool.target;
+        for (name, changes) in new.provider {
+            let kept = self.config.provider.entry(name).or_default();
+            kept.pool_target = changes.pool_target;
+            if kept.prestarted > 0 && changes.prestarted > 0 {
+                kept.prestarted = changes.prestarted;
+            }
+        }
+    }
+
+    async fn set_targets(&self, new: &Config, changed: &[String]) -> Result<(), ClaimError> {
+        for (name, served) in self.executions.served() {
+            let of_provider = new.provider.get(name);
+            if changed.iter().any(|key| *key == "pool.target" || *key == format!("provider.{name}.pool_target")) {
+                let own = of_provider.and_then(|changes| changes.pool_target);
+                let target = own.or(new.pool.target).unwrap_or(served.provider.pool_target);
+                served.pool.set_target(target).await?;
+            }
+            if let (Some((pool, _)), Some(changes)) = (&served.prestarted, of_provider)
+                && changed.contains(&format!("provider.{name}.prestarted"))
+            {
+                pool.set_target(changes.prestarted).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(pool: &types::Pool) -> String {
+    let kind = match pool.stage {
+        Stage::Created => "warm",
+        Stage::Prestarted => "prestarted",
+    };
+    let mut text = format!("{} {}/{} {kind}", pool.provider, pool.warm, pool.target);
+    if pool.claimed > 0 && pool.stage == Stage::Created {
+        text += &format!(", {} in use", pool.claimed);
+    }
+    if pool.last_error.is_some() {
+        text += ", cannot be filled";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+    use crate::types::{Pool, Stage};
+
+    #[test]
+    fn a_pool_is_described_in_a_few_words() {
+        let mut pool = Pool {
+            provider: "openai".to_owned(),
+            stage: Stage::Created,
+            target: 10,
+            warm: 8,
+            creating: 2,
+            claimed: 3,
+            hits: 0,
+            misses: 0,
+            last_error: None,
+        };
+        assert_eq!(describe(&pool), "openai 8/10 warm, 3 in use");
+        pool.stage = Stage::Prestarted;
+        pool.last_error = Some("x\ny".to_owned());
+        assert_eq!(describe(&pool), "openai 8/10 prestarted, cannot be filled");
+    }
+}
