@@ -95,7 +95,7 @@ fn output(criterion: &mut Criterion) {
 fn cgroups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cgroup");
     let name = format!("thawd-parts-{}", std::process::id());
-    let hierarchy = Hierarchy::prepare(&name).expect("run it as root, on cgroup v2 or a hybrid host");
+    let hierarchy = Hierarchy::prepare("/", &name).expect("run it as root, on cgroup v2 or a hybrid host");
     group.bench_function("create and remove", |bencher| {
         bencher.iter(|| {
             let cgroup = hierarchy.create("a", 64 << 20, 64).unwrap();

@@ -220,7 +220,7 @@ impl Default for Execution {
 }
 
 /// `[image]`: what one image may cost; the limits that have no key are in `docs/images.md`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Image {
     /// Sum of the sizes of all its files, bytes.

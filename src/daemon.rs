@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::container::{self, Containers, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
@@ -20,6 +20,7 @@ use crate::image::{Store, StoreError};
 use crate::pool::{self, Pool, Prepare};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::spawner::Spawner;
+use crate::telemetry::{self, TelemetryError};
 use crate::types::Stage;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
@@ -67,6 +68,9 @@ pub enum DaemonError {
         /// Where manifests are.
         directory: PathBuf,
     },
+    /// Log filter.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -80,6 +84,25 @@ pub enum DaemonError {
 fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     let what = what.into();
     move |source| DaemonError::Io { what, source }
+}
+
+/// Checks everything about a configuration that can be checked without touching the machine: log filter, manifests,
+/// allow-lists, what is to be prestarted, and that `thaw-init` is there. Returns the number of providers.
+///
+/// # Errors
+/// The first mistake found.
+pub fn check(config: &Config) -> Result<usize, DaemonError> {
+    telemetry::check_filter(&config.log.filter)?;
+    let providers = load_providers(config)?;
+    image_settings(config)?;
+    for (name, provider) in &providers {
+        let changes = config.provider.get(name).cloned().unwrap_or_default();
+        policy(config, name, provider, &changes)?;
+        prestart_plans(name, provider, &changes)?;
+    }
+    let program = std::env::current_exe().map_err(io_error("find this program"))?;
+    init_program(config, &program)?;
+    Ok(providers.len())
 }
 
 /// A daemon that is ready to serve.
@@ -111,11 +134,7 @@ impl Daemon {
                 .map(|listener| (listener, config.api.socket.clone(), true)),
         }
         .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
-        let providers = provider::load_dir(&paths.providers_dir)?;
-        if let Some(name) = config.provider.keys().find(|name| !providers.contains_key(*name)) {
-            let directory = paths.providers_dir.clone();
-            return Err(DaemonError::UnknownProvider { name: name.clone(), directory });
-        }
+        let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
         let hierarchy = Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?;
@@ -218,6 +237,21 @@ impl Daemon {
     }
 }
 
+fn load_providers(config: &Config) -> Result<BTreeMap<String, Provider>, DaemonError> {
+    let directory = &config.paths.providers_dir;
+    let providers = provider::load_dir(directory)?;
+    match config.provider.keys().find(|name| !providers.contains_key(*name)) {
+        Some(name) => Err(DaemonError::UnknownProvider { name: name.clone(), directory: directory.clone() }),
+        None => Ok(providers),
+    }
+}
+
+fn policy(config: &Config, name: &str, provider: &Provider, changes: &config::Provider) -> Result<Policy, DaemonError> {
+    let allowed: Vec<String> = provider.egress.iter().chain(&changes.egress).cloned().collect();
+    Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
+        .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })
+}
+
 fn inherit(listener: std::os::unix::net::UnixListener) -> io::Result<(UnixListener, PathBuf)> {
     let address = listener.local_addr()?;
     let path = address.as_pathname().ok_or_else(|| io::Error::other("the inherited socket has no path"))?.to_owned();
@@ -311,9 +345,7 @@ fn serve_provider(
     images: &Arc<Store>,
 ) -> Result<Served, DaemonError> {
     let changes = config.provider.get(name).cloned().unwrap_or_default();
-    let allowed: Vec<String> = provider.egress.iter().chain(&changes.egress).cloned().collect();
-    let policy = Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
-        .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })?;
+    let policy = policy(config, name, &provider, &changes)?;
     let image_env = Arc::new(Mutex::new(Vec::new()));
     let source = Arc::new(Source {
         provider: Arc::clone(&provider),
@@ -340,9 +372,7 @@ fn serve_provider(
     };
     let target = changes.pool_target.or(config.pool.target).unwrap_or(provider.pool_target);
     let pool = start(Stage::Created, target, None);
-    let plans = prestart_plans(&provider, &changes)
-        .map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })?;
-    let prestarted = plans.into_iter().map(|(plan, target)| {
+    let prestarted = prestart_plans(name, &provider, &changes)?.into_iter().map(|(plan, target)| {
         let plan = Arc::new(plan);
         (start(Stage::Prestarted, target, Some(Arc::clone(&plan))), plan)
     });
@@ -352,9 +382,14 @@ fn serve_provider(
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.
 fn prestart_plans(
+    name: &str,
     provider: &Provider,
-    changes: &crate::config::Provider,
-) -> Result<Vec<(prestart::Plan, usize)>, String> {
+    changes: &config::Provider,
+) -> Result<Vec<(prestart::Plan, usize)>, DaemonError> {
+    plans(provider, changes).map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })
+}
+
+fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
     let plan = |model: Option<&str>| {
         let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
         plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())

@@ -90,8 +90,8 @@ fn hold() -> anyhow::Result<()> {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = load(arguments.config.as_deref(), arguments.cgroup_parent.as_deref())?;
     if arguments.check_config {
-        let providers = thawd::provider::load_dir(&config.paths.providers_dir)?;
-        println!("configuration ok, {} providers", providers.len());
+        let providers = thawd::daemon::check(&config)?;
+        println!("configuration ok, {providers} providers");
         return Ok(());
     }
     let log = thawd::telemetry::init(config.log.format.unwrap_or_else(LogFormat::detect), &config.log.filter)?;

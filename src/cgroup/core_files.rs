@@ -83,9 +83,9 @@ fn read_from_start(file: impl AsFd) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// `cgroup.kill`, Linux 5.14.
+/// `cgroup.kill`, Linux 5.14. A cgroup that is gone, such as with the systemd unit that it lay in, has nothing to kill.
 pub fn kill(cgroup: &Path) -> Result<(), CgroupError> {
-    write(&cgroup.join("cgroup.kill"), "1")
+    write(&cgroup.join("cgroup.kill"), "1").or_else(|error| if cgroup.exists() { Err(error) } else { Ok(()) })
 }
 
 /// CPU time in microseconds and throttled periods; the latter only where the v2 cpu controller is on.

@@ -457,7 +457,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
     pub async fn wait_empty(&self) -> Result<(), CgroupError> {
-        core_files::wait_for(&self.path, "populated 0", |events| !events.populated).await
+        let waited = core_files::wait_for(&self.path, "populated 0", |events| !events.populated).await;
+        // One that has been removed meanwhile is as empty as can be.
+        waited.or_else(|error| if self.path.exists() { Err(error) } else { Ok(()) })
     }
 }
 
@@ -541,7 +543,7 @@ fn flat_key(content: &str, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CPU_PERIOD_US, CgroupError, Limits, flat_key, lock};
+    use super::{CPU_PERIOD_US, CgroupError, Limits, core_files, flat_key, lock};
 
     #[test]
     fn a_cgroup_has_one_daemon() {
@@ -550,6 +552,17 @@ mod tests {
         assert!(matches!(lock(directory.path()), Err(CgroupError::InUse { .. })));
         drop(first);
         lock(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_needs_no_killing_and_one_without_the_file_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gone");
+        core_files::kill(&path).unwrap();
+        // A directory in which nothing can be created, as in a cgroup without that control file.
+        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir(path.join("cgroup.kill")).unwrap();
+        core_files::kill(&path).unwrap_err();
     }
 
     #[test]

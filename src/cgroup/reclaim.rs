@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, CgroupError, Hierarchy, flat_key, hybrid::Hybrid, read, read_number, v2::V2, write};
 
@@ -16,7 +16,7 @@ use super::{Cgroup, CgroupError, Hierarchy, flat_key, hybrid::Hybrid, read, read
 const WORTHWHILE: u64 = 1 << 20;
 
 /// What is taken from a container when it has come to rest (`[pool] squeeze`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Squeeze {
     /// Nothing.
