@@ -98,8 +98,7 @@ pub fn check(config: &Config) -> Result<usize, DaemonError> {
     for (name, provider) in &providers {
         let changes = config.provider.get(name).cloned().unwrap_or_default();
         policy(config, name, provider, &changes)?;
-        prestart_plans(provider, &changes)
-            .map_err(|problem| DaemonError::Prestart { provider: name.clone(), problem })?;
+        prestart_plans(name, provider, &changes)?;
     }
     let program = std::env::current_exe().map_err(io_error("find this program"))?;
     init_program(config, &program)?;
@@ -418,9 +417,7 @@ fn serve_provider(
         Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare)
     };
     let pool = start(Stage::Created, config.pool_bounds(name, provider.pool_target), None);
-    let plans = prestart_plans(&provider, &changes)
-        .map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })?;
-    let prestarted = plans.into_iter().map(|(plan, target)| {
+    let prestarted = prestart_plans(name, &provider, &changes)?.into_iter().map(|(plan, target)| {
         let plan = Arc::new(plan);
         // As many as the operator says: what they hold is a decision about memory.
         (start(Stage::Prestarted, (target, target, target, false), Some(Arc::clone(&plan))), plan)
@@ -430,7 +427,15 @@ fn serve_provider(
 }
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.
-fn prestart_plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
+fn prestart_plans(
+    name: &str,
+    provider: &Provider,
+    changes: &config::Provider,
+) -> Result<Vec<(prestart::Plan, usize)>, DaemonError> {
+    plans(provider, changes).map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })
+}
+
+fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
     let plan = |model: Option<&str>| {
         let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
         plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())

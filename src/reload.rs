@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// Keys that differ, as they stand in the file (`pool.target`), sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,21 +15,37 @@ pub struct Changes {
 
 /// Compares two configurations.
 pub fn changes(old: &Config, new: &Config) -> Changes {
+    // A section that is not there says the same as an empty one.
+    let (mut full_old, mut full_new) = (old.clone(), new.clone());
+    for name in old.provider.keys().chain(new.provider.keys()) {
+        full_old.provider.entry(name.clone()).or_default();
+        full_new.provider.entry(name.clone()).or_default();
+    }
     let mut keys = Vec::new();
-    compare("", &table(old), &table(new), &mut keys);
+    compare("", &table(&full_old), &table(&full_new), &mut keys);
     keys.sort();
     let (now, after_restart) = keys.into_iter().partition(|key| is_reloadable(key, old, new));
     Changes { now, after_restart }
 }
 
 fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
-    let prestarted = |config: &Config, name: &str| config.provider.get(name).map_or(0, |changes| changes.prestarted);
-    match key.strip_prefix("provider.").and_then(|rest| rest.rsplit_once('.')) {
+    match key.strip_prefix("provider.").and_then(|rest| rest.split_once('.')) {
         Some((_, "pool_target" | "pool_min" | "pool_max")) => true,
-        // The pool exists, or does not, since the start.
-        Some((name, "prestarted")) => prestarted(old, name) > 0 && prestarted(new, name) > 0,
+        // The pools of prestarted CLIs exist, or do not, since the start.
+        Some((name, rest)) if rest == "prestarted" || rest.starts_with("prestarted_models.") => {
+            let pools = |config: &Config| config.provider.get(name).map(prestarted_pools).unwrap_or_default();
+            let names = |config| pools(config).into_iter().map(|(model, _)| model).collect::<Vec<_>>();
+            names(old) == names(new)
+        }
         _ => matches!(key, "log.filter" | "pool.target" | "pool.min" | "pool.max" | "pool.scaling"),
     }
+}
+
+/// The pools of prestarted CLIs that a provider gets, in the daemon's order: model (none for the default) and target.
+pub fn prestarted_pools(provider: &config::Provider) -> Vec<(Option<String>, usize)> {
+    let of_default = (provider.prestarted > 0).then_some((None, provider.prestarted));
+    let of_models = provider.prestarted_models.iter().map(|(model, target)| (Some(model.clone()), *target));
+    of_default.into_iter().chain(of_models).collect()
 }
 
 /// The configuration as a table; every key has a TOML form, since the file is TOML.
@@ -80,17 +96,7 @@ mod tests {
             now,
             ["log.filter", "pool.scaling", "pool.target", "provider.a.pool_target", "provider.b.pool_target"]
         );
-        // A section that comes or goes also brings or takes its defaults.
-        assert_eq!(
-            later,
-            [
-                "container.max",
-                "provider.a.egress",
-                "provider.a.prestarted",
-                "provider.b.egress",
-                "provider.b.prestarted"
-            ]
-        );
+        assert_eq!(later, ["container.max", "provider.b.egress"]);
     }
 
     #[test]
@@ -99,5 +105,8 @@ mod tests {
         assert_eq!(between(&with(1), &with(4)).0, ["provider.a.prestarted"]);
         assert_eq!(between(&with(0), &with(4)).1, ["provider.a.prestarted"]);
         assert_eq!(between(&with(4), &with(0)).1, ["provider.a.prestarted"]);
+        let model = |n: u32| format!("[provider.a.prestarted_models]\nbig = {n}");
+        assert_eq!(between(&model(1), &model(4)).0, ["provider.a.prestarted_models.big"]);
+        assert!(between("", &model(4)).1.contains(&"provider.a.prestarted_models.big".to_owned()));
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, ClientError};
 use crate::config::{Config, ConfigError};
-use crate::execution::{Executions, Served};
+use crate::execution::Executions;
 use crate::pool::{Bounds, ClaimError, Pool};
 use crate::reload;
 use crate::systemd;
@@ -110,7 +110,7 @@ impl Service {
             if let Err(error) = self.client.healthz().await {
                 tracing::warn!(%error, "the watchdog's own request failed");
             }
-            for (_, pool) in self.pools() {
+            for pool in self.pools() {
                 // A pool that has ended does so only when the daemon ends.
                 let _ = pool.status().await;
             }
@@ -118,17 +118,17 @@ impl Service {
         timeout(limit, alive).await.map_err(|_| format!("the API or a pool did not answer within {limit:?}"))
     }
 
-    fn pools(&self) -> impl Iterator<Item = (&Served, &Pool)> {
-        self.executions.served().values().flat_map(|served| {
-            let prestarted = served.prestarted.iter().map(|(pool, _)| pool);
-            std::iter::once(&served.pool).chain(prestarted).map(move |pool| (served, pool))
-        })
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        self.executions
+            .served()
+            .values()
+            .flat_map(|served| std::iter::once(&served.pool).chain(served.prestarted.iter().map(|(pool, _)| pool)))
     }
 
     /// One line: the pools and their sizes.
     async fn status(&self) -> String {
         let mut parts = Vec::new();
-        for (_, pool) in self.pools() {
+        for pool in self.pools() {
             if let Ok(Ok(figures)) = timeout(POOL_TIMEOUT, pool.status()).await {
                 parts.push(describe(&figures));
             }
@@ -158,15 +158,21 @@ impl Service {
             );
         }
         // Only what was taken over: the rest still differs from what runs, and is to be told next time again.
+        let taken = |key: String| changes.now.contains(&key);
         self.config.log.filter = new.log.filter;
         let (kept, given) = (&mut self.config.pool, &new.pool);
         (kept.target, kept.min, kept.max, kept.scaling) = (given.target, given.min, given.max, given.scaling);
-        for (name, changes) in new.provider {
-            let kept = self.config.provider.entry(name).or_default();
+        for (name, of_provider) in new.provider {
+            let kept = self.config.provider.entry(name.clone()).or_default();
             (kept.pool_target, kept.pool_min, kept.pool_max) =
-                (changes.pool_target, changes.pool_min, changes.pool_max);
-            if kept.prestarted > 0 && changes.prestarted > 0 {
-                kept.prestarted = changes.prestarted;
+                (of_provider.pool_target, of_provider.pool_min, of_provider.pool_max);
+            if taken(format!("provider.{name}.prestarted")) {
+                kept.prestarted = of_provider.prestarted;
+            }
+            for (model, target) in of_provider.prestarted_models {
+                if taken(format!("provider.{name}.prestarted_models.{model}")) {
+                    kept.prestarted_models.insert(model, target);
+                }
             }
         }
     }
@@ -179,12 +185,12 @@ impl Service {
                 let (target, min, max, scaling) = new.pool_bounds(name, served.provider.pool_target);
                 served.pool.set(target, Bounds { min, max, scaling }).await?;
             }
-            // That of the default model comes first.
-            if let (Some((pool, _)), Some(changes)) = (served.prestarted.first(), of_provider)
-                && changed.contains(&format!("provider.{name}.prestarted"))
-            {
-                let target = changes.prestarted;
-                pool.set(target, Bounds { min: target, max: target, scaling: false }).await?;
+            let prefix = format!("provider.{name}.prestarted");
+            if let (Some(changes), true) = (of_provider, changed.iter().any(|key| key.starts_with(&prefix))) {
+                // The same pools as at the start, or the key would not be among those that can change.
+                for ((pool, _), (_, target)) in served.prestarted.iter().zip(reload::prestarted_pools(changes)) {
+                    pool.set(target, Bounds { min: target, max: target, scaling: false }).await?;
+                }
             }
         }
         Ok(())
@@ -197,6 +203,9 @@ fn describe(pool: &types::Pool) -> String {
         Stage::Prestarted => "prestarted",
     };
     let mut text = format!("{} {}/{} {kind}", pool.provider, pool.warm, pool.target);
+    if let Some(model) = &pool.model {
+        text += &format!(" ({model})");
+    }
     if pool.claimed > 0 && pool.stage == Stage::Created {
         text += &format!(", {} in use", pool.claimed);
     }
