@@ -167,7 +167,10 @@ fn ask_thawd(
         match event.name.as_str() {
             "started" => {
                 ensure!(data["path"] == "warm", "{provider}: the claim was not warm: {data}");
-                ensure!(data["prestarted"] == prestarted, "{provider}: not the stage that was asked for: {data}");
+                ensure!(
+                    data["prestarted"].as_bool().unwrap_or(false) == prestarted,
+                    "{provider}: not the stage that was asked for: {data}"
+                );
             }
             "delta" => answer += data["text"].as_str().unwrap_or_default(),
             "exit" => exit = Some(data),
