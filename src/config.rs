@@ -566,7 +566,8 @@ impl Config {
                 return Err((key.to_owned(), "must be from 0 to 100".to_owned()));
             }
         }
-        if !(self.admission.max_load_per_cpu >= 0.0) {
+        let load = self.admission.max_load_per_cpu;
+        if load.is_nan() || load < 0.0 {
             return Err(("admission.max_load_per_cpu".to_owned(), "must be 0 or more".to_owned()));
         }
         if self.queue.timeout_ms > self.queue.max_timeout_ms {
