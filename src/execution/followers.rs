@@ -12,19 +12,20 @@ pub struct Followers {
     known: BTreeMap<u64, Follower>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Follower {
-    /// What it has taken of each stream; nothing for one that it does not read.
+    /// What it has taken of each stream; `None` for one that it does not read.
     taken: [Option<u64>; 2],
     /// It has taken nothing for so long that nobody waits for it, until it takes something again.
     stalled: bool,
 }
 
 impl Followers {
-    /// Somebody new, who has taken nothing yet and of whom nobody knows which stream will be read.
+    /// Somebody new, who has taken nothing yet. Until it is known which stream is read and from where, both are taken to
+    /// be read from the beginning: nothing may be dropped between the start of a command and the first look at it.
     pub fn join(&mut self) -> u64 {
         self.next += 1;
-        self.known.insert(self.next, Follower::default());
+        self.known.insert(self.next, Follower { taken: [Some(0); 2], stalled: false });
         self.next
     }
 
@@ -65,7 +66,7 @@ mod tests {
     fn each_stream_has_its_own_readers() {
         let mut followers = Followers::default();
         let (out, err) = (followers.join(), followers.join());
-        assert_eq!(followers.fastest(0), None, "nothing is known of them yet");
+        assert_eq!((followers.fastest(0), followers.fastest(1)), (Some(0), Some(0)), "they may want everything");
         assert!(followers.took(out, [Some(5), None]));
         assert!(followers.took(err, [None, Some(900)]));
         assert_eq!((followers.fastest(0), followers.fastest(1)), (Some(5), Some(900)));

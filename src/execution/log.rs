@@ -388,10 +388,9 @@ impl Inner {
             // None: a number that is still to come.
             Some(before) => self.events.get(before).map(|(_, position)| *position),
         };
-        match (follower, position) {
-            (Some(follower), Some(position)) => self.followers.took(follower, of(position)),
-            _ => false,
-        }
+        // Who waits for what is still to come says nothing about how fast it will be read.
+        let taken = position.map_or([None; 2], of);
+        follower.is_some_and(|follower| self.followers.took(follower, taken))
     }
 }
 
