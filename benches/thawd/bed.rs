@@ -214,7 +214,7 @@ impl Daemon {
             format!(
                 "[api]\nsocket = {socket:?}\n[paths]\nstate_dir = {state:?}\nlayouts_dir = {layouts:?}\n\
                  run_dir = {run:?}\nproviders_dir = {providers:?}\n[container]\nmax = {max}\n\
-                 [execution]\nmax_per_user = 1000\n\
+                 [execution]\nmax_per_user = 1000\nretained = 1\n\
                  [cgroup]\nname = {cgroup:?}\n{more}"
             ),
         )?;

@@ -19,7 +19,7 @@ use crate::stats::Series;
 const FILE_MIB: usize = 64;
 
 /// Runs, at most: each moves a gibibyte.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 
 pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     let total_mib = options.stdout_mib.next_multiple_of(FILE_MIB);
