@@ -170,7 +170,7 @@ impl Container {
     pub async fn rest(&mut self) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
         self.remains.cgroup().freeze().await?;
-        self.squeeze().await;
+        self.squeeze().await?;
         // What it used until now is nobody's; frozen, it uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Container, Template};
+use super::{Container, ContainerError, Template};
 use crate::cgroup::{Memory, Squeeze};
 use crate::provider::prestart::ModelMode;
 use crate::types::{Pool, PoolMemory, Stage};
@@ -13,18 +13,23 @@ const AGE: Duration = Duration::from_secs(1);
 
 impl Container {
     /// Takes from it, frozen, what its template says. That less could be taken than hoped for is no failure.
-    pub(super) async fn squeeze(&self) {
+    ///
+    /// # Errors
+    /// Swap may still be open to it: then nothing secret must ever be given to it.
+    pub(super) async fn squeeze(&self) -> Result<(), ContainerError> {
         let what = self.template.squeeze;
         if what == Squeeze::Off {
-            return;
+            return Ok(());
         }
         let (hierarchy, entry) = (Arc::clone(self.hierarchy()), Arc::clone(self.remains.entry()));
         let squeezed = tokio::task::spawn_blocking(move || hierarchy.squeeze(&entry.cgroup, what)).await;
         match squeezed {
             Ok(Ok(bytes)) => tracing::debug!(container = self.id(), bytes, "squeezed"),
+            Ok(Err(error)) if what == Squeeze::Swap => return Err(error.into()),
             Ok(Err(error)) => tracing::warn!(container = self.id(), %error, "not squeezed"),
-            Err(error) => tracing::error!(container = self.id(), %error, "not squeezed"),
+            Err(error) => return Err(ContainerError::Init(error.to_string())),
         }
+        Ok(())
     }
 }
 
