@@ -1,6 +1,6 @@
 //! Puts the rooms together, and takes them apart again in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
-use crate::config::{self, Config};
-use crate::container::{self, Containers, Prestarted, Template};
+use crate::config::{self, Config, OnStop};
+use crate::container::{self, Containers, Orphan, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
-use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
+use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::image::{Store, StoreError};
+use crate::keeper::{self, Keeper, KeeperError, Kept};
 use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::spawner::Spawner;
@@ -68,6 +69,9 @@ pub enum DaemonError {
         /// Where manifests are.
         directory: PathBuf,
     },
+    /// What lets everything survive.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// Log filter.
     #[error(transparent)]
     Log(#[from] TelemetryError),
@@ -105,14 +109,53 @@ pub fn check(config: &Config) -> Result<usize, DaemonError> {
     Ok(providers.len())
 }
 
+/// What an earlier daemon left with the keeper.
+struct Survivors {
+    executions: BTreeMap<String, Kept>,
+    containers: BTreeMap<String, Orphan>,
+}
+
+impl Survivors {
+    fn find(containers: &Containers, kept: BTreeMap<String, Kept>) -> Self {
+        let (executions, containers_kept) = kept.into_iter().partition(|(key, _)| key.starts_with("e-"));
+        Self { executions, containers: containers.orphans(containers_kept).into_iter().collect() }
+    }
+
+    /// The ids of containers that live.
+    fn containers(&self) -> BTreeSet<String> {
+        self.containers.keys().cloned().collect()
+    }
+
+    /// Those that nobody had claimed.
+    fn warm_of(&mut self, provider: &str) -> Vec<Orphan> {
+        let claimed = execution::claimed_containers(&self.executions);
+        let of = |id: &String, orphan: &mut Orphan| orphan.pool().provider() == provider && !claimed.contains(id);
+        self.containers.extract_if(.., of).map(|(_, orphan)| orphan).collect()
+    }
+
+    /// Goes on with what runs; destroys the containers of which nobody knows anything any more.
+    fn go_on(mut self, executions: &Arc<Executions>, egress: impl Fn(&str) -> Option<Arc<Policy>>) {
+        let survivors = executions.adopt(self.executions, &mut self.containers, egress);
+        if survivors != execution::Survivors::default() {
+            let execution::Survivors { running, ended, lost } = survivors;
+            tracing::info!(running, ended, lost, "executions of an earlier daemon");
+        }
+        for id in self.containers.keys() {
+            tracing::warn!(container = %id, "destroyed: an earlier daemon left it, and no execution has it");
+        }
+    }
+}
+
 /// A daemon that is ready to serve.
 #[derive(Debug)]
 pub struct Daemon {
     executions: Arc<Executions>,
     containers: Arc<Containers>,
+    keeper: Arc<Keeper>,
     state: Arc<api::State>,
     listener: UnixListener,
     socket: PathBuf,
+    on_stop: OnStop,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
 }
@@ -137,11 +180,7 @@ impl Daemon {
         let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
-        let hierarchy = Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?;
-        let swept = hierarchy.sweep()?;
-        if swept > 0 {
-            tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
-        }
+        let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?);
         tracing::info!(layout = hierarchy.layout().name(), "control groups");
         let mut registry = Registry::default();
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
@@ -151,16 +190,38 @@ impl Daemon {
 
         let program = std::env::current_exe().map_err(io_error("find this program"))?;
         let init = init_program(config, &program)?;
+        let place = keeper::Place {
+            program: program.clone(),
+            run_dir: paths.run_dir.clone(),
+            timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
+        };
+        let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy))?;
         let spawner = Spawner::start(program, init);
-        let containers = Arc::new(Containers::new(container_settings(config), hierarchy, spawner, egress_metrics));
+        let settings = container_settings(config);
+        let keeps = Some(Arc::clone(&keeper));
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps);
+        let containers = Arc::new(containers);
+        let mut survivors = Survivors::find(&containers, kept);
+        let swept = hierarchy.sweep(&survivors.containers())?;
+        if swept > 0 {
+            tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
+        }
         let supply = Supply::start(supply_settings(config), Arc::clone(&containers), pool_metrics);
-        let mut served = BTreeMap::new();
+        let (mut served, mut policies) = (BTreeMap::new(), BTreeMap::new());
         for (name, provider) in providers {
-            let one = serve_provider(config, &name, Arc::new(provider), &supply, &images)?;
+            let warm = survivors.warm_of(&name);
+            let (one, policy) = serve_provider(config, &name, Arc::new(provider), &supply, &images, warm)?;
+            policies.insert(name.clone(), policy);
             served.insert(name, one);
         }
-        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings(config)?);
-        let executions = Arc::new(Executions::new(execution_settings(config), served, images_to_run, metrics));
+        let image_settings = image_settings(config)?;
+        policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_settings.egress));
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings);
+        let spools = Spools::new().map_err(io_error("make a tmpfs for output"))?;
+        let settings = execution_settings(config);
+        let keeps = Some(Arc::clone(&keeper));
+        let executions = Arc::new(Executions::new(settings, served, images_to_run, metrics, spools, keeps));
+        survivors.go_on(&executions, |provider| policies.get(provider).cloned());
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
@@ -170,7 +231,8 @@ impl Daemon {
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
         });
-        Ok(Self { executions, containers, state, listener, socket, made_socket })
+        let on_stop = config.daemon.on_stop;
+        Ok(Self { executions, containers, keeper, state, listener, socket, made_socket, on_stop })
     }
 
     /// Executions, and through them providers and pools.
@@ -183,12 +245,14 @@ impl Daemon {
         &self.socket
     }
 
-    /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made.
+    /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made; unless
+    /// all of that is to stay for the next daemon. Then the process has to exit without taking anything apart: dropping
+    /// a container destroys it.
     ///
     /// # Errors
     /// The listener failed.
-    pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket, made_socket } = self;
+    pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
+        let Self { executions, containers, keeper, state, listener, socket, made_socket, on_stop } = self;
         let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
@@ -206,6 +270,12 @@ impl Daemon {
             async move { axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await }
         });
         stop.cancelled().await;
+        if on_stop == OnStop::Keep {
+            // Everything that has been published is with the keeper; the rest is done as if we were killed.
+            tracing::info!("stopping; executions and warm containers stay for the next daemon");
+            std::mem::forget((executions, containers));
+            return Ok(OnStop::Keep);
+        }
         tracing::info!("stopping");
         forget.abort();
         // Nobody new can find us; whoever streams still gets the `exit` event. systemd's socket stays: whoever connects
@@ -226,16 +296,15 @@ impl Daemon {
         if orderly.await.is_err() {
             tracing::error!("something did not end in time; the next start clears it away");
         }
+        keeper.end();
         containers.hierarchy().remove_base();
         // Clients may read what they have not read yet, but one that does not must not hold us up.
         match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API")),
-            Ok(Err(error)) => Err(io_error("serve the API")(io::Error::other(error))),
-            Err(_) => {
-                tracing::warn!("closed the connections of clients that did not end theirs");
-                Ok(())
-            }
+            Ok(Ok(result)) => result.map_err(io_error("serve the API"))?,
+            Ok(Err(error)) => return Err(io_error("serve the API")(io::Error::other(error))),
+            Err(_) => tracing::warn!("closed the connections of clients that did not end theirs"),
         }
+        Ok(OnStop::Destroy)
     }
 }
 
@@ -359,6 +428,7 @@ fn execution_settings(config: &Config) -> execution::Settings {
         retained: config.execution.retained,
         retained_bytes: config.execution.retained_bytes,
         disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
+        reconnect_grace: Duration::from_millis(config.execution.reconnect_grace_ms),
         kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
         max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
         proxy_port: config.egress.port,
@@ -396,25 +466,27 @@ fn serve_provider(
     provider: Arc<Provider>,
     supply: &Arc<Supply>,
     images: &Arc<Store>,
-) -> Result<Served, DaemonError> {
+    mut warm: Vec<Orphan>,
+) -> Result<(Served, Arc<Policy>), DaemonError> {
     let changes = config.provider.get(name).cloned().unwrap_or_default();
-    let policy = policy(config, name, &provider, &changes)?;
+    let policy = Arc::new(policy(config, name, &provider, &changes)?);
     let image_env = Arc::new(Mutex::new(Vec::new()));
     let source = Arc::new(Source {
         provider: Arc::clone(&provider),
         images: Arc::clone(images),
         image_env: Arc::clone(&image_env),
         layout: config.paths.layouts().join(&provider.image),
-        policy: Arc::new(policy),
+        policy: Arc::clone(&policy),
         proxy_port: config.egress.port,
         squeeze: config.pool.squeeze,
     });
-    let start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
+    let mut start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
         let fixed = prestart.as_ref().filter(|plan| plan.model_mode == prestart::ModelMode::Fixed);
         let model = fixed.map(|plan| plan.model.clone());
         let prepare: Prepare = Arc::new(move || source.template(prestart.as_ref()));
-        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare)
+        let own = warm.extract_if(.., |orphan| orphan.pool().is_for(stage, model.as_deref())).collect();
+        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare, own)
     };
     let pool = start(Stage::Created, config.pool_bounds(name, provider.pool_target), None);
     let prestarted = prestart_plans(name, &provider, &changes)?.into_iter().map(|(plan, target)| {
@@ -423,7 +495,7 @@ fn serve_provider(
         (start(Stage::Prestarted, (target, target, target, false), Some(Arc::clone(&plan))), plan)
     });
     let prestarted = prestarted.collect();
-    Ok(Served { provider, pool, prestarted, image_env, base_url: changes.base_url })
+    Ok((Served { provider, pool, prestarted, image_env, base_url: changes.base_url }, policy))
 }
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.

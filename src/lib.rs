@@ -18,6 +18,7 @@ pub mod execution;
 pub mod image;
 pub mod init;
 pub mod journal;
+pub mod keeper;
 pub mod kernel;
 pub mod pool;
 pub mod provider;

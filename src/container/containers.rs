@@ -1,6 +1,7 @@
 //! All containers of the daemon: how they are made, how many there may be, which exist.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,17 +12,19 @@ use super::control::Control;
 use super::credentials;
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
+use super::survive::fingerprint;
 use super::{Container, ContainerError, Template};
 use crate::cgroup::{Cgroup, Hierarchy, Usage};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
+use crate::keeper::Keeper;
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
 use crate::types;
 
 pub use crate::types::ContainerState as State;
 
 /// Host ids of one container (user_namespaces(7)).
-const IDS: u32 = 65_536;
+pub const IDS: u32 = 65_536;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the value whole, so a panic elsewhere does not spoil it.
@@ -87,15 +90,15 @@ pub struct Entry {
     pub provider: String,
     pub pool: PoolKey,
     pub cgroup: Cgroup,
-    created_at_ms: u64,
-    status: Mutex<Status>,
+    pub created_at_ms: u64,
+    pub status: Mutex<Status>,
 }
 
 #[derive(Debug)]
-struct Status {
-    state: State,
-    execution: Option<String>,
-    pid: Option<i32>,
+pub struct Status {
+    pub state: State,
+    pub execution: Option<String>,
+    pub pid: Option<i32>,
 }
 
 impl Entry {
@@ -107,6 +110,10 @@ impl Entry {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
         status.execution = Some(execution.to_owned());
+    }
+
+    pub fn pid(&self) -> Option<i32> {
+        lock(&self.status).pid
     }
 
     pub fn set_pid(&self, pid: Option<i32>) {
@@ -141,15 +148,17 @@ pub struct Containers {
     registry: Arc<Registry>,
     reaper: mpsc::UnboundedSender<Parts>,
     memory: MemoryCache,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Containers {
-    /// Starts the reaper.
+    /// Starts the reaper. With a keeper, containers survive the daemon.
     pub fn new(
         settings: Settings,
-        hierarchy: Hierarchy,
+        hierarchy: Arc<Hierarchy>,
         spawner: Spawner,
         egress_metrics: Arc<egress::EgressMetrics>,
+        keeper: Option<Arc<Keeper>>,
     ) -> Self {
         let (reaper, remains) = mpsc::unbounded_channel();
         tokio::spawn(reaper::run(remains));
@@ -159,13 +168,24 @@ impl Containers {
             slots: Arc::new(Mutex::new(slots)),
             changed: Arc::default(),
             settings,
-            hierarchy: Arc::new(hierarchy),
+            hierarchy,
             spawner,
             egress_metrics,
             registry: Arc::default(),
             reaper,
             memory: MemoryCache::default(),
+            keeper,
         }
+    }
+
+    /// What lets containers survive the daemon, if anything does.
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.as_ref()
+    }
+
+    /// Settings of all containers.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Takes a place under the limit.
@@ -178,6 +198,34 @@ impl Containers {
         let slot = lock(&self.slots).pop_first().ok_or_else(limit)?;
         let changed = Tell(Arc::clone(&self.changed));
         Ok(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+    }
+
+    /// The very place that has these host ids, if it is free.
+    pub(super) fn place_at(&self, id_base: u32) -> Option<Place> {
+        let offset = id_base.checked_sub(self.settings.id_start)?;
+        let slot = (offset % IDS == 0).then_some(offset / IDS)?;
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        if !lock(&self.slots).remove(&slot) {
+            return None;
+        }
+        let changed = Tell(Arc::clone(&self.changed));
+        Some(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+    }
+
+    /// What has to be cleared away of a container, which is listed from now on.
+    pub(super) fn parts(&self, entry: Arc<Entry>, place: Place) -> Parts {
+        self.registry.add(Arc::clone(&entry));
+        Parts {
+            entry,
+            hierarchy: Arc::clone(&self.hierarchy),
+            registry: Arc::clone(&self.registry),
+            reaper: self.reaper.clone(),
+            egress_metrics: Arc::clone(&self.egress_metrics),
+            keeper: self.keeper.clone(),
+            pidfd: None,
+            proxy: None,
+            _place: place,
+        }
     }
 
     /// Woken when a place has become free. There is one who waits for it: the queue.
@@ -202,7 +250,7 @@ impl Containers {
     }
 
     /// The cgroup hierarchy, for listing and for the last clearing up.
-    pub fn hierarchy(&self) -> &Hierarchy {
+    pub fn hierarchy(&self) -> &Arc<Hierarchy> {
         &self.hierarchy
     }
 
@@ -277,16 +325,7 @@ impl Containers {
             created_at_ms: crate::telemetry::unix_ms(),
             status: Mutex::new(Status { state: State::Creating, execution: None, pid: None }),
         });
-        self.registry.add(Arc::clone(&entry));
-        let mut remains = Remains::new(Parts {
-            entry,
-            hierarchy: Arc::clone(&self.hierarchy),
-            registry: Arc::clone(&self.registry),
-            reaper: self.reaper.clone(),
-            pidfd: None,
-            proxy: None,
-            _place: place,
-        });
+        let mut remains = Remains::new(self.parts(entry, place));
 
         let directory = remains.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
@@ -305,6 +344,7 @@ impl Containers {
             tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
         }
         let policy = Arc::clone(&template.egress);
+        let listener = self.keeper.as_ref().map(|_| proxy.try_clone()).transpose().map_err(ContainerError::Control)?;
         remains.set_proxy(egress::Proxy::serve(proxy, policy, id, Arc::clone(&self.egress_metrics))?);
 
         let timeout = self.settings.create_timeout;
@@ -327,6 +367,8 @@ impl Containers {
         Ok(Container {
             control,
             credentials,
+            listener: listener.map(OwnedFd::from),
+            fingerprint: fingerprint(&self.settings, &template),
             owner,
             template,
             next_tag: 0,

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::containers::{Entry, Place, Registry, State};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::egress;
+use crate::keeper::Keeper;
 
 /// Pauses between tries to remove what cannot be removed yet.
 const RETRY: [Duration; 4] =
@@ -24,6 +25,8 @@ pub struct Parts {
     pub hierarchy: Arc<Hierarchy>,
     pub registry: Arc<Registry>,
     pub reaper: mpsc::UnboundedSender<Parts>,
+    pub egress_metrics: Arc<egress::EgressMetrics>,
+    pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
     pub proxy: Option<egress::Proxy>,
     /// Given back last: until then the container counts.
@@ -62,6 +65,14 @@ impl Remains {
 
     pub fn cgroup(&self) -> &Cgroup {
         &self.parts().entry.cgroup
+    }
+
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.parts().keeper.as_ref()
+    }
+
+    pub fn egress_metrics(&self) -> Arc<egress::EgressMetrics> {
+        Arc::clone(&self.parts().egress_metrics)
     }
 
     pub fn entry(&self) -> &Arc<Entry> {
@@ -124,6 +135,9 @@ async fn clear(mut parts: Parts) {
                 }
             },
         }
+    }
+    if let Some(keeper) = &parts.keeper {
+        keeper.forget(&id);
     }
     parts.registry.remove(&id);
     tracing::debug!(container = %id, "destroyed");

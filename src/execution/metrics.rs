@@ -55,6 +55,11 @@ impl ExecutionMetrics {
         metrics
     }
 
+    /// One that did not survive a restart of the daemon.
+    pub(super) fn lost(&self, provider: &str) {
+        self.exits.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason: "lost" }).inc();
+    }
+
     pub(super) fn claimed(&self, provider: &str, path: ClaimPath, time: Duration) {
         let path = match path {
             ClaimPath::Warm => "warm",

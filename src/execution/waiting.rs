@@ -83,6 +83,10 @@ impl Handle {
             return;
         }
         *last = Some((now, position));
+        if self.waiting.events && !self.is_kept() {
+            // Its client knows of it from now on; it must learn of its end, even from another daemon.
+            self.keep(None);
+        }
         self.log.push(&Event::Queued(Queued { position }));
         if self.waiting.events {
             self.waiting.told.store(true, Ordering::Release);

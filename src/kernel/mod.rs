@@ -11,7 +11,7 @@ mod watch;
 
 pub use clone::{Cloned, clone_container};
 pub use exec::execute;
-pub use message::{Received, receive, send};
+pub use message::{Received, peek, receive, send};
 pub use mount::{attach_in_namespace, bind_detached, set_mount_attributes};
 pub use network::bring_up_loopback;
 pub use watch::Watched;

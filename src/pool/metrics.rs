@@ -45,6 +45,7 @@ pub struct PoolMetrics {
     waits: Family<WaitLabels, Histogram, fn() -> Histogram>,
     scalings: Family<ScalingLabels, Counter>,
     admission: Family<AdmissionLabels, Counter>,
+    adopted: Family<ProviderLabels, Counter>,
 }
 
 impl PoolMetrics {
@@ -57,7 +58,13 @@ impl PoolMetrics {
             waits: Family::new_with_constructor(new),
             scalings: Family::default(),
             admission: Family::default(),
+            adopted: Family::default(),
         };
+        registry.register(
+            "thawd_pool_adopted",
+            "Warm containers taken over from an earlier daemon, by provider",
+            metrics.adopted.clone(),
+        );
         registry.register(
             "thawd_queue_depth",
             "Requests that wait for a container, by provider",
@@ -80,6 +87,10 @@ impl PoolMetrics {
             metrics.admission.clone(),
         );
         metrics
+    }
+
+    pub(super) fn adopted(&self, provider: &str, count: u64) {
+        self.adopted.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc_by(count);
     }
 
     pub(super) fn queue(&self, provider: &str, waiting: usize) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::container::{Container, ContainerError, Limit, Template};
+use crate::container::{Container, ContainerError, Limit, Orphan, Template};
 use crate::types;
 
 pub use admission::{AdmissionSettings, Refusal};
@@ -167,11 +167,17 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts the pool's owner task.
-    pub fn start(provider: &str, settings: Settings, supply: Arc<Supply>, prepare: Prepare) -> Self {
+    /// Starts the pool's owner task. `orphans` are what an earlier daemon had in it.
+    pub fn start(
+        provider: &str,
+        settings: Settings,
+        supply: Arc<Supply>,
+        prepare: Prepare,
+        orphans: Vec<Orphan>,
+    ) -> Self {
         let (messages, inbox) = mpsc::channel(256);
         let figures = Arc::new(Figures::default());
-        let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare);
+        let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare, orphans);
         let pool = Self { provider: provider.into(), messages, figures, supply };
         pool.supply.add_pool(&pool);
         tokio::spawn(owner.run(inbox));

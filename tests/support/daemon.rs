@@ -175,6 +175,11 @@ impl Daemon {
         machine::children(self.pid()).into_iter().find(|child| child.command_line().contains(" spawner "))
     }
 
+    /// The process that holds what survives it, whoever started that.
+    pub fn keeper(&self) -> Option<Process> {
+        machine::processes_in_cgroup(&self.name).into_iter().find(|child| child.command_line().contains(" keeper "))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
@@ -201,6 +206,8 @@ impl Daemon {
         self.signal(Signal::TERM);
         let status = self.ended().await;
         assert!(status.success(), "the daemon ended with {status}");
+        // Children of an earlier daemon, which was killed, are init's to reap.
+        eventually("all are reaped", || async { (!family.iter().any(|process| process.exists())).then_some(()) }).await;
         self.assert_nothing_left(&family);
     }
 

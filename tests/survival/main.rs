@@ -1,0 +1,7 @@
+//! What outlives the daemon, however it ends: warm containers, running executions, every byte and every event of them.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod restart;
