@@ -19,6 +19,7 @@ use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images
 use crate::image::{Store, StoreError};
 use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
+use crate::sole::{Sole, SoleError};
 use crate::spawner::Spawner;
 use crate::telemetry::{self, TelemetryError};
 use crate::types::Stage;
@@ -71,6 +72,9 @@ pub enum DaemonError {
     /// Log filter.
     #[error(transparent)]
     Log(#[from] TelemetryError),
+    /// Its directories.
+    #[error(transparent)]
+    Sole(#[from] SoleError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -115,6 +119,8 @@ pub struct Daemon {
     socket: PathBuf,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
+    /// Its own for as long as it lives.
+    directories: [Sole; 2],
 }
 
 impl Daemon {
@@ -127,7 +133,9 @@ impl Daemon {
         let paths = &config.paths;
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
-        // Listening first: a second daemon must not sweep the first one's containers.
+        // First of all: a second daemon must not sweep what is the first one's.
+        let directories =
+            [Sole::take(&paths.state_dir, "paths.state_dir")?, Sole::take(&paths.run_dir, "paths.run_dir")?];
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -170,7 +178,7 @@ impl Daemon {
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
         });
-        Ok(Self { executions, containers, state, listener, socket, made_socket })
+        Ok(Self { executions, containers, state, listener, socket, made_socket, directories })
     }
 
     /// Executions, and through them providers and pools.
@@ -188,7 +196,7 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket, made_socket } = self;
+        let Self { executions, containers, state, listener, socket, made_socket, directories: _directories } = self;
         let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
