@@ -119,6 +119,7 @@ pub struct Daemon {
     socket: PathBuf,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
+    connections: api::Connections,
     /// Its own for as long as it lives.
     directories: [Sole; 2],
 }
@@ -177,8 +178,10 @@ impl Daemon {
             gauges: Mutex::new(gauges),
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
+            body_timeout: config.api.connections.body_timeout(),
         });
-        Ok(Self { executions, containers, state, listener, socket, made_socket, directories })
+        let connections = config.api.connections.clone();
+        Ok(Self { executions, containers, state, listener, socket, made_socket, connections, directories })
     }
 
     /// Executions, and through them providers and pools.
@@ -196,8 +199,8 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket, made_socket, directories: _directories } = self;
-        let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
+        let Self { executions, containers, state, listener, socket, made_socket, connections, directories: _alive } =
+            self;
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
             async move {
@@ -209,10 +212,7 @@ impl Daemon {
             }
         });
         tracing::info!(socket = %socket.display(), "serving");
-        let serving = tokio::spawn({
-            let stop = stop.clone();
-            async move { axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await }
-        });
+        let serving = tokio::spawn(api::serve(listener, api::router(state), connections, stop.clone()));
         stop.cancelled().await;
         tracing::info!("stopping");
         forget.abort();
@@ -237,8 +237,7 @@ impl Daemon {
         containers.hierarchy().remove_base();
         // Clients may read what they have not read yet, but one that does not must not hold us up.
         match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API")),
-            Ok(Err(error)) => Err(io_error("serve the API")(io::Error::other(error))),
+            Ok(served) => served.map_err(|error| io_error("serve the API")(io::Error::other(error))),
             Err(_) => {
                 tracing::warn!("closed the connections of clients that did not end theirs");
                 Ok(())

@@ -99,12 +99,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Credentials pass through this process: no core dump, no tracing by others (prctl(2), PR_SET_DUMPABLE).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("forbid core dumps")?;
-    raise_open_files(config.container.max);
+    raise_open_files(config.container.max, config.api.connections.max);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments, config, log))
 }
 
-/// Descriptors for the daemon itself: libraries, listener, clients.
-const OWN_FILES: u64 = 512;
+/// Descriptors for the daemon itself: libraries, listener, spawner.
+const OWN_FILES: u64 = 128;
 
 /// Descriptors that one container can cost: about 16 to hold it, and two for each of the 72 connections that its way
 /// out accepts at once.
@@ -112,8 +112,8 @@ const FILES_PER_CONTAINER: u64 = 160;
 
 /// Raises the limit on open files as far as it goes. The usual 1024 are what eight containers can use up at will, and
 /// then nobody gets in or out any more.
-fn raise_open_files(containers: usize) {
-    let needed = OWN_FILES + FILES_PER_CONTAINER * containers as u64;
+fn raise_open_files(containers: usize, clients: usize) {
+    let needed = OWN_FILES + clients as u64 + FILES_PER_CONTAINER * containers as u64;
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit on open files");

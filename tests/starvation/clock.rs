@@ -1,8 +1,8 @@
 //! A clock that jumps. Only in the bed, whose clock is its own: `make test-v2 V2_TESTS=starvation V2_ARGS=clock`.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use thawd::types::ExitReason;
 
 use crate::Counting;
@@ -15,18 +15,22 @@ struct Jump(i64);
 
 impl Jump {
     fn by(seconds: i64) -> Self {
-        let now = clock_gettime(ClockId::Realtime);
-        clock_settime(ClockId::Realtime, Timespec { tv_sec: now.tv_sec + seconds, ..now }).unwrap();
+        turn(seconds).unwrap();
         Self(seconds)
     }
 }
 
 impl Drop for Jump {
     fn drop(&mut self) {
-        let now = clock_gettime(ClockId::Realtime);
         // Nothing that a drop could do about a failure.
-        let _ = clock_settime(ClockId::Realtime, Timespec { tv_sec: now.tv_sec - self.0, ..now });
+        let _ = turn(-self.0);
     }
+}
+
+fn turn(seconds: i64) -> rustix::io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let then = Timespec { tv_sec: now.as_secs() as i64 + seconds, tv_nsec: now.subsec_nanos().into() };
+    clock_settime(ClockId::Realtime, then)
 }
 
 #[tokio::test]

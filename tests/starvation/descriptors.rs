@@ -18,8 +18,10 @@ fn limit(daemon: &Daemon, files: u64) -> Rlimit {
 /// Everything that was begun is over: descriptors, processes and containers are as many as before.
 async fn is_as_before(daemon: &Daemon, files: usize) {
     let warm = daemon.settled().await;
-    eventually("its descriptors are as before", || async { (open_files(daemon.pid()).len() <= files + 2).then_some(()) })
-        .await;
+    eventually("its descriptors are as before", || async {
+        (open_files(daemon.pid()).len() <= files + 2).then_some(())
+    })
+    .await;
     eventually("no process is left over", || async {
         let known = |child: &Process| {
             warm.iter().any(|container| container.pid == Some(child.pid)) || child.command_line().contains("thawd ")
