@@ -93,6 +93,8 @@ pub struct Api {
     pub max_body_bytes: usize,
     /// Seconds between heartbeat comments on an event stream.
     pub heartbeat_seconds: u64,
+    /// How many connections, and how long each may keep the daemon waiting.
+    pub connections: crate::api::Connections,
 }
 
 impl Default for Api {
@@ -102,6 +104,7 @@ impl Default for Api {
             socket_group: "thawd".to_owned(),
             max_body_bytes: 1 << 20,
             heartbeat_seconds: 15,
+            connections: crate::api::Connections::default(),
         }
     }
 }
@@ -542,6 +545,7 @@ impl Config {
                 return Err((key.to_owned(), format!("must be at most a year, {YEAR} s")));
             }
         }
+        self.api.connections.check()?;
         self.check_pools()?;
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {

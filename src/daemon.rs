@@ -20,6 +20,7 @@ use crate::image::{Store, StoreError};
 use crate::keeper::{self, Keeper, KeeperError, Kept};
 use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
+use crate::sole::{Sole, SoleError};
 use crate::spawner::Spawner;
 use crate::telemetry::{self, TelemetryError};
 use crate::types::Stage;
@@ -75,6 +76,9 @@ pub enum DaemonError {
     /// Log filter.
     #[error(transparent)]
     Log(#[from] TelemetryError),
+    /// Its directories.
+    #[error(transparent)]
+    Sole(#[from] SoleError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -158,6 +162,9 @@ pub struct Daemon {
     on_stop: OnStop,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
+    connections: api::Connections,
+    /// Its own for as long as it lives.
+    directories: [Sole; 2],
 }
 
 impl Daemon {
@@ -170,7 +177,9 @@ impl Daemon {
         let paths = &config.paths;
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
-        // Listening first: a second daemon must not sweep the first one's containers.
+        // First of all: a second daemon must not sweep what is the first one's.
+        let directories =
+            [Sole::take(&paths.state_dir, "paths.state_dir")?, Sole::take(&paths.run_dir, "paths.run_dir")?];
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -230,9 +239,21 @@ impl Daemon {
             gauges: Mutex::new(gauges),
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
+            body_timeout: config.api.connections.body_timeout(),
         });
-        let on_stop = config.daemon.on_stop;
-        Ok(Self { executions, containers, keeper, state, listener, socket, made_socket, on_stop })
+        let (connections, on_stop) = (config.api.connections.clone(), config.daemon.on_stop);
+        Ok(Self {
+            executions,
+            containers,
+            keeper,
+            state,
+            listener,
+            socket,
+            on_stop,
+            made_socket,
+            connections,
+            directories,
+        })
     }
 
     /// Executions, and through them providers and pools.
@@ -252,8 +273,8 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
-        let Self { executions, containers, keeper, state, listener, socket, made_socket, on_stop } = self;
-        let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
+        let Self { executions, containers, keeper, state, listener, socket, on_stop, .. } = self;
+        let Self { made_socket, connections, directories: _alive, .. } = self;
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
             async move {
@@ -265,10 +286,7 @@ impl Daemon {
             }
         });
         tracing::info!(socket = %socket.display(), "serving");
-        let serving = tokio::spawn({
-            let stop = stop.clone();
-            async move { axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await }
-        });
+        let serving = tokio::spawn(api::serve(listener, api::router(state), connections, stop.clone()));
         stop.cancelled().await;
         if on_stop == OnStop::Keep {
             // Everything that has been published is with the keeper; the rest is done as if we were killed.
@@ -300,8 +318,7 @@ impl Daemon {
         containers.hierarchy().remove_base();
         // Clients may read what they have not read yet, but one that does not must not hold us up.
         match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API"))?,
-            Ok(Err(error)) => return Err(io_error("serve the API")(io::Error::other(error))),
+            Ok(served) => served.map_err(|error| io_error("serve the API")(io::Error::other(error)))?,
             Err(_) => tracing::warn!("closed the connections of clients that did not end theirs"),
         }
         Ok(OnStop::Destroy)

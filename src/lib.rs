@@ -24,6 +24,7 @@ pub mod pool;
 pub mod provider;
 pub mod reload;
 pub mod service;
+pub mod sole;
 pub mod spawner;
 pub mod systemd;
 pub mod telemetry;

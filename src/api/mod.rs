@@ -9,6 +9,7 @@ mod output;
 mod pools;
 mod problem;
 mod server;
+mod stall;
 mod status;
 
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ use crate::image::Store;
 pub use crate::types;
 pub use openapi::document;
 pub use problem::ApiError;
-pub use server::{PeerCredentials, bind};
+pub use server::{Connections, PeerCredentials, bind, serve};
 
 /// What the handlers call.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct State {
     pub gauges: Mutex<status::Gauges>,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
+    /// Time in which a request's body has to arrive.
+    pub body_timeout: Duration,
     /// Time between heartbeats on an event stream.
     pub heartbeat: Duration,
 }

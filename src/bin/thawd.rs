@@ -117,12 +117,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Credentials pass through this process: no core dump, no tracing by others (prctl(2), PR_SET_DUMPABLE).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("forbid core dumps")?;
-    raise_open_files(config.container.max, config.execution.retained);
+    raise_open_files(&config);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments, config, log))
 }
 
-/// Descriptors for the daemon itself: libraries, listener, clients.
-const OWN_FILES: u64 = 512;
+/// Descriptors for the daemon itself: libraries, listener, spawner.
+const OWN_FILES: u64 = 128;
 
 /// Descriptors that the output of an execution is in.
 const FILES_PER_EXECUTION: u64 = 3;
@@ -133,8 +133,10 @@ const FILES_PER_CONTAINER: u64 = 160;
 
 /// Raises the limit on open files as far as it goes. The usual 1024 are what eight containers can use up at will, and
 /// then nobody gets in or out any more.
-fn raise_open_files(containers: usize, executions: usize) {
-    let needed = OWN_FILES + FILES_PER_CONTAINER * containers as u64 + FILES_PER_EXECUTION * executions as u64;
+fn raise_open_files(config: &Config) {
+    let (clients, executions) = (config.api.connections.max as u64, config.execution.retained as u64);
+    let containers = config.container.max as u64;
+    let needed = OWN_FILES + clients + FILES_PER_CONTAINER * containers + FILES_PER_EXECUTION * executions;
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit on open files");

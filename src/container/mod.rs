@@ -305,7 +305,7 @@ impl Container {
     /// # Errors
     /// The control file cannot be written.
     pub fn kill(&self) -> Result<(), ContainerError> {
-        Ok(self.remains.cgroup().kill()?)
+        Ok(self.remains.kill()?)
     }
 
     /// What its cgroup has used since it was created.

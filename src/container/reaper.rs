@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::containers::{Entry, Place, Registry, State};
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::egress;
 use crate::keeper::Keeper;
 
-/// Pauses between tries to remove what cannot be removed yet.
+/// Pauses between tries to remove what cannot be removed yet; the last one again and again.
 const RETRY: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
@@ -31,6 +31,17 @@ pub struct Parts {
     pub proxy: Option<egress::Proxy>,
     /// Given back last: until then the container counts.
     pub _place: Place,
+}
+
+impl Parts {
+    /// Kills every process. Out of descriptors, which the control file takes one of, PID 1 is killed by the one that we
+    /// have, and takes the others with it (pid_namespaces(7)).
+    fn kill(&self) -> Result<(), CgroupError> {
+        self.entry.cgroup.kill().or_else(|error| match &self.pidfd {
+            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).map_err(|_| error),
+            None => Err(error),
+        })
+    }
 }
 
 impl Remains {
@@ -75,6 +86,14 @@ impl Remains {
         Arc::clone(&self.parts().egress_metrics)
     }
 
+    /// Kills every process in it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        self.parts().kill()
+    }
+
     pub fn entry(&self) -> &Arc<Entry> {
         &self.parts().entry
     }
@@ -97,7 +116,7 @@ impl Drop for Remains {
         if let Some(parts) = self.0.take() {
             parts.entry.set_state(State::Destroying);
             // Killed here and now, so that nothing runs on; the rest takes its time in the reaper.
-            if let Err(error) = parts.entry.cgroup.kill() {
+            if let Err(error) = parts.kill() {
                 tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
             }
             let reaper = parts.reaper.clone();
@@ -118,23 +137,16 @@ pub async fn run(mut remains: mpsc::UnboundedReceiver<Parts>) {
 async fn clear(mut parts: Parts) {
     parts.proxy = None;
     let id = parts.entry.id.clone();
-    let mut pauses = RETRY.into_iter();
-    loop {
-        match try_clear(&mut parts).await {
-            Ok(()) => break,
-            Err(message) => match pauses.next() {
-                Some(pause) => {
-                    tracing::warn!(container = %id, %message, "not cleared away yet");
-                    tokio::time::sleep(pause).await;
-                }
-                None => {
-                    // Its place is not given back: the limit must count what really exists.
-                    tracing::error!(container = %id, %message, "gave up clearing away; swept at the next start");
-                    std::mem::forget(parts);
-                    return;
-                }
-            },
+    let mut pauses = RETRY.into_iter().peekable();
+    while let Err(message) = try_clear(&mut parts).await {
+        let pause = pauses.next().unwrap_or(RETRY[RETRY.len() - 1]);
+        if pauses.peek().is_some() {
+            tracing::warn!(container = %id, %message, "not cleared away yet");
+        } else {
+            // Its place is not given back before that: the limit must count what really exists.
+            tracing::error!(container = %id, %message, "cannot be cleared away; tried again every {} s", pause.as_secs());
         }
+        tokio::time::sleep(pause).await;
     }
     if let Some(keeper) = &parts.keeper {
         keeper.forget(&id);

@@ -80,7 +80,7 @@ async fn a_second_daemon_on_the_same_socket_refuses_and_harms_nothing() {
         .unwrap();
     assert!(!second.status.success());
     let message = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(message.contains("another daemon serves"), "{message}");
+    assert!(message.contains("another daemon uses"), "{message}");
     let after = daemon.settled().await;
     let ids = |list: &[thawd::types::Container]| list.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after));
