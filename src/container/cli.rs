@@ -118,6 +118,11 @@ impl Container {
         }
     }
 
+    /// Whether a CLI waits in it.
+    pub fn has_cli(&self) -> bool {
+        self.cli.is_some()
+    }
+
     /// The CLI that waits in it, for the execution that has claimed it.
     pub fn take_cli(&mut self) -> Option<Cli> {
         self.cli.take()

@@ -387,10 +387,15 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
     let mut attempts = 1;
     loop {
         let Claimed { mut container, path, guard } = waiting::claim(handle, plan).await?;
-        match submit(handle, plan, &mut container, path, guard).await {
+        let late = plan.late.as_ref().filter(|_| container.has_cli());
+        let submitted = match late {
+            Some(late) => submit_late(handle, plan, late, &mut container, guard),
+            None => submit(handle, plan, &mut container, path, guard).await,
+        };
+        match submitted {
             Ok(submitted) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
-                if error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
+                if (late.is_some() || error.is_broken()) && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
             {
                 tracing::warn!(execution = %handle.id, container = container.id(), %error, "claimed container is broken");
                 // What ended it may have ended others.

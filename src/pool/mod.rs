@@ -204,16 +204,22 @@ impl Pool {
         self.supply.cold(&self.provider, Some(self), template, want).await
     }
 
-    /// A warm container, or none: what is not there is not created.
+    /// A warm container, or none: what is not there is not created, and what somebody waits for is theirs.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
     pub async fn claim_warm(&self) -> Result<Option<Claimed>, ClaimError> {
         let guard = self.supply.claiming();
-        match self.ask(|reply| Message::Claim { queued: false, reply }).await? {
+        let queued = self.supply.is_awaited(&self.figures);
+        match self.ask(|reply| Message::Claim { queued, reply }).await? {
             Offer::Warm(container) => Ok(Some(Claimed { container: *container, path: types::ClaimPath::Warm, guard })),
             Offer::Empty(_) | Offer::NotReady(_) => Ok(None),
         }
+    }
+
+    /// Whether it has a warm container, as far as it has shown.
+    fn has_warm(&self) -> bool {
+        self.figures.warm.load(Ordering::Acquire) > 0
     }
 
     async fn take_warm(&self) -> Result<Option<Box<Container>>, ClaimError> {
