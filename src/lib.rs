@@ -19,6 +19,7 @@ pub mod image;
 pub mod init;
 pub mod journal;
 pub mod kernel;
+pub mod paper;
 pub mod pool;
 pub mod provider;
 pub mod reload;
