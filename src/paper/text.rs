@@ -12,7 +12,7 @@ pub const DAEMON: Program = Program {
             entries: &[
                 (
                     "SIGTERM, SIGINT",
-                    "Stop. Running executions get 30 s to end and are cancelled then; every container is destroyed.",
+                    "Stop. Running executions end at once, for the reason `killed`; every container is destroyed.",
                 ),
                 (
                     "SIGHUP",

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod completions;
+mod limits;
 mod man;
+mod pages;
 
 use std::process::Command;
 
