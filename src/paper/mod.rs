@@ -54,7 +54,7 @@ pub struct Program {
 /// # Errors
 /// If a file or folder cannot be written.
 pub fn write(command: &Command, program: &Program, directory: &Path) -> Result<(), PaperError> {
-    let mut command = visible(program.name, &command);
+    let mut command = visible(program.name, command);
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         // bash-completion looks for a file that is called like the command, without an ending.
         let file = if shell == Shell::Bash { program.name.to_owned() } else { shell.file_name(program.name) };
