@@ -72,8 +72,10 @@ toolchain:
 	if [ "$$(printf '%s\n' "$$need" "$$have" | sort -V | head -n 1)" != "$$need" ]; then \
 		echo "Rust $$need or newer is needed, this is $$have: run rustup update" >&2; exit 1; fi
 
-build: toolchain ## Build the release binaries
+build: toolchain ## Build the release binaries, their man pages and completions
 	$(CARGO) build --release --locked
+	rm -rf target/release/paper
+	for program in thawd thawctl; do target/release/$$program paper target/release/paper; done
 
 demo: need-root deps build unified ## Run the three clients in frozen warm containers against an offline upstream (as root)
 	$(CARGO) build --release --locked --example offline-upstream
@@ -160,10 +162,15 @@ clean: ## Remove what was built (the cache of kernel and images stays)
 	$(CARGO) clean
 
 # The sample never replaces a configuration: it has a name of its own.
-install: ## Install binaries, provider manifests, units and a sample configuration (DESTDIR, PREFIX)
-	@for program in thawd thawctl thaw-init; do \
-		[ -x target/release/$$program ] || { echo "target/release/$$program is missing: run make build first" >&2; exit 1; }; done
+install: ## Install binaries, man pages, completions, manifests, units and a sample configuration (DESTDIR, PREFIX)
+	@for built in thawd thawctl thaw-init paper; do \
+		[ -x target/release/$$built ] || { echo "target/release/$$built is missing: run make build first" >&2; exit 1; }; done
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/thawd target/release/thawctl target/release/thaw-init
+	for chapter in 1 5 8; do \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$$chapter target/release/paper/man/man$$chapter/*; done
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions target/release/paper/bash/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions target/release/paper/zsh/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d target/release/paper/fish/*
 	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/providers providers/*.toml
 	install -d $(DESTDIR)$(UNITDIR)
 	for unit in systemd/*.service systemd/*.socket; do \

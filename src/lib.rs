@@ -20,6 +20,7 @@ pub mod init;
 pub mod journal;
 pub mod keeper;
 pub mod kernel;
+pub mod paper;
 pub mod pool;
 pub mod provider;
 pub mod reload;

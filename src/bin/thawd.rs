@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thawd::config::{Config, ConfigError, DEFAULT_PATH, OnStop};
 use thawd::daemon::Daemon;
+use thawd::paper::PaperError;
 use thawd::service::Service;
 use thawd::systemd;
 use thawd::telemetry::{LogControl, LogFormat};
@@ -57,6 +58,12 @@ enum Internal {
     /// Keeps a delegated cgroup for the daemon's containers, whoever restarts the daemon: thawd-containers.service
     #[command(hide = true)]
     Hold,
+    /// Writes the daemon's man pages and shell completions below a folder, for `make install` and `make deb`
+    #[command(hide = true)]
+    Paper {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
             thawd::keeper::serve(Duration::from_secs(timeout), &cgroups).context("keeper")
         }
         Some(Internal::Hold) => hold(),
+        Some(Internal::Paper { directory }) => paper(&directory).context("paper"),
         None => run(&arguments),
     };
     match outcome {
@@ -77,6 +85,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn paper(directory: &Path) -> Result<(), PaperError> {
+    thawd::paper::write(&Arguments::command(), &thawd::paper::DAEMON, directory)?;
+    thawd::paper::write_configuration_page(directory)
 }
 
 fn load(file: Option<&Path>, cgroup_parent: Option<&str>, on_stop: Option<OnStop>) -> Result<Config, ConfigError> {
