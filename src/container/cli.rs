@@ -51,7 +51,7 @@ pub fn output_pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// A pipe whose write end is ours.
-pub fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
+fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
     let (reader, writer) = io::pipe()?;
     Ok((reader.into(), pipe::Sender::from_owned_fd(writer.into())?))
 }

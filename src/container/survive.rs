@@ -1,6 +1,7 @@
 //! Containers that outlive their daemon: what the keeper is told of each, and how the next daemon takes them over.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -114,7 +115,9 @@ impl Containers {
         if note.wire != wire::VERSION {
             return Err("its thaw-init speaks another version".to_owned());
         }
-        let mut fds = kept.fds.into_iter();
+        // Copies, since the others stay with the keeper's items for as long as it lives.
+        let fds: io::Result<Vec<_>> = kept.fds.iter().map(|fd| fd.try_clone()).collect();
+        let mut fds = fds.map_err(|error| error.to_string())?.into_iter();
         let (Some(control), Some(pidfd), Some(listener)) = (fds.next(), fds.next(), fds.next()) else {
             return Err("too little of it was kept".to_owned());
         };

@@ -139,15 +139,15 @@ pub struct Journal {
 
 impl Journal {
     /// An empty one in an empty file.
-    pub fn new(file: OwnedFd) -> Self {
-        Self { file: Arc::new(file), end: FIRST, punched: FIRST, head: Head::default(), broken: false }
+    pub fn new(file: Arc<OwnedFd>) -> Self {
+        Self { file, end: FIRST, punched: FIRST, head: Head::default(), broken: false }
     }
 
     /// Reads what an earlier daemon wrote: head, and records with their places, from the first that is needed on.
     ///
     /// # Errors
     /// It cannot be read, or holds what no daemon writes.
-    pub fn open(file: OwnedFd) -> io::Result<(Self, Head, Placed)> {
+    pub fn open(file: Arc<OwnedFd>) -> io::Result<(Self, Head, Placed)> {
         let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         let mut head = [0; HEAD];
         if length >= HEAD as u64 {
@@ -180,7 +180,7 @@ impl Journal {
         if at < length {
             rustix::fs::ftruncate(&file, at)?;
         }
-        Ok((Self { file: Arc::new(file), end: at.max(FIRST), punched: first, head, broken: false }, head, records))
+        Ok((Self { file, end: at.max(FIRST), punched: first, head, broken: false }, head, records))
     }
 
     /// Writes encoded records; returns the place of the first. Once it has returned, they survive the daemon.
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_again_whole() {
         let file = Spools::default().file().unwrap();
-        let mut journal = Journal::new(file.try_clone().unwrap());
+        let mut journal = Journal::new(std::sync::Arc::clone(&file));
         let places: Vec<u64> = records().iter().map(|record| write(&mut journal, record)).collect();
         let (_, head, read) = Journal::open(file).unwrap();
         assert_eq!(head, Head::default());
@@ -284,11 +284,11 @@ mod tests {
     fn a_record_cut_anywhere_is_dropped_and_the_next_one_follows() {
         for cut in 1..12 {
             let file = Spools::default().file().unwrap();
-            let mut journal = Journal::new(file.try_clone().unwrap());
+            let mut journal = Journal::new(std::sync::Arc::clone(&file));
             write(&mut journal, &Record::Output(1, 1));
             let end = write(&mut journal, &Record::Event("x".to_owned(), "12345".to_owned()));
             rustix::fs::ftruncate(journal.file(), end + cut).unwrap();
-            let (mut journal, _, read) = Journal::open(file.try_clone().unwrap()).unwrap();
+            let (mut journal, _, read) = Journal::open(std::sync::Arc::clone(&file)).unwrap();
             let whole = usize::from(cut >= 12);
             assert_eq!(read.len(), 1 + whole, "{cut}");
             write(&mut journal, &Record::Output(0, 5));
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn the_head_says_where_to_begin() {
         let file = Spools::default().file().unwrap();
-        let mut journal = Journal::new(file.try_clone().unwrap());
+        let mut journal = Journal::new(std::sync::Arc::clone(&file));
         let places: Vec<u64> = records().iter().map(|record| write(&mut journal, record)).collect();
         let head = Head {
             start: places[2],
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn what_no_daemon_writes_is_an_error() {
         let file = Spools::default().file().unwrap();
-        let mut journal = Journal::new(file.try_clone().unwrap());
+        let mut journal = Journal::new(std::sync::Arc::clone(&file));
         journal.append(&[1, 0, 0, 0, 99, 0]);
         assert!(Journal::open(file).is_err());
     }

@@ -216,7 +216,7 @@ impl Log {
         Self::with(limits, Journal::new(files.journal), files.output, Head::default())
     }
 
-    fn with(limits: Limits, journal: Journal, output: [OwnedFd; 2], head: Head) -> io::Result<Self> {
+    fn with(limits: Limits, journal: Journal, output: [Arc<OwnedFd>; 2], head: Head) -> io::Result<Self> {
         let [stdout, stderr] = output;
         let inner = Inner {
             journal,

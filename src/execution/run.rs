@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use super::plan::Plan;
 use super::survive::{self, Running as Command};
 use super::{Executions, Handle, StartError, waiting};
 use crate::cgroup::Usage;
-use crate::container::{Cli, Container, ContainerError, input_pipe, output_pipe};
+use crate::container::{Cli, Container, ContainerError, output_pipe};
 use crate::pool::{ClaimGuard, Claimed};
 use crate::provider::{DialectParser, Verdict};
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
@@ -495,18 +496,21 @@ fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted:
 /// it already.
 fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usize)>)> {
     let Some(text) = text else { return Ok((File::open("/dev/null")?.into(), None)) };
-    let (reader, writer) = input_pipe()?;
+    let (reader, writer) = io::pipe()?;
     // Refused beyond the limits of pipe(7).
     let _ = rustix::pipe::fcntl_setpipe_size(&writer, text.len().clamp(STDIN_PIPE, MAX_STDIN_PIPE));
+    rustix::io::ioctl_fionbio(&writer, true)?;
     let mut sent = 0;
     while sent < text.len() {
-        match writer.try_write(&text[sent..]) {
+        match rustix::io::write(&writer, &text[sent..]) {
             Ok(written) => sent += written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((reader, Some((writer, sent)))),
-            Err(error) => return Err(error),
+            Err(Errno::AGAIN) => {
+                return Ok((reader.into(), Some((pipe::Sender::from_owned_fd(writer.into())?, sent))));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok((reader, None))
+    Ok((reader.into(), None))
 }
 
 /// Turns what was read into events.

@@ -49,14 +49,15 @@ impl Spools {
     ///
     /// # Errors
     /// Out of descriptors or memory.
-    pub fn file(&self) -> io::Result<OwnedFd> {
-        Ok(match &self.mount {
+    pub fn file(&self) -> io::Result<Arc<OwnedFd>> {
+        let file = match &self.mount {
             Some(mount) => {
                 let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
                 rustix::fs::openat(mount, ".", flags, Mode::from_raw_mode(0o600))?
             }
             None => rustix::fs::memfd_create("thawd-output", MemfdFlags::CLOEXEC)?,
-        })
+        };
+        Ok(Arc::new(file))
     }
 
     /// The empty files of a new execution.
@@ -72,9 +73,9 @@ impl Spools {
 #[derive(Debug)]
 pub struct Files {
     /// For [`super::journal::Journal`].
-    pub journal: OwnedFd,
+    pub journal: Arc<OwnedFd>,
     /// Standard output and standard error.
-    pub output: [OwnedFd; 2],
+    pub output: [Arc<OwnedFd>; 2],
 }
 
 /// One stream of one execution. Written by its one owner, read by anybody.
@@ -91,13 +92,9 @@ impl Spool {
     ///
     /// # Errors
     /// It is no file.
-    pub fn new(file: OwnedFd) -> io::Result<Self> {
+    pub fn new(file: Arc<OwnedFd>) -> io::Result<Self> {
         let length = rustix::fs::fstat(&file)?.st_size;
-        Ok(Self {
-            file: Arc::new(file),
-            length: AtomicU64::new(length.try_into().unwrap_or(0)),
-            punched: AtomicU64::new(0),
-        })
+        Ok(Self { file, length: AtomicU64::new(length.try_into().unwrap_or(0)), punched: AtomicU64::new(0) })
     }
 
     /// The file, for the keeper.

@@ -156,7 +156,8 @@ impl Executions {
         let mut fds = kept.fds.into_iter();
         let mut next = || fds.next().ok_or_else(|| "too little of it was kept".to_owned());
         let files = Files { journal: next()?, output: [next()?, next()?] };
-        let pipes = fds.next().zip(fds.next());
+        let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
+        let pipes = copy().zip(copy());
         let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
         let (log, recovered) = Log::recover(limits, files).map_err(|error| {
             self.forget_kept(id);

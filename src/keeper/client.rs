@@ -58,7 +58,7 @@ pub struct Kept {
     /// What the daemon that put it there wanted to know about it.
     pub note: String,
     /// The descriptors, in the order in which they were given.
-    pub fds: Vec<OwnedFd>,
+    pub fds: Vec<Arc<OwnedFd>>,
 }
 
 /// The connection to the keeper.
@@ -107,8 +107,7 @@ impl Keeper {
         let ears = socket.try_clone().map_err(failed("hear it"))?;
         let mut items = BTreeMap::new();
         for (key, Kept { note, fds }) in &kept {
-            let fds: io::Result<Vec<_>> = fds.iter().map(|fd| fd.try_clone().map(Arc::new)).collect();
-            items.insert(key.clone(), (note.clone(), fds.map_err(failed("duplicate a descriptor"))?));
+            items.insert(key.clone(), (note.clone(), fds.clone()));
         }
         let state = Mutex::new(State { socket: Some(socket), child, items, ended: false });
         let this = Arc::new(Self { place, hierarchy, state });
@@ -286,7 +285,10 @@ fn reach(path: &Path) -> Result<(OwnedFd, BTreeMap<String, Kept>), KeeperError> 
         let reply = serde_json::from_slice(&buffer[..received.length]).map_err(failed("understand it"))?;
         match reply {
             Reply::Hello { version } if version == VERSION => greeted = true,
-            Reply::Item { key, note } if greeted => drop(kept.insert(key, Kept { note, fds: received.fds })),
+            Reply::Item { key, note } if greeted => {
+                let fds = received.fds.into_iter().map(Arc::new).collect();
+                kept.insert(key, Kept { note, fds });
+            }
             Reply::Done if greeted => return Ok((socket, kept)),
             _ => return Err(failed("understand it")(io::Error::other("it speaks another version"))),
         }
