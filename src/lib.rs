@@ -27,6 +27,7 @@ pub mod reload;
 pub mod service;
 pub mod sole;
 pub mod spawner;
+pub mod steps;
 pub mod systemd;
 pub mod telemetry;
 pub mod tls;

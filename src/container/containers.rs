@@ -19,7 +19,7 @@ use crate::egress;
 use crate::init::wire::{self, Report, op};
 use crate::keeper::Keeper;
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
-use crate::types;
+use crate::{steps, types};
 
 pub use crate::types::ContainerState as State;
 
@@ -327,6 +327,7 @@ impl Containers {
         });
         let mut remains = Remains::new(self.parts(entry, place));
 
+        steps::at("create.cgroup");
         let directory = remains.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
@@ -339,6 +340,7 @@ impl Containers {
             Err(error) => return Err(error.into()),
         };
         let Spawned { pid, pidfd, proxy, credential_dir, mapped } = spawned;
+        steps::at("create.spawned");
         remains.set_process(Some(pid), Some(pidfd));
         if !mapped {
             tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
@@ -355,6 +357,7 @@ impl Containers {
             Ok(Ok(Some(other))) => return Err(ContainerError::Init(format!("unexpected greeting {other:?}"))),
             Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
         }
+        steps::at("create.ready");
         let owner = id_base + template.user;
         let credentials = match (&template.credentials, credential_dir) {
             (Some((_, limit)), Some(directory)) => {
@@ -364,6 +367,7 @@ impl Containers {
             }
             _ => None,
         };
+        steps::at("create.credentials");
         Ok(Container {
             control,
             credentials,

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use crate::cgroup::{CgroupError, Hierarchy, Limits, Squeeze, Usage};
 use crate::egress;
 use crate::init::wire::{Report, op, stage};
-use crate::kernel;
 use crate::spawner::SpawnerError;
+use crate::{kernel, steps};
 
 pub use cli::{Cli, Prestarted, output_pipe};
 pub use containers::{Containers, Limit, Place, Settings};
@@ -176,12 +176,14 @@ impl Container {
     pub async fn rest(&mut self) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
         self.remains.cgroup().freeze().await?;
+        steps::at("rest.frozen");
         self.squeeze().await?;
         // What it used until now is nobody's; frozen, it uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;
         self.remains.set_state(State::Warm);
         self.keep();
+        steps::at("rest.kept");
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use super::containers::{Entry, Place, Registry, State};
 use crate::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::egress;
 use crate::keeper::Keeper;
+use crate::steps;
 
 /// Pauses between tries to remove what cannot be removed yet; the last one again and again.
 const RETRY: [Duration; 4] =
@@ -119,6 +120,7 @@ impl Drop for Remains {
             if let Err(error) = parts.kill() {
                 tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
             }
+            steps::at("destroy.killed");
             let reaper = parts.reaper.clone();
             if let Err(lost) = reaper.send(parts) {
                 tracing::error!(container = %lost.0.entry.id, "the reaper has stopped; left for the next start");
@@ -148,6 +150,7 @@ async fn clear(mut parts: Parts) {
         }
         tokio::time::sleep(pause).await;
     }
+    steps::at("destroy.removed");
     if let Some(keeper) = &parts.keeper {
         keeper.forget(&id);
     }
@@ -164,6 +167,7 @@ async fn try_clear(parts: &mut Parts) -> Result<(), String> {
         super::reap(pidfd).await.map_err(|error| format!("reap: {error}"))?;
         parts.pidfd = None;
     }
+    steps::at("destroy.emptied");
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;
     removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())

@@ -23,6 +23,7 @@ use crate::cgroup::Usage;
 use crate::container::{Cli, Container, ContainerError, output_pipe};
 use crate::pool::{ClaimGuard, Claimed};
 use crate::provider::{DialectParser, Verdict};
+use crate::steps;
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
@@ -289,6 +290,7 @@ pub(super) fn finish(handle: &Handle, exit: Exit) {
         status.exit = Some(exit.clone());
     }
     handle.log.push(&Event::Exit(exit));
+    steps::at("end.written");
     if handle.is_kept() {
         handle.keep(None);
     }
@@ -327,6 +329,7 @@ async fn begin(
     let (container, path, submitted) = hand_over(handle, plan).await?;
     let Submitted { tag, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     container.thaw()?;
+    steps::at("claim.thawed");
     let failed = if conversation.is_some() {
         None
     } else {
@@ -339,6 +342,7 @@ async fn begin(
             },
         }
     };
+    steps::at("run.started");
     plan.forget_secrets();
     let claim = received.elapsed();
     executions.metrics.claimed(&plan.provider, path, claim);
@@ -464,14 +468,19 @@ async fn submit(
     // for an unused one.
     let (id, tag) = (container.id().to_owned(), container.next_tag());
     handle.set_command(Command { container: id, tag, path, since: survive::now() }, [stdout.as_fd(), stderr.as_fd()]);
+    steps::at("claim.kept");
     container.claim(&handle.id)?;
+    steps::at("claim.raised");
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
     }
+    steps::at("claim.injected");
     let baseline = container.baseline();
     let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+    steps::at("claim.submitted");
     handle.log.note_submitted();
+    steps::at("claim.noted");
     Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None, guard })
 }
 
@@ -522,7 +531,9 @@ struct Sink<'a> {
 impl Sink<'_> {
     fn stdout(&mut self, all: bool) {
         let log = &self.handle.log;
+        steps::at("run.taken");
         log.publish(Stream::Stdout, all);
+        steps::at("run.published");
         for text in self.heard.listen(log) {
             log.push(&Event::Delta(Delta { text }));
         }
@@ -613,6 +624,7 @@ async fn follow(
         }
     };
     guard.take();
+    steps::at("end.seen");
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
     kill(handle, container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
@@ -628,6 +640,7 @@ async fn follow(
     }
     sink.stdout(true);
     sink.stderr(true);
+    steps::at("end.drained");
     (end, stop)
 }
 

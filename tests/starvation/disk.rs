@@ -79,7 +79,7 @@ async fn a_daemon_that_starts_on_a_full_disk_says_so_and_fills_its_pool_once_the
     assert!(said.contains("state/images/version: No space left on device"), "{said}");
     // Enough for what the store needs to begin with, but not for the image.
     fs::File::options().write(true).open(&filler).unwrap().set_len((8 << 20) - (128 << 10)).unwrap();
-    daemon.begin(fs::File::create(daemon.path("daemon.log")).unwrap());
+    daemon.begin(fs::File::create(daemon.path("daemon.log")).unwrap(), &[]);
     let reason = eventually("it says what is missing", || async {
         let pools = daemon.client.pools().await.ok()?;
         pools.into_iter().find_map(|pool| pool.last_error)
@@ -162,7 +162,7 @@ async fn a_daemon_does_not_start_on_a_read_only_state_directory_and_says_why() {
 #[tokio::test]
 async fn a_log_that_cannot_be_written_costs_nothing_but_the_log() {
     let mut daemon = Daemon::prepare(|setup| setup.pool(1));
-    daemon.begin(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    daemon.begin(fs::OpenOptions::new().write(true).open("/dev/full").unwrap(), &[]);
     daemon.ready().await;
     daemon.settled().await;
     daemon.sh("echo fine").await.exited(0);

@@ -45,16 +45,21 @@ impl Daemon {
 
     /// Starts the program with the configuration as it is, and waits until it can serve.
     pub async fn launch(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
-        self.begin(log);
+        self.spawn(&[]);
         self.ready().await;
     }
 
+    /// Starts the program with these variables, and waits for nothing.
+    pub fn spawn(&mut self, variables: &[(&str, &str)]) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        self.begin(log, variables);
+    }
+
     /// Starts the program; what it logs goes to `errors`.
-    pub fn begin(&mut self, errors: impl Into<Stdio>) {
+    pub fn begin(&mut self, errors: impl Into<Stdio>, variables: &[(&str, &str)]) {
         assert!(self.child.is_none(), "one daemon at a time");
         let mut command = Command::new(env!("CARGO_BIN_EXE_thawd"));
-        command.arg("--config").arg(self.path("thawd.toml")).env_clear();
+        command.arg("--config").arg(self.path("thawd.toml")).env_clear().envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         self.child = Some(command.spawn().unwrap());
     }
@@ -77,7 +82,7 @@ impl Daemon {
 
     /// Starts the program, which has to refuse; returns what it says.
     pub async fn refused(&mut self) -> String {
-        self.begin(fs::File::create(self.log_file()).unwrap());
+        self.begin(fs::File::create(self.log_file()).unwrap(), &[]);
         let status = self.ended().await;
         assert!(!status.success(), "{}", self.log());
         self.log()

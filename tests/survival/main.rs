@@ -5,5 +5,9 @@
 mod support;
 
 mod kills;
+mod left;
+mod load;
 mod restart;
+#[cfg(debug_assertions)]
+mod steps;
 mod strict;
