@@ -64,7 +64,7 @@ async fn the_clock_may_jump_by_years_without_ending_or_keeping_anything() {
         assert!(begun.elapsed() >= Duration::from_millis(1000) && begun.elapsed() < crate::support::PATIENCE);
         assert!(outcome.exit.duration_ms >= 1000 && outcome.exit.duration_ms < 60_000, "{:?}", outcome.exit);
         streamed.await.unwrap().exited(0);
-        counting.is_complete(&daemon).await;
+        counting.assert_complete(&daemon).await;
         daemon.settled().await;
         daemon.client.execution(&kept).await.expect("what has ended is kept for its time");
         drop(jump);

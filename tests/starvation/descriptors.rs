@@ -76,7 +76,7 @@ async fn a_daemon_without_descriptors_refuses_and_recovers() {
                 }
             }
         }
-        counting.is_complete(&daemon).await;
+        counting.assert_complete(&daemon).await;
         fills_up(&daemon, 3).await;
     }
     assert!(refused > 0, "nobody noticed anything");

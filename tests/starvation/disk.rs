@@ -58,7 +58,7 @@ async fn a_disk_that_fills_up_stops_nothing_that_runs() {
     assert!(!refused.status.success() && said.contains("No space left on device"), "{said}");
     assert_eq!(entries(&daemon.path("state/images/tmp")), 0, "nothing half done stays");
     assert_eq!(daemon.client.images().await.unwrap().len(), 1);
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     for filler in fillers {
         fs::remove_file(filler).unwrap();
     }
@@ -136,7 +136,7 @@ async fn a_state_directory_that_becomes_read_only_stops_nothing_but_new_images()
     let refused = import(&daemon, "again");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("Read-only file system"), "{said}");
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     state.remount("rw");
     assert!(import(&daemon, "again").status.success());
     daemon.settled().await;

@@ -58,7 +58,7 @@ impl Counting {
     }
 
     /// Whatever happened meanwhile: each line once, in order, and its own exit code.
-    async fn is_complete(self, daemon: &Daemon) {
+    async fn assert_complete(self, daemon: &Daemon) {
         let events = daemon.client.events(&self.id, None).await.unwrap();
         let outcome = tokio::time::timeout(support::PATIENCE, Outcome::of(events)).await.expect("it ends").exited(7);
         let mut expected = String::new();

@@ -67,7 +67,7 @@ async fn with_little_memory_left_nothing_is_created_and_what_runs_and_waits_stay
         drop(used);
     });
     assert_eq!(outcome.exited(0).text(), "at last\n");
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     daemon.settled().await;
     daemon.stop().await;
 }

@@ -26,7 +26,7 @@ async fn a_killed_spawner_is_replaced_and_containers_go_on_without_it() {
     }
     let second = eventually("there is another one", || async { daemon.spawner() }).await;
     assert_ne!(first, second);
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     daemon.settled().await;
     daemon.stop().await;
 }
@@ -47,7 +47,7 @@ async fn a_spawner_that_hangs_is_replaced_too() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert!(!hung.exists(), "it was killed and reaped");
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     daemon.settled().await;
     daemon.stop().await;
 }
@@ -76,7 +76,7 @@ async fn a_killed_thaw_init_ends_its_execution_and_nothing_else() {
     let (container, init) = killed.unwrap();
     daemon.gone(&container).await;
     assert!(!ContainerCgroup::of(&container).exists() && !init.exists());
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     daemon.settled().await;
     daemon.sh("echo served").await.exited(0);
     daemon.stop().await;

@@ -25,7 +25,7 @@ async fn a_second_daemon_on_the_same_directories_is_refused_whatever_else_differ
         assert!(said.contains(&format!("`paths.{key}_dir`")), "it says what to do: {said}");
         assert!(!second.socket().exists(), "nothing is left of it");
     }
-    counting.is_complete(&daemon).await;
+    counting.assert_complete(&daemon).await;
     assert_eq!(daemon.settled().await[0].id, before[0].id, "its containers were not touched");
     daemon.sh("echo fine").await.exited(0);
     // One that was killed does not keep the next one out.
