@@ -21,6 +21,8 @@ fn sources() -> String {
 fn status(name: &str) -> u16 {
     match name {
         "BAD_REQUEST" => 400,
+        "FORBIDDEN" => 403,
+        "REQUEST_TIMEOUT" => 408,
         "NOT_FOUND" => 404,
         "METHOD_NOT_ALLOWED" => 405,
         "CONFLICT" => 409,
