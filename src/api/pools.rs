@@ -37,7 +37,9 @@ pub async fn get(
 #[utoipa::path(put, path = "/v1/pools/{provider}", params(("provider" = String, Path, description = "provider name")),
     request_body = PoolChange, responses((status = 200, body = List<Pool>),
         (status = 400, description = "the change is wrong; see `code`", body = Problem),
-        (status = 404, body = Problem), (status = 408, body = Problem), (status = 503, body = Problem)))]
+        (status = 404, body = Problem), (status = 408, body = Problem),
+        (status = 413, description = "the body is too large", body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn change(
     State(state): State<Arc<super::State>>,
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,

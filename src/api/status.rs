@@ -89,7 +89,9 @@ pub async fn readyz(State(state): State<Arc<super::State>>) -> Result<&'static s
 }
 
 /// Metrics in the OpenMetrics text format.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
+#[utoipa::path(get, path = "/metrics", responses(
+    (status = 200, body = String, content_type = "application/openmetrics-text"),
+    (status = 500, body = Problem), (status = 503, body = Problem)))]
 pub async fn metrics(State(state): State<Arc<super::State>>) -> Result<impl IntoResponse, ApiError> {
     let pools = pools::all(&state).await?;
     let containers = state.containers.list();

@@ -12,7 +12,9 @@ pub const DAEMON: Program = Program {
             entries: &[
                 (
                     "SIGTERM, SIGINT",
-                    "Stop. Running executions end at once, for the reason `killed`; every container is destroyed.",
+                    "Stop. With `--on-stop destroy`, the default, running executions end at once, for the reason `killed`, \
+                     and every container is destroyed. With `--on-stop keep` they go on, for the next daemon, as they do \
+                     when the daemon is killed.",
                 ),
                 (
                     "SIGHUP",

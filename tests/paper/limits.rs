@@ -37,12 +37,20 @@ fn configured() -> BTreeMap<String, f64> {
     let Value::Table(sections) = Value::try_from(Config::default()).unwrap() else { unreachable!() };
     let mut numbers = BTreeMap::new();
     for (section, keys) in sections {
-        for (key, value) in keys.as_table().unwrap() {
-            let value = value.as_float().or(value.as_integer().map(|number| number as f64));
-            numbers.extend(value.map(|value| (format!("{section}.{key}"), value)));
-        }
+        collect(&section, &keys, &mut numbers);
     }
     numbers
+}
+
+fn collect(section: &str, keys: &Value, numbers: &mut BTreeMap<String, f64>) {
+    for (key, value) in keys.as_table().unwrap() {
+        let key = format!("{section}.{key}");
+        if value.is_table() {
+            collect(&key, value, numbers);
+        }
+        let value = value.as_float().or(value.as_integer().map(|number| number as f64));
+        numbers.extend(value.map(|value| (key, value)));
+    }
 }
 
 #[test]

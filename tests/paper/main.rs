@@ -7,6 +7,7 @@ mod completions;
 mod limits;
 mod man;
 mod pages;
+mod problems;
 mod specification;
 
 use std::process::Command;
