@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +19,7 @@ use super::{Executions, Handle, Status, run};
 use crate::container::{Container, Orphan};
 use crate::egress::Policy;
 use crate::keeper::Kept;
+use crate::kernel;
 use crate::provider::Dialect;
 use crate::types::{ClaimPath, ExecutionState, Exit, ExitReason};
 
@@ -57,8 +57,7 @@ pub struct Running {
 
 /// Time since the machine was started, without the time that it slept: the same clock for every daemon.
 pub fn now() -> Duration {
-    let time = clock_gettime(ClockId::Monotonic);
-    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+    kernel::since_boot()
 }
 
 impl Handle {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod clock;
 mod clone;
 mod exec;
 mod message;
@@ -9,6 +10,7 @@ mod mount;
 mod network;
 mod watch;
 
+pub use clock::since_boot;
 pub use clone::{Cloned, clone_container};
 pub use exec::execute;
 pub use message::{Received, peek, receive, send};
