@@ -78,12 +78,14 @@ fn crafted(to: &Path, links: &[(&str, &str)], user: &str) {
     layer.append_data(&mut header, "bin/busybox", busybox.as_slice()).unwrap();
     header.set_size(0);
     header.set_entry_type(tar::EntryType::Directory);
+    // A link to nothing stands for something that the image does not have.
     let linked = |name: &str| links.iter().any(|(link, _)| *link == name);
+    let links: Vec<_> = links.iter().filter(|(_, target)| !target.is_empty()).collect();
     for folder in ["dev", "proc", "sys", "tmp", "run", "etc", "home"].iter().filter(|name| !linked(name)) {
         layer.append_data(&mut header, folder, std::io::empty()).unwrap();
     }
     header.set_entry_type(tar::EntryType::Symlink);
-    for (link, target) in links {
+    for (link, target) in &links {
         layer.append_link(&mut header, link, target).unwrap();
     }
     let layer = layer.into_inner().unwrap();
@@ -165,6 +167,32 @@ async fn links_in_the_place_of_mounts_lead_nowhere_on_the_host() {
         assert_eq!(seen(&victim), before, "{number}");
         assert_eq!(mounts_below(host), Vec::<String>::new(), "{number}");
     }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_without_what_is_mounted_on_is_refused_for_good() {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(0));
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    for lacks in ["proc", "dev", "tmp"] {
+        for (kind, target) in [("no", ""), ("link", "home")] {
+            let archive = daemon.path("image.tar");
+            crafted(&archive, &[(lacks, target)], "1000");
+            store.import(&archive, Some(&format!("{kind}-{lacks}")), &Quiet).unwrap();
+        }
+    }
+    drop(store);
+    daemon.launch().await;
+    for lacks in ["proc", "dev", "tmp"] {
+        for kind in ["no", "link"] {
+            let body = serde_json::to_vec(&request(&format!("{kind}-{lacks}"), "true")).unwrap();
+            let problem = daemon.http("POST /v1/executions", &[], &body).await.problem();
+            let seen = (problem.status, problem.code.as_str(), problem.retryable);
+            assert_eq!(seen, (400, "invalid_image", false), "{kind}-{lacks}: {}", problem.detail);
+            assert!(problem.detail.contains(&format!("/{lacks},")), "{}", problem.detail);
+        }
+    }
+    assert!(daemon.containers().await.is_empty(), "none was created");
     daemon.stop().await;
 }
 

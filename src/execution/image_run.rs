@@ -13,6 +13,9 @@ use crate::egress::Policy;
 use crate::image::{Store, StoreError};
 use crate::pool::{ClaimError, Claimed, Pool, Supply, Want};
 
+/// What thawd mounts on in every container: the shared root is read-only, so an image has to bring these.
+const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "tmp"];
+
 /// What stands for the provider in listings and metrics.
 pub const LABEL: &str = "image";
 
@@ -112,6 +115,14 @@ pub enum ImageRunError {
         /// What is wrong with that.
         problem: &'static str,
     },
+    /// Something that is mounted on in every container is missing, or is a link or a file.
+    #[error("image {name:?} has no plain directory /{path}, which every container needs; add an empty one to it")]
+    MountPoint {
+        /// Which image.
+        name: String,
+        /// What is missing.
+        path: &'static str,
+    },
     /// Nothing to run.
     #[error("image {0:?} names no command; give one")]
     NoCommand(String),
@@ -155,6 +166,10 @@ impl Images {
         let argv: Vec<String> = config.entrypoint.iter().chain(command.unwrap_or(&config.cmd)).cloned().collect();
         if argv.is_empty() {
             return Err(ImageRunError::NoCommand(name.to_owned()));
+        }
+        let plain = |path: &&str| open_inside(&image.rootfs, path, OFlags::PATH | OFlags::DIRECTORY).is_ok();
+        if let Some(path) = MOUNT_POINTS.into_iter().find(|path| !plain(path)) {
+            return Err(ImageRunError::MountPoint { name: name.to_owned(), path });
         }
         let user = config.user.as_str();
         let account = account(&image.rootfs, user).map_err(|problem| ImageRunError::User {
