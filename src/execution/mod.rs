@@ -33,6 +33,8 @@ use crate::pool::{ClaimError, Pool};
 use crate::provider::{Provider, prestart};
 use crate::types;
 
+#[cfg(fuzzing)]
+pub use image_run::fuzz_account;
 pub use image_run::{ImageRunError, ImageSettings, Images};
 pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
