@@ -90,6 +90,9 @@ pub enum ContainerError {
     /// `thaw-init` did not say hello.
     #[error("thaw-init was not ready within {0} s")]
     Timeout(u64),
+    /// It was not created in time.
+    #[error("the container was not created within {0} s (`container.create_timeout_seconds`)")]
+    CreateTimeout(u64),
     /// `thaw-init` ended or answered nonsense.
     #[error("thaw-init broke: {0}")]
     Init(String),
@@ -212,6 +215,7 @@ impl Container {
         }
         self.hierarchy().reset_peak(self.remains.cgroup());
         self.remains.set_claimed(execution);
+        self.remains.serve_execution();
         Ok(())
     }
 
