@@ -20,7 +20,7 @@ use crate::image::{Store, StoreError};
 use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::spawner::Spawner;
-use crate::telemetry::{self, TelemetryError};
+use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use crate::types::Stage;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
@@ -115,6 +115,9 @@ pub struct Daemon {
     socket: PathBuf,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
+    /// The metrics' own listener.
+    metrics_listener: Option<tokio::net::TcpListener>,
+    own_metrics: DaemonMetrics,
 }
 
 impl Daemon {
@@ -134,6 +137,7 @@ impl Daemon {
                 .map(|listener| (listener, config.api.socket.clone(), true)),
         }
         .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
+        let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
         let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
@@ -147,11 +151,12 @@ impl Daemon {
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
         let pool_metrics = Arc::new(PoolMetrics::new(&mut registry));
         let egress_metrics = Arc::new(EgressMetrics::new(&mut registry));
+        let own_metrics = DaemonMetrics::new(&mut registry);
         let gauges = api::Gauges::new(&mut registry);
 
         let program = std::env::current_exe().map_err(io_error("find this program"))?;
         let init = init_program(config, &program)?;
-        let spawner = Spawner::start(program, init);
+        let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
         let containers = Arc::new(Containers::new(container_settings(config), hierarchy, spawner, egress_metrics));
         let supply = Supply::start(supply_settings(config), Arc::clone(&containers), pool_metrics);
         let mut served = BTreeMap::new();
@@ -167,10 +172,16 @@ impl Daemon {
             images,
             registry,
             gauges: Mutex::new(gauges),
+            per_execution: config.metrics.per_execution,
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
         });
-        Ok(Self { executions, containers, state, listener, socket, made_socket })
+        Ok(Self { executions, containers, state, listener, socket, made_socket, metrics_listener, own_metrics })
+    }
+
+    /// What it counts about itself.
+    pub fn metrics(&self) -> &DaemonMetrics {
+        &self.own_metrics
     }
 
     /// Executions, and through them providers and pools.
@@ -188,7 +199,12 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket, made_socket } = self;
+        let Self { executions, containers, state, listener, socket, made_socket, metrics_listener, .. } = self;
+        let metrics = metrics_listener.map(|listener| {
+            let routes = api::metrics_router(Arc::clone(&state));
+            let stopped = stop.clone().cancelled_owned();
+            tokio::spawn(async move { axum::serve(listener, routes).with_graceful_shutdown(stopped).await })
+        });
         let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
@@ -227,6 +243,9 @@ impl Daemon {
             tracing::error!("something did not end in time; the next start clears it away");
         }
         containers.hierarchy().remove_base();
+        if let Some(metrics) = metrics {
+            metrics.abort();
+        }
         // Clients may read what they have not read yet, but one that does not must not hold us up.
         match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
             Ok(Ok(result)) => result.map_err(io_error("serve the API")),
@@ -237,6 +256,14 @@ impl Daemon {
             }
         }
     }
+}
+
+fn listen_for_metrics(address: std::net::SocketAddr) -> Result<tokio::net::TcpListener, DaemonError> {
+    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    });
+    listener.map_err(io_error(format!("listen on {address} (`metrics.listen`)")))
 }
 
 fn load_providers(config: &Config) -> Result<BTreeMap<String, Provider>, DaemonError> {

@@ -4,12 +4,16 @@ mod body;
 mod events;
 mod executions;
 mod lists;
+mod metrics;
 mod openapi;
 mod output;
 mod pools;
 mod problem;
+mod process;
+mod request_id;
 mod server;
 mod status;
+mod text_format;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,14 +43,16 @@ pub struct State {
     /// Metrics of every room.
     pub registry: Registry,
     /// Gauges that are read off at each scrape.
-    pub gauges: Mutex<status::Gauges>,
+    pub gauges: Mutex<Gauges>,
+    /// Whether the metrics show each execution that runs.
+    pub per_execution: bool,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Time between heartbeats on an event stream.
     pub heartbeat: Duration,
 }
 
-pub use status::Gauges;
+pub use metrics::{Gauges, router as metrics_router};
 
 /// All routes.
 pub fn router(state: Arc<State>) -> Router {
@@ -64,9 +70,10 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/images", get(lists::images))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
-        .route("/metrics", get(status::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::serve))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::middleware::from_fn(request_id::name))
         .with_state(state)
 }

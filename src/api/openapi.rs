@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use super::{executions, lists, output, pools, status};
+use super::{executions, lists, metrics, output, pools, status};
 use crate::types;
 
 #[derive(OpenApi)]
@@ -26,7 +26,7 @@ use crate::types;
         lists::images,
         status::healthz,
         status::readyz,
-        status::metrics,
+        metrics::metrics,
     ),
     components(schemas(types::Event))
 )]

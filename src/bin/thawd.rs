@@ -141,7 +141,8 @@ async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow
     });
     let inherited = systemd::inherited_listener().context("take over systemd's socket")?;
     let daemon = Daemon::start(&config, inherited)?;
-    let service = Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config)?;
+    let service =
+        Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config, daemon.metrics().clone())?;
     let (file, parent) = (arguments.config.clone(), arguments.cgroup_parent.clone());
     let beside = tokio::spawn(service.run(hangup, move || load(file.as_deref(), parent.as_deref()), stop.clone()));
     daemon.serve(stop).await?;

@@ -12,7 +12,7 @@ use super::credentials;
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
 use super::{Container, ContainerError, Template};
-use crate::cgroup::{Cgroup, Hierarchy, Usage};
+use crate::cgroup::{Cgroup, Hierarchy, Limits, Usage};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
@@ -88,6 +88,8 @@ pub struct Entry {
     pub pool: PoolKey,
     pub cgroup: Cgroup,
     created_at_ms: u64,
+    /// While it serves.
+    limits: Limits,
     status: Mutex<Status>,
 }
 
@@ -96,6 +98,8 @@ struct Status {
     state: State,
     execution: Option<String>,
     pid: Option<i32>,
+    /// When it was claimed, and what it had used by then.
+    claimed: Option<(u64, Usage)>,
 }
 
 impl Entry {
@@ -103,14 +107,31 @@ impl Entry {
         lock(&self.status).state = state;
     }
 
-    pub fn set_claimed(&self, execution: &str) {
+    /// `baseline` is what it has used so far, which is not the execution's.
+    pub fn set_claimed(&self, execution: &str, baseline: Usage) {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
         status.execution = Some(execution.to_owned());
+        status.claimed = Some((crate::telemetry::unix_ms(), baseline));
     }
 
     pub fn set_pid(&self, pid: Option<i32>) {
         lock(&self.status).pid = pid;
+    }
+}
+
+/// What an execution has used, as shown by the API.
+fn used(usage: &Usage, limits: &Limits) -> types::Usage {
+    types::Usage {
+        cpu_us: usage.cpu_us,
+        cpu_limit: limits.cpu,
+        memory_bytes: usage.memory_bytes,
+        memory_peak_bytes: usage.memory_peak_bytes,
+        memory_limit_bytes: limits.memory_bytes,
+        periods: usage.periods,
+        throttled_periods: usage.throttled_periods,
+        throttled_us: usage.throttled_us,
+        oom_kills: usage.oom_kills,
     }
 }
 
@@ -223,7 +244,17 @@ impl Containers {
         })
     }
 
-    /// The containers that exist now.
+    /// How many containers there are, by provider, stage and state.
+    pub fn count(&self) -> BTreeMap<(String, types::Stage, State), usize> {
+        let mut counts = BTreeMap::new();
+        for entry in lock(&self.registry.0).values() {
+            let state = lock(&entry.status).state;
+            *counts.entry((entry.provider.clone(), entry.pool.stage(), state)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The containers that exist now. Blocks: it reads half a dozen files of each.
     pub fn list(&self) -> Vec<types::Container> {
         let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
         entries.iter().map(|entry| self.describe(entry)).collect()
@@ -234,11 +265,16 @@ impl Containers {
         let usage = self.hierarchy.usage(&entry.cgroup).unwrap_or_default();
         let frozen = entry.cgroup.is_frozen().unwrap_or(false);
         let status = lock(&entry.status);
+        let serving = status.claimed.filter(|_| status.state == State::Claimed);
         types::Container {
             id: entry.id.clone(),
             provider: entry.provider.clone(),
+            stage: entry.pool.stage(),
             state: status.state,
             execution: status.execution.clone(),
+            user: None,
+            claimed_at_ms: serving.map(|(at, _)| at),
+            usage: serving.map(|(_, baseline)| used(&usage.since(&baseline), &entry.limits)),
             pid: status.pid,
             created_at_ms: entry.created_at_ms,
             memory_bytes: usage.memory_bytes,
@@ -275,7 +311,8 @@ impl Containers {
             pool: PoolKey::of(&template),
             cgroup,
             created_at_ms: crate::telemetry::unix_ms(),
-            status: Mutex::new(Status { state: State::Creating, execution: None, pid: None }),
+            limits: template.run,
+            status: Mutex::new(Status { state: State::Creating, execution: None, pid: None, claimed: None }),
         });
         self.registry.add(Arc::clone(&entry));
         let mut remains = Remains::new(Parts {

@@ -52,6 +52,11 @@ impl PoolKey {
         }
     }
 
+    /// How far its containers are taken.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
     /// Whether that is `pool`.
     pub fn is_of(&self, pool: &Pool) -> bool {
         self.provider == pool.provider && self.stage == pool.stage && self.model == pool.model

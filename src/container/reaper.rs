@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::containers::{Entry, Place, Registry, State};
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, Hierarchy, Usage};
 use crate::egress;
 
 /// Pauses between tries to remove what cannot be removed yet.
@@ -76,8 +76,8 @@ impl Remains {
         self.parts().entry.set_state(state);
     }
 
-    pub fn set_claimed(&self, execution: &str) {
-        self.parts().entry.set_claimed(execution);
+    pub fn set_claimed(&self, execution: &str, baseline: Usage) {
+        self.parts().entry.set_claimed(execution, baseline);
     }
 }
 

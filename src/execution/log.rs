@@ -433,6 +433,7 @@ mod tests {
             duration_ms: 1,
             cpu_ms: 1,
             memory_peak_bytes: 1,
+            request_id: None,
         })
     }
 

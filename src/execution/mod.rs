@@ -27,13 +27,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::container::ContainerError;
 use crate::pool::{ClaimError, Pool};
 use crate::provider::{Provider, prestart};
 use crate::types;
 
-pub use image_run::{ImageRunError, ImageSettings, Images};
+pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
 pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
@@ -134,6 +135,9 @@ pub struct Handle {
     created_at_ms: u64,
     timeout: Duration,
     labels: BTreeMap<String, String>,
+    request_id: Option<String>,
+    /// Names it on every log line.
+    span: tracing::Span,
     /// Events so far.
     pub log: Log,
     status: Mutex<Status>,
@@ -161,6 +165,16 @@ impl Handle {
         &self.id
     }
 
+    /// Whose it is.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// What log lines about it belong to: they have its id, provider and user, and the id of the request.
+    pub fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
     /// As shown by the API.
     pub fn describe(&self) -> types::Execution {
         let status = self.status();
@@ -176,6 +190,7 @@ impl Handle {
             created_at_ms: self.created_at_ms,
             timeout_ms: self.timeout.as_millis() as u64,
             labels: self.labels.clone(),
+            request_id: self.request_id.clone(),
             exit: status.exit.clone(),
         }
     }
@@ -287,6 +302,9 @@ impl Executions {
         images: Images,
         metrics: Arc<ExecutionMetrics>,
     ) -> Self {
+        for provider in served.keys().map(String::as_str).chain([image_run::LABEL]) {
+            metrics.expect(provider);
+        }
         let (known, users) = (Mutex::default(), Users::default());
         Self { settings, served, images, metrics, known, users, shutdown: CancellationToken::new() }
     }
@@ -304,7 +322,8 @@ impl Executions {
     /// caller that reads events, once it has to wait for a container. A caller that goes away before that leaves the queue.
     ///
     /// `audience` says what the caller is about to read. If it reads anything, it counts as a reader from the start,
-    /// and its going away cancels the execution (unless `background` was asked for).
+    /// and its going away cancels the execution (unless `background` was asked for). `request_id` is shown with the
+    /// execution and its events, and on log lines.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
@@ -312,6 +331,7 @@ impl Executions {
         self: &Arc<Self>,
         request: types::ExecutionRequest,
         audience: Audience,
+        request_id: Option<String>,
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
         let background = request.background || audience == Audience::None;
@@ -322,14 +342,22 @@ impl Executions {
             self.metrics.refused(&plan.provider, &error);
             error
         })?;
+        let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
+        // Of level error, or a filter that lets only warnings through would take the fields away from those.
+        let span = tracing::error_span!(
+            parent: None, "execution", execution = id, provider = plan.provider, user = plan.user,
+            request_id = request_id.as_deref()
+        );
         let handle = Arc::new(Handle {
-            id: format!("e-{}", ulid::Ulid::new().to_string().to_lowercase()),
+            id,
             provider: plan.provider.clone(),
             user: plan.user.clone(),
             model: plan.model.clone(),
             created_at_ms: crate::telemetry::unix_ms(),
             timeout: plan.timeout,
             labels: plan.labels.clone(),
+            request_id,
+            span: span.clone(),
             log: Log::new(log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall }),
             status: Mutex::new(Status {
                 state: types::ExecutionState::Pending,
@@ -354,11 +382,12 @@ impl Executions {
         let (started, outcome) = oneshot::channel();
         let (this, its) = (Arc::clone(self), Arc::clone(&handle));
         // A task of its own: the execution must not depend on the connection that asked for it.
-        tokio::spawn(async move {
+        let task = async move {
             let ran = run::run(&this, Arc::clone(&its), plan, received, background, started).await;
             drop(slot);
             this.ended(&its, ran || its.waiting.was_told());
-        });
+        };
+        tokio::spawn(task.instrument(span));
         let client = waiting::Client::new(&handle);
         let outcome = tokio::select! {
             outcome = outcome => outcome.map_err(|_| StartError::Stopped)?,

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::late::{Conversation, Late};
 use super::log::Stream;
+use super::metrics::Origin;
 use super::output::{Read, Source};
 use super::plan::Plan;
 use super::{Executions, Handle, StartError, waiting};
@@ -100,6 +101,9 @@ struct Running {
     tag: u32,
     baseline: Usage,
     since: Instant,
+    /// When its request was.
+    received: Instant,
+    origin: Origin,
     stdout: Source,
     stderr: Source,
     meaning: Meaning,
@@ -126,7 +130,7 @@ pub async fn run(
         Ok(begun) => begun,
         Err(error) => {
             metrics.refused(&plan.provider, &error);
-            tracing::warn!(execution = %handle.id, provider = %plan.provider, %error, "execution not started");
+            tracing::warn!(%error, "execution not started");
             // It was visible while it was pending: whoever reads its events, or waits for its end, gets one.
             finish(&handle, never_ran(&error, received));
             let _ = started.send(Err(error));
@@ -143,17 +147,17 @@ pub async fn run(
         }
         None => follow(executions, &handle, &plan, background, &mut running).await,
     };
-    let exit = conclude(&plan, &mut running, end, stop);
-    metrics.exited(&plan.provider, &exit);
+    let (exit, used) = conclude(&plan, &mut running, end, stop);
+    metrics.exited(&plan.provider, &exit, &used);
     tracing::info!(
-        execution = %handle.id, provider = %plan.provider, container = running.container.id(),
-        reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
+        container = running.container.id(), reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
     );
     finish(&handle, exit);
     true
 }
 
-fn finish(handle: &Handle, exit: Exit) {
+fn finish(handle: &Handle, mut exit: Exit) {
+    exit.request_id = handle.request_id.clone();
     {
         let mut status = handle.status();
         status.state = ExecutionState::Exited;
@@ -179,6 +183,7 @@ fn never_ran(error: &StartError, received: Instant) -> Exit {
         duration_ms: received.elapsed().as_millis() as u64,
         cpu_ms: 0,
         memory_peak_bytes: 0,
+        request_id: None,
     }
 }
 
@@ -209,7 +214,8 @@ async fn begin(
     };
     plan.forget_secrets();
     let claim = received.elapsed();
-    executions.metrics.claimed(&plan.provider, path, claim);
+    let origin = Origin::of(path, conversation.is_some());
+    executions.metrics.claimed(&plan.provider, origin, claim);
     announce(handle, &container, path, conversation.is_some(), claim);
     if let (Some(mut writer), Some(text)) = (stdin, plan.stdin.take()) {
         // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
@@ -229,6 +235,8 @@ async fn begin(
             tag,
             baseline,
             since: Instant::now(),
+            received,
+            origin,
             stdout: Source::new(stdout, handle.log.gulp()),
             stderr: Source::new(stderr, handle.log.gulp()),
             meaning,
@@ -248,7 +256,7 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
             Ok(submitted) => return Ok((container, ClaimPath::Warm, submitted)),
             // Correct first, then fast: nothing has been asked, so another container may be.
             Err(error) => {
-                tracing::warn!(execution = %handle.id, container = container.id(), %error, "prestarted CLI unusable")
+                tracing::warn!(container = container.id(), %error, "prestarted CLI unusable")
             }
         }
     }
@@ -260,7 +268,7 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
             Err(StartError::Container(error))
                 if error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
             {
-                tracing::warn!(execution = %handle.id, container = container.id(), %error, "claimed container is broken");
+                tracing::warn!(container = container.id(), %error, "claimed container is broken");
                 // What ended it may have ended others.
                 plan.origin.check_health().await?;
                 attempts += 1;
@@ -340,6 +348,7 @@ fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted:
         path,
         prestarted,
         claim_us: claim.as_micros() as u64,
+        request_id: handle.request_id.clone(),
     }));
 }
 
@@ -353,13 +362,16 @@ fn stdin(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
 }
 
 /// Turns what was read into events.
-struct Sink<'a> {
+struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
     meaning: &'a mut Meaning,
+    /// Called when there is something on standard output, which matters the first time.
+    on_first: F,
 }
 
-impl Sink<'_> {
+impl<F: FnMut()> Sink<'_, F> {
     fn stdout(&mut self, read: Read) {
+        (self.on_first)();
         self.output(Stream::Stdout, read.shown);
         for text in self.meaning.hear(&read.bytes) {
             self.handle.log.push(&Event::Delta(Delta { text }));
@@ -381,8 +393,14 @@ async fn follow(
     background: bool,
     running: &mut Running,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, meaning, guard, .. } = running;
-    let mut sink = Sink { handle, meaning };
+    let Running { container, tag, stdout, stderr, since, received, origin, meaning, guard, .. } = running;
+    let mut unheard = Some(|| executions.metrics.spoke(&plan.provider, *origin, received.elapsed()));
+    let on_first = move || {
+        if let Some(spoke) = unheard.take() {
+            spoke();
+        }
+    };
+    let mut sink = Sink { handle, meaning, on_first };
     let mut silent = true;
     let mut stop: Option<Stop> = None;
     let mut kill_at: Option<tokio::time::Instant> = None;
@@ -419,7 +437,7 @@ async fn follow(
                 Ok(Some(status)) => End::Status(status),
                 Ok(None) => End::Vanished,
                 Err(error) => {
-                    tracing::error!(execution = %handle.id, %error, "lost the container");
+                    tracing::error!(%error, "lost the container");
                     End::Vanished
                 }
             },
@@ -430,7 +448,7 @@ async fn follow(
             () = &mut abandoned, if stop.is_none() => Some(Stop::Cancelled),
             () = at(kill_at) => {
                 kill_at = None;
-                kill(handle, container);
+                kill(container);
                 None
             }
         };
@@ -445,7 +463,7 @@ async fn follow(
     };
     guard.take();
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
-    kill(handle, container);
+    kill(container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         while stdout.is_open() || stderr.is_open() {
             tokio::select! {
@@ -456,16 +474,16 @@ async fn follow(
         }
     });
     if drained.await.is_err() {
-        tracing::error!(execution = %handle.id, "output still open after every process was killed");
+        tracing::error!("output still open after every process was killed");
     }
     sink.output(Stream::Stdout, stdout.rest());
     sink.output(Stream::Stderr, stderr.rest());
     (end, stop)
 }
 
-fn kill(handle: &Handle, container: &Container) {
+fn kill(container: &Container) {
     if let Err(error) = container.kill() {
-        tracing::error!(execution = %handle.id, %error, "could not kill the container");
+        tracing::error!(%error, "could not kill the container");
     }
 }
 
@@ -491,13 +509,14 @@ async fn abandoned(handle: &Handle, grace: Duration, background: bool) {
     }
 }
 
-fn conclude(plan: &Plan, running: &mut Running, end: End, stop: Option<Stop>) -> Exit {
+fn conclude(plan: &Plan, running: &mut Running, end: End, stop: Option<Stop>) -> (Exit, Usage) {
     let verdict = std::mem::replace(&mut running.meaning, Meaning::Bytes).verdict();
     let usage = running.container.usage().unwrap_or_else(|error| {
         tracing::warn!(%error, "no usage figures");
         running.baseline
     });
-    let oom = usage.oom_kills > running.baseline.oom_kills;
+    let used = usage.since(&running.baseline);
+    let oom = used.oom_kills > 0;
     let (code, signal) = match end {
         End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
         End::Status(status) => (None, Some(libc::WTERMSIG(status))),
@@ -540,14 +559,16 @@ fn conclude(plan: &Plan, running: &mut Running, end: End, stop: Option<Stop>) ->
             detail = verdict.error.or(detail);
         }
     }
-    Exit {
+    let exit = Exit {
         code,
         signal,
         reason,
         success,
         detail,
         duration_ms: running.since.elapsed().as_millis() as u64,
-        cpu_ms: usage.cpu_us.saturating_sub(running.baseline.cpu_us) / 1000,
+        cpu_ms: used.cpu_us / 1000,
         memory_peak_bytes: usage.memory_peak_bytes,
-    }
+        request_id: None,
+    };
+    (exit, used)
 }

@@ -83,7 +83,7 @@ impl Handle {
             return;
         }
         *last = Some((now, position));
-        self.log.push(&Event::Queued(Queued { position }));
+        self.log.push(&Event::Queued(Queued { position, request_id: self.request_id.clone() }));
         if self.waiting.events {
             self.waiting.told.store(true, Ordering::Release);
             self.waiting.begun.notify_one();
