@@ -150,6 +150,7 @@ impl Service {
         if changes.now.iter().any(|key| key == "log.filter")
             && let Err(error) = self.log.set_filter(&new.log.filter)
         {
+            self.metrics.reload_failures.inc();
             tracing::error!(%error, "configuration not read again; the old one stays");
             return;
         }

@@ -467,6 +467,10 @@ pub struct Usage {
     pub throttled_us: u64,
     /// Processes killed because the memory limit was reached.
     pub oom_kills: u64,
+    /// Bytes sent through the egress proxy, headers and TLS included.
+    pub network_out_bytes: u64,
+    /// Bytes received through it.
+    pub network_in_bytes: u64,
 }
 
 /// One provider, as listed by `GET /v1/providers`.

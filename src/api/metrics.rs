@@ -57,6 +57,14 @@ struct ExecutionLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NetworkLabels {
+    provider: String,
+    execution: String,
+    container: String,
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabels {
     version: &'static str,
 }
@@ -182,6 +190,7 @@ struct ExecutionGauges {
     periods: Family<ExecutionLabels, Counter>,
     throttled_periods: Family<ExecutionLabels, Counter>,
     throttled: Family<ExecutionLabels, Seconds>,
+    network: Family<NetworkLabels, Counter>,
 }
 
 impl ExecutionGauges {
@@ -227,6 +236,11 @@ impl ExecutionGauges {
             "Time that the CPUs of a running execution were throttled",
             self.throttled.clone(),
         );
+        registry.register(
+            "thawd_execution_network_bytes",
+            "Bytes that a running execution exchanged with upstreams, by direction (out, in)",
+            self.network.clone(),
+        );
     }
 
     /// Nothing stays of executions that are not among them.
@@ -241,6 +255,7 @@ impl ExecutionGauges {
             family.clear();
         }
         self.cpu_limit.clear();
+        self.network.clear();
         for container in containers {
             let (Some(execution), Some(usage)) = (&container.execution, &container.usage) else { continue };
             let labels = ExecutionLabels {
@@ -257,6 +272,11 @@ impl ExecutionGauges {
             self.periods.get_or_create(&labels).inc_by(usage.periods);
             self.throttled_periods.get_or_create(&labels).inc_by(usage.throttled_periods);
             self.throttled.get_or_create(&labels).inc_by(usage.throttled_us as f64 / 1e6);
+            for (direction, bytes) in [("out", usage.network_out_bytes), ("in", usage.network_in_bytes)] {
+                let ExecutionLabels { provider, execution, container } = labels.clone();
+                let labels = NetworkLabels { provider, execution, container, direction };
+                self.network.get_or_create(&labels).inc_by(bytes);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -90,6 +90,7 @@ pub struct Entry {
     created_at_ms: u64,
     /// While it serves.
     limits: Limits,
+    network: OnceLock<egress::Meter>,
     status: Mutex<Status>,
 }
 
@@ -98,11 +99,47 @@ struct Status {
     state: State,
     execution: Option<String>,
     pid: Option<i32>,
-    /// When it was claimed, and what it had used by then.
-    claimed: Option<(u64, Usage)>,
+    claimed: Option<Claimed>,
+}
+
+/// When a container was claimed, and what it had used by then.
+#[derive(Debug, Clone, Copy)]
+struct Claimed {
+    at_ms: u64,
+    usage: Usage,
+    network: egress::Usage,
 }
 
 impl Entry {
+    /// Counts what goes through its proxy.
+    pub fn set_meter(&self, meter: egress::Meter) {
+        // There is one proxy, and so one meter.
+        let _ = self.network.set(meter);
+    }
+
+    fn network(&self) -> egress::Usage {
+        self.network.get().map(egress::Meter::read).unwrap_or_default()
+    }
+
+    /// What its execution has used.
+    fn used(&self, usage: &Usage, claimed: &Claimed) -> types::Usage {
+        let usage = usage.since(&claimed.usage);
+        let network = self.network();
+        types::Usage {
+            cpu_us: usage.cpu_us,
+            cpu_limit: self.limits.cpu,
+            memory_bytes: usage.memory_bytes,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            memory_limit_bytes: self.limits.memory_bytes,
+            periods: usage.periods,
+            throttled_periods: usage.throttled_periods,
+            throttled_us: usage.throttled_us,
+            oom_kills: usage.oom_kills,
+            network_out_bytes: network.bytes_out.saturating_sub(claimed.network.bytes_out),
+            network_in_bytes: network.bytes_in.saturating_sub(claimed.network.bytes_in),
+        }
+    }
+
     pub fn set_state(&self, state: State) {
         lock(&self.status).state = state;
     }
@@ -112,26 +149,12 @@ impl Entry {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
         status.execution = Some(execution.to_owned());
-        status.claimed = Some((crate::telemetry::unix_ms(), baseline));
+        let at_ms = crate::telemetry::unix_ms();
+        status.claimed = Some(Claimed { at_ms, usage: baseline, network: self.network() });
     }
 
     pub fn set_pid(&self, pid: Option<i32>) {
         lock(&self.status).pid = pid;
-    }
-}
-
-/// What an execution has used, as shown by the API.
-fn used(usage: &Usage, limits: &Limits) -> types::Usage {
-    types::Usage {
-        cpu_us: usage.cpu_us,
-        cpu_limit: limits.cpu,
-        memory_bytes: usage.memory_bytes,
-        memory_peak_bytes: usage.memory_peak_bytes,
-        memory_limit_bytes: limits.memory_bytes,
-        periods: usage.periods,
-        throttled_periods: usage.throttled_periods,
-        throttled_us: usage.throttled_us,
-        oom_kills: usage.oom_kills,
     }
 }
 
@@ -273,8 +296,8 @@ impl Containers {
             state: status.state,
             execution: status.execution.clone(),
             user: None,
-            claimed_at_ms: serving.map(|(at, _)| at),
-            usage: serving.map(|(_, baseline)| used(&usage.since(&baseline), &entry.limits)),
+            claimed_at_ms: serving.map(|claimed| claimed.at_ms),
+            usage: serving.map(|claimed| entry.used(&usage, &claimed)),
             pid: status.pid,
             created_at_ms: entry.created_at_ms,
             memory_bytes: usage.memory_bytes,
@@ -312,6 +335,7 @@ impl Containers {
             cgroup,
             created_at_ms: crate::telemetry::unix_ms(),
             limits: template.run,
+            network: OnceLock::new(),
             status: Mutex::new(Status { state: State::Creating, execution: None, pid: None, claimed: None }),
         });
         self.registry.add(Arc::clone(&entry));

@@ -48,6 +48,7 @@ impl Remains {
 
     pub fn set_proxy(&mut self, proxy: egress::Proxy) {
         if let Some(parts) = &mut self.0 {
+            parts.entry.set_meter(proxy.meter());
             parts.proxy = Some(proxy);
         }
     }
@@ -77,7 +78,12 @@ impl Remains {
     }
 
     pub fn set_claimed(&self, execution: &str, baseline: Usage) {
-        self.parts().entry.set_claimed(execution, baseline);
+        let parts = self.parts();
+        parts.entry.set_claimed(execution, baseline);
+        if let Some(proxy) = &parts.proxy {
+            // That of the execution, which is who claims.
+            proxy.belongs_to(tracing::Span::current());
+        }
     }
 }
 

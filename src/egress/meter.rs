@@ -38,6 +38,17 @@ pub(super) struct Account {
     open: AtomicU64,
 }
 
+/// What one container has used so far.
+#[derive(Debug, Clone)]
+pub struct Meter(pub(super) Arc<Account>);
+
+impl Meter {
+    /// As of now.
+    pub fn read(&self) -> Usage {
+        self.0.usage()
+    }
+}
+
 impl Account {
     pub(super) fn new(metrics: Arc<EgressMetrics>) -> Self {
         Self {

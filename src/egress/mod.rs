@@ -31,7 +31,7 @@ mod target;
 use std::time::Duration;
 
 pub use address::special_purpose;
-pub use meter::Usage;
+pub use meter::{Meter, Usage};
 pub use metrics::EgressMetrics;
 pub use policy::{Decision, Policy, PolicyError};
 pub use proxy::Proxy;

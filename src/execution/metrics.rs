@@ -28,7 +28,7 @@ const FIRST_BYTE_BUCKETS: [f64; 14] =
 const DURATION_BUCKETS: [f64; 11] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
 /// Reasons of `thawd_executions_total`.
-const REASONS: [&str; 8] = ["success", "failure", "timeout", "cancelled", "oom", "killed", "lost", "refused"];
+const REASONS: [&str; 7] = ["success", "failure", "timeout", "cancelled", "oom", "killed", "lost"];
 
 /// Those reasons of `thawd_refused_total` that alerts look at.
 const REFUSALS: [&str; 8] =
@@ -162,8 +162,8 @@ impl ExecutionMetrics {
         for origin in Origin::ALL {
             drop(self.claims.get_or_create(&ClaimLabels { provider: provider.to_owned(), path: origin.label() }));
         }
-        for (family, reasons) in [(&self.exits, REASONS), (&self.refusals, REFUSALS)] {
-            for reason in reasons {
+        for (family, reasons) in [(&self.exits, &REASONS[..]), (&self.refusals, &REFUSALS[..])] {
+            for &reason in reasons {
                 drop(family.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason }));
             }
         }

@@ -83,6 +83,11 @@ impl PoolMetrics {
             failures: Family::default(),
             broken: Family::default(),
         };
+        for what in ["claim", "refill"] {
+            for reason in ["memory", "memory_pressure", "cpu"] {
+                drop(metrics.admission.get_or_create(&AdmissionLabels { reason, what }));
+            }
+        }
         registry.register(
             "thawd_queue_depth",
             "Requests that wait for a container, by provider",
@@ -126,6 +131,9 @@ impl PoolMetrics {
     /// Shows the counters of a provider at 0: a rate misses whatever happens before the first look at a counter.
     pub(super) fn expect(&self, provider: &str) {
         self.queue(provider, 0);
+        for (direction, reason) in [("up", "queue"), ("up", "hit_rate"), ("down", "idle")] {
+            drop(self.scalings.get_or_create(&ScalingLabels { provider: provider.to_owned(), direction, reason }));
+        }
         drop(self.broken.get_or_create(&ProviderLabels { provider: provider.to_owned() }));
         for what in ["claim", "refill"] {
             for reason in ["cgroup", "spawner", "init", "timeout"] {

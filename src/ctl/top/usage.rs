@@ -108,6 +108,8 @@ mod tests {
                 throttled_periods,
                 throttled_us: 0,
                 oom_kills: 0,
+                network_out_bytes: 0,
+                network_in_bytes: 0,
             }),
             pid: None,
             created_at_ms: 1_000,
