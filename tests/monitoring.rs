@@ -28,7 +28,7 @@ fn read(path: &str) -> String {
 fn names(text: &str) -> BTreeSet<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.split(|c: char| !is_word(c))
-        .filter(|word| word.starts_with("thawd_") && !word.ends_with('_'))
+        .filter(|word| word.starts_with("thawd_") && !word.ends_with('_') && !word.contains(|c: char| c.is_uppercase()))
         .map(str::to_owned)
         .collect()
 }

@@ -57,7 +57,9 @@ impl Screen {
     /// # Errors
     /// Standard output cannot be written.
     pub fn show(&self, text: &str) -> io::Result<()> {
-        let size = tcgetwinsize(io::stdout()).map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()));
+        // A terminal that does not know its size says 0.
+        let or = |size: u16, usual| if size > 0 { size.into() } else { usual };
+        let size = tcgetwinsize(io::stdout()).map_or((24, 80), |size| (or(size.ws_row, 24), or(size.ws_col, 80)));
         put(&frame(text, size))
     }
 }
@@ -81,11 +83,11 @@ fn put(text: &str) -> io::Result<()> {
 /// Draws over what is there, line by line, instead of clearing first: that would flicker.
 fn frame(text: &str, (rows, columns): (usize, usize)) -> String {
     let mut frame = "\x1b[H".to_owned();
-    for (index, line) in text.lines().take(rows.max(1)).enumerate() {
+    for (index, line) in text.lines().take(rows).enumerate() {
         if index > 0 {
             frame.push_str("\r\n");
         }
-        frame.extend(line.chars().take(columns.max(1)));
+        frame.extend(line.chars().take(columns));
         frame.push_str("\x1b[K");
     }
     frame.push_str("\x1b[J");
