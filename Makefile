@@ -12,14 +12,19 @@ CARGO ?= cargo
 # Tests build like `cargo build` does, quickly and with checks; "make test TEST_PROFILE=release" tests what is shipped.
 TEST_PROFILE ?= test
 # The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
-V2_TESTS ?= container execution pool isolation limits api leaks egress warm accounting
+V2_TESTS ?= container execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting
 # Seconds for each of them, and arguments for them (such as the name of one test).
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
 
+# The tests of time limits that last for minutes, hours and a day, which run in virtual time.
+HOURS_TESTS ?= hours
+
 # Debian releases that the systemd scenarios run on: systemd 252 and 257. Names of scenarios, if only some are to run.
 SUITES ?= bookworm trixie
 SCENARIOS ?=
+# What runs on Debian's own kernel under QEMU, besides installation and purge. Emulation is slow: the main job is enough.
+QEMU_SCENARIOS ?= 10-ready 20-delegation 25-execution
 
 # The folders of images/ that "make images" builds.
 IMAGES ?= openai anthropic google unified
@@ -46,13 +51,13 @@ UNPACK_ROUNDS ?= 50
 STATIC_DIR ?= target/static
 
 SCRIPTS = tests/deps tests/leftovers tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
-	tests/bed/uml-systemd tests/bed/rootfs tests/bed/guest-process tests/bed/guest/init tests/bed/guest/stage2 \
-	tests/bed/guest/payload tests/systemd/run tests/systemd/guest tests/systemd/lib $(wildcard tests/systemd/scenarios/*) \
+	tests/bed/uml-systemd tests/bed/qemu-systemd tests/bed/stock-kernel tests/bed/debian-apt tests/bed/rootfs \
+	tests/bed/guest-process tests/bed/guest/init tests/bed/guest/stage2 tests/bed/guest/initrd tests/bed/guest/payload tests/systemd/run tests/systemd/guest tests/systemd/lib $(wildcard tests/systemd/scenarios/*) \
 	systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice .ci/run \
 	$(wildcard tests/demo/*.sh)
 
 .PHONY: help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice demo test test-suites \
-	test-unit test-native test-v2 test-systemd kernel images unified lint audit clean install need-root
+	test-unit test-native test-v2 test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,14 +72,16 @@ toolchain:
 	if [ "$$(printf '%s\n' "$$need" "$$have" | sort -V | head -n 1)" != "$$need" ]; then \
 		echo "Rust $$need or newer is needed, this is $$have: run rustup update" >&2; exit 1; fi
 
-build: toolchain ## Build the release binaries
+build: toolchain ## Build the release binaries, their man pages and completions
 	$(CARGO) build --release --locked
+	rm -rf target/release/paper
+	for program in thawd thawctl; do target/release/$$program paper target/release/paper; done
 
 demo: need-root deps build unified ## Run the three clients in frozen warm containers against an offline upstream (as root)
 	$(CARGO) build --release --locked --example offline-upstream
 	tests/demo/demo.sh
 
-test: need-root deps ## Everything: lint, tests on this kernel, tests on cgroup v2, nothing left behind (as root)
+test: need-root deps ## Everything: lint, this kernel, cgroup v2, virtual time, systemd, Debian's kernel, nothing left (as root)
 	tests/leftovers --around $(MAKE) test-suites
 
 # In this order: what fails fast comes first.
@@ -82,7 +89,9 @@ test-suites:
 	$(MAKE) lint
 	$(MAKE) test-native
 	$(MAKE) test-v2
+	$(MAKE) test-hours
 	$(MAKE) test-systemd
+	$(MAKE) test-qemu
 
 test-unit: toolchain ## The tests beside the code; no root, no containers
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bins
@@ -95,6 +104,12 @@ test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pu
 
 test-systemd: need-root toolchain kernel ## The Debian package and its units under real systemd (as root; SUITES=trixie SCENARIOS=50-watchdog)
 	TEST_PROFILE=$(TEST_PROFILE) SUITES="$(SUITES)" tests/systemd/run $(SCENARIOS)
+
+test-hours: need-root toolchain kernel ## The time limits in HOURS_TESTS at their full length, in virtual time (as root)
+	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='--ignored $(V2_ARGS)' V2_VIRTUAL=1 tests/bed/test-v2 $(HOURS_TESTS)
+
+test-qemu: need-root toolchain ## The Debian package at work on Debian's own kernel, emulated by QEMU (as root)
+	TEST_PROFILE=$(TEST_PROFILE) BED=qemu SUITES=trixie tests/systemd/run $(QEMU_SCENARIOS)
 
 kernel: ## Find the test bed's kernel, or build it once (6 minutes)
 	@tests/bed/uml-kernel --find > /dev/null 2>&1 || tests/deps
@@ -148,10 +163,15 @@ clean: ## Remove what was built (the cache of kernel and images stays)
 	$(CARGO) clean
 
 # The sample never replaces a configuration: it has a name of its own.
-install: ## Install binaries, provider manifests, units and a sample configuration (DESTDIR, PREFIX)
-	@for program in thawd thawctl thaw-init; do \
-		[ -x target/release/$$program ] || { echo "target/release/$$program is missing: run make build first" >&2; exit 1; }; done
+install: ## Install binaries, man pages, completions, manifests, units and a sample configuration (DESTDIR, PREFIX)
+	@for built in thawd thawctl thaw-init paper; do \
+		[ -x target/release/$$built ] || { echo "target/release/$$built is missing: run make build first" >&2; exit 1; }; done
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/thawd target/release/thawctl target/release/thaw-init
+	for chapter in 1 5 8; do \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$$chapter target/release/paper/man/man$$chapter/*; done
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions target/release/paper/bash/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions target/release/paper/zsh/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d target/release/paper/fish/*
 	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/providers providers/*.toml
 	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/monitoring/prometheus monitoring/prometheus/*.yml
 	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/monitoring/grafana monitoring/grafana/*.json

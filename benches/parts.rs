@@ -15,7 +15,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use thawd::cgroup::Hierarchy;
 use thawd::container::Command;
 use thawd::egress::Policy;
-use thawd::execution::{Cursor, Log, LogLimits, Stream};
+use thawd::execution::{Cursor, Log, LogLimits, Spools, Stream};
 use thawd::provider::{self, Dialect, DialectParser, PromptSpec};
 use thawd::types::{Delta, Event, ExecutionRequest};
 
@@ -56,9 +56,10 @@ fn requests(criterion: &mut Criterion) {
 }
 
 fn output(criterion: &mut Criterion) {
+    let spools = Spools::new().expect("run it as root");
     let mut group = criterion.benchmark_group("output");
     group.bench_function("log: push and read a word", |bencher| {
-        let log = Log::new(LIMITS);
+        let log = Log::new(LIMITS, spools.files().unwrap()).unwrap();
         let mut after = 0;
         bencher.iter(|| {
             log.push(&Event::Delta(Delta { text: "word ".to_owned() }));
@@ -68,18 +69,18 @@ fn output(criterion: &mut Criterion) {
     let chunk = Bytes::from(vec![b'x'; 64 << 10]);
     group.throughput(Throughput::Bytes(chunk.len() as u64));
     group.bench_function("log: push and read 64 KiB as bytes", |bencher| {
-        let log = Log::new(LIMITS);
+        let log = Log::new(LIMITS, spools.files().unwrap()).unwrap();
         let mut cursor = Cursor::new(Stream::Stdout, 0);
         bencher.iter(|| {
-            log.push_output(Stream::Stdout, chunk.clone());
+            log.push_output(Stream::Stdout, &chunk);
             log.read_output(None, &mut cursor).unwrap()
         });
     });
     group.bench_function("log: push and read 64 KiB as an event", |bencher| {
-        let log = Log::new(LIMITS);
+        let log = Log::new(LIMITS, spools.files().unwrap()).unwrap();
         let mut after = 0;
         bencher.iter(|| {
-            log.push_output(Stream::Stdout, chunk.clone());
+            log.push_output(Stream::Stdout, &chunk);
             after = log.read(None, after, 64).last().map_or(after, |event| event.sequence);
         });
     });

@@ -69,6 +69,8 @@ pub struct Config {
     pub image: Image,
     /// Commands in images without a provider.
     pub image_run: ImageRun,
+    /// The daemon itself.
+    pub daemon: Daemon,
     /// Control groups.
     pub cgroup: Cgroup,
     /// The way out of containers.
@@ -93,6 +95,8 @@ pub struct Api {
     pub max_body_bytes: usize,
     /// Seconds between heartbeat comments on an event stream.
     pub heartbeat_seconds: u64,
+    /// How many connections, and how long each may keep the daemon waiting.
+    pub connections: crate::api::Connections,
 }
 
 impl Default for Api {
@@ -102,6 +106,7 @@ impl Default for Api {
             socket_group: "thawd".to_owned(),
             max_body_bytes: 1 << 20,
             heartbeat_seconds: 15,
+            connections: crate::api::Connections::default(),
         }
     }
 }
@@ -296,6 +301,8 @@ pub struct Execution {
     pub retained_bytes: usize,
     /// Milliseconds after which an execution without `background` is cancelled when its last reader has gone.
     pub disconnect_grace_ms: u64,
+    /// The same for an execution that has survived a restart of the daemon, until its first reader has come back.
+    pub reconnect_grace_ms: u64,
     /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
     pub kill_grace_ms: u64,
     /// Longest time limit that a request may ask for, milliseconds.
@@ -313,10 +320,37 @@ impl Default for Execution {
             retained: 1_000,
             retained_bytes: 256 << 20,
             disconnect_grace_ms: 10_000,
+            reconnect_grace_ms: 60_000,
             kill_grace_ms: 2_000,
             max_timeout_ms: 3_600_000,
             max_per_user: 10,
         }
+    }
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    /// What becomes of executions and warm containers when the daemon is told to stop.
+    pub on_stop: OnStop,
+    /// Seconds for which they go on without a daemon before they are destroyed.
+    pub keeper_timeout_seconds: u64,
+}
+
+/// What becomes of executions and warm containers when the daemon is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStop {
+    /// They are ended.
+    Destroy,
+    /// They stay for the next daemon.
+    Keep,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self { on_stop: OnStop::Destroy, keeper_timeout_seconds: 600 }
     }
 }
 
@@ -513,6 +547,7 @@ impl Config {
                 return Err((key.to_owned(), format!("must be at most a year, {YEAR} s")));
             }
         }
+        self.api.connections.check()?;
         self.check_pools()?;
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {

@@ -1,6 +1,6 @@
 //! Puts the rooms together, and takes them apart again in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
-use crate::config::{self, Config};
-use crate::container::{self, Containers, Prestarted, Template};
+use crate::config::{self, Config, OnStop};
+use crate::container::{self, Containers, Orphan, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
-use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served};
+use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::image::{Store, StoreError};
+use crate::keeper::{self, Keeper, KeeperError, Kept};
 use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
+use crate::sole::{Sole, SoleError};
 use crate::spawner::Spawner;
 use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use crate::types::Stage;
@@ -68,9 +70,15 @@ pub enum DaemonError {
         /// Where manifests are.
         directory: PathBuf,
     },
+    /// What lets everything survive.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// Log filter.
     #[error(transparent)]
     Log(#[from] TelemetryError),
+    /// Its directories.
+    #[error(transparent)]
+    Sole(#[from] SoleError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -105,19 +113,61 @@ pub fn check(config: &Config) -> Result<usize, DaemonError> {
     Ok(providers.len())
 }
 
+/// What an earlier daemon left with the keeper.
+struct Survivors {
+    executions: BTreeMap<String, Kept>,
+    containers: BTreeMap<String, Orphan>,
+}
+
+impl Survivors {
+    fn find(containers: &Containers, kept: BTreeMap<String, Kept>) -> Self {
+        let (executions, containers_kept) = kept.into_iter().partition(|(key, _)| key.starts_with("e-"));
+        Self { executions, containers: containers.orphans(containers_kept).into_iter().collect() }
+    }
+
+    /// The ids of containers that live.
+    fn containers(&self) -> BTreeSet<String> {
+        self.containers.keys().cloned().collect()
+    }
+
+    /// Those that nobody had claimed.
+    fn warm_of(&mut self, provider: &str) -> Vec<Orphan> {
+        let claimed = execution::claimed_containers(&self.executions);
+        let of = |id: &String, orphan: &mut Orphan| orphan.pool().provider() == provider && !claimed.contains(id);
+        self.containers.extract_if(.., of).map(|(_, orphan)| orphan).collect()
+    }
+
+    /// Goes on with what runs; destroys the containers of which nobody knows anything any more.
+    fn go_on(mut self, executions: &Arc<Executions>, egress: impl Fn(&str) -> Option<Arc<Policy>>) {
+        let survivors = executions.adopt(self.executions, &mut self.containers, egress);
+        if survivors != execution::Survivors::default() {
+            let execution::Survivors { running, ended, lost } = survivors;
+            tracing::info!(running, ended, lost, "executions of an earlier daemon");
+        }
+        for id in self.containers.keys() {
+            tracing::warn!(container = %id, "destroyed: an earlier daemon left it, and no execution has it");
+        }
+    }
+}
+
 /// A daemon that is ready to serve.
 #[derive(Debug)]
 pub struct Daemon {
     executions: Arc<Executions>,
     containers: Arc<Containers>,
+    keeper: Arc<Keeper>,
     state: Arc<api::State>,
     listener: UnixListener,
     socket: PathBuf,
+    on_stop: OnStop,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
+    connections: api::Connections,
     /// The metrics' own listener.
     metrics_listener: Option<tokio::net::TcpListener>,
     own_metrics: DaemonMetrics,
+    /// Its own for as long as it lives.
+    directories: [Sole; 2],
 }
 
 impl Daemon {
@@ -130,7 +180,9 @@ impl Daemon {
         let paths = &config.paths;
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
-        // Listening first: a second daemon must not sweep the first one's containers.
+        // First of all: a second daemon must not sweep what is the first one's.
+        let directories =
+            [Sole::take(&paths.state_dir, "paths.state_dir")?, Sole::take(&paths.run_dir, "paths.run_dir")?];
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -141,11 +193,7 @@ impl Daemon {
         let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
-        let hierarchy = Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?;
-        let swept = hierarchy.sweep()?;
-        if swept > 0 {
-            tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
-        }
+        let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?);
         tracing::info!(layout = hierarchy.layout().name(), "control groups");
         let mut registry = Registry::default();
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
@@ -156,16 +204,39 @@ impl Daemon {
 
         let program = std::env::current_exe().map_err(io_error("find this program"))?;
         let init = init_program(config, &program)?;
+        let place = keeper::Place {
+            program: program.clone(),
+            run_dir: paths.run_dir.clone(),
+            timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
+        };
+        let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy))?;
         let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
-        let containers = Arc::new(Containers::new(container_settings(config), hierarchy, spawner, egress_metrics));
+        let settings = container_settings(config);
+        let keeps = Some(Arc::clone(&keeper));
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps);
+        let containers = Arc::new(containers);
+        let mut survivors = Survivors::find(&containers, kept);
+        let swept = hierarchy.sweep(&survivors.containers())?;
+        if swept > 0 {
+            own_metrics.swept.inc_by(swept as u64);
+            tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
+        }
         let supply = Supply::start(supply_settings(config), Arc::clone(&containers), pool_metrics);
-        let mut served = BTreeMap::new();
+        let (mut served, mut policies) = (BTreeMap::new(), BTreeMap::new());
         for (name, provider) in providers {
-            let one = serve_provider(config, &name, Arc::new(provider), &supply, &images)?;
+            let warm = survivors.warm_of(&name);
+            let (one, policy) = serve_provider(config, &name, Arc::new(provider), &supply, &images, warm)?;
+            policies.insert(name.clone(), policy);
             served.insert(name, one);
         }
-        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings(config)?);
-        let executions = Arc::new(Executions::new(execution_settings(config), served, images_to_run, metrics));
+        let image_settings = image_settings(config)?;
+        policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_settings.egress));
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings);
+        let spools = Spools::new().map_err(io_error("make a tmpfs for output"))?;
+        let settings = execution_settings(config);
+        let keeps = Some(Arc::clone(&keeper));
+        let executions = Arc::new(Executions::new(settings, served, images_to_run, metrics, spools, keeps));
+        survivors.go_on(&executions, |provider| policies.get(provider).cloned());
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
@@ -175,8 +246,23 @@ impl Daemon {
             per_execution: config.metrics.per_execution,
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
+            body_timeout: config.api.connections.body_timeout(),
         });
-        Ok(Self { executions, containers, state, listener, socket, made_socket, metrics_listener, own_metrics })
+        let (connections, on_stop) = (config.api.connections.clone(), config.daemon.on_stop);
+        Ok(Self {
+            executions,
+            containers,
+            keeper,
+            state,
+            listener,
+            socket,
+            on_stop,
+            made_socket,
+            connections,
+            metrics_listener,
+            own_metrics,
+            directories,
+        })
     }
 
     /// What it counts about itself.
@@ -194,18 +280,20 @@ impl Daemon {
         &self.socket
     }
 
-    /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made.
+    /// Serves the API until `stop`, then ends executions, destroys containers and removes what the daemon made; unless
+    /// all of that is to stay for the next daemon. Then the process has to exit without taking anything apart: dropping
+    /// a container destroys it.
     ///
     /// # Errors
     /// The listener failed.
-    pub async fn serve(self, stop: CancellationToken) -> Result<(), DaemonError> {
-        let Self { executions, containers, state, listener, socket, made_socket, metrics_listener, .. } = self;
+    pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
+        let Self { executions, containers, keeper, state, listener, socket, on_stop, .. } = self;
+        let Self { made_socket, connections, metrics_listener, directories: _alive, .. } = self;
         let metrics = metrics_listener.map(|listener| {
             let routes = api::metrics_router(Arc::clone(&state));
             let stopped = stop.clone().cancelled_owned();
             tokio::spawn(async move { axum::serve(listener, routes).with_graceful_shutdown(stopped).await })
         });
-        let app = api::router(state).into_make_service_with_connect_info::<api::PeerCredentials>();
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
             async move {
@@ -217,11 +305,14 @@ impl Daemon {
             }
         });
         tracing::info!(socket = %socket.display(), "serving");
-        let serving = tokio::spawn({
-            let stop = stop.clone();
-            async move { axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await }
-        });
+        let serving = tokio::spawn(api::serve(listener, api::router(state), connections, stop.clone()));
         stop.cancelled().await;
+        if on_stop == OnStop::Keep {
+            // Everything that has been published is with the keeper; the rest is done as if we were killed.
+            tracing::info!("stopping; executions and warm containers stay for the next daemon");
+            std::mem::forget((executions, containers));
+            return Ok(OnStop::Keep);
+        }
         tracing::info!("stopping");
         forget.abort();
         // Nobody new can find us; whoever streams still gets the `exit` event. systemd's socket stays: whoever connects
@@ -242,19 +333,17 @@ impl Daemon {
         if orderly.await.is_err() {
             tracing::error!("something did not end in time; the next start clears it away");
         }
+        keeper.end();
         containers.hierarchy().remove_base();
         if let Some(metrics) = metrics {
             metrics.abort();
         }
         // Clients may read what they have not read yet, but one that does not must not hold us up.
         match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
-            Ok(Ok(result)) => result.map_err(io_error("serve the API")),
-            Ok(Err(error)) => Err(io_error("serve the API")(io::Error::other(error))),
-            Err(_) => {
-                tracing::warn!("closed the connections of clients that did not end theirs");
-                Ok(())
-            }
+            Ok(served) => served.map_err(|error| io_error("serve the API")(io::Error::other(error)))?,
+            Err(_) => tracing::warn!("closed the connections of clients that did not end theirs"),
         }
+        Ok(OnStop::Destroy)
     }
 }
 
@@ -386,6 +475,7 @@ fn execution_settings(config: &Config) -> execution::Settings {
         retained: config.execution.retained,
         retained_bytes: config.execution.retained_bytes,
         disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
+        reconnect_grace: Duration::from_millis(config.execution.reconnect_grace_ms),
         kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
         max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
         proxy_port: config.egress.port,
@@ -423,25 +513,27 @@ fn serve_provider(
     provider: Arc<Provider>,
     supply: &Arc<Supply>,
     images: &Arc<Store>,
-) -> Result<Served, DaemonError> {
+    mut warm: Vec<Orphan>,
+) -> Result<(Served, Arc<Policy>), DaemonError> {
     let changes = config.provider.get(name).cloned().unwrap_or_default();
-    let policy = policy(config, name, &provider, &changes)?;
+    let policy = Arc::new(policy(config, name, &provider, &changes)?);
     let image_env = Arc::new(Mutex::new(Vec::new()));
     let source = Arc::new(Source {
         provider: Arc::clone(&provider),
         images: Arc::clone(images),
         image_env: Arc::clone(&image_env),
         layout: config.paths.layouts().join(&provider.image),
-        policy: Arc::new(policy),
+        policy: Arc::clone(&policy),
         proxy_port: config.egress.port,
         squeeze: config.pool.squeeze,
     });
-    let start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
+    let mut start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
         let fixed = prestart.as_ref().filter(|plan| plan.model_mode == prestart::ModelMode::Fixed);
         let model = fixed.map(|plan| plan.model.clone());
         let prepare: Prepare = Arc::new(move || source.template(prestart.as_ref()));
-        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare)
+        let own = warm.extract_if(.., |orphan| orphan.pool().is_for(stage, model.as_deref())).collect();
+        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare, own)
     };
     let pool = start(Stage::Created, config.pool_bounds(name, provider.pool_target), None);
     let prestarted = prestart_plans(name, &provider, &changes)?.into_iter().map(|(plan, target)| {
@@ -450,7 +542,7 @@ fn serve_provider(
         (start(Stage::Prestarted, (target, target, target, false), Some(Arc::clone(&plan))), plan)
     });
     let prestarted = prestarted.collect();
-    Ok(Served { provider, pool, prestarted, image_env, base_url: changes.base_url })
+    Ok((Served { provider, pool, prestarted, image_env, base_url: changes.base_url }, policy))
 }
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.

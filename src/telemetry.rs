@@ -42,6 +42,8 @@ pub struct DaemonMetrics {
     pub watchdog_misses: Counter,
     /// Spawner processes that ended, or had to be ended.
     pub spawner_failures: Counter,
+    /// Containers that an earlier daemon left behind and that could not be taken over.
+    pub swept: Counter,
     /// Configurations that were not taken over when they were read again.
     pub reload_failures: Counter,
 }
@@ -60,6 +62,11 @@ impl DaemonMetrics {
                 "thawd_spawner_failures",
                 "Processes for creating containers that ended unasked or did not answer, and were replaced",
                 &this.spawner_failures,
+            ),
+            (
+                "thawd_swept",
+                "Containers of an earlier daemon that were not taken over, but destroyed at the start",
+                &this.swept,
             ),
             (
                 "thawd_reload_failures",

@@ -149,6 +149,7 @@ async fn spawners_that_are_killed_leave_no_zombies_and_lose_no_request_for_good(
         let strange = family.iter().filter(|child| {
             warm.iter().all(|container| container.pid != Some(child.pid))
                 && daemon.spawner().is_none_or(|spawner| spawner.pid != child.pid)
+                && daemon.keeper().is_none_or(|keeper| keeper.pid != child.pid)
         });
         (strange.count() == 0).then_some(())
     })

@@ -161,6 +161,48 @@ async fn what_waiting_containers_hold_is_told_by_stage() {
     daemon.stop().await;
 }
 
+/// What cannot use a prestarted CLI stays in the line, and who can gets it although it came later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cli_that_becomes_ready_goes_to_who_waits_for_it() {
+    let daemon = Daemon::start(|setup| {
+        let mut setup = bound(setup);
+        setup.clear_providers();
+        let mut manifest: toml::Table = MANIFEST.parse().unwrap();
+        // Long enough for all three requests to come before it is ready.
+        manifest["prestart"]["argv"][2] = format!("sleep 3; {CLI}").into();
+        setup.add_provider(&manifest.to_string()).set("provider.bound.prestarted", 1).set("container.max", 2)
+    })
+    .await;
+    let background = |request: ExecutionRequest| ExecutionRequest { background: true, ..request };
+    let occupant = background(ExecutionRequest { provider: "bound".to_owned(), ..shell("sleep 1000") });
+    let occupant = daemon.client.create(&occupant).await.unwrap().id;
+    assert!(daemon.run(&ask("first")).await.started.prestarted);
+    eventually("the next CLI is being started", || async {
+        let pools = daemon.client.pools().await.unwrap();
+        pools.iter().any(|pool| pool.stage == Stage::Prestarted && pool.creating == 1).then_some(())
+    })
+    .await;
+    let other = ExecutionRequest { env: [("ANY".to_owned(), "thing".to_owned())].into(), ..ask("first") };
+    // Told that they wait, one after the other.
+    let mut streams = Vec::new();
+    for request in [other, ask("first")] {
+        let mut stream = daemon.client.execute_stream(&request).await.unwrap();
+        let (_, first) = stream.next().await.unwrap().unwrap();
+        assert!(matches!(first, Event::Queued(_)), "{first:?}");
+        streams.push(stream);
+    }
+    let [other, late] = [0, 1].map(|index: usize| streams[index].execution().unwrap().to_owned());
+    let outcome = Outcome::of(daemon.client.events(&late, None).await.unwrap()).await;
+    assert_eq!(answer(&outcome), "first 8388608 1 sk-mine", "{:?}", outcome.exit);
+    assert!(outcome.started.prestarted && outcome.started.path == ClaimPath::Warm, "{:?}", outcome.started);
+    // Its place is free now, and nobody but the other one waits for it.
+    let outcome = Outcome::of(daemon.client.events(&other, None).await.unwrap()).await;
+    assert!(!outcome.started.prestarted, "{:?}", outcome.started);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "cold first\n");
+    daemon.client.cancel(&occupant).await.unwrap();
+    daemon.stop().await;
+}
+
 /// Without a name that fits, nothing may wait with another model than the operator meant.
 #[test]
 fn models_that_cannot_wait_are_refused_at_the_start() {

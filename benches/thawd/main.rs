@@ -51,6 +51,9 @@ pub struct Options {
     /// Containers that run a real CLI at the same time
     #[arg(long, default_value_t = 200)]
     many: usize,
+    /// Providers whose CLIs are measured, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',')]
+    providers: Vec<String>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,

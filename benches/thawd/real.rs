@@ -43,18 +43,14 @@ impl Account {
     }
 }
 
-/// The images' layouts, which are built if they are not there.
+/// The images' layouts, built as their folders say now: what has not changed is not built again.
 pub fn layouts(bed: &Bed) -> Result<PathBuf> {
     let layouts = bed.cache.join("layouts");
     for provider in PROVIDERS {
-        let layout = layouts.join(provider);
-        if !layout.join("index.json").is_file() {
-            fs::create_dir_all(&layouts)?;
-            let source = repository().join("images").join(provider);
-            let options = BuildOptions::new(&layout, bed.cache.join("build"));
-            build(&source, &options, &Terminal::new(provider))
-                .with_context(|| format!("build the image of {provider}"))?;
-        }
+        fs::create_dir_all(&layouts)?;
+        let source = repository().join("images").join(provider);
+        let options = BuildOptions::new(layouts.join(provider), bed.cache.join("build"));
+        build(&source, &options, &Terminal::new(provider)).with_context(|| format!("build the image of {provider}"))?;
     }
     Ok(layouts)
 }
@@ -100,11 +96,12 @@ impl Waiting {
 }
 
 /// A daemon with the real providers, whose upstream listens on `port`; returns when all that should wait does. Providers
-/// that are not named have empty pools.
-pub fn daemon(bed: &Bed, port: u16, waiting: &[Waiting], max: usize) -> Result<Daemon> {
+/// that are not named have empty pools. `pool` is added to that section of the configuration.
+pub fn daemon(bed: &Bed, port: u16, waiting: &[Waiting], max: usize, pool: &str) -> Result<Daemon> {
     let (layouts, manifests) = (layouts(bed)?, manifests(bed)?);
     let mut more = String::from("[egress.resolve]\n\"upstream.test\" = [\"127.0.0.1\"]\n");
     more += "[pool]\ntarget = 0\n";
+    more += pool;
     more.extend(waiting.iter().map(|one| one.config(port)));
     let daemon = Daemon::with(bed, &bed.cache.join("state"), &layouts, &manifests, max, &more)?;
     for one in waiting {

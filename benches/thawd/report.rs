@@ -11,6 +11,9 @@ use crate::bed::repository;
 use crate::stats::{Series, human};
 use crate::{machine, peers};
 
+/// What was read from traces by hand, beside the measure of cold starts.
+const COLD_PROFILE: &str = include_str!("cold_profile.md");
+
 /// A line that the project set itself.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
@@ -281,6 +284,10 @@ pub fn write_document(order: &[&str]) -> Result<()> {
         }
         sections += &section(&document);
         sections.push('\n');
+        if *id == "cold" {
+            sections += COLD_PROFILE;
+            sections.push('\n');
+        }
     }
     for machine in machines {
         out += &machine;

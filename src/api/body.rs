@@ -1,4 +1,6 @@
-//! Request bodies: one limit, one parse, and errors that never repeat a value (it may be a secret).
+//! Request bodies: one limit, one time limit, one parse, and errors that never repeat a value (it may be a secret).
+
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -7,12 +9,17 @@ use zeroize::Zeroizing;
 
 use super::ApiError;
 
-/// Reads and parses a JSON body of at most `limit` bytes.
+/// Reads and parses a JSON body of at most `limit` bytes, which has to arrive within `time`.
 ///
 /// # Errors
-/// 413 `body_too_large`, 400 `invalid_json`, `unknown_field` or `invalid_field`.
-pub async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
-    let bytes = axum::body::to_bytes(body, limit).await.map_err(|error| {
+/// 408 `body_timeout`, 413 `body_too_large`, 400 `invalid_json`, `unknown_field` or `invalid_field`.
+pub async fn json<T: DeserializeOwned>(body: Body, limit: usize, time: Duration) -> Result<T, ApiError> {
+    let arrived = tokio::time::timeout(time, axum::body::to_bytes(body, limit)).await.map_err(|_| {
+        let seconds = time.as_secs();
+        let detail = format!("the body did not arrive within {seconds} s (`api.connections.body_timeout_seconds`)");
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+    })?;
+    let bytes = arrived.map_err(|error| {
         let too_large =
             std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
         if too_large {
@@ -56,13 +63,16 @@ fn describe(error: &serde_json::Error, path: &str) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::body::Body;
 
     use super::json;
     use crate::types::ExecutionRequest;
 
     async fn error(body: &str) -> (u16, String, String) {
-        let problem = json::<ExecutionRequest>(Body::from(body.to_owned()), 1000).await.unwrap_err().problem();
+        let problem = json::<ExecutionRequest>(Body::from(body.to_owned()), 1000, Duration::from_secs(9)).await;
+        let problem = problem.unwrap_err().problem();
         (problem.status, problem.code, problem.detail)
     }
 

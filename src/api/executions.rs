@@ -29,6 +29,7 @@ use crate::types::{Execution, ExecutionRequest, List, Problem};
         (String = "text/event-stream"), (String = "application/octet-stream"))),
     (status = 201, description = "started", body = Execution),
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
+    (status = 408, description = "the body did not arrive in time", body = Problem),
     (status = 409, description = "cancelled before it started", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
     (status = 429, description = "the user has too many executions (`user_limit`); try again after `Retry-After`",
@@ -42,7 +43,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let request: ExecutionRequest = body::json(body, state.max_body_bytes).await?;
+    let request: ExecutionRequest = body::json(body, state.max_body_bytes, state.body_timeout).await?;
     let accepts = |media_type: &str| {
         let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         values.any(|value| value.contains(media_type))

@@ -12,6 +12,7 @@ mod problem;
 mod process;
 mod request_id;
 mod server;
+mod stall;
 mod status;
 mod text_format;
 
@@ -29,7 +30,7 @@ use crate::image::Store;
 pub use crate::types;
 pub use openapi::document;
 pub use problem::ApiError;
-pub use server::{PeerCredentials, bind};
+pub use server::{Connections, PeerCredentials, bind, serve};
 
 /// What the handlers call.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct State {
     pub per_execution: bool,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
+    /// Time in which a request's body has to arrive.
+    pub body_timeout: Duration,
     /// Time between heartbeats on an event stream.
     pub heartbeat: Duration,
 }

@@ -2,12 +2,13 @@
 
 use axum::http::header;
 use axum::response::IntoResponse;
-use utoipa::OpenApi;
+use utoipa::openapi::{OpenApi, RefOr};
+use utoipa::{Modify, OpenApi as _};
 
-use super::{executions, lists, metrics, output, pools, status};
+use super::{executions, lists, metrics, output, pools, problem, status};
 use crate::types;
 
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "thawd", description = "Container supervisor: executions in frozen warm containers."),
     paths(
@@ -28,9 +29,29 @@ use crate::types;
         status::readyz,
         metrics::metrics,
     ),
-    components(schemas(types::Event))
+    components(schemas(types::Event)),
+    modifiers(&Problems)
 )]
 struct Document;
+
+/// Gives errors the media type that they are sent with.
+struct Problems;
+
+impl Modify for Problems {
+    fn modify(&self, document: &mut OpenApi) {
+        for path in document.paths.paths.values_mut() {
+            let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
+            for (status, response) in operations.into_iter().flatten().flat_map(|one| &mut one.responses.responses) {
+                let RefOr::T(response) = response else { continue };
+                if status.starts_with(['4', '5'])
+                    && let Some(content) = response.content.shift_remove("application/json")
+                {
+                    response.content.insert(problem::MEDIA_TYPE.to_owned(), content);
+                }
+            }
+        }
+    }
+}
 
 /// The description as pretty-printed JSON with a final newline.
 ///

@@ -78,20 +78,9 @@ pub fn body(reader: Reader, mut cursor: Cursor) -> Result<Response, ApiError> {
     let first = reader
         .read_output(&mut cursor)
         .map_err(|dropped| ApiError::new(StatusCode::GONE, "output_dropped", dropped.to_string()))?;
-    let chunks = futures_util::stream::try_unfold(
-        (reader, cursor, first.into_iter()),
-        |(reader, mut cursor, mut waiting)| async move {
-            loop {
-                if let Some(chunk) = waiting.next() {
-                    return Ok::<Option<(Bytes, _)>, Dropped>(Some((chunk, (reader, cursor, waiting))));
-                }
-                let more = reader.next_output(&mut cursor).await?;
-                if more.is_empty() {
-                    return Ok(None);
-                }
-                waiting = more.into_iter();
-            }
-        },
-    );
+    let chunks = futures_util::stream::try_unfold((reader, cursor, first), |(reader, mut cursor, first)| async move {
+        let chunk = if first.is_empty() { reader.next_output(&mut cursor).await? } else { first };
+        Ok::<_, Dropped>((!chunk.is_empty()).then(|| (chunk, (reader, cursor, Bytes::new()))))
+    });
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], Body::from_stream(chunks)).into_response())
 }

@@ -37,14 +37,17 @@ pub async fn get(
 #[utoipa::path(put, path = "/v1/pools/{provider}", params(("provider" = String, Path, description = "provider name")),
     request_body = PoolChange, responses((status = 200, body = List<Pool>),
         (status = 400, description = "the change is wrong; see `code`", body = Problem),
-        (status = 404, body = Problem), (status = 503, body = Problem)))]
+        (status = 404, body = Problem), (status = 408, body = Problem),
+        (status = 413, description = "the body is too large", body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn change(
     State(state): State<Arc<super::State>>,
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     provider: Result<Path<String>, PathRejection>,
     body: Body,
 ) -> Result<Json<List<Pool>>, ApiError> {
-    let PoolChange { target, min, max, scaling, prestarted } = body::json(body, state.max_body_bytes).await?;
+    let PoolChange { target, min, max, scaling, prestarted } =
+        body::json(body, state.max_body_bytes, state.body_timeout).await?;
     let served = find(&state, provider)?;
     let change = Change { target, min, max, scaling };
     let own = target.is_some() || min.is_some() || max.is_some() || scaling.is_some();

@@ -11,6 +11,9 @@ use crate::types::Problem;
 /// `Retry-After` for those whom the queue could not serve, seconds.
 const BUSY_RETRY_AFTER: u64 = 5;
 
+/// Media type of an error (RFC 9457, section 3).
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
 /// An error answer.
 #[derive(Debug)]
 pub struct ApiError {
@@ -85,7 +88,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.problem())).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if self.retryable {
             headers.insert(header::RETRY_AFTER, self.retry_after.into());
         }

@@ -1,12 +1,106 @@
-//! The Unix socket that the API listens on.
+//! The Unix socket that the API listens on, and its connections: how many, and how long each may keep us waiting.
+//!
+//! `axum::serve` has no limits, so the loop is our own, around hyper's connections.
 
+use std::convert::Infallible;
+use std::error::Error as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::ApiError;
+use super::stall::Stalling;
+
+/// Connections above the limit that are accepted only to be told so, and to be asked how the daemon is. When these are
+/// taken too, further ones wait in the kernel's backlog.
+const TURNED_AWAY: usize = 16;
+
+/// What those may ask all the same: otherwise clients could make the daemon look dead.
+const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// Largest head of a request, bytes.
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Most that hyper buffers per connection and direction, bytes.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Pause after a failed accept (most likely out of descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest time that can be configured, seconds.
+const DAY: u64 = 24 * 3600;
+
+/// `[api.connections]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connections {
+    /// Open at the same time; further ones are answered 503.
+    pub max: usize,
+    /// Seconds in which the head of a request has to arrive, and for which a connection may be idle between two.
+    pub header_timeout_seconds: u64,
+    /// Seconds in which the body of a request has to arrive.
+    pub body_timeout_seconds: u64,
+    /// Seconds for which a client may take nothing of an answer that is waiting for it; then its connection is closed.
+    pub write_stall_seconds: u64,
+    /// Users besides root who may use the API, by uid; whoever may open the socket when empty.
+    pub allowed_uids: Vec<u32>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        // Twice and more what `queue.max` and `container.max` can keep busy by default.
+        Self {
+            max: 512,
+            header_timeout_seconds: 30,
+            body_timeout_seconds: 60,
+            write_stall_seconds: 300,
+            allowed_uids: Vec::new(),
+        }
+    }
+}
+
+impl Connections {
+    /// Whether all values are possible.
+    ///
+    /// # Errors
+    /// Key and problem of the first that is not.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        for (key, value, most) in [
+            ("max", self.max as u64, Semaphore::MAX_PERMITS as u64 - TURNED_AWAY as u64),
+            ("header_timeout_seconds", self.header_timeout_seconds, DAY),
+            ("body_timeout_seconds", self.body_timeout_seconds, DAY),
+            ("write_stall_seconds", self.write_stall_seconds, DAY),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err((format!("api.connections.{key}"), format!("must be from 1 to {most}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// See `body_timeout_seconds`.
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout_seconds)
+    }
+}
 
 /// Who is at the other end (`SO_PEERCRED`, unix(7)).
 #[derive(Debug, Clone, Copy)]
@@ -17,12 +111,154 @@ pub struct PeerCredentials {
     pub pid: Option<i32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for PeerCredentials {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let stream: &UnixStream = stream.io();
-        // Without credentials the peer is logged as nobody.
+impl PeerCredentials {
+    fn of(stream: &UnixStream) -> Self {
+        // Without credentials the peer is nobody.
         stream.peer_cred().map_or(Self { uid: u32::MAX, pid: None }, |peer| Self { uid: peer.uid(), pid: peer.pid() })
     }
+}
+
+/// Serves `router` on `listener` until `stop`; returns when every connection has ended after that. Each may finish the
+/// answer that it is at.
+pub async fn serve(listener: UnixListener, router: Router, limits: Connections, stop: CancellationToken) {
+    let shared = Arc::new(Shared {
+        router,
+        served: Arc::new(Semaphore::new(limits.max)),
+        accepted: Arc::new(Semaphore::new(limits.max + TURNED_AWAY)),
+        limits,
+        stop: stop.clone(),
+    });
+    let tasks = TaskTracker::new();
+    // `None` means stopped.
+    let _ = stop.run_until_cancelled(accept(&listener, &shared, &tasks)).await;
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+struct Shared {
+    router: Router,
+    served: Arc<Semaphore>,
+    accepted: Arc<Semaphore>,
+    limits: Connections,
+    stop: CancellationToken,
+}
+
+async fn accept(listener: &UnixListener, shared: &Arc<Shared>, tasks: &TaskTracker) {
+    let mut failing = false;
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&shared.accepted).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failing = false;
+                let shared = Arc::clone(shared);
+                // Here, so that they are served in the order in which they came.
+                let served = Arc::clone(&shared.served).try_acquire_owned().ok();
+                tasks.spawn(async move {
+                    serve_connection(stream, &shared, served.is_some()).await;
+                    drop((served, place));
+                });
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "cannot accept connections; tried again all the time");
+                }
+                failing = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: bool) {
+    let peer = PeerCredentials::of(&stream);
+    let welcome = if !shared.admits(peer.uid) {
+        tracing::warn!(peer_uid = peer.uid, peer_pid = peer.pid, "refused: not among `api.connections.allowed_uids`");
+        Welcome::Stranger(peer.uid)
+    } else if !has_place {
+        tracing::warn!(peer_uid = peer.uid, peer_pid = peer.pid, max = shared.limits.max, "too many connections");
+        Welcome::Crowded(shared.limits.max)
+    } else {
+        Welcome::Yes
+    };
+    let service = {
+        let shared = Arc::clone(shared);
+        service_fn(move |request| {
+            let shared = Arc::clone(&shared);
+            async move { Ok::<_, Infallible>(answer(&shared.router, request, peer, welcome).await) }
+        })
+    };
+    let stall = Duration::from_secs(shared.limits.write_stall_seconds);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(shared.limits.header_timeout_seconds))
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(Stalling::new(stream, stall)), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut stopping = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = shared.stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // The client's doing: nonsense (answered by hyper with 400 or 431), too slow, or gone.
+        let cause = error.source().map(ToString::to_string);
+        tracing::debug!(peer_uid = peer.uid, peer_pid = peer.pid, %error, cause, "connection ended early");
+    }
+}
+
+impl Shared {
+    fn admits(&self, uid: u32) -> bool {
+        let allowed = &self.limits.allowed_uids;
+        allowed.is_empty() || uid == 0 || allowed.contains(&uid)
+    }
+}
+
+/// How a connection is received.
+#[derive(Debug, Clone, Copy)]
+enum Welcome {
+    Yes,
+    Crowded(usize),
+    Stranger(u32),
+}
+
+async fn answer(router: &Router, request: Request<Incoming>, peer: PeerCredentials, welcome: Welcome) -> Response {
+    let refusal = match welcome {
+        Welcome::Stranger(uid) => {
+            let detail = format!("user {uid} may not use this API (`api.connections.allowed_uids`)");
+            ApiError::new(StatusCode::FORBIDDEN, "forbidden_uid", detail)
+        }
+        Welcome::Crowded(max) if !ALWAYS.contains(&request.uri().path()) => {
+            let detail = format!("{max} connections are open already, the most there may be (`api.connections.max`)");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", detail)
+        }
+        Welcome::Crowded(_) | Welcome::Yes => {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let mut response = match router.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            if matches!(welcome, Welcome::Crowded(_)) {
+                close(&mut response);
+            }
+            return response;
+        }
+    };
+    let mut response = refusal.into_response();
+    close(&mut response);
+    response
+}
+
+fn close(response: &mut Response) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Listens on `path`, mode 0660, group `group` if it exists. A socket that a killed daemon left is replaced; one

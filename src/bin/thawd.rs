@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use thawd::config::{Config, ConfigError, DEFAULT_PATH};
+use thawd::config::{Config, ConfigError, DEFAULT_PATH, OnStop};
 use thawd::daemon::Daemon;
+use thawd::paper::PaperError;
 use thawd::service::Service;
 use thawd::systemd;
 use thawd::telemetry::{LogControl, LogFormat};
@@ -28,6 +30,9 @@ struct Arguments {
     /// Cgroup that the containers' cgroups are made below, instead of `cgroup.parent` in the configuration
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
+    /// What becomes of executions and warm containers at a stop, instead of `daemon.on_stop` in the configuration
+    #[arg(long, value_name = "WHAT")]
+    on_stop: Option<OnStop>,
     #[command(subcommand)]
     command: Option<Internal>,
 }
@@ -40,9 +45,25 @@ enum Internal {
         #[arg(long, value_name = "FILE")]
         init: PathBuf,
     },
+    /// Keeps what survives the daemon, which starts it; not for use by hand
+    #[command(hide = true)]
+    Keeper {
+        /// Seconds without a daemon after which it destroys the containers
+        #[arg(long)]
+        timeout: u64,
+        /// Where their cgroups are, the v2 hierarchy first
+        #[arg(long = "cgroup", value_name = "DIRECTORY")]
+        cgroups: Vec<PathBuf>,
+    },
     /// Keeps a delegated cgroup for the daemon's containers, whoever restarts the daemon: thawd-containers.service
     #[command(hide = true)]
     Hold,
+    /// Writes the daemon's man pages and shell completions below a folder, for `make install` and `make deb`
+    #[command(hide = true)]
+    Paper {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -50,7 +71,11 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         // Before any thread exists: the spawner clones itself.
         Some(Internal::Spawner { init }) => thawd::spawner::serve(&init).context("spawner"),
+        Some(Internal::Keeper { timeout, cgroups }) => {
+            thawd::keeper::serve(Duration::from_secs(timeout), &cgroups).context("keeper")
+        }
         Some(Internal::Hold) => hold(),
+        Some(Internal::Paper { directory }) => paper(&directory).context("paper"),
         None => run(&arguments),
     };
     match outcome {
@@ -62,7 +87,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(file: Option<&Path>, cgroup_parent: Option<&str>) -> Result<Config, ConfigError> {
+fn paper(directory: &Path) -> Result<(), PaperError> {
+    thawd::paper::write(&Arguments::command(), &thawd::paper::DAEMON, directory)?;
+    thawd::paper::write_configuration_page(directory)
+}
+
+fn load(file: Option<&Path>, cgroup_parent: Option<&str>, on_stop: Option<OnStop>) -> Result<Config, ConfigError> {
     let mut config = match file {
         Some(path) => Config::load(path)?,
         None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH))?,
@@ -71,6 +101,7 @@ fn load(file: Option<&Path>, cgroup_parent: Option<&str>) -> Result<Config, Conf
     if let Some(parent) = cgroup_parent {
         parent.clone_into(&mut config.cgroup.parent);
     }
+    config.daemon.on_stop = on_stop.unwrap_or(config.daemon.on_stop);
     if let Some(filter) = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty()) {
         config.log.filter = filter;
     }
@@ -88,7 +119,7 @@ fn hold() -> anyhow::Result<()> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let config = load(arguments.config.as_deref(), arguments.cgroup_parent.as_deref())?;
+    let config = load(arguments.config.as_deref(), arguments.cgroup_parent.as_deref(), arguments.on_stop)?;
     if arguments.check_config {
         let providers = thawd::daemon::check(&config)?;
         println!("configuration ok, {providers} providers");
@@ -99,27 +130,36 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Credentials pass through this process: no core dump, no tracing by others (prctl(2), PR_SET_DUMPABLE).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("forbid core dumps")?;
-    raise_open_files(config.container.max);
+    raise_open_files(&config);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments, config, log))
 }
 
-/// Descriptors for the daemon itself: libraries, listener, clients.
-const OWN_FILES: u64 = 512;
+/// Descriptors for the daemon itself: libraries, listener, spawner.
+const OWN_FILES: u64 = 128;
 
-/// Descriptors that one container can cost: about 16 to hold it, and two for each of the 72 connections that its way
+/// Descriptors that the output of an execution is in.
+const FILES_PER_EXECUTION: u64 = 3;
+
+/// Descriptors that one container can cost: about 20 to hold it, and two for each of the 72 connections that its way
 /// out accepts at once.
 const FILES_PER_CONTAINER: u64 = 160;
 
 /// Raises the limit on open files as far as it goes. The usual 1024 are what eight containers can use up at will, and
 /// then nobody gets in or out any more.
-fn raise_open_files(containers: usize) {
-    let needed = OWN_FILES + FILES_PER_CONTAINER * containers as u64;
+fn raise_open_files(config: &Config) {
+    let (clients, executions) = (config.api.connections.max as u64, config.execution.retained as u64);
+    let containers = config.container.max as u64;
+    let needed = OWN_FILES + clients + FILES_PER_CONTAINER * containers + FILES_PER_EXECUTION * executions;
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
     if let Some(has) = getrlimit(Resource::Nofile).current.filter(|has| *has < needed) {
-        tracing::warn!(has, needed, "the limit on open files (LimitNOFILE=) is low for `container.max` containers");
+        tracing::warn!(
+            has,
+            needed,
+            "the limit on open files (LimitNOFILE=) is low for `container.max` containers and `execution.retained` executions"
+        );
     }
 }
 
@@ -143,9 +183,13 @@ async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow
     let daemon = Daemon::start(&config, inherited)?;
     let service =
         Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config, daemon.metrics().clone())?;
-    let (file, parent) = (arguments.config.clone(), arguments.cgroup_parent.clone());
-    let beside = tokio::spawn(service.run(hangup, move || load(file.as_deref(), parent.as_deref()), stop.clone()));
-    daemon.serve(stop).await?;
+    let (file, parent, on_stop) = (arguments.config.clone(), arguments.cgroup_parent.clone(), arguments.on_stop);
+    let load = move || load(file.as_deref(), parent.as_deref(), on_stop);
+    let beside = tokio::spawn(service.run(hangup, load, stop.clone()));
+    if daemon.serve(stop).await? == OnStop::Keep {
+        // Here and now: what is dropped on an orderly way out would be destroyed.
+        std::process::exit(0);
+    }
     // It has said that we are stopping, and ends with us.
     beside.await?;
     Ok(())

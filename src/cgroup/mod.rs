@@ -7,12 +7,14 @@
 //!
 //! All containers of one daemon live below one directory, `name` below `parent` in `[cgroup]`, in each hierarchy.
 
+mod abandoned;
 mod core_files;
 mod detect;
 mod hybrid;
 mod reclaim;
 mod v2;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +22,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
+pub use abandoned::{KEEPER, clear_abandoned};
 pub use detect::Layout;
 pub use reclaim::{Memory, Squeeze};
 
@@ -29,7 +33,7 @@ pub use reclaim::{Memory, Squeeze};
 pub const CPU_PERIOD_US: u64 = 100_000;
 
 /// Resource limits of a container in one of its classes (idle, run).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Hard memory limit, bytes.
     pub memory_bytes: u64,
@@ -57,7 +61,7 @@ impl Limits {
 }
 
 /// What a cgroup has used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time since the cgroup was created, microseconds.
     pub cpu_us: u64,
@@ -292,6 +296,10 @@ impl Hierarchy {
             fresh_directory(&directory)?;
         }
         self.controllers.limit_memory_and_pids(id, memory_bytes, pids)?;
+        self.open(id, path)
+    }
+
+    fn open(&self, id: &str, path: PathBuf) -> Result<Cgroup, CgroupError> {
         let freeze = path.join("cgroup.freeze");
         let freeze_file = open_for_writing(&freeze)?;
         let limit_files = self.controllers.open_limits(id)?;
@@ -368,35 +376,62 @@ impl Hierarchy {
         }
     }
 
-    /// Kills and removes every container cgroup found below `name`: what a daemon that was killed left behind.
-    /// Returns how many there were. Blocks until they are gone.
+    /// The cgroup of a container that an earlier daemon made, whether somebody is left in it or not.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn adopt(&self, id: &str) -> Result<Cgroup, CgroupError> {
+        self.open(id, self.core.join(id))
+    }
+
+    /// Kills and removes every container cgroup found below `name` but those named: what a daemon that was killed left
+    /// behind. Returns how many there were. Blocks until they are gone.
     ///
     /// # Errors
     /// A cgroup that cannot be listed, killed or removed.
-    pub fn sweep(&self) -> Result<usize, CgroupError> {
-        let mut ids = core_files::children(&self.core)?;
-        for directory in self.controllers.directories("") {
-            ids.extend(core_files::children(&directory)?);
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        for id in &ids {
-            let path = self.core.join(id);
-            if path.exists() {
-                core_files::kill(&path)?;
-                core_files::wait_empty(&path)?;
+    pub fn sweep(&self, keep: &BTreeSet<String>) -> Result<usize, CgroupError> {
+        let bases = self.bases();
+        let bases: Vec<&Path> = bases.iter().map(PathBuf::as_path).collect();
+        abandoned::clear(&bases, |id| keep.contains(id))
+    }
+
+    /// The directory of all containers in each hierarchy, the v2 core's first.
+    pub fn bases(&self) -> Vec<PathBuf> {
+        std::iter::once(self.core.clone()).chain(self.controllers.directories("")).collect()
+    }
+
+    /// The empty cgroup [`KEEPER`]. Whoever is in it is killed.
+    ///
+    /// # Errors
+    /// It cannot be made or emptied.
+    pub fn fresh_keeper(&self) -> Result<PathBuf, CgroupError> {
+        let path = self.core.join(KEEPER);
+        make_directory(&path)?;
+        core_files::kill(&path)?;
+        core_files::wait_empty(&path)?;
+        Ok(path)
+    }
+
+    /// Waits until the process in that cgroup has ended by itself, or kills it after a second.
+    ///
+    /// # Errors
+    /// Somebody is left.
+    pub fn end_keeper(&self) -> Result<(), CgroupError> {
+        let path = self.core.join(KEEPER);
+        for _ in 0..100 {
+            if !core_files::events(&path)?.populated {
+                return Ok(());
             }
-            let directories = self.controllers.directories(id).into_iter().chain([path]);
-            for directory in directories {
-                remove_directory(&directory)?;
-            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        Ok(ids.len())
+        core_files::kill(&path)?;
+        core_files::wait_empty(&path)
     }
 
     /// Removes the daemon's own directories, when no container is left in them.
     pub fn remove_base(&self) {
-        for directory in self.controllers.directories("").into_iter().chain([self.core.clone()]) {
+        let keeper = self.core.join(KEEPER);
+        for directory in std::iter::once(keeper).chain(self.controllers.directories("")).chain([self.core.clone()]) {
             if let Err(error) = remove_directory(&directory) {
                 tracing::warn!(%error, "left a cgroup behind");
             }

@@ -41,16 +41,17 @@ pub struct Cli {
 /// Capacity asked for at most, bytes: fewer wake-ups while much is written. What is not written costs nothing.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// A pipe whose read end is ours, of about `capacity` bytes.
-pub fn output_pipe(capacity: usize) -> io::Result<(pipe::Receiver, OwnedFd)> {
+/// A pipe whose read end is ours and does not block, of about `capacity` bytes.
+pub fn output_pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     // Refused beyond the limits of pipe(7), where the default does as well.
     let _ = rustix::pipe::fcntl_setpipe_size(&writer, capacity.min(PIPE_BYTES));
-    Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
+    rustix::io::ioctl_fionbio(&reader, true)?;
+    Ok((reader.into(), writer.into()))
 }
 
 /// A pipe whose write end is ours.
-pub fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
+fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
     let (reader, writer) = io::pipe()?;
     Ok((reader.into(), pipe::Sender::from_owned_fd(writer.into())?))
 }
@@ -73,7 +74,8 @@ impl Container {
         let late = || ContainerError::Prestart(format!("it was not ready within {} s", limit.as_secs()));
         tokio::time::timeout(limit, self.started(tag)).await.map_err(|_| late())??;
         let driver = Driver::new(Arc::clone(&prestarted.plan));
-        let mut cli = Cli { tag, driver, stdin, stdout, stderr };
+        let listen = |output| pipe::Receiver::from_owned_fd(output).map_err(failed);
+        let mut cli = Cli { tag, driver, stdin, stdout: listen(stdout)?, stderr: listen(stderr)? };
         match tokio::time::timeout(limit, self.wait_ready(&mut cli, prestarted.plan.quiet)).await {
             Ok(result) => result?,
             Err(_) => return Err(late()),
@@ -114,6 +116,11 @@ impl Container {
                 }
             }
         }
+    }
+
+    /// Whether a CLI waits in it.
+    pub fn has_cli(&self) -> bool {
+        self.cli.is_some()
     }
 
     /// The CLI that waits in it, for the execution that has claimed it.

@@ -1,6 +1,7 @@
 //! All containers of the daemon: how they are made, how many there may be, which exist.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,17 +12,19 @@ use super::control::Control;
 use super::credentials;
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
+use super::survive::fingerprint;
 use super::{Container, ContainerError, Template};
 use crate::cgroup::{Cgroup, Hierarchy, Limits, Usage};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
+use crate::keeper::Keeper;
 use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
-use crate::types;
+use crate::{steps, types};
 
 pub use crate::types::ContainerState as State;
 
 /// Host ids of one container (user_namespaces(7)).
-const IDS: u32 = 65_536;
+pub const IDS: u32 = 65_536;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the value whole, so a panic elsewhere does not spoil it.
@@ -87,24 +90,24 @@ pub struct Entry {
     pub provider: String,
     pub pool: PoolKey,
     pub cgroup: Cgroup,
-    created_at_ms: u64,
+    pub created_at_ms: u64,
     /// While it serves.
-    limits: Limits,
-    network: OnceLock<egress::Meter>,
-    status: Mutex<Status>,
+    pub limits: Limits,
+    pub network: OnceLock<egress::Meter>,
+    pub status: Mutex<Status>,
 }
 
 #[derive(Debug)]
-struct Status {
-    state: State,
-    execution: Option<String>,
-    pid: Option<i32>,
-    claimed: Option<Claimed>,
+pub struct Status {
+    pub state: State,
+    pub execution: Option<String>,
+    pub pid: Option<i32>,
+    pub claimed: Option<Claimed>,
 }
 
 /// When a container was claimed, and what it had used by then.
 #[derive(Debug, Clone, Copy)]
-struct Claimed {
+pub struct Claimed {
     at_ms: u64,
     usage: Usage,
     network: egress::Usage,
@@ -145,12 +148,15 @@ impl Entry {
     }
 
     /// `baseline` is what it has used so far, which is not the execution's.
-    pub fn set_claimed(&self, execution: &str, baseline: Usage) {
+    pub fn set_claimed(&self, execution: &str, at_ms: u64, baseline: Usage) {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
         status.execution = Some(execution.to_owned());
-        let at_ms = crate::telemetry::unix_ms();
         status.claimed = Some(Claimed { at_ms, usage: baseline, network: self.network() });
+    }
+
+    pub fn pid(&self) -> Option<i32> {
+        lock(&self.status).pid
     }
 
     pub fn set_pid(&self, pid: Option<i32>) {
@@ -185,15 +191,17 @@ pub struct Containers {
     registry: Arc<Registry>,
     reaper: mpsc::UnboundedSender<Parts>,
     memory: MemoryCache,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Containers {
-    /// Starts the reaper.
+    /// Starts the reaper. With a keeper, containers survive the daemon.
     pub fn new(
         settings: Settings,
-        hierarchy: Hierarchy,
+        hierarchy: Arc<Hierarchy>,
         spawner: Spawner,
         egress_metrics: Arc<egress::EgressMetrics>,
+        keeper: Option<Arc<Keeper>>,
     ) -> Self {
         let (reaper, remains) = mpsc::unbounded_channel();
         tokio::spawn(reaper::run(remains));
@@ -203,13 +211,24 @@ impl Containers {
             slots: Arc::new(Mutex::new(slots)),
             changed: Arc::default(),
             settings,
-            hierarchy: Arc::new(hierarchy),
+            hierarchy,
             spawner,
             egress_metrics,
             registry: Arc::default(),
             reaper,
             memory: MemoryCache::default(),
+            keeper,
         }
+    }
+
+    /// What lets containers survive the daemon, if anything does.
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.as_ref()
+    }
+
+    /// Settings of all containers.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Takes a place under the limit.
@@ -222,6 +241,34 @@ impl Containers {
         let slot = lock(&self.slots).pop_first().ok_or_else(limit)?;
         let changed = Tell(Arc::clone(&self.changed));
         Ok(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+    }
+
+    /// The very place that has these host ids, if it is free.
+    pub(super) fn place_at(&self, id_base: u32) -> Option<Place> {
+        let offset = id_base.checked_sub(self.settings.id_start)?;
+        let slot = (offset % IDS == 0).then_some(offset / IDS)?;
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        if !lock(&self.slots).remove(&slot) {
+            return None;
+        }
+        let changed = Tell(Arc::clone(&self.changed));
+        Some(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+    }
+
+    /// What has to be cleared away of a container, which is listed from now on.
+    pub(super) fn parts(&self, entry: Arc<Entry>, place: Place) -> Parts {
+        self.registry.add(Arc::clone(&entry));
+        Parts {
+            entry,
+            hierarchy: Arc::clone(&self.hierarchy),
+            registry: Arc::clone(&self.registry),
+            reaper: self.reaper.clone(),
+            egress_metrics: Arc::clone(&self.egress_metrics),
+            keeper: self.keeper.clone(),
+            pidfd: None,
+            proxy: None,
+            _place: place,
+        }
     }
 
     /// Woken when a place has become free. There is one who waits for it: the queue.
@@ -246,7 +293,7 @@ impl Containers {
     }
 
     /// The cgroup hierarchy, for listing and for the last clearing up.
-    pub fn hierarchy(&self) -> &Hierarchy {
+    pub fn hierarchy(&self) -> &Arc<Hierarchy> {
         &self.hierarchy
     }
 
@@ -338,17 +385,9 @@ impl Containers {
             network: OnceLock::new(),
             status: Mutex::new(Status { state: State::Creating, execution: None, pid: None, claimed: None }),
         });
-        self.registry.add(Arc::clone(&entry));
-        let mut remains = Remains::new(Parts {
-            entry,
-            hierarchy: Arc::clone(&self.hierarchy),
-            registry: Arc::clone(&self.registry),
-            reaper: self.reaper.clone(),
-            pidfd: None,
-            proxy: None,
-            _place: place,
-        });
+        let mut remains = Remains::new(self.parts(entry, place));
 
+        steps::at("create.cgroup");
         let directory = remains.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
@@ -361,11 +400,13 @@ impl Containers {
             Err(error) => return Err(error.into()),
         };
         let Spawned { pid, pidfd, proxy, credential_dir, mapped } = spawned;
+        steps::at("create.spawned");
         remains.set_process(Some(pid), Some(pidfd));
         if !mapped {
             tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
         }
         let policy = Arc::clone(&template.egress);
+        let listener = self.keeper.as_ref().map(|_| proxy.try_clone()).transpose().map_err(ContainerError::Control)?;
         remains.set_proxy(egress::Proxy::serve(proxy, policy, id, Arc::clone(&self.egress_metrics))?);
 
         let timeout = self.settings.create_timeout;
@@ -376,6 +417,7 @@ impl Containers {
             Ok(Ok(Some(other))) => return Err(ContainerError::Init(format!("unexpected greeting {other:?}"))),
             Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
         }
+        steps::at("create.ready");
         let owner = id_base + template.user;
         let credentials = match (&template.credentials, credential_dir) {
             (Some((_, limit)), Some(directory)) => {
@@ -385,9 +427,12 @@ impl Containers {
             }
             _ => None,
         };
+        steps::at("create.credentials");
         Ok(Container {
             control,
             credentials,
+            listener: listener.map(OwnedFd::from),
+            fingerprint: fingerprint(&self.settings, &template),
             owner,
             template,
             next_tag: 0,

@@ -80,6 +80,14 @@ impl Control {
         Ok((Self { socket }, theirs))
     }
 
+    /// The end that an earlier daemon had.
+    ///
+    /// # Errors
+    /// It cannot be polled.
+    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: Watched::new(socket, Interest::READABLE | Interest::WRITABLE)? })
+    }
+
     /// Asks for a command to be run; works while the container is frozen.
     ///
     /// # Errors
@@ -98,15 +106,15 @@ impl Control {
         kernel::send(self.socket.fd(), &[&message.encode()], &[])
     }
 
-    /// The next report; `None` when the container is gone. Can be cancelled without losing one.
+    /// The next report, which is not taken away; `None` when the container is gone.
     ///
     /// # Errors
     /// Anything else than a report.
-    pub async fn report(&self) -> io::Result<Option<Report>> {
+    pub async fn peek(&self) -> io::Result<Option<Report>> {
         let mut buffer = [0; 64];
-        let received = self.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
+        let received = self.socket.run(Interest::READABLE, |socket| kernel::peek(socket, &mut buffer)).await;
         let length = match received {
-            Ok(received) => received.length,
+            Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
             Err(error) => return Err(error),
         };
@@ -115,6 +123,27 @@ impl Control {
         }
         let report = Report::decode(&buffer[..length]);
         report.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a report of thaw-init"))
+    }
+
+    /// Takes the report away that was looked at.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn consume(&self) -> io::Result<()> {
+        let mut buffer = [0; 64];
+        kernel::receive(self.socket.fd(), &mut buffer).map(drop)
+    }
+
+    /// The next report; `None` when the container is gone.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    pub async fn report(&self) -> io::Result<Option<Report>> {
+        let report = self.peek().await?;
+        if report.is_some() {
+            self.consume()?;
+        }
+        Ok(report)
     }
 }
 

@@ -15,6 +15,7 @@ mod control;
 mod credentials;
 mod pool_memory;
 mod reaper;
+mod survive;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,16 +25,17 @@ use std::sync::Arc;
 use crate::cgroup::{CgroupError, Hierarchy, Limits, Squeeze, Usage};
 use crate::egress;
 use crate::init::wire::{Report, op, stage};
-use crate::kernel;
 use crate::spawner::SpawnerError;
+use crate::{kernel, steps};
 
-pub use cli::{Cli, Prestarted, input_pipe, output_pipe};
+pub use cli::{Cli, Prestarted, output_pipe};
 pub use containers::{Containers, Limit, Place, Settings};
 use control::Control;
 pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
 pub use credentials::CredentialError;
 pub use pool_memory::PoolKey;
 use reaper::Remains;
+pub use survive::{Orphan, fingerprint};
 
 /// State as shown by the API.
 pub use containers::State;
@@ -152,6 +154,10 @@ pub struct Container {
     control: Control,
     /// The tmpfs on its credential directory. Kept so that what the command refreshed can be read back and revoked.
     credentials: Option<OwnedFd>,
+    /// The socket of its way out, for the next daemon; the proxy has its own.
+    listener: Option<OwnedFd>,
+    /// What it was made from.
+    fingerprint: String,
     /// Host id of the user inside.
     owner: u32,
     template: Arc<Template>,
@@ -185,11 +191,14 @@ impl Container {
     pub async fn rest(&mut self) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
         self.remains.cgroup().freeze().await?;
+        steps::at("rest.frozen");
         self.squeeze().await?;
         // What it used until now is nobody's; frozen, it uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;
         self.remains.set_state(State::Warm);
+        self.keep();
+        steps::at("rest.kept");
         Ok(())
     }
 
@@ -213,10 +222,11 @@ impl Container {
             false => {
                 self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
                 self.baseline = self.usage()?;
+                self.keep();
             }
         }
         self.hierarchy().reset_peak(self.remains.cgroup());
-        self.remains.set_claimed(execution, self.baseline);
+        self.remains.set_claimed(execution, crate::telemetry::unix_ms(), self.baseline);
         Ok(())
     }
 
@@ -228,6 +238,16 @@ impl Container {
         let mount = self.credentials.as_ref().ok_or(CredentialError::NoDirectory)?;
         let limit = self.template.credentials.as_ref().map_or(0, |(_, bytes)| *bytes);
         Ok(credentials::fill(mount.as_fd(), files, self.owner, limit)?)
+    }
+
+    /// Tag of the next command.
+    pub fn next_tag(&self) -> u32 {
+        self.next_tag + 1
+    }
+
+    /// Tags of commands go on from there: the one that runs is the last that an earlier daemon gave.
+    pub fn resume(&mut self, tag: u32) {
+        self.next_tag = tag;
     }
 
     /// Lets it run.
@@ -253,8 +273,10 @@ impl Container {
     /// # Errors
     /// [`ContainerError::Start`] when it cannot be executed.
     pub async fn started(&self, tag: u32) -> Result<(), ContainerError> {
-        match self.report().await? {
-            Some(Report { op: op::STARTED, tag: of, .. }) if of == tag => Ok(()),
+        match self.peek().await? {
+            Some(Report { op: op::STARTED, tag: of, .. }) if of == tag => {
+                self.control.consume().map_err(ContainerError::Control)
+            }
             Some(Report { op: op::FAILED, tag: of, value, detail }) if of == tag => {
                 Err(ContainerError::Start { stage: detail, errno: value })
             }
@@ -266,19 +288,25 @@ impl Container {
     /// Waits until the command ends; its wait status (wait(2)), or `None` when the whole container ended.
     ///
     /// # Errors
-    /// `thaw-init` answered nonsense.
+    /// [`ContainerError::Start`] when it could not be executed; `thaw-init` answered nonsense.
     pub async fn ended(&self, tag: u32) -> Result<Option<i32>, ContainerError> {
         loop {
-            match self.report().await? {
+            match self.peek().await? {
                 Some(Report { op: op::EXITED, tag: of, value, .. }) if of == tag => return Ok(Some(value)),
-                Some(_) => {}
+                // Of an execution that another daemon had begun.
+                Some(Report { op: op::FAILED, tag: of, value, detail }) if of == tag => {
+                    return Err(ContainerError::Start { stage: detail, errno: value });
+                }
+                Some(_) => self.control.consume().map_err(ContainerError::Control)?,
                 None => return Ok(None),
             }
         }
     }
 
-    async fn report(&self) -> Result<Option<Report>, ContainerError> {
-        self.control.report().await.map_err(ContainerError::Control)
+    /// The next report, which stays where it is: how a command ended is told again to the next daemon, should this one
+    /// be killed before it has told anybody.
+    async fn peek(&self) -> Result<Option<Report>, ContainerError> {
+        self.control.peek().await.map_err(ContainerError::Control)
     }
 
     /// Sends a signal to the command's process group.
@@ -294,7 +322,7 @@ impl Container {
     /// # Errors
     /// The control file cannot be written.
     pub fn kill(&self) -> Result<(), ContainerError> {
-        Ok(self.remains.cgroup().kill()?)
+        Ok(self.remains.kill()?)
     }
 
     /// What its cgroup has used since it was created.

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Container, ContainerError, Template};
 use crate::cgroup::{Memory, Squeeze};
 use crate::provider::prestart::ModelMode;
@@ -34,7 +36,7 @@ impl Container {
 }
 
 /// Which pool a container was made for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolKey {
     provider: String,
     stage: Stage,
@@ -55,6 +57,16 @@ impl PoolKey {
     /// How far its containers are taken.
     pub fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// The provider.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// Whether it is that of this stage and model.
+    pub fn is_for(&self, stage: Stage, model: Option<&str>) -> bool {
+        self.stage == stage && self.model.as_deref() == model
     }
 
     /// Whether that is `pool`.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::containers::{Entry, Place, Registry, State};
-use crate::cgroup::{Cgroup, Hierarchy, Usage};
+use crate::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 use crate::egress;
+use crate::keeper::Keeper;
+use crate::steps;
 
-/// Pauses between tries to remove what cannot be removed yet.
+/// Pauses between tries to remove what cannot be removed yet; the last one again and again.
 const RETRY: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
@@ -24,10 +26,23 @@ pub struct Parts {
     pub hierarchy: Arc<Hierarchy>,
     pub registry: Arc<Registry>,
     pub reaper: mpsc::UnboundedSender<Parts>,
+    pub egress_metrics: Arc<egress::EgressMetrics>,
+    pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
     pub proxy: Option<egress::Proxy>,
     /// Given back last: until then the container counts.
     pub _place: Place,
+}
+
+impl Parts {
+    /// Kills every process. Out of descriptors, which the control file takes one of, PID 1 is killed by the one that we
+    /// have, and takes the others with it (pid_namespaces(7)).
+    fn kill(&self) -> Result<(), CgroupError> {
+        self.entry.cgroup.kill().or_else(|error| match &self.pidfd {
+            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).map_err(|_| error),
+            None => Err(error),
+        })
+    }
 }
 
 impl Remains {
@@ -65,6 +80,22 @@ impl Remains {
         &self.parts().entry.cgroup
     }
 
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.parts().keeper.as_ref()
+    }
+
+    pub fn egress_metrics(&self) -> Arc<egress::EgressMetrics> {
+        Arc::clone(&self.parts().egress_metrics)
+    }
+
+    /// Kills every process in it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        self.parts().kill()
+    }
+
     pub fn entry(&self) -> &Arc<Entry> {
         &self.parts().entry
     }
@@ -77,9 +108,9 @@ impl Remains {
         self.parts().entry.set_state(state);
     }
 
-    pub fn set_claimed(&self, execution: &str, baseline: Usage) {
+    pub fn set_claimed(&self, execution: &str, at_ms: u64, baseline: Usage) {
         let parts = self.parts();
-        parts.entry.set_claimed(execution, baseline);
+        parts.entry.set_claimed(execution, at_ms, baseline);
         if let Some(proxy) = &parts.proxy {
             // That of the execution, which is who claims.
             proxy.belongs_to(tracing::Span::current());
@@ -92,9 +123,10 @@ impl Drop for Remains {
         if let Some(parts) = self.0.take() {
             parts.entry.set_state(State::Destroying);
             // Killed here and now, so that nothing runs on; the rest takes its time in the reaper.
-            if let Err(error) = parts.entry.cgroup.kill() {
+            if let Err(error) = parts.kill() {
                 tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
             }
+            steps::at("destroy.killed");
             let reaper = parts.reaper.clone();
             if let Err(lost) = reaper.send(parts) {
                 tracing::error!(container = %lost.0.entry.id, "the reaper has stopped; left for the next start");
@@ -113,23 +145,20 @@ pub async fn run(mut remains: mpsc::UnboundedReceiver<Parts>) {
 async fn clear(mut parts: Parts) {
     parts.proxy = None;
     let id = parts.entry.id.clone();
-    let mut pauses = RETRY.into_iter();
-    loop {
-        match try_clear(&mut parts).await {
-            Ok(()) => break,
-            Err(message) => match pauses.next() {
-                Some(pause) => {
-                    tracing::warn!(container = %id, %message, "not cleared away yet");
-                    tokio::time::sleep(pause).await;
-                }
-                None => {
-                    // Its place is not given back: the limit must count what really exists.
-                    tracing::error!(container = %id, %message, "gave up clearing away; swept at the next start");
-                    std::mem::forget(parts);
-                    return;
-                }
-            },
+    let mut pauses = RETRY.into_iter().peekable();
+    while let Err(message) = try_clear(&mut parts).await {
+        let pause = pauses.next().unwrap_or(RETRY[RETRY.len() - 1]);
+        if pauses.peek().is_some() {
+            tracing::warn!(container = %id, %message, "not cleared away yet");
+        } else {
+            // Its place is not given back before that: the limit must count what really exists.
+            tracing::error!(container = %id, %message, "cannot be cleared away; tried again every {} s", pause.as_secs());
         }
+        tokio::time::sleep(pause).await;
+    }
+    steps::at("destroy.removed");
+    if let Some(keeper) = &parts.keeper {
+        keeper.forget(&id);
     }
     parts.registry.remove(&id);
     tracing::debug!(container = %id, "destroyed");
@@ -144,6 +173,7 @@ async fn try_clear(parts: &mut Parts) -> Result<(), String> {
         super::reap(pidfd).await.map_err(|error| format!("reap: {error}"))?;
         parts.pidfd = None;
     }
+    steps::at("destroy.emptied");
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;
     removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())

@@ -21,12 +21,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::client::{Client, ClientError, DEFAULT_SOCKET};
 use crate::image::StoreError;
 use crate::image::build::BuildError;
 use crate::image::registry::RegistryError;
+use crate::paper::{self, PaperError};
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
 #[derive(Debug, Parser)]
@@ -82,6 +83,12 @@ enum Command {
     Doctor,
     /// Print the version
     Version,
+    /// Write the man pages and shell completions below a folder, for `make install` and `make deb`
+    #[command(hide = true)]
+    Paper {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// Failure of thawctl itself, in one line.
@@ -98,6 +105,8 @@ enum CtlError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Paper(#[from] PaperError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -147,6 +156,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Images => view::images(&client, cli.format).await?,
         Command::Logs(args) => logs::logs(&client, &args, cli.format).await?,
         Command::Inspect(args) => view::inspect(&client, &args).await?,
+        Command::Paper { directory } => paper::write(&Cli::command(), &paper::CLIENT, &directory)?,
         Command::Version => print(&format!("thawctl {}\n", env!("CARGO_PKG_VERSION")))?,
     }
     Ok(0)
@@ -173,8 +183,6 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

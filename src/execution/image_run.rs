@@ -49,9 +49,17 @@ impl Origin {
     /// # Errors
     /// See [`ClaimError`].
     pub async fn claim_prestarted(&self) -> Result<Option<Claimed>, ClaimError> {
+        match self.prestarted() {
+            Some(prestarted) => prestarted.claim_warm().await,
+            None => Ok(None),
+        }
+    }
+
+    /// The pool of CLIs that wait.
+    pub fn prestarted(&self) -> Option<&Pool> {
         match self {
-            Self::Pool(_, Some(prestarted)) => prestarted.claim_warm().await,
-            _ => Ok(None),
+            Self::Pool(_, prestarted) => prestarted.as_ref(),
+            Self::Image(..) => None,
         }
     }
 

@@ -6,6 +6,8 @@
 //! dropped, and those who miss them are told so.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +15,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::followers::{Followers, Position};
+use super::journal::{Head, Journal, Record};
 use super::output;
-use crate::types::{Event, Gap};
+use super::spool::{Files, Spool};
+use crate::types::{Delta, Event, Exit, Gap};
 
 /// Charged per event besides its data, bytes: queue slot, positions, allocation.
 const EVENT_OVERHEAD: usize = 160;
@@ -23,11 +27,14 @@ const EVENT_OVERHEAD: usize = 160;
 /// what one that is slow has to take in the time after which it counts as stalled.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Most pieces of output that one read takes out.
-const READ_PIECES: usize = 64;
-
 /// Most output in one event, bytes.
 const EVENT_BYTES: usize = 64 * 1024;
+
+/// Name of the last event.
+const EXIT: &str = "exit";
+
+/// The names of all that are not output.
+const NAMES: [&str; 5] = ["queued", "started", "delta", "gap", EXIT];
 
 /// An event in the form in which it goes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +63,15 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
 /// Bytes that a reader wanted were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("bytes {wanted} to {kept} are gone: the limit of the log was passed before they were read")]
@@ -72,7 +88,7 @@ pub struct Cursor {
     stream: Stream,
     /// Bytes wanted from here on.
     wanted: u64,
-    /// Events up to here were looked at, and hold this many bytes of the stream.
+    /// Events up to here were looked at, and hold the bytes of the stream up to there.
     after: u64,
     passed: u64,
 }
@@ -84,10 +100,11 @@ impl Cursor {
     }
 }
 
-/// What is kept of an event: output as it came, everything else as it goes out.
+/// What is kept of an event: of output where it is, everything else as it goes out.
 #[derive(Debug, Clone)]
 enum Piece {
-    Output(Stream, Bytes),
+    /// So many bytes of a stream, from there on.
+    Output(Stream, u64, u32),
     Other(Rendered),
 }
 
@@ -95,27 +112,29 @@ impl Piece {
     fn charge(&self) -> usize {
         EVENT_OVERHEAD
             + match self {
-                Self::Output(_, bytes) => bytes.len(),
+                Self::Output(_, _, length) => *length as usize,
                 Self::Other(rendered) => rendered.data.len(),
             }
     }
 
-    fn output(&self, wanted: Stream) -> Option<&Bytes> {
+    fn record(&self) -> Record {
         match self {
-            Self::Output(stream, bytes) if *stream == wanted => Some(bytes),
-            _ => None,
+            Self::Output(stream, _, length) => Record::Output(*stream as usize, *length),
+            Self::Other(rendered) => Record::Event(rendered.name.to_owned(), rendered.data.to_string()),
         }
     }
+}
 
+/// What is taken out of the log to be rendered.
+enum Taken {
+    Output(Stream, Bytes),
+    Other(Rendered),
+}
+
+impl Taken {
     fn render(self) -> Rendered {
         match self {
-            Self::Output(stream, bytes) => {
-                let name = match stream {
-                    Stream::Stdout => "stdout",
-                    Stream::Stderr => "stderr",
-                };
-                Rendered { name, data: output::json(&bytes).into() }
-            }
+            Self::Output(stream, bytes) => Rendered { name: stream.name(), data: output::json(&bytes).into() },
             Self::Other(rendered) => rendered,
         }
     }
@@ -134,6 +153,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Log {
     inner: Mutex<Inner>,
+    /// Standard output and standard error.
+    spools: [Arc<Spool>; 2],
     /// Last sequence number written.
     last: watch::Sender<u64>,
     /// Counts whatever readers do that a waiting command may go on for.
@@ -141,31 +162,145 @@ pub struct Log {
     limits: Limits,
 }
 
-#[derive(Debug, Default)]
+/// An event that is kept.
+#[derive(Debug)]
+struct Held {
+    piece: Piece,
+    /// The position behind it.
+    position: Position,
+    /// Where the journal has it.
+    place: u64,
+}
+
+#[derive(Debug)]
 struct Inner {
-    /// With the position behind each.
-    events: VecDeque<(Piece, Position)>,
-    /// How many events were dropped; the first one held has this number plus one.
-    trimmed: u64,
-    /// The position behind those, and how many bytes of each stream were in them.
-    trimmed_position: Position,
-    trimmed_output: [u64; 2],
+    journal: Journal,
+    events: VecDeque<Held>,
+    /// What comes before those, as the next daemon will be told at the next tidying up.
+    head: Head,
+    /// Bytes dropped since the last one.
+    untidy: usize,
+    /// Standard output from here on is still needed for something else than readers; see [`Log::keep_for_parser`].
+    parser_needs: Option<u64>,
     bytes: usize,
-    /// The position at the end.
+    /// The position at the end, and how much of each stream is in events.
     end: Position,
+    output: [u64; 2],
     closed: bool,
     followers: Followers,
 }
 
+/// What the log of an earlier daemon tells besides its events.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The command was handed over.
+    pub submitted: bool,
+    /// `started` has been published.
+    pub announced: bool,
+    /// What was given to [`Log::note_stop`].
+    pub stop: Option<u8>,
+    /// The `exit` event, if there is one already.
+    pub exit: Option<Exit>,
+    /// The last checkpoint, as JSON.
+    pub checkpoint: Option<Vec<u8>>,
+    /// Bytes of text in the `delta` events published since.
+    pub delta_bytes: usize,
+}
+
 impl Log {
-    /// An empty log.
-    pub fn new(limits: Limits) -> Self {
-        Self { inner: Mutex::default(), last: watch::Sender::new(0), moves: watch::Sender::new(0), limits }
+    /// An empty log in empty files.
+    ///
+    /// # Errors
+    /// They are no files.
+    pub fn new(limits: Limits, files: Files) -> io::Result<Self> {
+        Self::with(limits, Journal::new(files.journal), files.output, Head::default())
+    }
+
+    fn with(limits: Limits, journal: Journal, output: [Arc<OwnedFd>; 2], head: Head) -> io::Result<Self> {
+        let [stdout, stderr] = output;
+        let inner = Inner {
+            journal,
+            events: VecDeque::new(),
+            untidy: 0,
+            parser_needs: None,
+            bytes: 0,
+            end: head.position,
+            output: head.output,
+            closed: false,
+            followers: Followers::default(),
+            head,
+        };
+        Ok(Self {
+            inner: Mutex::new(inner),
+            spools: [Arc::new(Spool::new(stdout)?), Arc::new(Spool::new(stderr)?)],
+            last: watch::Sender::new(head.trimmed),
+            moves: watch::Sender::new(0),
+            limits,
+        })
+    }
+
+    /// The log that an earlier daemon wrote into these files: whoever reads it finds the same events under the same
+    /// numbers.
+    ///
+    /// # Errors
+    /// They hold something else.
+    pub fn recover(limits: Limits, files: Files) -> io::Result<(Self, Recovered)> {
+        let (journal, head, records) = Journal::open(files.journal)?;
+        let mut recovered = Recovered {
+            submitted: head.submitted > 0,
+            announced: head.trimmed > 0,
+            stop: u8::try_from(head.stop).ok().and_then(|stop| stop.checked_sub(1)),
+            exit: None,
+            checkpoint: None,
+            delta_bytes: 0,
+        };
+        let this = Self::with(limits, journal, files.output, head)?;
+        let mut inner = this.lock();
+        for (place, record) in records {
+            let piece = match record {
+                Record::Checkpoint(json) if place == head.checkpoint => {
+                    recovered.checkpoint = Some(json);
+                    recovered.delta_bytes = 0;
+                    continue;
+                }
+                Record::Checkpoint(_) => continue,
+                Record::Output(stream, length) => {
+                    let stream = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
+                    Piece::Output(stream, inner.output[stream as usize], length)
+                }
+                Record::Event(name, data) => {
+                    let Some(rendered) = recovered.note(&name, data) else {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("unknown event {name:?}")));
+                    };
+                    Piece::Other(rendered)
+                }
+            };
+            // What comes before was read for the sake of the parser only.
+            if place >= head.start {
+                inner.closed |= matches!(&piece, Piece::Other(rendered) if rendered.name == EXIT);
+                inner.hold(piece, place);
+            }
+        }
+        inner.trim(&this.limits);
+        this.last.send_replace(inner.number());
+        drop(inner);
+        Ok((this, recovered))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Each change leaves the value whole, so a panic elsewhere does not spoil it.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the bytes of a stream go before they are published.
+    pub fn spool(&self, stream: Stream) -> &Arc<Spool> {
+        &self.spools[stream as usize]
+    }
+
+    /// Its files, for the keeper: journal, standard output, standard error.
+    pub fn files(&self) -> [Arc<OwnedFd>; 3] {
+        let [stdout, stderr] = &self.spools;
+        [Arc::clone(self.lock().journal.file()), Arc::clone(stdout.file()), Arc::clone(stderr.file())]
     }
 
     /// Most that may be written at once without a reader who pays attention losing something, bytes.
@@ -175,44 +310,87 @@ impl Log {
 
     /// Appends an event; `Exit` closes the log, and nothing can follow it.
     pub fn push(&self, event: &Event) {
-        self.append([Piece::Other(render(event))], matches!(event, Event::Exit(_)));
+        let last = matches!(event, Event::Exit(_));
+        self.append(&mut self.lock(), vec![Piece::Other(render(event))], last);
     }
 
-    /// Appends output, in events of at most [`EVENT_BYTES`] and an eighth of the log's limit.
-    pub fn push_output(&self, stream: Stream, bytes: Bytes) {
+    /// Publishes what has come into the spool of a stream, in events of at most [`EVENT_BYTES`] and an eighth of the log's
+    /// limit. The start of a character at its end stays for the next time, unless `all` of it has come.
+    pub fn publish(&self, stream: Stream, all: bool) {
         let most = EVENT_BYTES.min(self.gulp());
-        self.append(output::pieces(bytes, most).map(|piece| Piece::Output(stream, piece)), false);
+        let spool = self.spool(stream);
+        let mut inner = self.lock();
+        let from = inner.output[stream as usize];
+        let pieces = output::pieces(spool, from, most, all);
+        let pieces: Vec<_> = pieces.map(|(from, length)| Piece::Output(stream, from, length)).collect();
+        if !pieces.is_empty() {
+            self.append(&mut inner, pieces, false);
+        }
     }
 
-    fn append(&self, pieces: impl IntoIterator<Item = Piece>, last: bool) {
-        let number = {
-            let mut inner = self.lock();
-            if inner.closed {
-                return;
-            }
-            inner.closed = last;
-            for piece in pieces {
-                inner.bytes += piece.charge();
-                if let Piece::Output(stream, _) = piece {
-                    inner.end[stream as usize] += piece.charge() as u64;
-                }
-                let end = inner.end;
-                inner.events.push_back((piece, end));
-            }
-            // The newest event stays even if it alone is over the limit: the exit must be readable.
-            while inner.bytes > self.limits.bytes && inner.events.len() > 1 {
-                if let Some((dropped, position)) = inner.events.pop_front() {
-                    inner.bytes -= dropped.charge();
-                    inner.trimmed += 1;
-                    inner.trimmed_position = position;
-                    if let Piece::Output(stream, bytes) = dropped {
-                        inner.trimmed_output[stream as usize] += bytes.len() as u64;
-                    }
-                }
-            }
-            inner.trimmed + inner.events.len() as u64
-        };
-        self.last.send_replace(number);
+    /// Publishes bytes of our own.
+    pub fn push_output(&self, stream: Stream, bytes: &[u8]) {
+        if let Err(error) = self.spool(stream).write(bytes) {
+            tracing::error!(%error, "output cannot be kept");
+        }
+        self.publish(stream, true);
+    }
+
+    fn append(&self, inner: &mut Inner, pieces: Vec<Piece>, last: bool) {
+        if inner.closed {
+            return;
+        }
+        inner.closed = last;
+        // To the journal first: what has been seen must be there for the next daemon too.
+        let mut records = Vec::new();
+        let mut places = Vec::with_capacity(pieces.len());
+        for piece in &pieces {
+            places.push(records.len() as u64);
+            piece.record().encode(&mut records);
+        }
+        let begin = inner.journal.append(&records);
+        for (piece, place) in pieces.into_iter().zip(places) {
+            inner.hold(piece, begin + place);
+        }
+        inner.trim(&self.limits);
+        if inner.untidy > self.limits.bytes / 8 {
+            inner.tidy(&self.spools);
+        }
+        self.last.send_replace(inner.number());
+    }
+
+    /// The command has been handed over: the next daemon goes on with it.
+    pub fn note_submitted(&self) {
+        let mut inner = self.lock();
+        inner.head.submitted = 1;
+        inner.write_flags();
+    }
+
+    /// It was decided that the command has to end, and why.
+    pub fn note_stop(&self, reason: u8) {
+        let mut inner = self.lock();
+        inner.head.stop = u64::from(reason) + 1;
+        inner.write_flags();
+    }
+
+    /// From now on standard output is kept from the last checkpoint on, readers or not.
+    pub fn keep_for_parser(&self, from: u64) {
+        self.lock().parser_needs = Some(from);
+    }
+
+    /// Whether another checkpoint should be written, when `heard` bytes of standard output have been understood.
+    pub fn is_checkpoint_due(&self, heard: u64) -> bool {
+        self.lock().parser_needs.is_some_and(|from| heard.saturating_sub(from) > self.gulp() as u64)
+    }
+
+    /// Notes where the reader of the CLI's output is: everything before that is not needed any more.
+    pub fn checkpoint(&self, heard: u64, json: Vec<u8>) {
+        let mut record = Vec::new();
+        Record::Checkpoint(json).encode(&mut record);
+        let mut inner = self.lock();
+        inner.head.checkpoint = inner.journal.append(&record);
+        inner.parser_needs = Some(heard);
+        inner.tidy(&self.spools);
     }
 
     /// Somebody begins to read; see [`Followers`].
@@ -258,20 +436,28 @@ impl Log {
             let mut inner = self.lock();
             // A client chooses `after`: the largest number is no reason to overflow.
             let mut next = after.saturating_add(1);
-            if next <= inner.trimmed {
+            let trimmed = inner.head.trimmed;
+            if next <= trimmed {
                 // Numbered as the last missing one, so that resuming after the gap continues where the log does.
-                let gap = Event::Gap(Gap { from: next, to: inner.trimmed });
-                events.push(Numbered { sequence: inner.trimmed, event: render(&gap) });
-                next = inner.trimmed + 1;
+                let gap = Event::Gap(Gap { from: next, to: trimmed });
+                events.push(Numbered { sequence: trimmed, event: render(&gap) });
+                next = trimmed + 1;
             }
-            let skip = (next - inner.trimmed - 1) as usize;
+            let skip = (next - inner.head.trimmed - 1) as usize;
             let mut bytes = 0;
-            for (index, (piece, _)) in inner.events.iter().enumerate().skip(skip).take(max) {
+            for (index, Held { piece, .. }) in inner.events.iter().enumerate().skip(skip).take(max) {
                 bytes += piece.charge();
                 if bytes > READ_BYTES && bytes > piece.charge() {
                     break;
                 }
-                pieces.push((inner.trimmed + 1 + index as u64, piece.clone()));
+                // Under the lock: nothing that is held is thrown away meanwhile.
+                let taken = match piece {
+                    Piece::Output(stream, from, length) => {
+                        Taken::Output(*stream, self.spool(*stream).read(*from, from + u64::from(*length)))
+                    }
+                    Piece::Other(rendered) => Taken::Other(rendered.clone()),
+                };
+                pieces.push((inner.head.trimmed + 1 + index as u64, taken));
             }
             inner.took(follower, skip, |position| position.map(Some))
         };
@@ -304,35 +490,33 @@ impl Log {
     ///
     /// # Errors
     /// [`Dropped`] when the next byte wanted is not there any more.
-    pub fn read_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
-        let mut pieces = Vec::new();
+    pub fn read_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
         let stream = cursor.stream as usize;
+        let bytes;
         let moved = {
             let mut inner = self.lock();
-            if cursor.after < inner.trimmed {
-                (cursor.after, cursor.passed) = (inner.trimmed, inner.trimmed_output[stream]);
+            if cursor.after < inner.head.trimmed {
+                (cursor.after, cursor.passed) = (inner.head.trimmed, inner.head.output[stream]);
                 if cursor.passed > cursor.wanted {
                     return Err(Dropped { wanted: cursor.wanted, kept: cursor.passed });
                 }
             }
-            let skip = (cursor.after - inner.trimmed) as usize;
-            let mut length = 0;
-            for (piece, _) in inner.events.iter().skip(skip) {
-                if length >= READ_BYTES || pieces.len() >= READ_PIECES {
+            let skip = (cursor.after - inner.head.trimmed) as usize;
+            let from = cursor.wanted;
+            for Held { piece, .. } in inner.events.iter().skip(skip) {
+                if cursor.wanted - from >= READ_BYTES as u64 {
                     break;
                 }
                 cursor.after += 1;
-                let Some(bytes) = piece.output(cursor.stream) else { continue };
-                let begin = cursor.passed;
-                cursor.passed += bytes.len() as u64;
-                if cursor.passed > cursor.wanted {
-                    // Less than the piece's length, which fits.
-                    let piece = bytes.slice((cursor.wanted - begin) as usize..);
-                    cursor.wanted = cursor.passed;
-                    length += piece.len();
-                    pieces.push(piece);
+                if let Piece::Output(of, begin, length) = piece
+                    && *of == cursor.stream
+                {
+                    cursor.passed = begin + u64::from(*length);
+                    cursor.wanted = cursor.wanted.max(cursor.passed);
                 }
             }
+            // The bytes of a stream lie one behind the other, whatever came between them.
+            bytes = self.spools[stream].read(from, cursor.wanted);
             // An offset that is still to come says nothing about who reads how fast.
             let future = cursor.wanted > cursor.passed;
             inner.took(follower, skip, |position| {
@@ -344,23 +528,23 @@ impl Log {
         if moved {
             self.moves.send_modify(|moves| *moves += 1);
         }
-        Ok(pieces)
+        Ok(bytes)
     }
 
     /// Reads bytes of one stream, waiting for the first of them; nothing when the execution has ended and all is read.
     ///
     /// # Errors
     /// As [`Self::read_output`].
-    pub async fn next_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+    pub async fn next_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
         let mut last = self.last.subscribe();
         loop {
             last.borrow_and_update();
             let closed = self.is_closed();
-            let pieces = self.read_output(follower, cursor)?;
+            let bytes = self.read_output(follower, cursor)?;
             // One read stops at its limits, which may lie before the end of a closed log.
             let all = cursor.after >= *last.borrow();
-            if !pieces.is_empty() || (closed && all) {
-                return Ok(pieces);
+            if !bytes.is_empty() || (closed && all) {
+                return Ok(bytes);
             }
             if all {
                 let _ = last.changed().await;
@@ -379,14 +563,84 @@ impl Log {
     }
 }
 
+impl Recovered {
+    /// Takes notice of a published event; `None` for one that no daemon publishes.
+    fn note(&mut self, name: &str, data: String) -> Option<Rendered> {
+        let name = *NAMES.iter().find(|known| **known == name)?;
+        match name {
+            "started" => self.announced = true,
+            "delta" => {
+                self.delta_bytes += serde_json::from_str::<Delta>(&data).ok()?.text.len();
+            }
+            EXIT => self.exit = Some(serde_json::from_str(&data).ok()?),
+            _ => {}
+        }
+        Some(Rendered { name, data: data.into() })
+    }
+}
+
 impl Inner {
+    /// The number of the last event.
+    fn number(&self) -> u64 {
+        self.head.trimmed + self.events.len() as u64
+    }
+
+    fn hold(&mut self, piece: Piece, place: u64) {
+        self.bytes += piece.charge();
+        if let Piece::Output(stream, from, length) = &piece {
+            self.end[*stream as usize] += piece.charge() as u64;
+            self.output[*stream as usize] = from + u64::from(*length);
+        }
+        let position = self.end;
+        self.events.push_back(Held { piece, position, place });
+    }
+
+    /// Drops the oldest events until what is left is within the limit. The newest stays even if it alone is over it: the
+    /// exit must be readable.
+    fn trim(&mut self, limits: &Limits) {
+        while self.bytes > limits.bytes && self.events.len() > 1 {
+            let Some(Held { piece, position, .. }) = self.events.pop_front() else { return };
+            self.bytes -= piece.charge();
+            self.untidy += piece.charge();
+            self.head.trimmed += 1;
+            self.head.position = position;
+            if let Piece::Output(stream, from, length) = piece {
+                self.head.output[stream as usize] = from + u64::from(length);
+            }
+        }
+    }
+
+    /// Gives back the memory of what was dropped.
+    fn tidy(&mut self, spools: &[Arc<Spool>; 2]) {
+        // Until its first checkpoint, a parser starts from the beginning.
+        if self.parser_needs.is_some() && self.head.checkpoint == 0 {
+            return;
+        }
+        self.untidy = 0;
+        if self.head.trimmed > 0
+            && let Some(first) = self.events.front()
+        {
+            self.head.start = first.place;
+        }
+        self.journal.set_head(&self.head);
+        let [stdout, stderr] = self.head.output;
+        spools[0].punch(self.parser_needs.map_or(stdout, |needed| needed.min(stdout)));
+        spools[1].punch(stderr);
+    }
+
+    /// Writes the flags of the head, and of the rest what was written the last time.
+    fn write_flags(&mut self) {
+        let Head { submitted, stop, .. } = self.head;
+        self.journal.set_head(&Head { submitted, stop, ..self.journal.head() });
+    }
+
     /// Notes that `follower` has taken the first `index` of the events held, and whatever came before those. Returns
     /// whether that is new.
     fn took(&mut self, follower: Option<u64>, index: usize, of: impl FnOnce(Position) -> [Option<u64>; 2]) -> bool {
         let position = match index.checked_sub(1) {
-            None => Some(self.trimmed_position),
+            None => Some(self.head.position),
             // None: a number that is still to come.
-            Some(before) => self.events.get(before).map(|(_, position)| *position),
+            Some(before) => self.events.get(before).map(|held| held.position),
         };
         // Who waits for what is still to come says nothing about how fast it will be read.
         let taken = position.map_or([None; 2], of);
@@ -402,187 +656,10 @@ fn render(event: &Event) -> Rendered {
         Event::Stderr(data) => ("stderr", serde_json::to_string(data)),
         Event::Delta(data) => ("delta", serde_json::to_string(data)),
         Event::Gap(data) => ("gap", serde_json::to_string(data)),
-        Event::Exit(data) => ("exit", serde_json::to_string(data)),
+        Event::Exit(data) => (EXIT, serde_json::to_string(data)),
     };
     Rendered { name, data: data.expect("strings and numbers always serialize").into() }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::{Cursor, Limits, Log, Stream};
-    use crate::types::{Delta, Event, Exit, ExitReason};
-
-    fn log(bytes: usize) -> Log {
-        Log::new(Limits { bytes, stall: Duration::from_secs(1) })
-    }
-
-    fn delta(text: &str) -> Event {
-        Event::Delta(Delta { text: text.to_owned() })
-    }
-
-    fn exit() -> Event {
-        Event::Exit(Exit {
-            code: Some(0),
-            signal: None,
-            reason: ExitReason::Exited,
-            success: true,
-            detail: None,
-            duration_ms: 1,
-            cpu_ms: 1,
-            memory_peak_bytes: 1,
-            request_id: None,
-        })
-    }
-
-    #[test]
-    fn events_are_numbered_from_one_and_resumable() {
-        let log = log(1 << 20);
-        for text in ["a", "b", "c"] {
-            log.push(&delta(text));
-        }
-        let all: Vec<u64> = log.read(None, 0, 10).iter().map(|event| event.sequence).collect();
-        assert_eq!(all, [1, 2, 3]);
-        let rest = log.read(None, 2, 10);
-        assert_eq!((rest.len(), rest[0].sequence, &*rest[0].event.data), (1, 3, r#"{"text":"c"}"#));
-        assert!(log.read(None, 3, 10).is_empty());
-        for future in [99, u64::MAX] {
-            assert!(log.read(None, future, 10).is_empty(), "a number from the future is no reason to panic");
-        }
-    }
-
-    #[test]
-    fn the_limit_trims_the_oldest_and_says_so() {
-        let log = log(1000);
-        for index in 0..100 {
-            log.push(&delta(&format!("{index:0100}")));
-        }
-        let events = log.read(None, 0, 1000);
-        assert_eq!(events[0].event.name, "gap");
-        let gap: serde_json::Value = serde_json::from_str(&events[0].event.data).unwrap();
-        assert_eq!(gap["from"], 1);
-        assert_eq!(gap["to"], events[0].sequence);
-        assert_eq!(events[1].sequence, events[0].sequence + 1);
-        assert_eq!(events.last().unwrap().sequence, 100);
-        assert!(events.len() < 10, "{} events held", events.len());
-        let resumed = log.read(None, events[0].sequence, 1000);
-        assert_eq!(resumed[0].sequence, events[1].sequence, "no second gap after the first was read");
-    }
-
-    #[test]
-    fn a_read_is_bounded_in_bytes_but_never_empty() {
-        let log = log(16 << 20);
-        log.push(&delta(&"x".repeat(2 * super::READ_BYTES)));
-        for _ in 0..64 {
-            log.push(&delta(&"y".repeat(super::READ_BYTES / 4)));
-        }
-        assert_eq!(log.read(None, 0, 64).len(), 1, "a large event comes alone");
-        assert_eq!(log.read(None, 1, 64).len(), 3);
-    }
-
-    #[tokio::test]
-    async fn readers_wait_for_events_and_end_with_exit() {
-        let log = Arc::new(log(1 << 20));
-        let reader = tokio::spawn({
-            let log = Arc::clone(&log);
-            async move {
-                let (mut after, mut names) = (0, Vec::new());
-                loop {
-                    let events = log.next(None, after, 2).await;
-                    let Some(last) = events.last() else { return names };
-                    after = last.sequence;
-                    names.extend(events.iter().map(|event| event.event.name));
-                }
-            }
-        });
-        for text in ["a", "b", "c"] {
-            log.push(&delta(text));
-            tokio::task::yield_now().await;
-        }
-        log.push(&exit());
-        log.push(&delta("too late"));
-        assert_eq!(reader.await.unwrap(), ["delta", "delta", "delta", "exit"]);
-    }
-
-    /// 1 KiB of standard output or standard error.
-    fn write(log: &Log, stream: Stream, times: usize) {
-        for _ in 0..times {
-            log.push_output(stream, vec![b'x'; 1024].into());
-        }
-    }
-
-    #[test]
-    fn a_reader_of_one_stream_says_nothing_about_the_other() {
-        let log = log(64 << 10);
-        let (out, err) = (log.join(), log.join());
-        let mut cursors = [Cursor::new(Stream::Stdout, 0), Cursor::new(Stream::Stderr, 0)];
-        log.read_output(Some(out), &mut cursors[0]).unwrap();
-        write(&log, Stream::Stdout, 20);
-        assert!(log.is_ahead(Stream::Stdout) && !log.is_ahead(Stream::Stderr));
-        // It skims all that is not its own.
-        log.read_output(Some(err), &mut cursors[1]).unwrap();
-        log.read_output(Some(err), &mut cursors[1]).unwrap();
-        assert!(log.is_ahead(Stream::Stdout), "nobody has read it");
-        log.read_output(Some(out), &mut cursors[0]).unwrap();
-        log.read_output(Some(out), &mut cursors[0]).unwrap();
-        assert!(!log.is_ahead(Stream::Stdout), "now it is read");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_command_waits_for_who_is_left_and_for_nobody_that_stalls() {
-        let log = log(64 << 10);
-        let (fast, slow) = (log.join(), log.join());
-        log.read(Some(slow), 0, 64);
-        write(&log, Stream::Stdout, 20);
-        log.read(Some(fast), 20, 64);
-        assert!(!log.is_ahead(Stream::Stdout), "the fast one has read all");
-        log.leave(fast);
-        assert!(log.is_ahead(Stream::Stdout), "the slow one is alone now");
-        let seen = log.moves();
-        log.read(Some(slow), 1, 64);
-        log.progress(seen).await;
-        assert!(log.is_ahead(Stream::Stdout), "it moved before anybody waited, and has not stalled");
-        let begun = tokio::time::Instant::now();
-        log.progress(log.moves()).await;
-        assert_eq!(begun.elapsed(), Duration::from_secs(1));
-        assert!(!log.is_ahead(Stream::Stdout), "it has stalled");
-        log.read(Some(slow), 2, 64);
-        assert!(log.is_ahead(Stream::Stdout), "it reads again");
-    }
-
-    #[test]
-    fn places_that_are_still_to_come_hold_up_nobody_and_let_nobody_pass() {
-        let log = log(64 << 10);
-        let (reader, dreamer) = (log.join(), log.join());
-        log.read(Some(reader), 0, 64);
-        log.read(Some(dreamer), u64::MAX, 64);
-        let mut cursor = Cursor::new(Stream::Stdout, u64::MAX);
-        log.read_output(Some(dreamer), &mut cursor).unwrap();
-        write(&log, Stream::Stdout, 20);
-        log.read_output(Some(dreamer), &mut cursor).unwrap();
-        assert!(log.is_ahead(Stream::Stdout), "who waits for the future has read nothing");
-        log.leave(reader);
-        assert!(!log.is_ahead(Stream::Stdout));
-    }
-
-    #[test]
-    fn one_read_is_bounded_in_pieces_too() {
-        let log = log(1 << 20);
-        for _ in 0..1000 {
-            log.push_output(Stream::Stdout, "x".into());
-        }
-        let mut cursor = Cursor::new(Stream::Stdout, 0);
-        let mut count = 0;
-        loop {
-            let pieces = log.read_output(None, &mut cursor).unwrap();
-            assert!(pieces.len() <= super::READ_PIECES);
-            if pieces.is_empty() {
-                break;
-            }
-            count += pieces.len();
-        }
-        assert_eq!(count, 1000);
-    }
-}
+mod tests;

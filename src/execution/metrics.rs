@@ -173,6 +173,11 @@ impl ExecutionMetrics {
         drop(self.oom_kills.get_or_create(&labels));
     }
 
+    /// One that did not survive a restart of the daemon.
+    pub(super) fn lost(&self, provider: &str) {
+        self.exits.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason: "lost" }).inc();
+    }
+
     pub(super) fn claimed(&self, provider: &str, origin: Origin, time: Duration) {
         let labels = ClaimLabels { provider: provider.to_owned(), path: origin.label() };
         self.claims.get_or_create(&labels).inc();

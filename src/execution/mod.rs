@@ -11,16 +11,21 @@
 
 mod followers;
 mod image_run;
+mod journal;
 mod late;
 mod log;
 mod metrics;
 mod output;
 mod plan;
 mod run;
+mod spool;
+mod survive;
 mod users;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,14 +35,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::container::ContainerError;
+use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
-use crate::provider::{Provider, prestart};
+use crate::provider::{Dialect, Provider, prestart};
 use crate::types;
 
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
 pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
+pub use spool::{Files, Spools};
+pub use survive::{Survivors, claimed_containers};
 use users::Users;
 use waiting::Waiting;
 
@@ -56,6 +64,8 @@ pub struct Settings {
     pub retained_bytes: usize,
     /// Time without a reader before an execution without `background` is cancelled.
     pub disconnect_grace: Duration,
+    /// The same for one that has survived a restart of the daemon, at first.
+    pub reconnect_grace: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
     /// Longest time limit.
@@ -134,6 +144,10 @@ pub struct Handle {
     model: Option<String>,
     created_at_ms: u64,
     timeout: Duration,
+    start_timeout: Option<Duration>,
+    /// Goes on without readers.
+    background: bool,
+    dialect: Option<Dialect>,
     labels: BTreeMap<String, String>,
     request_id: Option<String>,
     /// Names it on every log line.
@@ -144,6 +158,11 @@ pub struct Handle {
     cancel: CancellationToken,
     readers: watch::Sender<usize>,
     waiting: Waiting,
+    /// What the next daemon has to know to go on with it.
+    command: Mutex<Option<survive::Running>>,
+    keeper: Option<Arc<Keeper>>,
+    /// Whether the keeper has it.
+    kept: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -158,6 +177,21 @@ struct Status {
 impl Handle {
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self) -> Option<survive::Running> {
+        self.command.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what it is about to run, for the next daemon too.
+    fn set_command(&self, command: survive::Running, output: [BorrowedFd<'_>; 2]) {
+        self.keep(Some((&command, output)));
+        *self.command.lock().unwrap_or_else(PoisonError::into_inner) = Some(command);
+    }
+
+    /// Whether the next daemon would know of it.
+    fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
     }
 
     /// Its id.
@@ -207,6 +241,12 @@ impl Handle {
     }
 }
 
+/// What log lines about an execution belong to. Of level error, or a filter that lets only warnings through would take the
+/// fields away from those.
+fn span(id: &str, provider: &str, user: &str, request_id: Option<&str>) -> tracing::Span {
+    tracing::error_span!(parent: None, "execution", execution = id, provider, user, request_id)
+}
+
 /// Somebody who reads the events.
 #[derive(Debug)]
 pub struct Reader {
@@ -229,7 +269,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Dropped`].
-    pub fn read_output(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+    pub fn read_output(&self, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
         self.handle.log.read_output(Some(self.follower), cursor)
     }
 
@@ -237,7 +277,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Dropped`].
-    pub async fn next_output(&self, cursor: &mut Cursor) -> Result<Vec<Bytes>, Dropped> {
+    pub async fn next_output(&self, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
         self.handle.log.next_output(Some(self.follower), cursor).await
     }
 }
@@ -258,6 +298,8 @@ pub struct Executions {
     metrics: Arc<ExecutionMetrics>,
     known: Mutex<Known>,
     users: Users,
+    spools: Spools,
+    keeper: Option<Arc<Keeper>>,
     shutdown: CancellationToken,
 }
 
@@ -289,24 +331,28 @@ impl Known {
         {
             let Some(oldest) = self.ended.pop_front() else { return };
             self.ended_bytes -= oldest.bytes;
-            self.executions.remove(&oldest.id);
+            if let Some(handle) = self.executions.remove(&oldest.id) {
+                handle.forget();
+            }
         }
     }
 }
 
 impl Executions {
-    /// Nothing runs yet.
+    /// Nothing runs yet. Output goes to `spools`; with a keeper, executions survive the daemon.
     pub fn new(
         settings: Settings,
         served: BTreeMap<String, Served>,
         images: Images,
         metrics: Arc<ExecutionMetrics>,
+        spools: Spools,
+        keeper: Option<Arc<Keeper>>,
     ) -> Self {
         for provider in served.keys().map(String::as_str).chain([image_run::LABEL]) {
             metrics.expect(provider);
         }
-        let (known, users) = (Mutex::default(), Users::default());
-        Self { settings, served, images, metrics, known, users, shutdown: CancellationToken::new() }
+        let (known, users, shutdown) = (Mutex::default(), Users::default(), CancellationToken::new());
+        Self { settings, served, images, metrics, known, users, spools, keeper, shutdown }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -342,12 +388,10 @@ impl Executions {
             self.metrics.refused(&plan.provider, &error);
             error
         })?;
+        let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
+        let log = Log::new(limits, self.spools.files()?)?;
         let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
-        // Of level error, or a filter that lets only warnings through would take the fields away from those.
-        let span = tracing::error_span!(
-            parent: None, "execution", execution = id, provider = plan.provider, user = plan.user,
-            request_id = request_id.as_deref()
-        );
+        let span = span(&id, &plan.provider, &plan.user, request_id.as_deref());
         let handle = Arc::new(Handle {
             id,
             provider: plan.provider.clone(),
@@ -355,10 +399,13 @@ impl Executions {
             model: plan.model.clone(),
             created_at_ms: crate::telemetry::unix_ms(),
             timeout: plan.timeout,
+            start_timeout: plan.start_timeout,
+            background,
+            dialect: plan.dialect,
             labels: plan.labels.clone(),
             request_id,
             span: span.clone(),
-            log: Log::new(log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall }),
+            log,
             status: Mutex::new(Status {
                 state: types::ExecutionState::Pending,
                 queue_position: None,
@@ -369,6 +416,9 @@ impl Executions {
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(audience == Audience::Events, background),
+            command: Mutex::default(),
+            keeper: self.keeper.clone(),
+            kept: AtomicBool::new(false),
         });
         let reader = handle.read();
         {
@@ -383,7 +433,7 @@ impl Executions {
         let (this, its) = (Arc::clone(self), Arc::clone(&handle));
         // A task of its own: the execution must not depend on the connection that asked for it.
         let task = async move {
-            let ran = run::run(&this, Arc::clone(&its), plan, received, background, started).await;
+            let ran = run::run(&this, Arc::clone(&its), plan, received, started).await;
             drop(slot);
             this.ended(&its, ran || its.waiting.was_told());
         };
@@ -408,6 +458,7 @@ impl Executions {
             known.ended_bytes += bytes;
         } else {
             known.executions.remove(&handle.id);
+            handle.forget();
         }
         known.forget(&self.settings);
     }
@@ -459,6 +510,7 @@ mod tests {
             retained: 5,
             retained_bytes: 250,
             disconnect_grace: Duration::ZERO,
+            reconnect_grace: Duration::ZERO,
             kill_grace: Duration::ZERO,
             max_timeout: Duration::from_secs(1),
             proxy_port: 1,

@@ -1,49 +1,34 @@
 //! Bytes from a pipe: where they are cut, and how they look in `stdout` and `stderr` events.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use base64::Engine;
-use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
-use tokio::net::unix::pipe;
+use tokio::io::Interest;
 
+use super::spool::Spool;
+use crate::kernel::Watched;
 use crate::types::{Encoding, Output};
 
-/// Output is read into slabs of this size, bytes, piece behind piece: so a slab that is kept is nearly full.
-const SLAB: usize = 256 * 1024;
-
-/// Least room for a piece, bytes; with less a new slab is begun.
-const ROOM: usize = 64 * 1024;
-
-/// A shorter piece is copied, bytes: a line of output must not keep a slab alive.
-const COPIED: usize = 16 * 1024;
-
-/// Reads one output of a command, in pieces that are valid UTF-8 where the output is: a character that arrives in two
-/// reads is held back until it is whole.
+/// One output of a command, moved into its spool as it comes.
 #[derive(Debug)]
 pub struct Source {
     /// `None` when it has ended.
-    pipe: Option<pipe::Receiver>,
-    buffer: BytesMut,
-    /// Most that is read at once, bytes.
+    pipe: Option<Watched>,
+    spool: Arc<Spool>,
+    /// Most that is moved at once, bytes.
     most: usize,
-    /// Start of a character, at most 3 bytes.
-    pending: Bytes,
-}
-
-/// What was read.
-#[derive(Debug)]
-pub struct Read {
-    /// The bytes as they came.
-    pub bytes: Bytes,
-    /// What can be shown of them, and of what was held back before.
-    pub shown: Option<Bytes>,
 }
 
 impl Source {
-    /// Of this pipe, at most `most` bytes at once.
-    pub fn new(pipe: pipe::Receiver, most: usize) -> Self {
-        Self { pipe: Some(pipe), buffer: BytesMut::new(), most, pending: Bytes::new() }
+    /// From `pipe`, which does not block, into `spool`, at most `most` bytes at once.
+    ///
+    /// # Errors
+    /// The pipe cannot be polled.
+    pub fn new(pipe: OwnedFd, spool: Arc<Spool>, most: usize) -> io::Result<Self> {
+        Ok(Self { pipe: Some(Watched::new(pipe, Interest::READABLE)?), spool, most })
     }
 
     /// Whether there may be more.
@@ -51,63 +36,44 @@ impl Source {
         self.pipe.is_some()
     }
 
-    /// Reads the next piece; `None` at the end, and never again after it. Cancelling it loses nothing.
-    pub async fn read(&mut self) -> Option<Read> {
-        let Some(pipe) = &mut self.pipe else { return std::future::pending().await };
-        let read: io::Result<usize> = loop {
-            if let Err(error) = pipe.readable().await {
-                break Err(error);
-            }
-            // Not before there is something: most executions write nothing to one of the two.
-            if self.buffer.capacity() < ROOM {
-                self.buffer = BytesMut::with_capacity(SLAB);
-            }
-            match pipe.try_read_buf(&mut (&mut self.buffer).limit(self.most)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => break read,
-            }
-        };
-        match read {
-            Ok(length) if length > 0 => {}
-            // A pipe that cannot be read says nothing more either.
-            _ => {
+    /// Moves the next piece; whether there was one: `false` at the end, and never again after it. Cancelling it loses
+    /// nothing.
+    pub async fn read(&mut self) -> bool {
+        let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        match pipe.run(Interest::READABLE, |pipe| self.spool.take(pipe, self.most)).await {
+            Ok(length) if length > 0 => true,
+            ended => {
+                if let Err(error) = ended {
+                    // One that cannot be read says nothing more either.
+                    tracing::error!(%error, "a command's output cannot be read");
+                }
                 self.pipe = None;
-                return None;
+                false
             }
         }
-        let bytes = if self.buffer.len() < COPIED {
-            let bytes = Bytes::copy_from_slice(&self.buffer);
-            self.buffer.clear();
-            bytes
-        } else {
-            self.buffer.split().freeze()
-        };
-        let shown = self.cut(bytes.clone());
-        Some(Read { bytes, shown })
-    }
-
-    fn cut(&mut self, bytes: Bytes) -> Option<Bytes> {
-        let mut all = if self.pending.is_empty() { bytes } else { [&*self.pending, &*bytes].concat().into() };
-        self.pending = all.split_off(all.len() - unfinished(&all));
-        (!all.is_empty()).then_some(all)
-    }
-
-    /// What was held back when the output ended.
-    pub fn rest(&mut self) -> Option<Bytes> {
-        let rest = std::mem::take(&mut self.pending);
-        (!rest.is_empty()).then_some(rest)
     }
 }
 
-/// Cuts output into pieces of at most `most` bytes, between characters.
-pub fn pieces(mut bytes: Bytes, most: usize) -> impl Iterator<Item = Bytes> {
+/// Cuts what `spool` has from `from` on into pieces of at most `most` bytes, between characters: where each begins, and
+/// how long it is. The start of a character at the end is left out, unless `all` has come.
+pub fn pieces(spool: &Spool, mut from: u64, most: usize, all: bool) -> impl Iterator<Item = (u64, u32)> {
+    let length = spool.length();
+    let end = if all { length } else { length - unfinished_before(spool, from, length) };
     // Room for any character, so that each piece has something in it.
-    let most = most.max(4);
+    let most = most.clamp(4, u32::MAX as usize) as u64;
     std::iter::from_fn(move || {
-        let length = bytes.len().min(most);
-        let cut = if length < bytes.len() { length - unfinished(&bytes[..length]) } else { length };
-        (length > 0).then(|| bytes.split_to(cut))
+        let whole = (end - from).min(most);
+        let cut = from + whole;
+        let cut = if cut < end { cut - unfinished_before(spool, from, cut) } else { cut };
+        let piece = (from, (cut - from) as u32);
+        from = cut;
+        (piece.1 > 0).then_some(piece)
     })
+}
+
+/// How many of the last bytes before `end` are the start of a character.
+fn unfinished_before(spool: &Spool, from: u64, end: u64) -> u64 {
+    unfinished(&spool.read(end.saturating_sub(3).max(from), end)) as u64
 }
 
 /// How many bytes at the end are the start of a character (RFC 3629, section 4).
@@ -144,11 +110,22 @@ pub fn json(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
 
-    use bytes::Bytes;
-    use tokio::net::unix::pipe;
+    use super::{Source, json, pieces, unfinished};
+    use crate::execution::spool::{Spool, Spools};
 
-    use super::{ROOM, SLAB, Source, json, pieces, unfinished};
+    fn spool() -> Arc<Spool> {
+        Arc::new(Spool::new(Spools::default().file().unwrap()).unwrap())
+    }
+
+    fn source(spool: &Arc<Spool>) -> (Source, std::io::PipeWriter) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let reader: OwnedFd = reader.into();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        (Source::new(reader, Arc::clone(spool), 256 * 1024).unwrap(), writer)
+    }
 
     #[test]
     fn what_may_become_a_character_is_unfinished() {
@@ -174,58 +151,59 @@ mod tests {
 
     #[tokio::test]
     async fn a_split_character_is_held_back_until_it_is_whole() {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let mut writer = writer;
-        let reader: std::os::fd::OwnedFd = reader.into();
-        rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap(), SLAB);
+        let spool = spool();
+        let (mut source, mut writer) = source(&spool);
         let euro = "€".as_bytes();
+        let cut = |from, all| pieces(&spool, from, 100, all).collect::<Vec<_>>();
         writer.write_all(&[b'a', euro[0]]).unwrap();
-        assert_eq!(source.read().await.unwrap().shown.unwrap(), "a");
+        assert!(source.read().await);
+        assert_eq!(cut(0, false), [(0, 1)]);
         writer.write_all(&euro[1..2]).unwrap();
-        let read = source.read().await.unwrap();
-        assert_eq!((&*read.bytes, read.shown), (&euro[1..2], None));
+        assert!(source.read().await);
+        assert_eq!(cut(1, false), []);
         writer.write_all(&[euro[2], b'b', euro[0]]).unwrap();
-        assert_eq!(source.read().await.unwrap().shown.unwrap(), "€b");
+        assert!(source.read().await);
+        assert_eq!(cut(1, false), [(1, 4)]);
         drop(writer);
-        assert!(source.read().await.is_none() && !source.is_open());
-        assert_eq!(source.rest().unwrap(), &euro[..1], "an unfinished character is not lost at the end");
-        assert!(source.rest().is_none());
+        assert!(!source.read().await && !source.is_open());
+        assert_eq!(cut(5, true), [(5, 1)], "an unfinished character is not lost at the end");
+        assert_eq!(cut(6, true), []);
+        assert_eq!(*spool.read(0, 6), [b"a", euro, b"b", &euro[..1]].concat());
     }
 
     #[tokio::test]
     async fn large_and_small_pieces_arrive_whole() {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let reader: std::os::fd::OwnedFd = reader.into();
-        rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        let mut source = Source::new(pipe::Receiver::from_owned_fd(reader).unwrap(), SLAB);
-        let text: Vec<u8> = (0..SLAB * 3).map(|index| b'a' + (index % 23) as u8).collect();
+        let spool = spool();
+        let (mut source, mut writer) = source(&spool);
+        let text: Vec<u8> = (0..768 * 1024).map(|index| b'a' + (index % 23) as u8).collect();
         let expected = text.clone();
         let feeder = std::thread::spawn(move || {
-            for piece in text.chunks(ROOM - 1) {
+            for piece in text.chunks(64 * 1024 - 1) {
                 let (small, large) = piece.split_at(piece.len().min(7));
                 writer.write_all(small).unwrap();
                 writer.write_all(large).unwrap();
             }
         });
-        let mut all = Vec::new();
-        while let Some(read) = source.read().await {
-            all.extend_from_slice(&read.bytes);
-        }
+        while source.read().await {}
         feeder.join().unwrap();
-        assert!(all == expected);
+        assert!(*spool.read(0, spool.length()) == expected);
+        spool.punch(100_000);
+        assert!(spool.read(100_000, spool.length()) == expected[100_000..], "what is thrown away is what comes before");
     }
 
     #[test]
     fn pieces_end_between_characters() {
         let text = "a€€😀b";
-        let cut = |most| -> Vec<_> { pieces(text.into(), most).collect() };
-        assert_eq!(cut(1), ["a€", "€", "😀", "b"], "at least a character");
-        assert_eq!(cut(6), ["a€", "€", "😀b"]);
-        assert_eq!(cut(100), [text]);
-        assert_eq!(pieces(Default::default(), 5).count(), 0);
-        let binary = [0x80u8; 10];
-        assert_eq!(pieces(Bytes::copy_from_slice(&binary), 4).map(|piece| piece.len()).collect::<Vec<_>>(), [4, 4, 2]);
+        let cut = |text: &[u8], most| -> Vec<u32> {
+            let spool = spool();
+            spool.write(text).unwrap();
+            pieces(&spool, 0, most, true).map(|(_, length)| length).collect()
+        };
+        assert_eq!(cut(text.as_bytes(), 1), [4, 3, 4, 1], "at least a character");
+        assert_eq!(cut(text.as_bytes(), 6), [4, 3, 5]);
+        assert_eq!(cut(text.as_bytes(), 100), [12]);
+        assert_eq!(cut(b"", 5), [] as [u32; 0]);
+        assert_eq!(cut(&[0x80; 10], 4), [4, 4, 2]);
     }
 
     #[test]

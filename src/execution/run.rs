@@ -7,21 +7,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use super::journal::Checkpoint;
 use super::late::{Conversation, Late};
-use super::log::Stream;
+use super::log::{Log, Recovered, Stream};
 use super::metrics::Origin;
-use super::output::{Read, Source};
+use super::output::Source;
 use super::plan::Plan;
+use super::survive::{self, Running as Command};
 use super::{Executions, Handle, StartError, waiting};
 use crate::cgroup::Usage;
-use crate::container::{Cli, Container, ContainerError, input_pipe, output_pipe};
+use crate::container::{Cli, Container, ContainerError, output_pipe};
 use crate::pool::{ClaimGuard, Claimed};
 use crate::provider::{DialectParser, Verdict};
+use crate::steps;
 use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
@@ -30,6 +33,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Capacity of the pipe that a command reads from, bytes: at least the default (pipe(7)), and at most what a request may
+/// be by default.
+const STDIN_PIPE: usize = 64 * 1024;
+const MAX_STDIN_PIPE: usize = 16 << 20;
+
+/// Most output that is understood at once, bytes.
+const HEAR_BYTES: u64 = 1 << 20;
 
 /// How many warm containers are tried.
 const CLAIM_ATTEMPTS: u32 = 3;
@@ -41,6 +52,15 @@ enum Stop {
     StartTimeout,
     Cancelled,
     Shutdown,
+}
+
+impl Stop {
+    const ALL: [Self; 4] = [Self::Timeout, Self::StartTimeout, Self::Cancelled, Self::Shutdown];
+
+    /// What an earlier daemon had decided.
+    fn recovered(recovered: &Recovered) -> Option<Self> {
+        Self::ALL.into_iter().find(|stop| Some(*stop as u8) == recovered.stop)
+    }
 }
 
 /// How the command ended.
@@ -96,19 +116,93 @@ impl Meaning {
     }
 }
 
-struct Running {
+/// Standard output, understood as far as it has come.
+struct Heard {
+    meaning: Meaning,
+    /// Bytes that were given to it.
+    offset: u64,
+}
+
+impl Heard {
+    /// From the beginning.
+    fn new(handle: &Handle, meaning: Meaning) -> Self {
+        if matches!(meaning, Meaning::Dialect(_)) {
+            handle.log.keep_for_parser(0);
+        }
+        Self { meaning, offset: 0 }
+    }
+
+    /// From where an earlier daemon was.
+    fn resume(handle: &Handle, recovered: &Recovered) -> Self {
+        let Some(dialect) = handle.dialect else { return Self { meaning: Meaning::Bytes, offset: 0 } };
+        let checkpoint = recovered.checkpoint.as_deref().and_then(|json| serde_json::from_slice(json).ok());
+        let Checkpoint { offset, parser } =
+            checkpoint.unwrap_or_else(|| Checkpoint { offset: 0, parser: DialectParser::new(dialect) });
+        handle.log.keep_for_parser(offset);
+        Self { meaning: Meaning::Dialect(parser), offset }
+    }
+
+    /// Takes what is new of standard output; returns pieces of the answer.
+    fn listen(&mut self, log: &Log) -> Vec<String> {
+        let spool = log.spool(Stream::Stdout);
+        let mut deltas = Vec::new();
+        while !matches!(self.meaning, Meaning::Bytes) && self.offset < spool.length() {
+            let to = spool.length().min(self.offset + HEAR_BYTES);
+            deltas.extend(self.meaning.hear(&spool.read(self.offset, to)));
+            self.offset = to;
+        }
+        deltas
+    }
+
+    /// Lets the next daemon begin here, now and then.
+    fn checkpoint(&self, log: &Log) {
+        if let Meaning::Dialect(parser) = &self.meaning
+            && log.is_checkpoint_due(self.offset)
+        {
+            let json = serde_json::to_vec(&Checkpoint { offset: self.offset, parser });
+            log.checkpoint(self.offset, json.expect("strings and numbers always serialize"));
+        }
+    }
+}
+
+/// An execution whose command runs.
+pub(super) struct Running {
     container: Container,
     tag: u32,
     baseline: Usage,
     since: Instant,
-    /// When its request was.
-    received: Instant,
-    origin: Origin,
+    /// When its request was, and what its container was; not of one that an earlier daemon began.
+    pub(super) begun: Option<(Instant, Origin)>,
     stdout: Source,
     stderr: Source,
-    meaning: Meaning,
+    heard: Heard,
     /// Holds refilling up until there is output.
     guard: Option<ClaimGuard>,
+}
+
+impl Running {
+    /// One that an earlier daemon had begun.
+    pub(super) fn resume(
+        handle: &Handle,
+        recovered: &Recovered,
+        container: Container,
+        pipes: [OwnedFd; 2],
+        command: &Command,
+    ) -> io::Result<Self> {
+        let [stdout, stderr] = pipes;
+        let source = |pipe, stream| Source::new(pipe, Arc::clone(handle.log.spool(stream)), handle.log.gulp());
+        Ok(Self {
+            tag: command.tag,
+            baseline: container.baseline(),
+            since: survive::instant(command.since),
+            begun: None,
+            stdout: source(stdout, Stream::Stdout)?,
+            stderr: source(stderr, Stream::Stderr)?,
+            heard: Heard::resume(handle, recovered),
+            guard: None,
+            container,
+        })
+    }
 }
 
 /// Runs the execution to its end. Returns whether it ever started: if not, `started` got the reason.
@@ -117,7 +211,6 @@ pub async fn run(
     handle: Arc<Handle>,
     mut plan: Plan,
     received: Instant,
-    background: bool,
     started: oneshot::Sender<Result<(), StartError>>,
 ) -> bool {
     let metrics = &executions.metrics;
@@ -140,23 +233,61 @@ pub async fn run(
     let _ = started.send(Ok(()));
     let (end, stop) = match failed {
         Some((code, detail)) => {
-            handle.log.push_output(Stream::Stderr, format!("thawd: {detail}\n").into());
+            say_why(&handle, &detail);
             // Nothing ran, so there is nothing to be read out of its output.
-            running.meaning = Meaning::Bytes;
+            running.heard.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
         }
-        None => follow(executions, &handle, &plan, background, &mut running).await,
+        None => follow(executions, &handle, &mut running, executions.settings.disconnect_grace, None).await,
     };
-    let (exit, used) = conclude(&plan, &mut running, end, stop);
-    metrics.exited(&plan.provider, &exit, &used);
-    tracing::info!(
-        container = running.container.id(), reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
-    );
-    finish(&handle, exit);
+    end_with(executions, &handle, running, end, stop);
     true
 }
 
-fn finish(handle: &Handle, mut exit: Exit) {
+/// Goes on with an execution that an earlier daemon had begun, to its end.
+pub(super) async fn go_on(
+    executions: &Arc<Executions>,
+    handle: &Arc<Handle>,
+    mut running: Running,
+    recovered: &Recovered,
+) {
+    if !recovered.announced {
+        let path = handle.command().map_or(ClaimPath::Cold, |command| command.path);
+        announce(handle, &running.container, path, false, running.since.elapsed());
+    }
+    // What was read and not published any more; and of the answer, what was not.
+    handle.log.publish(Stream::Stdout, false);
+    handle.log.publish(Stream::Stderr, false);
+    let answer = running.heard.listen(&handle.log).concat();
+    if let Some(missing) = answer.get(recovered.delta_bytes..).filter(|missing| !missing.is_empty()) {
+        handle.log.push(&Event::Delta(Delta { text: missing.to_owned() }));
+    }
+    tracing::info!(container = running.container.id(), "execution goes on");
+    let grace = executions.settings.reconnect_grace;
+    let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
+    end_with(executions, handle, running, end, stop);
+}
+
+fn end_with(executions: &Executions, handle: &Handle, mut running: Running, end: End, stop: Option<Stop>) {
+    let (exit, used) = conclude(handle, &mut running, end, stop);
+    executions.metrics.exited(&handle.provider, &exit, &used);
+    tracing::info!(
+        container = running.container.id(), reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms,
+        "execution ended"
+    );
+    finish(handle, exit);
+}
+
+/// Says in the command's place why it could not be executed.
+fn say_why(handle: &Handle, detail: &str) {
+    // Unless an earlier daemon has.
+    if handle.log.spool(Stream::Stderr).length() == 0 {
+        handle.log.push_output(Stream::Stderr, format!("thawd: {detail}\n").as_bytes());
+    }
+}
+
+/// Writes the last event; from then on only the log is kept.
+pub(super) fn finish(handle: &Handle, mut exit: Exit) {
     exit.request_id = handle.request_id.clone();
     {
         let mut status = handle.status();
@@ -164,6 +295,10 @@ fn finish(handle: &Handle, mut exit: Exit) {
         status.exit = Some(exit.clone());
     }
     handle.log.push(&Event::Exit(exit));
+    steps::at("end.written");
+    if handle.is_kept() {
+        handle.keep(None);
+    }
 }
 
 /// The end of an execution whose command never ran.
@@ -200,6 +335,7 @@ async fn begin(
     let (container, path, submitted) = hand_over(handle, plan).await?;
     let Submitted { tag, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     container.thaw()?;
+    steps::at("claim.thawed");
     let failed = if conversation.is_some() {
         None
     } else {
@@ -212,16 +348,17 @@ async fn begin(
             },
         }
     };
+    steps::at("run.started");
     plan.forget_secrets();
     let claim = received.elapsed();
     let origin = Origin::of(path, conversation.is_some());
     executions.metrics.claimed(&plan.provider, origin, claim);
     announce(handle, &container, path, conversation.is_some(), claim);
-    if let (Some(mut writer), Some(text)) = (stdin, plan.stdin.take()) {
+    if let (Some((mut writer, sent)), Some(text)) = (stdin, plan.stdin.take()) {
         // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
         // fails when the command's end of the pipe is gone.
         tokio::spawn(async move {
-            let _ = writer.write_all(&text).await;
+            let _ = writer.write_all(&text[sent..]).await;
         });
     }
     let meaning = match (conversation, plan.dialect) {
@@ -229,17 +366,17 @@ async fn begin(
         (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
         (None, None) => Meaning::Bytes,
     };
+    let source = |pipe, stream| Source::new(pipe, Arc::clone(handle.log.spool(stream)), handle.log.gulp());
     Ok((
         Running {
             container,
             tag,
             baseline,
             since: Instant::now(),
-            received,
-            origin,
-            stdout: Source::new(stdout, handle.log.gulp()),
-            stderr: Source::new(stderr, handle.log.gulp()),
-            meaning,
+            begun: Some((received, origin)),
+            stdout: source(stdout, Stream::Stdout)?,
+            stderr: source(stderr, Stream::Stderr)?,
+            heard: Heard::new(handle, meaning),
             guard: Some(guard),
         },
         failed,
@@ -263,10 +400,15 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
     let mut attempts = 1;
     loop {
         let Claimed { mut container, path, guard } = waiting::claim(handle, plan).await?;
-        match submit(handle, plan, &mut container, guard).await {
+        let late = plan.late.as_ref().filter(|_| container.has_cli());
+        let submitted = match late {
+            Some(late) => submit_late(handle, plan, late, &mut container, guard),
+            None => submit(handle, plan, &mut container, path, guard).await,
+        };
+        match submitted {
             Ok(submitted) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
-                if error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
+                if (late.is_some() || error.is_broken()) && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
             {
                 tracing::warn!(container = container.id(), %error, "claimed container is broken");
                 // What ended it may have ended others.
@@ -282,9 +424,10 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
 struct Submitted {
     tag: u32,
     baseline: Usage,
-    stdin: Option<pipe::Sender>,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    /// With how much has been written of what it reads.
+    stdin: Option<(pipe::Sender, usize)>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
     /// With a CLI that runs already.
     conversation: Option<Conversation>,
     /// To be dropped at the first byte of output.
@@ -299,6 +442,8 @@ fn submit_late(
     container: &mut Container,
     guard: ClaimGuard,
 ) -> Result<Submitted, StartError> {
+    // What is said to it is known to this daemon only, so that it ends with it; but it does end.
+    handle.keep(None);
     container.claim(&handle.id)?;
     let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
     let Cli { tag, mut driver, stdin, stdout, stderr } =
@@ -311,6 +456,7 @@ fn submit_late(
     }
     let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
     let conversation = Some(Conversation::begin(driver, stdin, &input));
+    let (stdout, stderr) = (stdout.into_nonblocking_fd()?, stderr.into_nonblocking_fd()?);
     Ok(Submitted { tag, baseline: container.baseline(), stdin: None, stdout, stderr, conversation, guard })
 }
 
@@ -320,18 +466,29 @@ async fn submit(
     handle: &Handle,
     plan: &Plan,
     container: &mut Container,
+    path: ClaimPath,
     guard: ClaimGuard,
 ) -> Result<Submitted, StartError> {
+    let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
+    let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
+    let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
+    // Before anything of the user's gets into the container: should the daemon be killed from here on, it is never taken
+    // for an unused one.
+    let (id, tag) = (container.id().to_owned(), container.next_tag());
+    handle.set_command(Command { container: id, tag, path, since: survive::now() }, [stdout.as_fd(), stderr.as_fd()]);
+    steps::at("claim.kept");
     container.claim(&handle.id)?;
+    steps::at("claim.raised");
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
     }
+    steps::at("claim.injected");
     let baseline = container.baseline();
-    let (stdin_reader, stdin) = stdin(plan.stdin.is_some())?;
-    let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
-    let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
     let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+    steps::at("claim.submitted");
+    handle.log.note_submitted();
+    steps::at("claim.noted");
     Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None, guard })
 }
 
@@ -352,61 +509,80 @@ fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted:
     }));
 }
 
-/// What the command reads: a pipe when there is something to say, else `/dev/null`.
-fn stdin(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
-    if !wanted {
-        return Ok((File::open("/dev/null")?.into(), None));
+/// What the command reads: a pipe when there is something to say, else `/dev/null`. The pipe holds all of it, so that the
+/// command gets it whatever becomes of the daemon; if the kernel allows none so large, the writer comes with what is in
+/// it already.
+fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usize)>)> {
+    let Some(text) = text else { return Ok((File::open("/dev/null")?.into(), None)) };
+    let (reader, writer) = io::pipe()?;
+    // Refused beyond the limits of pipe(7).
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, text.len().clamp(STDIN_PIPE, MAX_STDIN_PIPE));
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    let mut sent = 0;
+    while sent < text.len() {
+        match rustix::io::write(&writer, &text[sent..]) {
+            Ok(written) => sent += written,
+            Err(Errno::AGAIN) => {
+                return Ok((reader.into(), Some((pipe::Sender::from_owned_fd(writer.into())?, sent))));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    let (reader, writer) = input_pipe()?;
-    Ok((reader, Some(writer)))
+    Ok((reader.into(), None))
 }
 
 /// Turns what was read into events.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
-    meaning: &'a mut Meaning,
+    heard: &'a mut Heard,
     /// Called when there is something on standard output, which matters the first time.
     on_first: F,
 }
 
 impl<F: FnMut()> Sink<'_, F> {
-    fn stdout(&mut self, read: Read) {
+    fn stdout(&mut self, all: bool) {
         (self.on_first)();
-        self.output(Stream::Stdout, read.shown);
-        for text in self.meaning.hear(&read.bytes) {
-            self.handle.log.push(&Event::Delta(Delta { text }));
+        let log = &self.handle.log;
+        steps::at("run.taken");
+        log.publish(Stream::Stdout, all);
+        steps::at("run.published");
+        for text in self.heard.listen(log) {
+            log.push(&Event::Delta(Delta { text }));
         }
+        self.heard.checkpoint(log);
     }
 
-    fn output(&self, stream: Stream, bytes: Option<Bytes>) {
-        if let Some(bytes) = bytes {
-            self.handle.log.push_output(stream, bytes);
-        }
+    fn stderr(&self, all: bool) {
+        self.handle.log.publish(Stream::Stderr, all);
     }
 }
 
-/// Reads the output until the command has ended, by itself or because it had to.
+/// Reads the output until the command has ended, by itself or because it had to. `first_grace` is how long it goes on
+/// without its first reader; `stop` is what was decided already.
 async fn follow(
     executions: &Executions,
     handle: &Arc<Handle>,
-    plan: &Plan,
-    background: bool,
     running: &mut Running,
+    first_grace: Duration,
+    mut stop: Option<Stop>,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, received, origin, meaning, guard, .. } = running;
-    let mut unheard = Some(|| executions.metrics.spoke(&plan.provider, *origin, received.elapsed()));
-    let on_first = move || {
-        if let Some(spoke) = unheard.take() {
-            spoke();
+    let Running { container, tag, stdout, stderr, since, begun, heard, guard, .. } = running;
+    let mut silent = heard.offset == 0 && handle.log.spool(Stream::Stdout).length() == 0;
+    // An earlier daemon has timed what it began.
+    let mut unheard = begun.filter(|_| silent);
+    let on_first = || {
+        if handle.log.spool(Stream::Stdout).length() > 0
+            && let Some((received, origin)) = unheard.take()
+        {
+            executions.metrics.spoke(&handle.provider, origin, received.elapsed());
         }
     };
-    let mut sink = Sink { handle, meaning, on_first };
-    let mut silent = true;
-    let mut stop: Option<Stop> = None;
-    let mut kill_at: Option<tokio::time::Instant> = None;
-    let deadline = tokio::time::Instant::from_std(*since + plan.timeout);
-    let start_deadline = plan.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
-    let mut abandoned = std::pin::pin!(abandoned(handle, executions.settings.disconnect_grace, background));
+    let mut sink = Sink { handle, heard, on_first };
+    let kill_grace = executions.settings.kill_grace;
+    let mut kill_at = stop.map(|reason| ask_to_end(container, *tag, reason, kill_grace));
+    let deadline = tokio::time::Instant::from_std(*since + handle.timeout);
+    let start_deadline = handle.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
+    let mut abandoned = std::pin::pin!(abandoned(handle, first_grace, executions.settings.disconnect_grace));
 
     let end = loop {
         // Not read while its readers are far behind, the command waits on a full pipe, as it would for `less`. Not one
@@ -417,29 +593,38 @@ async fn follow(
         let wanted = tokio::select! {
             read = stdout.read(), if stdout.is_open() && !stdout_waits => {
                 guard.take();
-                if let Some(read) = read {
+                if read {
                     silent = false;
-                    sink.stdout(read);
+                    sink.stdout(false);
                 }
-                if sink.meaning.is_over() && stop.is_none() {
+                if sink.heard.meaning.is_over() && stop.is_none() {
                     break End::Answered;
                 }
                 None
             }
             read = stderr.read(), if stderr.is_open() && !stderr_waits => {
                 guard.take();
-                sink.output(Stream::Stderr, read.and_then(|read| read.shown));
+                if read {
+                    sink.stderr(false);
+                }
                 None
             }
             () = handle.log.progress(seen), if stdout_waits || stderr_waits => None,
-            () = sink.meaning.send() => None,
+            () = sink.heard.meaning.send() => None,
             ended = container.ended(*tag) => break match ended {
                 Ok(Some(status)) => End::Status(status),
                 Ok(None) => End::Vanished,
-                Err(error) => {
-                    tracing::error!(%error, "lost the container");
-                    End::Vanished
-                }
+                Err(error) => match error.exit_code() {
+                    // Told to an earlier daemon that could not say so any more.
+                    Some(code) => {
+                        say_why(handle, &error.to_string());
+                        End::NotStarted(code)
+                    }
+                    None => {
+                        tracing::error!(%error, "lost the container");
+                        End::Vanished
+                    }
+                },
             },
             () = tokio::time::sleep_until(deadline), if stop.is_none() => Some(Stop::Timeout),
             () = at(start_deadline), if stop.is_none() && silent => Some(Stop::StartTimeout),
@@ -454,31 +639,36 @@ async fn follow(
         };
         if let Some(reason) = wanted {
             stop = Some(reason);
-            // Politely first: a CLI may be writing a refreshed token.
-            let polite = reason != Stop::Shutdown && container.signal(*tag, libc::SIGTERM).is_ok();
-            kill_at = Some(
-                tokio::time::Instant::now() + if polite { executions.settings.kill_grace } else { Duration::ZERO },
-            );
+            // Should this daemon be killed now, the next one says the same reason.
+            handle.log.note_stop(reason as u8);
+            kill_at = Some(ask_to_end(container, *tag, reason, kill_grace));
         }
     };
     guard.take();
+    steps::at("end.seen");
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
     kill(container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         while stdout.is_open() || stderr.is_open() {
             tokio::select! {
-                Some(read) = stdout.read(), if stdout.is_open() => sink.stdout(read),
-                Some(read) = stderr.read(), if stderr.is_open() => sink.output(Stream::Stderr, read.shown),
-                else => {}
+                read = stdout.read(), if stdout.is_open() => if read { sink.stdout(false) },
+                read = stderr.read(), if stderr.is_open() => if read { sink.stderr(false) },
             }
         }
     });
     if drained.await.is_err() {
         tracing::error!("output still open after every process was killed");
     }
-    sink.output(Stream::Stdout, stdout.rest());
-    sink.output(Stream::Stderr, stderr.rest());
+    sink.stdout(true);
+    sink.stderr(true);
+    steps::at("end.drained");
     (end, stop)
+}
+
+/// Politely first: a CLI may be writing a refreshed token. Returns when it has to be killed.
+fn ask_to_end(container: &Container, tag: u32, reason: Stop, grace: Duration) -> tokio::time::Instant {
+    let polite = reason != Stop::Shutdown && container.signal(tag, libc::SIGTERM).is_ok();
+    tokio::time::Instant::now() + if polite { grace } else { Duration::ZERO }
 }
 
 fn kill(container: &Container) {
@@ -494,23 +684,26 @@ async fn at(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// Ends when nobody has read the execution for the grace period; never for one that may run in the background.
-async fn abandoned(handle: &Handle, grace: Duration, background: bool) {
-    if background {
+/// Ends when nobody has read the execution for the grace period, at first another one; never for one that may run in the
+/// background.
+async fn abandoned(handle: &Handle, first_grace: Duration, grace: Duration) {
+    if handle.background {
         return std::future::pending().await;
     }
     let mut readers = handle.readers.subscribe();
+    let mut patience = first_grace;
     loop {
         // The sender lives as long as the handle.
         let _ = readers.wait_for(|readers| *readers == 0).await;
-        if tokio::time::timeout(grace, readers.wait_for(|readers| *readers > 0)).await.is_err() {
+        if tokio::time::timeout(patience, readers.wait_for(|readers| *readers > 0)).await.is_err() {
             return;
         }
+        patience = grace;
     }
 }
 
-fn conclude(plan: &Plan, running: &mut Running, end: End, stop: Option<Stop>) -> (Exit, Usage) {
-    let verdict = std::mem::replace(&mut running.meaning, Meaning::Bytes).verdict();
+fn conclude(handle: &Handle, running: &mut Running, end: End, stop: Option<Stop>) -> (Exit, Usage) {
+    let verdict = std::mem::replace(&mut running.heard.meaning, Meaning::Bytes).verdict();
     let usage = running.container.usage().unwrap_or_else(|error| {
         tracing::warn!(%error, "no usage figures");
         running.baseline
@@ -530,13 +723,13 @@ fn conclude(plan: &Plan, running: &mut Running, end: End, stop: Option<Stop>) ->
     let limit_mib = running.container.template().run.memory_bytes >> 20;
     let (reason, mut detail) = match (stop, end) {
         (Some(Stop::Timeout), _) => {
-            (ExitReason::Timeout, Some(format!("not finished within {} ms", plan.timeout.as_millis())))
+            (ExitReason::Timeout, Some(format!("not finished within {} ms", handle.timeout.as_millis())))
         }
         (Some(Stop::StartTimeout), _) => (
             ExitReason::Timeout,
             Some(format!(
                 "no output within the start timeout of {} ms; too little memory makes a CLI hang like this",
-                plan.start_timeout.unwrap_or_default().as_millis()
+                handle.start_timeout.unwrap_or_default().as_millis()
             )),
         ),
         (Some(Stop::Cancelled), _) => (ExitReason::Cancelled, None),

@@ -83,6 +83,10 @@ impl Handle {
             return;
         }
         *last = Some((now, position));
+        if self.waiting.events && !self.is_kept() {
+            // Its client knows of it from now on; it must learn of its end, even from another daemon.
+            self.keep(None);
+        }
         self.log.push(&Event::Queued(Queued { position, request_id: self.request_id.clone() }));
         if self.waiting.events {
             self.waiting.told.store(true, Ordering::Release);
@@ -116,7 +120,8 @@ impl Handle {
 /// Claims a container, waiting for one if need be.
 pub async fn claim(handle: &Handle, plan: &Plan) -> Result<Claimed, StartError> {
     let on_position = |position| handle.waits(position);
-    let want = Want { user: &handle.user, wait: plan.queue_timeout, on_position: &on_position };
+    let prestarted = plan.late.as_ref().and_then(|_| plan.origin.prestarted());
+    let want = Want { user: &handle.user, wait: plan.queue_timeout, on_position: &on_position, prestarted };
     let claimed = tokio::select! {
         biased;
         claimed = plan.origin.claim(&want) => claimed,

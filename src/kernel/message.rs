@@ -10,7 +10,7 @@ use rustix::net::{
 };
 
 /// Most descriptors in one message.
-const MAX_FDS: usize = 8;
+const MAX_FDS: usize = 12;
 
 /// A received datagram.
 #[derive(Debug)]
@@ -56,4 +56,14 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the message did not fit its buffer"));
     }
     Ok(Received { length: message.bytes, fds })
+}
+
+/// Copies the next datagram into `buffer` and leaves it where it is; its length, 0 at the end. Descriptors that come with
+/// it stay with it.
+///
+/// # Errors
+/// Those of recv(2).
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (length, _) = rustix::net::recv(socket, buffer, RecvFlags::PEEK)?;
+    Ok(length)
 }

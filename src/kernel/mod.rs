@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod clock;
 mod clone;
 mod exec;
 mod message;
@@ -9,9 +10,10 @@ mod mount;
 mod network;
 mod watch;
 
+pub use clock::since_boot;
 pub use clone::{Cloned, clone_container};
 pub use exec::execute;
-pub use message::{Received, receive, send};
+pub use message::{Received, peek, receive, send};
 pub use mount::{attach_in_namespace, bind_detached, set_mount_attributes};
 pub use network::bring_up_loopback;
 pub use watch::Watched;

@@ -68,6 +68,7 @@ pub struct PoolMetrics {
     creations: Family<CreateLabels, Histogram, fn() -> Histogram>,
     failures: Family<FailureLabels, Counter>,
     broken: Family<ProviderLabels, Counter>,
+    adopted: Family<ProviderLabels, Counter>,
 }
 
 impl PoolMetrics {
@@ -82,12 +83,18 @@ impl PoolMetrics {
             creations: Family::new_with_constructor(|| Histogram::new(CREATE_BUCKETS)),
             failures: Family::default(),
             broken: Family::default(),
+            adopted: Family::default(),
         };
         for what in ["claim", "refill"] {
             for reason in ["memory", "memory_pressure", "cpu"] {
                 drop(metrics.admission.get_or_create(&AdmissionLabels { reason, what }));
             }
         }
+        registry.register(
+            "thawd_pool_adopted",
+            "Warm containers taken over from an earlier daemon, by provider",
+            metrics.adopted.clone(),
+        );
         registry.register(
             "thawd_queue_depth",
             "Requests that wait for a container, by provider",
@@ -135,6 +142,7 @@ impl PoolMetrics {
             drop(self.scalings.get_or_create(&ScalingLabels { provider: provider.to_owned(), direction, reason }));
         }
         drop(self.broken.get_or_create(&ProviderLabels { provider: provider.to_owned() }));
+        drop(self.adopted.get_or_create(&ProviderLabels { provider: provider.to_owned() }));
         for what in ["claim", "refill"] {
             for reason in ["cgroup", "spawner", "init", "timeout"] {
                 drop(self.failures.get_or_create(&FailureLabels { provider: provider.to_owned(), what, reason }));
@@ -164,6 +172,10 @@ impl PoolMetrics {
 
     pub(super) fn broke(&self, provider: &str, count: usize) {
         self.broken.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc_by(count as u64);
+    }
+
+    pub(super) fn adopted(&self, provider: &str, count: u64) {
+        self.adopted.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc_by(count);
     }
 
     pub(super) fn queue(&self, provider: &str, waiting: usize) {

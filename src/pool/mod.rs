@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::container::{Container, ContainerError, Limit, Template};
+use crate::container::{Container, ContainerError, Limit, Orphan, Template};
 use crate::types;
 
 pub use admission::{AdmissionSettings, Refusal};
@@ -167,12 +167,18 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts the pool's owner task.
-    pub fn start(provider: &str, settings: Settings, supply: Arc<Supply>, prepare: Prepare) -> Self {
+    /// Starts the pool's owner task. `orphans` are what an earlier daemon had in it.
+    pub fn start(
+        provider: &str,
+        settings: Settings,
+        supply: Arc<Supply>,
+        prepare: Prepare,
+        orphans: Vec<Orphan>,
+    ) -> Self {
         let (messages, inbox) = mpsc::channel(256);
         let figures = Arc::new(Figures::default());
         supply.metrics.expect(provider);
-        let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare);
+        let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare, orphans);
         let pool = Self { provider: provider.into(), messages, figures, supply };
         pool.supply.add_pool(&pool);
         tokio::spawn(owner.run(inbox));
@@ -199,16 +205,22 @@ impl Pool {
         self.supply.cold(&self.provider, Some(self), template, want).await
     }
 
-    /// A warm container, or none: what is not there is not created.
+    /// A warm container, or none: what is not there is not created, and what somebody waits for is theirs.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
     pub async fn claim_warm(&self) -> Result<Option<Claimed>, ClaimError> {
         let guard = self.supply.claiming();
-        match self.ask(|reply| Message::Claim { queued: false, reply }).await? {
+        let queued = self.supply.is_awaited(&self.figures);
+        match self.ask(|reply| Message::Claim { queued, reply }).await? {
             Offer::Warm(container) => Ok(Some(Claimed { container: *container, path: types::ClaimPath::Warm, guard })),
             Offer::Empty(_) | Offer::NotReady(_) => Ok(None),
         }
+    }
+
+    /// Whether it has a warm container, as far as it has shown.
+    fn has_warm(&self) -> bool {
+        self.figures.warm.load(Ordering::Acquire) > 0
     }
 
     async fn take_warm(&self) -> Result<Option<Box<Container>>, ClaimError> {

@@ -13,7 +13,7 @@ use super::gate::Creating;
 use super::scaling::{Bounds, Observed, Scaler};
 use super::supply::{Figures, Reserved, Shortage};
 use super::{Change, Message, Offer, Prepare, Settings, Supply};
-use crate::container::{Container, ContainerError, Containers, Template};
+use crate::container::{Container, ContainerError, Containers, Orphan, Template, fingerprint};
 use crate::types;
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
@@ -44,6 +44,8 @@ pub struct Owner {
     template: Option<Arc<Template>>,
     preparing: bool,
     warm: VecDeque<Container>,
+    /// Warm containers of an earlier daemon, until it is known what they have to be made from.
+    orphans: Vec<Orphan>,
     creating: usize,
     work: JoinSet<Finished>,
     back_off: Duration,
@@ -65,6 +67,7 @@ impl Owner {
         supply: Arc<Supply>,
         figures: Arc<Figures>,
         prepare: Prepare,
+        orphans: Vec<Orphan>,
     ) -> Self {
         let this = Self {
             provider: provider.to_owned(),
@@ -77,6 +80,7 @@ impl Owner {
             template: None,
             preparing: false,
             warm: VecDeque::new(),
+            orphans,
             creating: 0,
             work: JoinSet::new(),
             back_off: BACK_OFF_MIN,
@@ -351,6 +355,7 @@ impl Owner {
         let error = match finished {
             Ok(Finished::Prepared(Ok(template))) => {
                 self.preparing = false;
+                self.adopt(&template);
                 self.template = Some(template);
                 tracing::info!(provider = %self.provider, target = self.scaler.target(), "pool ready to fill");
                 None
@@ -387,6 +392,27 @@ impl Owner {
                 self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
             }
         }
+    }
+
+    /// Takes over what an earlier daemon had warm.
+    fn adopt(&mut self, template: &Arc<Template>) {
+        let fingerprint = fingerprint(self.supply.containers().settings(), template);
+        let mut adopted = 0;
+        for orphan in self.orphans.drain(..) {
+            match orphan.into_warm(&fingerprint, Arc::clone(template)) {
+                Ok(container) => {
+                    self.warm.push_back(container);
+                    adopted += 1;
+                }
+                Err(reason) => tracing::warn!(provider = %self.provider, %reason, "a warm container was not adopted"),
+            }
+        }
+        if adopted > 0 {
+            tracing::info!(provider = %self.provider, adopted, "warm containers of an earlier daemon adopted");
+            self.supply.metrics.adopted(&self.provider, adopted);
+        }
+        self.trim();
+        self.show();
     }
 
     fn add(&mut self, container: Container) {

@@ -83,6 +83,8 @@ pub struct Want<'a> {
     /// Told how many are served at the latest when it is, itself included, first when it begins to wait and then
     /// whenever that changes.
     pub on_position: &'a (dyn Fn(usize) + Send + Sync),
+    /// Whose containers would do as well, and better: those of prestarted CLIs, if one can take the request.
+    pub prestarted: Option<&'a Pool>,
 }
 
 /// What one who waited gets.
@@ -93,9 +95,16 @@ enum Grant {
 
 struct Waiter {
     pool: Option<Pool>,
+    prestarted: Option<Pool>,
     bytes: u64,
     grant: oneshot::Sender<Grant>,
     position: watch::Sender<usize>,
+}
+
+impl Waiter {
+    fn awaits(&self, prestarted: &Arc<Figures>) -> bool {
+        self.prestarted.as_ref().is_some_and(|pool| Arc::ptr_eq(&pool.figures, prestarted))
+    }
 }
 
 /// What a pool shows to the others.
@@ -191,6 +200,11 @@ impl Supply {
     /// How many wait for a container of `provider`.
     pub fn waiting_for(&self, provider: &str) -> usize {
         if self.waiting() == 0 { 0 } else { lock(&self.line).waiting_for(provider) }
+    }
+
+    /// Whether somebody waits who would take a container of the prestarted pool with these figures.
+    pub(super) fn is_awaited(&self, prestarted: &Arc<Figures>) -> bool {
+        self.waiting() > 0 && lock(&self.line).in_order().iter().any(|(_, waiter)| waiter.awaits(prestarted))
     }
 
     /// How many wait, all together.
@@ -315,7 +329,8 @@ impl Supply {
             if line.len() >= self.max_waiting {
                 return Err(ClaimError::QueueFull { max: self.max_waiting, shortage });
             }
-            let waiter = Waiter { pool: pool.cloned(), bytes, grant: sender, position };
+            let prestarted = want.prestarted.cloned();
+            let waiter = Waiter { pool: pool.cloned(), prestarted, bytes, grant: sender, position };
             let id = line.push(provider, want.user, waiter);
             self.note_length(&line, provider);
             let first = line.in_order().iter().position(|(other, _)| *other == id).unwrap_or_default() + 1;
@@ -374,6 +389,7 @@ impl Supply {
     }
 
     async fn serve_all(&self, last_shed: &mut Option<Instant>) {
+        self.serve_prestarted().await;
         let mut blocked = BTreeSet::new();
         let mut short = None;
         loop {
@@ -384,7 +400,7 @@ impl Supply {
             };
             let Some((id, provider, pool, bytes)) = next else { break };
             if let Some(pool) = &pool
-                && pool.figures.warm.load(Ordering::Acquire) > 0
+                && pool.has_warm()
                 && let Ok(Some(container)) = pool.take_warm().await
             {
                 if let Some(Grant::Warm(container)) = self.grant(id, &provider, Grant::Warm(container)) {
@@ -414,6 +430,24 @@ impl Supply {
         }
         for (index, (_, waiter)) in lock(&self.line).in_order().into_iter().enumerate() {
             waiter.position.send_if_modified(|position| std::mem::replace(position, index + 1) != index + 1);
+        }
+    }
+
+    /// Hands out prestarted CLIs. Not everybody in the line can use one, so they go to the first who can: nobody before
+    /// it loses anything by that.
+    async fn serve_prestarted(&self) {
+        loop {
+            let next = {
+                let line = lock(&self.line);
+                let ready = |waiter: &Waiter| waiter.prestarted.clone().filter(Pool::has_warm);
+                line.in_order().into_iter().find_map(|(id, waiter)| Some((id, ready(waiter)?)))
+            };
+            let Some((id, pool)) = next else { return };
+            // Somebody else was faster, or it has stopped: nobody can be served from it now.
+            let Ok(Some(container)) = pool.take_warm().await else { return };
+            if let Some(Grant::Warm(container)) = self.grant(id, &pool.provider, Grant::Warm(container)) {
+                pool.give_back(container).await;
+            }
         }
     }
 

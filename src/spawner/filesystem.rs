@@ -49,8 +49,7 @@ pub fn set_up(request: &CreateRequest, root: &OwnedFd, mount_point: OwnedFd) -> 
     attach(root.as_fd(), mount_point.as_fd(), "the root file system")?;
     drop(mount_point);
 
-    let null = device("null", 1, 3)?;
-    proc(root.as_fd(), null.as_fd())?;
+    proc(root.as_fd())?;
     let shm = devices(root.as_fd())?;
     let credentials = writable(request, root.as_fd(), shm.as_fd())?;
 
@@ -101,7 +100,7 @@ fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
     Ok(mount)
 }
 
-fn proc(root: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<()> {
+fn proc(root: BorrowedFd<'_>) -> Result<()> {
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     // Processes of other users are invisible: uid 1000 does not even see thaw-init (proc(5), hidepid).
@@ -114,7 +113,8 @@ fn proc(root: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<()> {
             let read_only = attributes | MountAttrFlags::MOUNT_ATTR_RDONLY;
             new_mount("tmpfs", &[("mode", "0555"), ("size", "4096"), ("nr_inodes", "1")], read_only)?
         } else {
-            kernel::bind_detached(null, c"").map_err(|error| format!("copy /dev/null: {error}"))?
+            // Each from the host's: kernels before 6.15 copy no mount that is detached itself.
+            device("null", 1, 3)?
         };
         attach(cover.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
     }

@@ -127,13 +127,14 @@ fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(b
     for file in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
     }
-    for directory in &request.cgroups {
-        fs::write(directory.join("cgroup.procs"), pid.to_string())
-            .map_err(|error| format!("enter cgroup {}: {error}", directory.display()))?;
-    }
     let (root, mapped) = root_mount(request, pid)?;
-    kernel::send(child, &[b"go"], &[root.as_fd()]).map_err(|error| format!("start the child: {error}"))?;
-    drop(root);
+    let mut fds = vec![root];
+    for directory in &request.cgroups {
+        fds.push(open_tasks(directory)?);
+    }
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    kernel::send(child, &[b"go"], &borrowed).map_err(|error| format!("start the child: {error}"))?;
+    drop(fds);
 
     let mut buffer = [0; 4096];
     let ready = receive(child, &mut buffer)?;
@@ -146,6 +147,23 @@ fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(b
         return Err(String::from_utf8_lossy(&buffer[..end.length]).into_owned());
     }
     Ok((mapped, ready.fds))
+}
+
+/// The file by which a thread enters a v1 cgroup.
+fn open_tasks(directory: &Path) -> Result<OwnedFd, String> {
+    let path = directory.join("tasks");
+    rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| format!("open {}: {errno}", path.display()))
+}
+
+/// Enters v1 cgroups. A lone thread that moves itself (0) spares the kernel the lock against forks and exits, and with
+/// it an RCU grace period of 7 to 10 ms in which every write to a cgroup file of the host waits, thawing included
+/// (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c, since Linux 5.5).
+fn enter_cgroups(tasks: &[OwnedFd]) -> Result<(), String> {
+    for file in tasks {
+        rustix::io::write(file, b"0").map_err(|errno| format!("enter a cgroup: {errno}"))?;
+    }
+    Ok(())
 }
 
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<kernel::Received, String> {
@@ -190,7 +208,12 @@ fn child(
 ) -> Result<std::convert::Infallible, String> {
     let mut buffer = [0; 16];
     let go = receive(parent, &mut buffer)?;
-    let [root]: [OwnedFd; 1] = go.fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
+    let mut fds = go.fds;
+    if fds.len() != 1 + request.cgroups.len() {
+        return Err("the spawner gave up".to_owned());
+    }
+    enter_cgroups(&fds.split_off(1))?;
+    let [root]: [OwnedFd; 1] = fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
     // While this process still has the daemon's ids: root of the container may not search private directories.
     let mount_point = filesystem::open_mount_point(&request.mount_point)?;
     confinement.become_root()?;

@@ -37,15 +37,18 @@ async fn a_stop_while_the_pool_is_being_filled_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_killed_daemon_leaves_the_next_one_sweeps() {
+async fn what_a_killed_daemon_and_its_keeper_leave_the_next_one_sweeps() {
     let mut daemon = Daemon::start(|setup| setup.pool(3)).await;
     let id = daemon.client.create(&shell("trap '' TERM HUP; (setsid sleep 1000 &) ; sleep 1000")).await.unwrap().id;
     let running = daemon.client.execution(&id).await.unwrap().container.unwrap();
     let running = ContainerCgroup::of(&daemon.container(&running).await);
     let warm = daemon.settled_beside(1).await;
     let family = daemon.family();
+    // The keeper holds everything together: without it, nothing survives.
+    let keeper = daemon.keeper().unwrap();
     daemon.kill();
-    // thaw-init sees that its daemon is gone, and takes everything with it.
+    rustix::process::kill_process(rustix::process::Pid::from_raw(keeper.pid).unwrap(), Signal::KILL).unwrap();
+    // thaw-init sees that nobody is left who could talk to it, and takes everything with it.
     eventually("the running container ends by itself", || async { running.processes().is_empty().then_some(()) }).await;
     // The warm ones are frozen and cannot notice: they cost no CPU until somebody comes.
     for container in &warm {
@@ -77,7 +80,7 @@ async fn a_second_daemon_on_the_same_socket_refuses_and_harms_nothing() {
         .unwrap();
     assert!(!second.status.success());
     let message = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(message.contains("another daemon serves"), "{message}");
+    assert!(message.contains("another daemon uses"), "{message}");
     let after = daemon.settled().await;
     let ids = |list: &[thawd::types::Container]| list.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after));

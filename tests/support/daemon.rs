@@ -45,18 +45,27 @@ impl Daemon {
 
     /// Starts the program with the configuration as it is, and waits until it can serve.
     pub async fn launch(&mut self) {
-        assert!(self.child.is_none(), "one daemon at a time");
+        self.spawn(&[]);
+        self.ready().await;
+    }
+
+    /// Starts the program with these variables, and waits for nothing.
+    pub fn spawn(&mut self, variables: &[(&str, &str)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_thawd"))
-            .arg("--config")
-            .arg(self.path("thawd.toml"))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
+        self.begin(log, variables);
+    }
+
+    /// Starts the program; what it logs goes to `errors`.
+    pub fn begin(&mut self, errors: impl Into<Stdio>, variables: &[(&str, &str)]) {
+        assert!(self.child.is_none(), "one daemon at a time");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thawd"));
+        command.arg("--config").arg(self.path("thawd.toml")).env_clear().envs(variables.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until it can serve.
+    pub async fn ready(&mut self) {
         let this = &mut *self;
         let begun = std::time::Instant::now();
         loop {
@@ -69,6 +78,14 @@ impl Daemon {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Starts the program, which has to refuse; returns what it says.
+    pub async fn refused(&mut self) -> String {
+        self.begin(fs::File::create(self.log_file()).unwrap(), &[]);
+        let status = self.ended().await;
+        assert!(!status.success(), "{}", self.log());
+        self.log()
     }
 
     /// A path in its own directory.
@@ -175,6 +192,11 @@ impl Daemon {
         machine::children(self.pid()).into_iter().find(|child| child.command_line().contains(" spawner "))
     }
 
+    /// The process that holds what survives it, whoever started that.
+    pub fn keeper(&self) -> Option<Process> {
+        machine::processes_in_cgroup(&self.name).into_iter().find(|child| child.command_line().contains(" keeper "))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
@@ -190,9 +212,10 @@ impl Daemon {
 
     /// Waits for it to end.
     pub async fn ended(&mut self) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        let waited = tokio::task::spawn_blocking(move || child.wait().unwrap());
-        tokio::time::timeout(super::PATIENCE, waited).await.expect("the daemon ends in time").unwrap()
+        let child = self.child.as_mut().unwrap();
+        let status = eventually("the daemon ends", || std::future::ready(child.try_wait().unwrap())).await;
+        self.child = None;
+        status
     }
 
     /// Ends it in order and asserts that nothing is left of it.
@@ -201,6 +224,8 @@ impl Daemon {
         self.signal(Signal::TERM);
         let status = self.ended().await;
         assert!(status.success(), "the daemon ended with {status}");
+        // Children of an earlier daemon, which was killed, are init's to reap.
+        eventually("all are reaped", || async { (!family.iter().any(|process| process.exists())).then_some(()) }).await;
         self.assert_nothing_left(&family);
     }
 

@@ -25,6 +25,12 @@ impl Process {
         Self::now(self.pid).is_some_and(|now| now.started == self.started)
     }
 
+    /// Whether it runs nothing any more: gone, or a zombie that nobody has reaped yet.
+    pub fn is_dead(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        !self.exists() || stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    }
+
     /// What it was started as.
     pub fn command_line(&self) -> String {
         let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 pub use cgroups::{ContainerCgroup, hierarchies};
 pub use daemon::Daemon;
 pub use http::{Answer, header_end};
+pub use image::layouts;
 pub use machine::{Process, children, mounts_below, open_files, processes_in_cgroup, resident_bytes, status_field};
-pub use outcome::{Outcome, command, prompt, shell};
+pub use outcome::{Outcome, bytes, collect, command, prompt, shell};
 pub use program::{Program, Value};
 pub use setup::Setup;
 

@@ -26,6 +26,17 @@ use crate::stats::Series;
 const PROMPT: &str = "What is 3*67? Answer with the number only.";
 const ANSWER: &str = "201";
 
+/// Containers of each kind that wait, and rounds until they are replaced: starting a CLI in the idle class takes 10 s,
+/// so they are started side by side, and not while anything is measured.
+const BATCH: usize = 10;
+
+/// Pools refill when nothing was asked for so long, which happens between batches only.
+const REFILLING: &str = "refill_quiet_ms = 6000\nrefill_max_hold_ms = 3600000\nrefill_low_water_percent = 0\n\
+                         concurrent_creations = 10\n";
+
+/// Pause before each sample: what the one before left to be cleared away must not be paid by the next.
+const PAUSE: Duration = Duration::from_millis(150);
+
 const PRESTARTED: &str = "thawd, prestarted";
 const PRESTARTED_TENTH: &str = "thawd, prestarted, idle class (0.1 CPU)";
 const CREATED: &str = "thawd, created";
@@ -39,7 +50,7 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
          socket, a frozen container, the upstream reached through the egress proxy; prestarted: the CLI waits already \
          started; created: it is started at the claim. Run class of the manifest (0.5 CPU over a second, burst 1.0, \
          512 MiB), and prestarted also in the idle class (0.1 CPU over a second, burst 0.2), which the container then \
-         keeps. podman: `podman exec -i` of the same command with the same environment in a running container of the \
+         keeps. Ten of each wait at the beginning of ten rounds, and are replaced between these. podman: `podman exec -i` of the same command with the same environment in a running container of the \
          same root file system with the same CPU quota, period, burst and memory as the run class, in a fresh home \
          with the credentials already in place, on the host's network. codex with an account asks for that account \
          before it sends the prompt, so that the request with the prompt is measured too.",
@@ -47,11 +58,14 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     let upstream = Upstream::start(bed)?;
     let accounts = real::accounts();
     for account in &accounts {
+        if !options.providers.is_empty() && !options.providers.iter().any(|name| name == account.provider) {
+            continue;
+        }
         let waiting = [
-            Waiting { provider: account.provider.to_owned(), created: 1, prestarted: 1 },
-            Waiting { provider: format!("{}{TENTH}", account.provider), created: 0, prestarted: 1 },
+            Waiting { provider: account.provider.to_owned(), created: BATCH, prestarted: BATCH },
+            Waiting { provider: format!("{}{TENTH}", account.provider), created: 0, prestarted: BATCH },
         ];
-        let daemon = real::daemon(bed, upstream.port, &waiting, 20)?;
+        let daemon = real::daemon(bed, upstream.port, &waiting, 4 * BATCH, REFILLING)?;
         let providers = provider::load_dir(&repository().join("providers"))?;
         let image =
             Store::open(&bed.cache.join("state/images"))?.ensure(&real::layouts(bed)?.join(account.provider))?;
@@ -90,24 +104,26 @@ fn one(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let [prestarted, tenth, created, podman] = &mut [PRESTARTED, PRESTARTED_TENTH, CREATED, PODMAN].map(Times::new);
-    let ready = || waiting.iter().try_for_each(|one| real::full(daemon, one));
     // The first round fills caches and does not count.
     for round in 0..=options.n {
         check_interrupted()?;
+        if round % BATCH == 0 {
+            waiting.iter().try_for_each(|one| real::full(daemon, one))?;
+        }
         for (times, provider, is_prestarted) in [
             (&mut *prestarted, &waiting[0].provider, true),
             (&mut *tenth, &waiting[1].provider, true),
             (&mut *created, &waiting[0].provider, false),
         ] {
-            ready()?;
+            std::thread::sleep(PAUSE);
             let asked = ask_thawd(daemon, account, provider, is_prestarted, upstream)?;
             if round > 0 {
                 times.push(asked);
             }
         }
-        ready()?;
         if let Ok(running) = &peer {
             running.reset()?;
+            std::thread::sleep(PAUSE);
             let asked = running.ask(upstream)?;
             if round > 0 {
                 podman.push(asked);

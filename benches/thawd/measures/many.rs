@@ -45,7 +45,7 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
         .collect();
     let before = meminfo("MemAvailable") as f64;
     let begun = Instant::now();
-    let daemon = real::daemon(bed, upstream.port, &shares, options.many)?;
+    let daemon = real::daemon(bed, upstream.port, &shares, options.many, "")?;
     outcome.fact("created and frozen", options.many as f64 / begun.elapsed().as_secs_f64(), "containers/s");
     run(&daemon, &shares, before, &mut outcome)?;
     daemon.stop()?;

@@ -130,11 +130,11 @@ fn prestarted(bed: &Rc<Bed>, outcome: &mut Outcome) -> Result<()> {
         check_interrupted()?;
         let waiting = |prestarted| [Waiting { provider: provider.to_owned(), created: 0, prestarted }];
         // Fills the cache of pages that all of them share.
-        real::daemon(bed, upstream.port, &waiting(1), 20)?.stop()?;
-        let empty = real::daemon(bed, upstream.port, &waiting(0), 20)?;
+        real::daemon(bed, upstream.port, &waiting(1), 20, "")?.stop()?;
+        let empty = real::daemon(bed, upstream.port, &waiting(0), 20, "")?;
         let before = Snapshot::take();
         empty.stop()?;
-        let full = real::daemon(bed, upstream.port, &waiting(PRESTARTED), 20)?;
+        let full = real::daemon(bed, upstream.port, &waiting(PRESTARTED), 20, "")?;
         let after = Snapshot::take();
         let each = |bytes: f64| bytes / PRESTARTED as f64;
         outcome.fact(

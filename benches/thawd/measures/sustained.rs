@@ -1,4 +1,4 @@
-//! Claims that go on for a while, refilling, and what refilling costs the claims.
+//! Claims that go on for a while, and refilling.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,22 +19,18 @@ const CLIENTS: usize = 4;
 const POOL: usize = 50;
 /// How long they go on.
 const PERIOD: Duration = Duration::from_secs(10);
-/// The pool that is emptied to make a storm of creations.
-const STORM: usize = 100;
-/// Pause between the paced claims of the storm measure.
-const PACE: Duration = Duration::from_millis(30);
+/// The pool whose refilling is timed.
+const REFILLED: usize = 100;
 
 pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::new(
         "Sustained claims and refilling",
         "Refill rate: a pool of 100 filled from nothing, and filled again after 100 claims at once (whose containers \
          are destroyed meanwhile), by the pool's own figures, read every 5 ms. Sustained: 4 clients that each send \
-         their next request when the last has ended, for 10 s on a pool of 50. Storm: claims on a pool of their own, \
-         one every 30 ms, in turns while nothing else happens (quiet) and while another pool of 100 refills.",
+         their next request when the last has ended, for 10 s on a pool of 50.",
     );
     refill(bed, options, &mut outcome)?;
     sustained(bed, &mut outcome)?;
-    storm(bed, options, &mut outcome)?;
     Ok(outcome)
 }
 
@@ -61,12 +57,12 @@ fn rate(daemon: &Daemon, provider: &str, target: usize) -> Result<f64> {
 fn refill(bed: &Rc<Bed>, options: &Options, outcome: &mut Outcome) -> Result<()> {
     let (mut fresh, mut again) = (Vec::new(), Vec::new());
     for _ in 0..options.n.min(3) {
-        let daemon = Daemon::start_empty(bed, &[Provider::new("bench", STORM)], 2 * STORM + 20)?;
+        let daemon = Daemon::start_empty(bed, &[Provider::new("bench", REFILLED)], 2 * REFILLED + 20)?;
         daemon.wait_ready("bench")?;
-        fresh.push(rate(&daemon, "bench", STORM)?);
-        daemon.wait_full("bench", STORM)?;
-        drain(&daemon, "bench", STORM)?;
-        again.push(rate(&daemon, "bench", STORM)?);
+        fresh.push(rate(&daemon, "bench", REFILLED)?);
+        daemon.wait_full("bench", REFILLED)?;
+        drain(&daemon, "bench", REFILLED)?;
+        again.push(rate(&daemon, "bench", REFILLED)?);
     }
     fresh.sort_by(f64::total_cmp);
     again.sort_by(f64::total_cmp);
@@ -76,7 +72,7 @@ fn refill(bed: &Rc<Bed>, options: &Options, outcome: &mut Outcome) -> Result<()>
 }
 
 /// Claims everything that is warm at once, and returns when all of it has ended.
-fn drain(daemon: &Daemon, provider: &str, count: usize) -> Result<()> {
+pub fn drain(daemon: &Daemon, provider: &str, count: usize) -> Result<()> {
     let request = Request::new(&request(provider, &["/bin/echo", TEXT]));
     let threads: Vec<_> = (0..count)
         .map(|_| {
@@ -119,58 +115,5 @@ fn sustained(bed: &Rc<Bed>, outcome: &mut Outcome) -> Result<()> {
     outcome.fact("of them warm", by_path[0].micros.len() as f64 * 100.0 / all.len() as f64, "%");
     let series = by_path.into_iter().filter(|one| !one.micros.is_empty()).collect();
     outcome.compare("Sustained: claim to first byte by path", series, "warm");
-    Ok(())
-}
-
-fn storm(bed: &Rc<Bed>, options: &Options, outcome: &mut Outcome) -> Result<()> {
-    let providers = [Provider::new("bench", POOL), Provider::new("storm", STORM)];
-    let daemon = Daemon::start(bed, &providers, POOL + 2 * STORM + 50)?;
-    let (mut quiet, mut during) = (Series::new("quiet"), Series::new("during a refill storm"));
-    let mut cold = 0;
-    // As many quiet ones as the last storm gave, so that both are spread alike over the time of the measure.
-    let mut batch = 10;
-    while during.micros.len() < options.n || quiet.micros.len() < options.n {
-        daemon.wait_full("bench", POOL)?;
-        daemon.wait_full("storm", STORM)?;
-        paced(&daemon, &mut quiet, &mut cold, batch, || Ok(true))?;
-        daemon.wait_full("bench", POOL)?;
-        drain(&daemon, "storm", STORM)?;
-        let mut client = daemon.client();
-        // The figures are read between claims, not during one.
-        let filling = || Ok(bed::pool(&mut client, "storm")?["warm"].as_u64().unwrap_or_default() < STORM as u64);
-        let so_far = during.micros.len();
-        paced(&daemon, &mut during, &mut cold, POOL, filling)?;
-        batch = (during.micros.len() - so_far).max(1);
-    }
-    let ratio = during.quantile(0.99) / quiet.quantile(0.99);
-    outcome.goal("claims' p99 during a storm / quiet", ratio, "×", Goal::AtMost(2.0));
-    outcome.fact("cold claims among them", f64::from(cold), "");
-    outcome.compare("Claims beside a refill storm", vec![quiet, during], "quiet");
-    Ok(())
-}
-
-/// Claims at an even pace while `go_on` says so, at most `most`.
-fn paced(
-    daemon: &Daemon,
-    series: &mut Series,
-    cold: &mut u32,
-    most: usize,
-    mut go_on: impl FnMut() -> Result<bool>,
-) -> Result<()> {
-    let mut client = daemon.client();
-    let request = Request::new(&request("bench", &["/bin/echo", TEXT]));
-    for _ in 0..most {
-        check_interrupted()?;
-        if !go_on()? {
-            break;
-        }
-        let finished = http::run(&mut client, &request, true)?;
-        ensure!(finished.stdout.trim() == TEXT, "the command said {:?}", finished.stdout);
-        if finished.path == "cold" {
-            *cold += 1;
-        }
-        series.push(finished.first_byte);
-        std::thread::sleep(PACE);
-    }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -251,16 +251,17 @@ impl<'a> Kept<'a> {
             let name = entry.path().map_err(fail)?.to_string_lossy().into_owned();
             let path = format!("/{}", name.trim_start_matches("./").trim_end_matches('/'));
             let keep = self.recipe.keep.iter().find(|pattern| glob(pattern, &path));
-            let part = self.recipe.concatenate.iter().position(|c| glob(&c.from, &path));
-            if keep.is_none() && part.is_none() {
+            let wanted = self.recipe.concatenate.iter().map(|concatenate| glob(&concatenate.from, &path));
+            let wanted: Vec<_> = wanted.collect();
+            if keep.is_none() && !wanted.contains(&true) {
                 continue;
             }
             let header = entry.header().clone();
             let link = entry.link_name().map_err(fail)?.map(|target| target.to_string_lossy().into_owned());
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes).map_err(fail)?;
-            if let Some(part) = part {
-                self.parts[part].insert(path.clone(), bytes.clone());
+            for (parts, _) in self.parts.iter_mut().zip(wanted).filter(|(_, wanted)| *wanted) {
+                parts.insert(path.clone(), bytes.clone());
             }
             let Some(keep) = keep else { continue };
             let node = match (header.entry_type(), link) {
@@ -284,6 +285,9 @@ impl<'a> Kept<'a> {
             if found.is_empty() {
                 self.unused.push(&wanted.from);
             }
+            if let Some(folder) = &wanted.hashed {
+                hashed(folder, found.values(), tree)?;
+            }
             let mut bytes = Vec::new();
             for part in found.into_values() {
                 bytes.extend_from_slice(&part);
@@ -304,9 +308,82 @@ impl<'a> Kept<'a> {
     }
 }
 
+/// Adds certificates under the names by which OpenSSL looks for the one that it needs (`SSL_CERT_DIR`,
+/// openssl-rehash(1)): the hash of the subject, and a number for those with the same.
+fn hashed<'a>(
+    folder: &str,
+    certificates: impl Iterator<Item = &'a Vec<u8>>,
+    tree: &mut Tree,
+) -> Result<(), BuildError> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for certificate in certificates {
+        let hash = subject_hash(certificate)?;
+        let count = counts.entry(hash.clone()).or_default();
+        let path = format!("{}/{hash}.{count}", folder.trim_end_matches('/'));
+        *count += 1;
+        tree.insert(&path, Node::File { mode: 0o644, source: Source::Bytes(certificate.clone()) })?;
+    }
+    Ok(())
+}
+
+/// OpenSSL's own hash of a certificate's subject (openssl-x509(1), `-subject_hash`).
+fn subject_hash(certificate: &[u8]) -> Result<String, BuildError> {
+    let fail = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            BuildError::Missing { what: "openssl".to_owned(), package: "openssl".to_owned() }
+        }
+        _ => BuildError::io(Path::new("openssl"), error),
+    };
+    let mut child = Command::new("openssl")
+        .args(["x509", "-noout", "-subject_hash"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(fail)?;
+    // Dropped at once, which ends its input. A certificate fits into a pipe, so this does not wait.
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(certificate).map_err(fail)?;
+    }
+    let output = child.wait_with_output().map_err(fail)?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(BuildError::Program { program: "openssl", status: output.status, stderr });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// ISRG Root X2, which Debian has as /etc/ssl/certs/0b9bc432.0.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIICGzCCAaGgAwIBAgIQQdKd0XLq7qeAwSxs6S+HUjAKBggqhkjOPQQDAzBPMQsw
+CQYDVQQGEwJVUzEpMCcGA1UEChMgSW50ZXJuZXQgU2VjdXJpdHkgUmVzZWFyY2gg
+R3JvdXAxFTATBgNVBAMTDElTUkcgUm9vdCBYMjAeFw0yMDA5MDQwMDAwMDBaFw00
+MDA5MTcxNjAwMDBaME8xCzAJBgNVBAYTAlVTMSkwJwYDVQQKEyBJbnRlcm5ldCBT
+ZWN1cml0eSBSZXNlYXJjaCBHcm91cDEVMBMGA1UEAxMMSVNSRyBSb290IFgyMHYw
+EAYHKoZIzj0CAQYFK4EEACIDYgAEzZvVn4CDCuwJSvMWSj5cz3es3mcFDR0HttwW
++1qLFNvicWDEukWVEYmO6gbf9yoWHKS5xcUy4APgHoIYOIvXRdgKam7mAHf7AlF9
+ItgKbppbd9/w+kHsOdx1ymgHDB/qo0IwQDAOBgNVHQ8BAf8EBAMCAQYwDwYDVR0T
+AQH/BAUwAwEB/zAdBgNVHQ4EFgQUfEKWrt5LSDv6kviejM9ti6lyN5UwCgYIKoZI
+zj0EAwMDaAAwZQIwe3lORlCEwkSHRhtFcP9Ymd70/aTSVaYgLXTWNLxBo1BfASdW
+tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1
+/q4AaOeMSQ+2b1tbFfLn
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn certificates_have_the_names_that_openssl_looks_for() {
+        let mut tree = Tree::default();
+        let certificate = CERTIFICATE.as_bytes().to_vec();
+        hashed("/etc/ssl/certs/", [&certificate, &certificate].into_iter(), &mut tree).unwrap();
+        let files = tree.iter().filter(|(_, node)| matches!(node, Node::File { .. })).map(|(path, _)| path.as_str());
+        assert_eq!(files.collect::<Vec<_>>(), ["etc/ssl/certs/0b9bc432.0", "etc/ssl/certs/0b9bc432.1"]);
+        let error = hashed("/c", [&b"no certificate".to_vec()].into_iter(), &mut tree).unwrap_err();
+        assert!(error.to_string().contains("openssl"), "{error}");
+    }
 
     #[test]
     fn changes_are_told_by_version() {

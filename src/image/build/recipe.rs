@@ -148,6 +148,8 @@ pub(super) struct Debian {
 pub(super) struct Concatenate {
     pub(super) from: String,
     pub(super) to: String,
+    /// Folder in which each of them lies on its own too, under the name by which OpenSSL looks for a certificate.
+    pub(super) hashed: Option<String>,
 }
 
 /// Files of this machine, for tests that must run offline.

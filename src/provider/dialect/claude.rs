@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{LINE_LIMIT, words};
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Claude {
     /// Whether text was handed out.
     spoke: bool,

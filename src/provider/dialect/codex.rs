@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::words;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Codex {
     /// Whether a message was handed out, so that the next one begins a paragraph.
     spoke: bool,

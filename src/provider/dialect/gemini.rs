@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::words;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Gemini {
     /// Whether text was handed out.
     spoke: bool,

@@ -10,7 +10,7 @@ mod gemini;
 mod tests;
 mod text;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Longest line that is looked at, bytes; a longer one is skipped whole. The three CLIs put a whole answer on one
@@ -21,7 +21,7 @@ pub const LINE_LIMIT: usize = 1024 * 1024;
 const ERROR_CHARS: usize = 1000;
 
 /// How a CLI's standard output is to be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// `codex exec --json`: whole messages, no tokens.
@@ -48,7 +48,7 @@ pub struct Verdict {
 
 /// Reads one CLI's standard output. Bounded in memory by [`LINE_LIMIT`], and indifferent to garbage: lines that are
 /// not JSON, or of unknown types, are passed over.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct DialectParser {
     state: State,
     /// The line that has not ended yet.
@@ -57,7 +57,7 @@ pub struct DialectParser {
     skipping: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum State {
     Codex(codex::Codex),
     Claude(claude::Claude),

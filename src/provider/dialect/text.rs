@@ -1,7 +1,7 @@
 //! Programs that print the answer and nothing else.
 
 /// Cuts what comes into whole characters.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Text {
     /// The beginning of a character whose end has not come, at most 3 bytes.
     rest: Vec<u8>,

@@ -1,0 +1,162 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Cursor, Limits, Log, Stream};
+use crate::execution::spool::Spools;
+use crate::types::{Delta, Event, Exit, ExitReason};
+
+fn limits(bytes: usize) -> Limits {
+    Limits { bytes, stall: Duration::from_secs(1) }
+}
+
+fn log(bytes: usize) -> Log {
+    Log::new(limits(bytes), Spools::default().files().unwrap()).unwrap()
+}
+
+fn delta(text: &str) -> Event {
+    Event::Delta(Delta { text: text.to_owned() })
+}
+
+fn exit() -> Event {
+    Event::Exit(Exit {
+        code: Some(0),
+        signal: None,
+        reason: ExitReason::Exited,
+        success: true,
+        detail: None,
+        duration_ms: 1,
+        cpu_ms: 1,
+        memory_peak_bytes: 1,
+        request_id: None,
+    })
+}
+
+#[test]
+fn events_are_numbered_from_one_and_resumable() {
+    let log = log(1 << 20);
+    for text in ["a", "b", "c"] {
+        log.push(&delta(text));
+    }
+    let all: Vec<u64> = log.read(None, 0, 10).iter().map(|event| event.sequence).collect();
+    assert_eq!(all, [1, 2, 3]);
+    let rest = log.read(None, 2, 10);
+    assert_eq!((rest.len(), rest[0].sequence, &*rest[0].event.data), (1, 3, r#"{"text":"c"}"#));
+    assert!(log.read(None, 3, 10).is_empty());
+    for future in [99, u64::MAX] {
+        assert!(log.read(None, future, 10).is_empty(), "a number from the future is no reason to panic");
+    }
+}
+
+#[test]
+fn the_limit_trims_the_oldest_and_says_so() {
+    let log = log(1000);
+    for index in 0..100 {
+        log.push(&delta(&format!("{index:0100}")));
+    }
+    let events = log.read(None, 0, 1000);
+    assert_eq!(events[0].event.name, "gap");
+    let gap: serde_json::Value = serde_json::from_str(&events[0].event.data).unwrap();
+    assert_eq!(gap["from"], 1);
+    assert_eq!(gap["to"], events[0].sequence);
+    assert_eq!(events[1].sequence, events[0].sequence + 1);
+    assert_eq!(events.last().unwrap().sequence, 100);
+    assert!(events.len() < 10, "{} events held", events.len());
+    let resumed = log.read(None, events[0].sequence, 1000);
+    assert_eq!(resumed[0].sequence, events[1].sequence, "no second gap after the first was read");
+}
+
+#[test]
+fn a_read_is_bounded_in_bytes_but_never_empty() {
+    let log = log(16 << 20);
+    log.push(&delta(&"x".repeat(2 * super::READ_BYTES)));
+    for _ in 0..64 {
+        log.push(&delta(&"y".repeat(super::READ_BYTES / 4)));
+    }
+    assert_eq!(log.read(None, 0, 64).len(), 1, "a large event comes alone");
+    assert_eq!(log.read(None, 1, 64).len(), 3);
+}
+
+#[tokio::test]
+async fn readers_wait_for_events_and_end_with_exit() {
+    let log = Arc::new(log(1 << 20));
+    let reader = tokio::spawn({
+        let log = Arc::clone(&log);
+        async move {
+            let (mut after, mut names) = (0, Vec::new());
+            loop {
+                let events = log.next(None, after, 2).await;
+                let Some(last) = events.last() else { return names };
+                after = last.sequence;
+                names.extend(events.iter().map(|event| event.event.name));
+            }
+        }
+    });
+    for text in ["a", "b", "c"] {
+        log.push(&delta(text));
+        tokio::task::yield_now().await;
+    }
+    log.push(&exit());
+    log.push(&delta("too late"));
+    assert_eq!(reader.await.unwrap(), ["delta", "delta", "delta", "exit"]);
+}
+
+/// 1 KiB of standard output or standard error.
+fn write(log: &Log, stream: Stream, times: usize) {
+    for _ in 0..times {
+        log.push_output(stream, &[b'x'; 1024]);
+    }
+}
+
+#[test]
+fn a_reader_of_one_stream_says_nothing_about_the_other() {
+    let log = log(64 << 10);
+    let (out, err) = (log.join(), log.join());
+    let mut cursors = [Cursor::new(Stream::Stdout, 0), Cursor::new(Stream::Stderr, 0)];
+    log.read_output(Some(out), &mut cursors[0]).unwrap();
+    write(&log, Stream::Stdout, 20);
+    assert!(log.is_ahead(Stream::Stdout) && !log.is_ahead(Stream::Stderr));
+    // It skims all that is not its own.
+    log.read_output(Some(err), &mut cursors[1]).unwrap();
+    log.read_output(Some(err), &mut cursors[1]).unwrap();
+    assert!(log.is_ahead(Stream::Stdout), "nobody has read it");
+    log.read_output(Some(out), &mut cursors[0]).unwrap();
+    log.read_output(Some(out), &mut cursors[0]).unwrap();
+    assert!(!log.is_ahead(Stream::Stdout), "now it is read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_waits_for_who_is_left_and_for_nobody_that_stalls() {
+    let log = log(64 << 10);
+    let (fast, slow) = (log.join(), log.join());
+    log.read(Some(slow), 0, 64);
+    write(&log, Stream::Stdout, 20);
+    log.read(Some(fast), 20, 64);
+    assert!(!log.is_ahead(Stream::Stdout), "the fast one has read all");
+    log.leave(fast);
+    assert!(log.is_ahead(Stream::Stdout), "the slow one is alone now");
+    let seen = log.moves();
+    log.read(Some(slow), 1, 64);
+    log.progress(seen).await;
+    assert!(log.is_ahead(Stream::Stdout), "it moved before anybody waited, and has not stalled");
+    let begun = tokio::time::Instant::now();
+    log.progress(log.moves()).await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(1));
+    assert!(!log.is_ahead(Stream::Stdout), "it has stalled");
+    log.read(Some(slow), 2, 64);
+    assert!(log.is_ahead(Stream::Stdout), "it reads again");
+}
+
+#[test]
+fn places_that_are_still_to_come_hold_up_nobody_and_let_nobody_pass() {
+    let log = log(64 << 10);
+    let (reader, dreamer) = (log.join(), log.join());
+    log.read(Some(reader), 0, 64);
+    log.read(Some(dreamer), u64::MAX, 64);
+    let mut cursor = Cursor::new(Stream::Stdout, u64::MAX);
+    log.read_output(Some(dreamer), &mut cursor).unwrap();
+    write(&log, Stream::Stdout, 20);
+    log.read_output(Some(dreamer), &mut cursor).unwrap();
+    assert!(log.is_ahead(Stream::Stdout), "who waits for the future has read nothing");
+    log.leave(reader);
+    assert!(!log.is_ahead(Stream::Stdout));
+}

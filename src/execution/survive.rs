@@ -1,0 +1,300 @@
+//! Executions that outlive their daemon: what the keeper is told of each, and how the next daemon goes on with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::log::{self, Log, Recovered};
+use super::spool::Files;
+use super::users::UserSlot;
+use super::waiting::Waiting;
+use super::{Executions, Handle, Status, run};
+use crate::container::{Container, Orphan};
+use crate::egress::Policy;
+use crate::keeper::Kept;
+use crate::kernel;
+use crate::provider::Dialect;
+use crate::types::{ClaimPath, ExecutionState, Exit, ExitReason};
+
+/// What ends an execution whose command had not been handed over, or cannot be gone on with.
+const LOST: &str = "the daemon was restarted, and this execution could not survive that";
+
+/// What is to be known of an execution besides its log. With it go the log's files, and, while its command runs, its
+/// standard output and standard error.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Note {
+    provider: String,
+    user: String,
+    model: Option<String>,
+    created_at_ms: u64,
+    timeout: Duration,
+    start_timeout: Option<Duration>,
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    request_id: Option<String>,
+    background: bool,
+    dialect: Option<Dialect>,
+    command: Option<Running>,
+}
+
+/// Of a command that has been handed over, or is about to be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Running {
+    /// Which container.
+    pub container: String,
+    /// Its tag at `thaw-init`.
+    pub tag: u32,
+    /// Where the container came from.
+    pub path: ClaimPath,
+    /// When, by the clock of [`now`].
+    pub since: Duration,
+}
+
+/// Time since the machine was started, without the time that it slept: the same clock for every daemon.
+pub fn now() -> Duration {
+    kernel::since_boot()
+}
+
+impl Handle {
+    /// Lets it survive the daemon as it is now; `command` with its standard output and standard error.
+    pub(super) fn keep(&self, command: Option<(&Running, [BorrowedFd<'_>; 2])>) {
+        let Some(keeper) = &self.keeper else { return };
+        let note = Note {
+            provider: self.provider.clone(),
+            user: self.user.clone(),
+            model: self.model.clone(),
+            created_at_ms: self.created_at_ms,
+            timeout: self.timeout,
+            start_timeout: self.start_timeout,
+            labels: self.labels.clone(),
+            request_id: self.request_id.clone(),
+            background: self.background,
+            dialect: self.dialect,
+            command: command.map(|(command, _)| command.clone()),
+        };
+        let note = serde_json::to_string(&note).expect("strings and numbers always serialize");
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(Arc::new);
+        let pipes: io::Result<Vec<_>> = command.into_iter().flat_map(|(_, pipes)| pipes).map(own).collect();
+        match pipes {
+            Ok(pipes) => {
+                keeper.put(&self.id, note, self.log.files().into_iter().chain(pipes).collect());
+                self.kept.store(true, Ordering::Release);
+            }
+            Err(error) => tracing::error!(%error, "it would not survive this daemon"),
+        }
+    }
+
+    /// It is forgotten.
+    pub(super) fn forget(&self) {
+        if let Some(keeper) = &self.keeper
+            && self.kept.swap(false, Ordering::AcqRel)
+        {
+            keeper.forget(&self.id);
+        }
+    }
+}
+
+/// The containers that executions had claimed: nobody else may ever have them.
+pub fn claimed_containers(kept: &BTreeMap<String, Kept>) -> BTreeSet<String> {
+    let note = |kept: &Kept| serde_json::from_str::<Note>(&kept.note).ok();
+    kept.values().filter_map(|kept| Some(note(kept)?.command?.container)).collect()
+}
+
+/// How many executions of an earlier daemon there were.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Survivors {
+    /// Still running.
+    pub running: usize,
+    /// Ended before, and still to be read.
+    pub ended: usize,
+    /// Ended now, as lost.
+    pub lost: usize,
+}
+
+impl Executions {
+    /// Goes on with what an earlier daemon left: `kept` by execution, `orphans` by container. `egress` says where the
+    /// containers of a provider may connect to. Containers of executions are taken out of `orphans`.
+    pub fn adopt(
+        self: &Arc<Self>,
+        kept: BTreeMap<String, Kept>,
+        orphans: &mut BTreeMap<String, Orphan>,
+        egress: impl Fn(&str) -> Option<Arc<Policy>>,
+    ) -> Survivors {
+        let mut survivors = Survivors::default();
+        for (id, kept) in kept {
+            let outcome = self.adopt_one(&id, kept, orphans, &egress);
+            match outcome {
+                Ok(ExecutionState::Running) => survivors.running += 1,
+                Ok(_) => survivors.ended += 1,
+                Err(reason) => {
+                    tracing::warn!(execution = %id, %reason, "an execution did not survive");
+                    survivors.lost += 1;
+                }
+            }
+        }
+        survivors
+    }
+
+    fn adopt_one(
+        self: &Arc<Self>,
+        id: &str,
+        kept: Kept,
+        orphans: &mut BTreeMap<String, Orphan>,
+        egress: &impl Fn(&str) -> Option<Arc<Policy>>,
+    ) -> Result<ExecutionState, String> {
+        let note: Note = serde_json::from_str(&kept.note).map_err(|error| {
+            self.forget_kept(id);
+            error.to_string()
+        })?;
+        // Taken out first: whatever comes of the execution, its container serves nobody else.
+        let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
+        let mut fds = kept.fds.into_iter();
+        let mut next = || fds.next().ok_or_else(|| "too little of it was kept".to_owned());
+        let files = Files { journal: next()?, output: [next()?, next()?] };
+        let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
+        let pipes = copy().zip(copy());
+        let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
+        let (log, recovered) = Log::recover(limits, files).map_err(|error| {
+            self.forget_kept(id);
+            error.to_string()
+        })?;
+        let policy = egress(&note.provider);
+        let handle = Arc::new(self.revive(id, note, log, &recovered));
+        self.known().executions.insert(id.to_owned(), Arc::clone(&handle));
+        if recovered.exit.is_some() {
+            self.ended(&handle, true);
+            return Ok(ExecutionState::Exited);
+        }
+        let resumed = resumable(&handle, &recovered, orphan, pipes, policy);
+        match resumed {
+            Ok((container, pipes, command)) => {
+                let slot = self.users.enter(&handle.user, usize::MAX);
+                self.go_on(handle, recovered, container, pipes, command, slot).map_err(|error| error.to_string())?;
+                Ok(ExecutionState::Running)
+            }
+            Err(reason) => {
+                let detail = format!("{LOST}: {reason}");
+                run::finish(&handle, lost(&handle, detail));
+                self.metrics.lost(&handle.provider);
+                self.ended(&handle, true);
+                Err(reason)
+            }
+        }
+    }
+
+    fn forget_kept(&self, id: &str) {
+        if let Some(keeper) = &self.keeper {
+            keeper.forget(id);
+        }
+    }
+
+    fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered) -> Handle {
+        let command = note.command.as_ref();
+        let state = if recovered.exit.is_some() { ExecutionState::Exited } else { ExecutionState::Running };
+        let status = Status {
+            state,
+            queue_position: None,
+            container: command.map(|command| command.container.clone()),
+            path: command.map(|command| command.path),
+            exit: recovered.exit.clone(),
+        };
+        let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
+        Handle {
+            id: id.to_owned(),
+            provider: note.provider,
+            user: note.user,
+            model: note.model,
+            created_at_ms: note.created_at_ms,
+            timeout: note.timeout,
+            start_timeout: note.start_timeout,
+            background: note.background,
+            dialect: note.dialect,
+            span,
+            labels: note.labels,
+            request_id: note.request_id,
+            log,
+            status: Mutex::new(status),
+            cancel: CancellationToken::new(),
+            readers: watch::Sender::new(0),
+            waiting: Waiting::new(false, note.background),
+            command: Mutex::new(note.command),
+            keeper: self.keeper.clone(),
+            kept: AtomicBool::new(true),
+        }
+    }
+
+    fn go_on(
+        self: &Arc<Self>,
+        handle: Arc<Handle>,
+        recovered: Recovered,
+        container: Container,
+        pipes: [OwnedFd; 2],
+        command: Running,
+        slot: Option<UserSlot>,
+    ) -> io::Result<()> {
+        let running = run::Running::resume(&handle, &recovered, container, pipes, &command)?;
+        let (this, span) = (Arc::clone(self), handle.span.clone());
+        let task = async move {
+            run::go_on(&this, &handle, running, &recovered).await;
+            drop(slot);
+            this.ended(&handle, true);
+        };
+        tokio::spawn(task.instrument(span));
+        Ok(())
+    }
+}
+
+type Resumable = (Container, [OwnedFd; 2], Running);
+
+fn resumable(
+    handle: &Handle,
+    recovered: &Recovered,
+    orphan: Option<Orphan>,
+    pipes: Option<(OwnedFd, OwnedFd)>,
+    policy: Option<Arc<Policy>>,
+) -> Result<Resumable, String> {
+    let command = handle.command().ok_or("it had no command that could go on without the daemon")?;
+    if !recovered.submitted {
+        return Err("its command had not been handed over".to_owned());
+    }
+    let orphan = orphan.ok_or("its container is gone")?;
+    let (stdout, stderr) = pipes.ok_or("its output was not kept")?;
+    let policy = policy.ok_or_else(|| format!("there is no provider {:?} any more", handle.provider))?;
+    // Log lines of its way out belong to the execution from here on.
+    let _entered = handle.span.enter();
+    let claimed = orphan.into_claimed(&handle.id, handle.created_at_ms, policy);
+    let mut container = claimed.map_err(|error| error.to_string())?;
+    container.resume(command.tag);
+    // The daemon may have been killed just before that.
+    container.thaw().map_err(|error| error.to_string())?;
+    Ok((container, [stdout, stderr], command))
+}
+
+fn lost(handle: &Handle, detail: String) -> Exit {
+    let since = handle.command().map_or(Duration::ZERO, |command| now().saturating_sub(command.since));
+    Exit {
+        code: None,
+        signal: None,
+        reason: ExitReason::Lost,
+        success: false,
+        detail: Some(detail),
+        duration_ms: since.as_millis() as u64,
+        cpu_ms: 0,
+        memory_peak_bytes: 0,
+        request_id: None,
+    }
+}
+
+/// When that was, by the clock of this process.
+pub fn instant(since: Duration) -> Instant {
+    let now_here = Instant::now();
+    now_here.checked_sub(now().saturating_sub(since)).unwrap_or(now_here)
+}

@@ -1,0 +1,124 @@
+//! The keeper's process.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{SocketFlags, accept_with};
+use rustix::time::Timespec;
+
+use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
+use crate::cgroup;
+use crate::kernel;
+
+/// Less likely to be killed for want of memory than anything that could be started again: with it everything ends.
+const OOM_SCORE_ADJUSTMENT: &str = "-900";
+
+#[derive(Default)]
+struct Items(BTreeMap<String, (String, Vec<OwnedFd>)>);
+
+/// Serves the socket on standard input, which listens, until it is told to end, or until no daemon has been there for
+/// `timeout`: then it kills and removes every container's cgroup below `cgroups`, of which the first is the v2 core's.
+///
+/// # Errors
+/// The socket is unusable, or what is left cannot be cleared away.
+pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
+    prepare();
+    let listener = rustix::stdio::stdin();
+    let mut items = Items::default();
+    let mut daemon: Option<OwnedFd> = None;
+    let mut alone_since = Instant::now();
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let left = timeout.saturating_sub(alone_since.elapsed());
+        if daemon.is_none() && left.is_zero() {
+            drop(items);
+            return clear(cgroups);
+        }
+        let wait = daemon.is_none().then(|| Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let (incoming, message) = {
+            let mut polled = vec![PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+            polled.extend(daemon.iter().map(|daemon| PollFd::new(daemon, PollFlags::IN)));
+            match poll(&mut polled, wait.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let ready = |index: usize| polled.get(index).is_some_and(|fd| !fd.revents().is_empty());
+            (ready(0), ready(1))
+        };
+        // What the last daemon said before its end comes before the next one is told what there is.
+        if let Some(current) = daemon.as_ref().filter(|_| message) {
+            match hear(current.as_fd(), &mut items, &mut buffer) {
+                Ok(Heard::Message) => {}
+                Ok(Heard::End) => return Ok(()),
+                Ok(Heard::Gone) | Err(_) => {
+                    daemon = None;
+                    alone_since = Instant::now();
+                }
+            }
+        } else if incoming && let Ok(next) = accept_with(listener, SocketFlags::CLOEXEC) {
+            // There is one daemon at a time, which its lock on the cgroup sees to.
+            daemon = items.tell(next.as_fd()).is_ok().then_some(next);
+            alone_since = Instant::now();
+        }
+    }
+}
+
+fn prepare() {
+    // None of these can fail for root, and without them it keeps things just the same.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
+}
+
+enum Heard {
+    Message,
+    End,
+    Gone,
+}
+
+fn hear(daemon: BorrowedFd<'_>, items: &mut Items, buffer: &mut [u8]) -> io::Result<Heard> {
+    let received = match kernel::receive(daemon, buffer) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Heard::Message),
+        received => received?,
+    };
+    if received.length == 0 {
+        return Ok(Heard::Gone);
+    }
+    match serde_json::from_slice(&buffer[..received.length]).map_err(io::Error::other)? {
+        Request::Put { key, note } => drop(items.0.insert(key, (note, received.fds))),
+        Request::Drop { key } => drop(items.0.remove(&key)),
+        Request::End => return Ok(Heard::End),
+    }
+    Ok(Heard::Message)
+}
+
+impl Items {
+    fn tell(&self, daemon: BorrowedFd<'_>) -> io::Result<()> {
+        send(daemon, &Reply::Hello { version: VERSION }, &[])?;
+        for (key, (note, fds)) in &self.0 {
+            send(daemon, &Reply::Item { key: key.clone(), note: note.clone() }, fds)?;
+        }
+        send(daemon, &Reply::Done, &[])
+    }
+}
+
+fn send(daemon: BorrowedFd<'_>, reply: &Reply, fds: &[OwnedFd]) -> io::Result<()> {
+    let body = serde_json::to_vec(reply).map_err(io::Error::other)?;
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    kernel::send(daemon, &[&body], &fds)
+}
+
+/// Kills what no daemon came back for.
+fn clear(cgroups: &[PathBuf]) -> io::Result<()> {
+    let cgroups: Vec<&Path> = cgroups.iter().map(PathBuf::as_path).collect();
+    cgroup::clear_abandoned(&cgroups).map_err(io::Error::other)
+}

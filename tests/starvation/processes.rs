@@ -1,0 +1,99 @@
+//! Processes of thawd's own that are killed or stopped.
+
+use rustix::process::{Pid, Signal, kill_process};
+use thawd::types::{Event, ExitReason};
+
+use crate::support::{ContainerCgroup, Daemon, Outcome, Process, eventually, shell};
+use crate::{Counting, RECOVERY};
+
+fn send(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_spawner_is_replaced_and_containers_go_on_without_it() {
+    let daemon = Daemon::start(|setup| setup.pool(2)).await;
+    let warm = daemon.settled().await;
+    let counting = Counting::start(&daemon, 150).await;
+    daemon.settled_beside(1).await;
+    let first = daemon.spawner().unwrap();
+    send(first.pid, Signal::KILL);
+    eventually("it is gone and reaped", || async { (!first.exists()).then_some(()) }).await;
+    let survivors = daemon.settled_beside(1).await;
+    assert!(survivors.iter().any(|one| warm.iter().any(|other| one.id == other.id)), "warm ones are still warm");
+    for _ in 0..5 {
+        daemon.sh("echo served").await.exited(0);
+    }
+    let second = eventually("there is another one", || async { daemon.spawner() }).await;
+    assert_ne!(first, second);
+    counting.assert_complete(&daemon).await;
+    daemon.settled().await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_spawner_that_hangs_is_replaced_too() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    daemon.settled().await;
+    let counting = Counting::start(&daemon, 300).await;
+    daemon.settled_beside(1).await;
+    let hung = daemon.spawner().unwrap();
+    send(hung.pid, Signal::STOP);
+    // A warm one is handed out; the refill is what hangs.
+    daemon.sh("echo served").await.exited(0);
+    let begun = std::time::Instant::now();
+    while daemon.pool().await.warm == 0 {
+        assert!(begun.elapsed() < RECOVERY, "{:?}", daemon.pool().await);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(!hung.exists(), "it was killed and reaped");
+    counting.assert_complete(&daemon).await;
+    daemon.settled().await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_thaw_init_ends_its_execution_and_nothing_else() {
+    let daemon = Daemon::start(|setup| setup.pool(2)).await;
+    daemon.settled().await;
+    let counting = Counting::start(&daemon, 100).await;
+    let mut stream = daemon.client.execute_stream(&shell("echo begun; sleep 1000")).await.unwrap();
+    let (mut events, mut killed) = (Vec::new(), None);
+    while let Some(event) = stream.next().await {
+        events.push(event.unwrap());
+        if let (Some((_, Event::Stdout(_))), None) = (events.last(), &killed) {
+            let Some((_, Event::Started(started))) = events.first() else { panic!("{events:?}") };
+            let container = daemon.container(&started.container).await;
+            let init = Process::now(container.pid.unwrap()).unwrap();
+            send(init.pid, Signal::KILL);
+            killed = Some((container, init));
+        }
+    }
+    let outcome = Outcome::from_events(events).ended(ExitReason::Lost);
+    assert_eq!((outcome.text(), outcome.exit.code, outcome.exit.success), ("begun\n", None, false));
+    let detail = outcome.exit.detail.unwrap();
+    assert!(detail.contains("the container ended unexpectedly"), "{detail}");
+    let (container, init) = killed.unwrap();
+    daemon.gone(&container).await;
+    assert!(!ContainerCgroup::of(&container).exists() && !init.exists());
+    counting.assert_complete(&daemon).await;
+    daemon.settled().await;
+    daemon.sh("echo served").await.exited(0);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn warm_containers_whose_thaw_init_was_killed_are_replaced() {
+    let daemon = Daemon::start(|setup| setup.pool(3).set("pool.health_interval_seconds", 1)).await;
+    let warm = daemon.settled().await;
+    for container in &warm {
+        send(container.pid.unwrap(), Signal::KILL);
+    }
+    for container in &warm {
+        daemon.gone(container).await;
+    }
+    let now = daemon.settled().await;
+    assert!(now.iter().all(|one| warm.iter().all(|other| one.id != other.id)), "none of them is handed out");
+    daemon.sh("echo served").await.exited(0);
+    daemon.stop().await;
+}

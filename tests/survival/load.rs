@@ -1,0 +1,131 @@
+//! What is asked for while the daemon dies, and what must come of it.
+
+use thawd::types::{Credentials, Event, ExecutionRequest, ExitReason, Secret};
+
+use super::strict::Seen;
+use crate::support::{bytes, command, prompt, shell};
+
+/// Lines that a long command counts.
+const LINES: u64 = 300;
+
+/// A CLI that speaks claude's dialect, a word for each of 40 lines, with the size of its prompt at the end.
+const MANIFEST: &str = r#"
+name = "talk"
+image = "test"
+home = "/home/runtime"
+pool_target = 2
+egress = []
+[command]
+argv = ["sh", "-c", "SCRIPT"]
+prompt = "stdin"
+dialect = "claude-stream-json"
+[models]
+default = "one"
+allowed = ["one"]
+[credentials]
+dir = ".talk"
+required = false
+tmpfs_mib = 1
+[resources.idle]
+memory_mib = 64
+cpu = 0.1
+[resources.run]
+memory_mib = 128
+cpu = 1.0
+"#;
+
+const TALK_SCRIPT: &str = r#"
+size=$(wc -c); i=0
+say() { echo '{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"'$1' "}}}'; }
+while [ $i -lt 40 ]; do say word$i; i=$((i+1)); sleep 0.005; done
+say $size
+echo '{"type":"result","subtype":"success","is_error":false,"result":"x"}'
+"#;
+
+/// The manifest of the provider `talk`.
+pub fn talk() -> String {
+    MANIFEST.replace("\"SCRIPT\"", &toml::Value::from(TALK_SCRIPT).to_string())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Short,
+    Counting,
+    Burst,
+    Secret,
+    Talk,
+    TimeLimit,
+    NoProgram,
+}
+
+pub const KINDS: [Kind; 7] =
+    [Kind::Short, Kind::Counting, Kind::Burst, Kind::Secret, Kind::Talk, Kind::TimeLimit, Kind::NoProgram];
+
+pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
+    match kind {
+        Kind::Short => shell("echo short; echo err >&2; exit 5"),
+        Kind::Counting => shell(&format!(
+            "i=0; while [ $i -lt {LINES} ]; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.002; done; exit 6"
+        )),
+        // More than the pipe holds, and less than the log.
+        Kind::Burst => shell("i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done"),
+        Kind::Secret => ExecutionRequest {
+            credentials: Some(Credentials {
+                files: [("token".to_owned(), Secret::new(token.to_owned()))].into(),
+                env: Default::default(),
+            }),
+            ..shell("sleep 0.02; cat ~/.test/token; ls -A ~/.test | wc -l; ls -A /tmp | wc -l")
+        },
+        Kind::Talk => prompt("talk", &"x".repeat(200_000)),
+        Kind::TimeLimit => ExecutionRequest { timeout_ms: Some(150), ..shell("echo begun; sleep 1000") },
+        Kind::NoProgram => command(["/no/such/program"]),
+    }
+}
+
+pub fn check(kind: Kind, token: &str, seen: &Seen) {
+    let out = String::from_utf8(bytes(&seen.events, false)).unwrap();
+    let err = String::from_utf8(bytes(&seen.events, true)).unwrap();
+    let Some((_, Event::Exit(exit))) = seen.events.last() else { panic!("{seen:?}") };
+    let starts = seen.events.iter().filter(|(_, event)| matches!(event, Event::Started(_))).count();
+    let context = || format!("{kind:?} {} {exit:?}\n{err}", seen.id);
+    assert_eq!(starts, 1, "{}", context());
+    let ended = |reason, code| assert_eq!((exit.reason, exit.code), (reason, code), "{}", context());
+    match kind {
+        Kind::Short => {
+            ended(ExitReason::Exited, Some(5));
+            assert_eq!((&*out, &*err), ("short\n", "err\n"), "{}", context());
+        }
+        Kind::Counting => {
+            ended(ExitReason::Exited, Some(6));
+            let lines = |word| (0..LINES).map(|number| format!("{word} {number}\n")).collect::<String>();
+            assert!(out == lines("out") && err == lines("err"), "{} {out}", context());
+        }
+        Kind::Burst => {
+            ended(ExitReason::Exited, Some(0));
+            let expected: String = (0..2000).map(|number| format!("{number}:{number:0200}\n")).collect();
+            assert!(out == expected, "{}: {} bytes of {}", context(), out.len(), expected.len());
+        }
+        Kind::Secret => {
+            ended(ExitReason::Exited, Some(0));
+            assert_eq!(out, format!("{token}1\n0\n"), "its own credential and nobody else's: {}", context());
+        }
+        Kind::Talk => {
+            ended(ExitReason::Exited, Some(0));
+            assert!(exit.success, "{}", context());
+            let deltas = seen.events.iter().filter_map(|(_, event)| match event {
+                Event::Delta(delta) => Some(delta.text.as_str()),
+                _ => None,
+            });
+            let words: String = (0..40).map(|number| format!("word{number} ")).collect();
+            assert_eq!(deltas.collect::<String>(), words + "200000 ", "{}", context());
+        }
+        Kind::TimeLimit => {
+            assert_eq!(exit.reason, ExitReason::Timeout, "{}", context());
+            assert_eq!(out, "begun\n", "{}", context());
+        }
+        Kind::NoProgram => {
+            ended(ExitReason::Exited, Some(127));
+            assert_eq!(err.matches("thawd:").count(), 1, "{}", context());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What outlives the daemon, however it ends: warm containers, running executions, every byte and every event of them.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod kills;
+mod left;
+mod load;
+mod restart;
+#[cfg(debug_assertions)]
+mod steps;
+mod strict;
