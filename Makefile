@@ -12,7 +12,7 @@ CARGO ?= cargo
 # Tests build like `cargo build` does, quickly and with checks; "make test TEST_PROFILE=release" tests what is shipped.
 TEST_PROFILE ?= test
 # The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
-V2_TESTS ?= container execution pool queue scaling isolation limits api leaks egress warm starvation survival
+V2_TESTS ?= container execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting
 # Seconds for each of them, and arguments for them (such as the name of one test).
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
@@ -149,10 +149,11 @@ bench-unpack: need-root deps ## Unpack the images beside umoci and tar (as root;
 fuzz: need-root toolchain ## Fuzz the readers of layers and manifests (as root; FUZZ_SECONDS=600 for each)
 	fuzz/run $(FUZZ_SECONDS)
 
-lint: toolchain ## Formatting, clippy, and shellcheck if it is installed
+lint: toolchain ## Formatting, clippy, and shellcheck and promtool if they are installed
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@if command -v shellcheck > /dev/null; then shellcheck $(SCRIPTS); else echo "lint: shellcheck is not installed, scripts not checked"; fi
+	@if command -v promtool > /dev/null; then promtool check rules monitoring/prometheus/thawd.rules.yml; promtool test rules monitoring/prometheus/thawd.rules.test.yml; else echo "lint: promtool is not installed, alert rules not checked"; fi
 
 audit: toolchain ## Licences, advisories and sources of all dependencies (needs cargo-deny)
 	@$(CARGO) deny --version > /dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
@@ -172,6 +173,8 @@ install: ## Install binaries, man pages, completions, manifests, units and a sam
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions target/release/paper/zsh/*
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d target/release/paper/fish/*
 	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/providers providers/*.toml
+	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/monitoring/prometheus monitoring/prometheus/*.yml
+	install -D -m 644 -t $(DESTDIR)$(DATADIR)/thawd/monitoring/grafana monitoring/grafana/*.json
 	install -d $(DESTDIR)$(UNITDIR)
 	for unit in systemd/*.service systemd/*.socket; do \
 		sed 's,/usr/bin/thawd,$(PREFIX)/bin/thawd,' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/}; done

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Squeeze;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, MetricsSettings};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/thawd/thawd.toml";
@@ -77,6 +77,8 @@ pub struct Config {
     pub egress: Egress,
     /// Logging.
     pub log: Log,
+    /// Metrics.
+    pub metrics: MetricsSettings,
     /// Changes to single providers, by name.
     pub provider: BTreeMap<String, Provider>,
 }
@@ -732,6 +734,7 @@ mod tests {
         config.pool.min = Some(5);
         config.pool.max = Some(50);
         config.log.format = Some(crate::telemetry::LogFormat::Human);
+        config.metrics.listen = "127.0.0.1:9477".parse().ok();
         config
     }
 }

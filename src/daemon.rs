@@ -22,7 +22,7 @@ use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prep
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::sole::{Sole, SoleError};
 use crate::spawner::Spawner;
-use crate::telemetry::{self, TelemetryError};
+use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use crate::types::Stage;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
@@ -163,6 +163,9 @@ pub struct Daemon {
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
     connections: api::Connections,
+    /// The metrics' own listener.
+    metrics_listener: Option<tokio::net::TcpListener>,
+    own_metrics: DaemonMetrics,
     /// Its own for as long as it lives.
     directories: [Sole; 2],
 }
@@ -186,6 +189,7 @@ impl Daemon {
                 .map(|listener| (listener, config.api.socket.clone(), true)),
         }
         .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
+        let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
         let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
@@ -195,6 +199,7 @@ impl Daemon {
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
         let pool_metrics = Arc::new(PoolMetrics::new(&mut registry));
         let egress_metrics = Arc::new(EgressMetrics::new(&mut registry));
+        let own_metrics = DaemonMetrics::new(&mut registry);
         let gauges = api::Gauges::new(&mut registry);
 
         let program = std::env::current_exe().map_err(io_error("find this program"))?;
@@ -205,7 +210,7 @@ impl Daemon {
             timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
         };
         let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy))?;
-        let spawner = Spawner::start(program, init);
+        let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
         let settings = container_settings(config);
         let keeps = Some(Arc::clone(&keeper));
         let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps);
@@ -213,6 +218,7 @@ impl Daemon {
         let mut survivors = Survivors::find(&containers, kept);
         let swept = hierarchy.sweep(&survivors.containers())?;
         if swept > 0 {
+            own_metrics.swept.inc_by(swept as u64);
             tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
         }
         let supply = Supply::start(supply_settings(config), Arc::clone(&containers), pool_metrics);
@@ -237,6 +243,7 @@ impl Daemon {
             images,
             registry,
             gauges: Mutex::new(gauges),
+            per_execution: config.metrics.per_execution,
             max_body_bytes: config.api.max_body_bytes,
             heartbeat: Duration::from_secs(config.api.heartbeat_seconds),
             body_timeout: config.api.connections.body_timeout(),
@@ -252,8 +259,15 @@ impl Daemon {
             on_stop,
             made_socket,
             connections,
+            metrics_listener,
+            own_metrics,
             directories,
         })
+    }
+
+    /// What it counts about itself.
+    pub fn metrics(&self) -> &DaemonMetrics {
+        &self.own_metrics
     }
 
     /// Executions, and through them providers and pools.
@@ -274,7 +288,12 @@ impl Daemon {
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
         let Self { executions, containers, keeper, state, listener, socket, on_stop, .. } = self;
-        let Self { made_socket, connections, directories: _alive, .. } = self;
+        let Self { made_socket, connections, metrics_listener, directories: _alive, .. } = self;
+        let metrics = metrics_listener.map(|listener| {
+            let routes = api::metrics_router(Arc::clone(&state));
+            let stopped = stop.clone().cancelled_owned();
+            tokio::spawn(async move { axum::serve(listener, routes).with_graceful_shutdown(stopped).await })
+        });
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
             async move {
@@ -316,6 +335,9 @@ impl Daemon {
         }
         keeper.end();
         containers.hierarchy().remove_base();
+        if let Some(metrics) = metrics {
+            metrics.abort();
+        }
         // Clients may read what they have not read yet, but one that does not must not hold us up.
         match tokio::time::timeout(CLIENT_TIMEOUT, serving).await {
             Ok(served) => served.map_err(|error| io_error("serve the API")(io::Error::other(error)))?,
@@ -323,6 +345,14 @@ impl Daemon {
         }
         Ok(OnStop::Destroy)
     }
+}
+
+fn listen_for_metrics(address: std::net::SocketAddr) -> Result<tokio::net::TcpListener, DaemonError> {
+    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    });
+    listener.map_err(io_error(format!("listen on {address} (`metrics.listen`)")))
 }
 
 fn load_providers(config: &Config) -> Result<BTreeMap<String, Provider>, DaemonError> {

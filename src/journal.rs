@@ -72,7 +72,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Jo
                 fields.named.extend(kept.0.iter().cloned());
             }
         }
+        let of_spans = std::mem::take(&mut fields.named);
         event.record(&mut fields);
+        let named = |name: &str| fields.named.iter().any(|(known, _)| known == name);
+        // What the event says itself is not said twice.
+        let mut all: Vec<_> = of_spans.into_iter().filter(|(name, _)| !named(name)).collect();
+        all.append(&mut fields.named);
+        fields.named = all;
         let metadata = event.metadata();
         let priority = match *metadata.level() {
             Level::ERROR => "3",
@@ -176,7 +182,7 @@ mod tests {
     #[test]
     fn an_event_has_its_fields_and_those_of_its_spans() {
         let entry = entry_of(|| {
-            let span = tracing::info_span!("execution", execution = "e1");
+            let span = tracing::info_span!("execution", execution = "e1", host = "b.test");
             let _entered = span.enter();
             tracing::warn!(target: "egress", host = "a.test", count = 3, "refused");
         });

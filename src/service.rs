@@ -13,7 +13,7 @@ use crate::execution::Executions;
 use crate::pool::{Bounds, ClaimError, Pool};
 use crate::reload;
 use crate::systemd;
-use crate::telemetry::{LogControl, TelemetryError};
+use crate::telemetry::{DaemonMetrics, LogControl, TelemetryError};
 use crate::types::{self, Stage};
 
 /// How often the line in `systemctl status` is brought up to date.
@@ -40,6 +40,7 @@ pub struct Service {
     client: Client,
     log: LogControl,
     config: Config,
+    metrics: DaemonMetrics,
 }
 
 impl Service {
@@ -52,8 +53,9 @@ impl Service {
         socket: &Path,
         log: LogControl,
         config: Config,
+        metrics: DaemonMetrics,
     ) -> Result<Self, ClientError> {
-        Ok(Self { executions, client: Client::new(socket)?, log, config })
+        Ok(Self { executions, client: Client::new(socket)?, log, config, metrics })
     }
 
     /// Runs until `stop`. `load` reads the configuration again, each time `hangup` yields.
@@ -78,7 +80,10 @@ impl Service {
                 _ = watchdog.tick(), if limit.is_some() => {
                     match self.look_alive(pause).await {
                         Ok(()) => systemd::alive(),
-                        Err(reason) => tracing::error!(%reason, "no sign of life for the watchdog"),
+                        Err(reason) => {
+                            self.metrics.watchdog_misses.inc();
+                            tracing::error!(%reason, "no sign of life for the watchdog");
+                        }
                     }
                 }
                 _ = refresh.tick() => {
@@ -92,7 +97,10 @@ impl Service {
                     systemd::reloading();
                     match load().map_err(ReloadError::from) {
                         Ok(config) => self.reload(config).await,
-                        Err(error) => tracing::error!(%error, "configuration not read again; the old one stays"),
+                        Err(error) => {
+                            self.metrics.reload_failures.inc();
+                            tracing::error!(%error, "configuration not read again; the old one stays");
+                        }
                     }
                     systemd::ready(&last);
                 }
@@ -142,6 +150,7 @@ impl Service {
         if changes.now.iter().any(|key| key == "log.filter")
             && let Err(error) = self.log.set_filter(&new.log.filter)
         {
+            self.metrics.reload_failures.inc();
             tracing::error!(%error, "configuration not read again; the old one stays");
             return;
         }

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
@@ -11,9 +14,71 @@ use tracing_subscriber::fmt::{FmtContext, layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::journal::Journal;
+
+/// `[metrics]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSettings {
+    /// Address that `/metrics`, and nothing else, is served on besides the API's socket, as `127.0.0.1:9477`; none when
+    /// absent. Plain HTTP for whoever can reach it.
+    pub listen: Option<SocketAddr>,
+    /// Whether there are metrics of each execution that runs, which name it. Without them there are sums by provider.
+    pub per_execution: bool,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { listen: None, per_execution: true }
+    }
+}
+
+/// What the daemon counts about itself.
+#[derive(Debug, Clone, Default)]
+pub struct DaemonMetrics {
+    /// Signs of life for systemd's watchdog that did not come in time.
+    pub watchdog_misses: Counter,
+    /// Spawner processes that ended, or had to be ended.
+    pub spawner_failures: Counter,
+    /// Containers that an earlier daemon left behind and that could not be taken over.
+    pub swept: Counter,
+    /// Configurations that were not taken over when they were read again.
+    pub reload_failures: Counter,
+}
+
+impl DaemonMetrics {
+    /// Registers them. The registry must not add a prefix of its own.
+    pub fn new(registry: &mut Registry) -> Self {
+        let this = Self::default();
+        for (name, help, counter) in [
+            (
+                "thawd_watchdog_misses",
+                "Times that the API or a pool did not answer the daemon's own watchdog in time",
+                &this.watchdog_misses,
+            ),
+            (
+                "thawd_spawner_failures",
+                "Processes for creating containers that ended unasked or did not answer, and were replaced",
+                &this.spawner_failures,
+            ),
+            (
+                "thawd_swept",
+                "Containers of an earlier daemon that were not taken over, but destroyed at the start",
+                &this.swept,
+            ),
+            (
+                "thawd_reload_failures",
+                "Times that a changed configuration was not taken over because of a mistake in it",
+                &this.reload_failures,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        this
+    }
+}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -21,7 +86,7 @@ use crate::journal::Journal;
 pub enum LogFormat {
     /// Time (UTC), level, target and fields; coloured on a terminal.
     Human,
-    /// One JSON object per line.
+    /// One JSON object per line; `span` has the ids that it belongs to.
     Json,
     /// For systemd: an entry with fields of its own (see [`crate::journal`]). Where no journal listens, a line without
     /// time and colour, the level as a `<N>` prefix (sd-daemon(3)).
@@ -59,7 +124,7 @@ pub enum TelemetryError {
 /// Changes what is logged while the process runs.
 #[derive(Debug, Clone)]
 pub struct LogControl {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
 }
 
 impl LogControl {
@@ -100,7 +165,9 @@ pub fn init(log_format: LogFormat, filter: &str) -> Result<LogControl, Telemetry
         LogFormat::Human => {
             registry.with(layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init()
         }
-        LogFormat::Json => registry.with(layer().json().flatten_event(true).with_writer(io::stderr)).try_init(),
+        LogFormat::Json => {
+            registry.with(layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr)).try_init()
+        }
         LogFormat::Journald => match Journal::connect() {
             Ok(journal) => registry.with(journal).try_init(),
             Err(_) => {

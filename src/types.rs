@@ -172,6 +172,9 @@ pub struct Execution {
     /// Labels given by the client.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Id of the request that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// How it ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
@@ -203,6 +206,9 @@ pub enum Event {
 pub struct Queued {
     /// How many requests are served before it is, itself included, if nobody else comes.
     pub position: usize,
+    /// Id of the request that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// Payload of `started`.
@@ -219,6 +225,9 @@ pub struct Started {
     pub prestarted: bool,
     /// Microseconds from the request being parsed to the command being spawned (or thawed, when prestarted).
     pub claim_us: u64,
+    /// Id of the request that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// Payload of `stdout` and `stderr`.
@@ -277,10 +286,13 @@ pub struct Exit {
     pub cpu_ms: u64,
     /// Peak memory of the container's cgroup, bytes.
     pub memory_peak_bytes: u64,
+    /// Id of the request that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// How far the containers of a pool are taken before they are frozen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Nothing but `thaw-init` runs in it.
@@ -380,7 +392,7 @@ pub struct PoolChange {
 }
 
 /// State of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerState {
     /// Being created.
@@ -398,13 +410,25 @@ pub enum ContainerState {
 pub struct Container {
     /// Identifier, `[a-z0-9-]`.
     pub id: String,
-    /// Provider whose image it runs.
+    /// Provider whose image it runs; `image` when it was made for a command in an image.
     pub provider: String,
+    /// How far it is taken before it is frozen.
+    #[serde(default)]
+    pub stage: Stage,
     /// State.
     pub state: ContainerState,
     /// Execution that it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<String>,
+    /// Whose execution that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Since when it serves it, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_at_ms: Option<u64>,
+    /// What the execution has used, while it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
     /// Process id of its PID 1, seen from the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
@@ -418,6 +442,35 @@ pub struct Container {
     pub frozen: bool,
     /// Its cgroup, relative to the cgroup root.
     pub cgroup: String,
+}
+
+/// What an execution has used of its container so far, and what it may use. Nothing that was used before the container was
+/// claimed is in it, except in `memory_bytes`, and in `memory_peak_bytes` where the kernel cannot forget a peak (cgroup v2
+/// before Linux 6.12).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// CPU time, microseconds.
+    pub cpu_us: u64,
+    /// CPUs' worth of time that it may use.
+    pub cpu_limit: f64,
+    /// Memory charged now, bytes.
+    pub memory_bytes: u64,
+    /// Highest memory charged, bytes.
+    pub memory_peak_bytes: u64,
+    /// Most memory that may be charged, bytes.
+    pub memory_limit_bytes: u64,
+    /// Periods of the CPU limit in which something ran.
+    pub periods: u64,
+    /// Those of them in which it had to wait because the limit was used up.
+    pub throttled_periods: u64,
+    /// How long its CPUs had to wait for that reason, all together, microseconds.
+    pub throttled_us: u64,
+    /// Processes killed because the memory limit was reached.
+    pub oom_kills: u64,
+    /// Bytes sent through the egress proxy, headers and TLS included.
+    pub network_out_bytes: u64,
+    /// Bytes received through it.
+    pub network_in_bytes: u64,
 }
 
 /// One provider, as listed by `GET /v1/providers`.
@@ -477,4 +530,7 @@ pub struct Problem {
     pub code: String,
     /// Whether the same request can succeed later.
     pub retryable: bool,
+    /// Id of the request, which is in the daemon's log too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }

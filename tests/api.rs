@@ -288,9 +288,9 @@ async fn the_metrics_count_what_happened() {
         (r#"thawd_executions_total{provider="test",reason="failure"}"#, 1.0),
         (r#"thawd_executions_total{provider="test",reason="timeout"}"#, 1.0),
         (r#"thawd_refused_total{provider="test",reason="limit"}"#, 1.0),
-        (r#"thawd_containers{provider="test",state="warm"}"#, 0.0),
-        (r#"thawd_containers{provider="test",state="claimed"}"#, 2.0),
-        (r#"thawd_pool_target{provider="test",state="created"}"#, 1.0),
+        (r#"thawd_containers{provider="test",stage="created",state="warm"}"#, 0.0),
+        (r#"thawd_containers{provider="test",stage="created",state="claimed"}"#, 2.0),
+        (r#"thawd_pool_target{provider="test",stage="created"}"#, 1.0),
         ("thawd_egress_connections_open", 0.0),
     ] {
         assert_eq!(series(&metrics, name), Some(value), "{name} in\n{metrics}");

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{ApiError, PeerCredentials, body, events, output};
+use super::{ApiError, PeerCredentials, body, events, output, request_id};
 use crate::execution::{Audience, Cursor, Handle, Stream};
 use crate::types::{Execution, ExecutionRequest, List, Problem};
 
@@ -54,9 +54,11 @@ pub async fn create(
         (false, true) => Audience::Output,
         (false, false) => Audience::None,
     };
-    let reader = state.executions.start(request, audience).await?;
+    let reader = state.executions.start(request, audience, request_id::current()).await?;
     let id = reader.handle().id();
-    tracing::info!(execution = id, peer_uid = peer.uid, peer_pid = peer.pid, "execution started");
+    reader.handle().span().in_scope(|| {
+        tracing::info!(peer_uid = peer.uid, peer_pid = peer.pid, "execution started");
+    });
     let location = format!("/v1/executions/{id}");
     if events {
         let stream = events::stream(reader, 0, state.heartbeat);

@@ -9,10 +9,24 @@ use axum::http::StatusCode;
 use super::ApiError;
 use crate::types::{Container, Image, List, Problem, Provider};
 
-/// Lists the containers that exist now.
-#[utoipa::path(get, path = "/v1/containers", responses((status = 200, body = List<Container>)))]
-pub async fn containers(State(state): State<Arc<super::State>>) -> Json<List<Container>> {
-    Json(List { items: state.containers.list() })
+/// Lists the containers that exist now, with what the executions that they serve have used.
+#[utoipa::path(get, path = "/v1/containers",
+    responses((status = 200, body = List<Container>), (status = 500, body = Problem)))]
+pub async fn containers(State(state): State<Arc<super::State>>) -> Result<Json<List<Container>>, ApiError> {
+    let mut items = all_containers(&state).await?;
+    for container in &mut items {
+        let execution = container.execution.as_ref().and_then(|id| state.executions.get(id));
+        container.user = execution.map(|execution| execution.user().to_owned());
+    }
+    Ok(Json(List { items }))
+}
+
+/// The containers; whose executions they serve is not filled in.
+pub async fn all_containers(state: &super::State) -> Result<Vec<Container>, ApiError> {
+    let containers = Arc::clone(&state.containers);
+    // With 500 containers some 3,000 files are read.
+    let listed = tokio::task::spawn_blocking(move || containers.list()).await;
+    listed.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "containers", error.to_string()))
 }
 
 /// Lists the providers.

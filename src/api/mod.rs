@@ -4,13 +4,17 @@ mod body;
 mod events;
 mod executions;
 mod lists;
+mod metrics;
 mod openapi;
 mod output;
 mod pools;
 mod problem;
+mod process;
+mod request_id;
 mod server;
 mod stall;
 mod status;
+mod text_format;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +44,9 @@ pub struct State {
     /// Metrics of every room.
     pub registry: Registry,
     /// Gauges that are read off at each scrape.
-    pub gauges: Mutex<status::Gauges>,
+    pub gauges: Mutex<Gauges>,
+    /// Whether the metrics show each execution that runs.
+    pub per_execution: bool,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Time in which a request's body has to arrive.
@@ -49,7 +55,7 @@ pub struct State {
     pub heartbeat: Duration,
 }
 
-pub use status::Gauges;
+pub use metrics::{Gauges, router as metrics_router};
 
 /// All routes.
 pub fn router(state: Arc<State>) -> Router {
@@ -67,9 +73,10 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/images", get(lists::images))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
-        .route("/metrics", get(status::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::serve))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::middleware::from_fn(request_id::name))
         .with_state(state)
 }

@@ -5,7 +5,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _};
 
-use super::{executions, lists, output, pools, problem, status};
+use super::{executions, lists, metrics, output, pools, problem, status};
 use crate::types;
 
 #[derive(utoipa::OpenApi)]
@@ -27,7 +27,7 @@ use crate::types;
         lists::images,
         status::healthz,
         status::readyz,
-        status::metrics,
+        metrics::metrics,
     ),
     components(schemas(types::Event)),
     modifiers(&Problems)

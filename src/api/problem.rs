@@ -46,6 +46,7 @@ impl ApiError {
             detail: self.detail.clone(),
             code: self.code.to_owned(),
             retryable: self.retryable,
+            request_id: super::request_id::current(),
         }
     }
 }

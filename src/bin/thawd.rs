@@ -181,7 +181,8 @@ async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow
     });
     let inherited = systemd::inherited_listener().context("take over systemd's socket")?;
     let daemon = Daemon::start(&config, inherited)?;
-    let service = Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config)?;
+    let service =
+        Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config, daemon.metrics().clone())?;
     let (file, parent, on_stop) = (arguments.config.clone(), arguments.cgroup_parent.clone(), arguments.on_stop);
     let load = move || load(file.as_deref(), parent.as_deref(), on_stop);
     let beside = tokio::spawn(service.run(hangup, load, stop.clone()));

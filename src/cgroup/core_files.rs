@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use tokio::io::Interest;
 
-use super::{CgroupError, flat_key, read, write};
+use super::{CgroupError, Usage, flat_key, read, write};
 use crate::kernel::Watched;
 
 /// Longest wait for the kernel to confirm a freeze or an empty cgroup. Both take well under a millisecond unless
@@ -88,10 +88,16 @@ pub fn kill(cgroup: &Path) -> Result<(), CgroupError> {
     write(&cgroup.join("cgroup.kill"), "1").or_else(|error| if cgroup.exists() { Err(error) } else { Ok(()) })
 }
 
-/// CPU time in microseconds and throttled periods; the latter only where the v2 cpu controller is on.
-pub fn cpu_usage(cgroup: &Path) -> Result<(u64, u64), CgroupError> {
+/// CPU time and throttling; the latter only where the v2 cpu controller is on.
+pub fn cpu_usage(cgroup: &Path) -> Result<Usage, CgroupError> {
     let content = read(&cgroup.join("cpu.stat"))?;
-    Ok((flat_key(&content, "usage_usec"), flat_key(&content, "nr_throttled")))
+    Ok(Usage {
+        cpu_us: flat_key(&content, "usage_usec"),
+        periods: flat_key(&content, "nr_periods"),
+        throttled_periods: flat_key(&content, "nr_throttled"),
+        throttled_us: flat_key(&content, "throttled_usec"),
+        ..Usage::default()
+    })
 }
 
 /// Names of the cgroups directly below `directory`.

@@ -102,7 +102,11 @@ impl Controllers for Hybrid {
         usage.memory_bytes = read_number(&directory.join("memory.usage_in_bytes"))?;
         usage.memory_peak_bytes = read_number(&directory.join("memory.max_usage_in_bytes"))?;
         usage.oom_kills = flat_key(&read(&directory.join("memory.oom_control"))?, "oom_kill");
-        usage.throttled_periods = flat_key(&read(&self.cpu.join(id).join("cpu.stat"))?, "nr_throttled");
+        let cpu = read(&self.cpu.join(id).join("cpu.stat"))?;
+        usage.periods = flat_key(&cpu, "nr_periods");
+        usage.throttled_periods = flat_key(&cpu, "nr_throttled");
+        // Nanoseconds, where v2 has microseconds.
+        usage.throttled_us = flat_key(&cpu, "throttled_time") / 1000;
         Ok(())
     }
 

@@ -71,8 +71,27 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// Processes killed by the OOM killer in this cgroup.
     pub oom_kills: u64,
-    /// Periods in which the cgroup was throttled.
+    /// Periods of [`Limits::cpu_period_us`] in which something ran.
+    pub periods: u64,
+    /// Those of them in which the cgroup was throttled.
     pub throttled_periods: u64,
+    /// How long its CPUs were throttled, all together, microseconds.
+    pub throttled_us: u64,
+}
+
+impl Usage {
+    /// What was used since `baseline`. What is charged now and the peak are not differences: they stay.
+    pub fn since(&self, baseline: &Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us.saturating_sub(baseline.cpu_us),
+            memory_bytes: self.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes,
+            oom_kills: self.oom_kills.saturating_sub(baseline.oom_kills),
+            periods: self.periods.saturating_sub(baseline.periods),
+            throttled_periods: self.throttled_periods.saturating_sub(baseline.throttled_periods),
+            throttled_us: self.throttled_us.saturating_sub(baseline.throttled_us),
+        }
+    }
 }
 
 /// Failures of this module; the message names the file.
@@ -272,9 +291,9 @@ impl Hierarchy {
 
     fn make(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<Cgroup, CgroupError> {
         let path = self.core.join(id);
-        make_directory(&path)?;
+        fresh_directory(&path)?;
         for directory in self.controllers.directories(id) {
-            make_directory(&directory)?;
+            fresh_directory(&directory)?;
         }
         self.controllers.limit_memory_and_pids(id, memory_bytes, pids)?;
         self.open(id, path)
@@ -328,8 +347,7 @@ impl Hierarchy {
     /// # Errors
     /// A control file that cannot be read or understood.
     pub fn usage(&self, cgroup: &Cgroup) -> Result<Usage, CgroupError> {
-        let (cpu_us, throttled_periods) = core_files::cpu_usage(&cgroup.path)?;
-        let mut usage = Usage { cpu_us, throttled_periods, ..Usage::default() };
+        let mut usage = core_files::cpu_usage(&cgroup.path)?;
         self.controllers.usage(&cgroup.id, &mut usage)?;
         if let Some(peak) = &cgroup.limit_files.peak {
             usage.memory_peak_bytes = read_number_from(peak, &cgroup.path)?;
@@ -534,6 +552,11 @@ fn make_directory(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
+/// Unlike [`make_directory`] takes none that exists already: its counters would tell of somebody else.
+fn fresh_directory(path: &Path) -> Result<(), CgroupError> {
+    fs::create_dir(path).map_err(CgroupError::io("create", path))
+}
+
 fn remove_directory(path: &Path) -> Result<(), CgroupError> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::io("remove", path)(error)),
@@ -578,7 +601,7 @@ fn flat_key(content: &str, key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CPU_PERIOD_US, CgroupError, Limits, core_files, flat_key, lock};
+    use super::{CPU_PERIOD_US, CgroupError, Limits, Usage, core_files, flat_key, fresh_directory, lock};
 
     #[test]
     fn a_cgroup_has_one_daemon() {
@@ -598,6 +621,33 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         std::fs::create_dir(path.join("cgroup.kill")).unwrap();
         core_files::kill(&path).unwrap_err();
+    }
+
+    #[test]
+    fn a_container_gets_no_cgroup_that_was_there_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c-1");
+        fresh_directory(&path).unwrap();
+        let error = fresh_directory(&path).unwrap_err().to_string();
+        assert!(error.contains("c-1") && error.contains("exists"), "{error}");
+    }
+
+    #[test]
+    fn use_counts_from_a_baseline() {
+        let before =
+            Usage { cpu_us: 70, oom_kills: 1, periods: 9, throttled_periods: 4, throttled_us: 50, ..Usage::default() };
+        let now = Usage { cpu_us: 100, memory_bytes: 10, memory_peak_bytes: 20, throttled_us: 60, ..before };
+        let expected = Usage {
+            cpu_us: 30,
+            memory_bytes: 10,
+            memory_peak_bytes: 20,
+            oom_kills: 0,
+            periods: 0,
+            throttled_periods: 0,
+            throttled_us: 10,
+        };
+        assert_eq!(now.since(&before), expected);
+        assert_eq!(before.since(&now).cpu_us, 0, "read in another order");
     }
 
     #[test]

@@ -21,7 +21,10 @@ pub enum ClientError {
     #[error("the connection to the daemon broke: {0}")]
     Broken(String),
     /// The daemon refused the request.
-    #[error("{} ({}){}", .0.detail, .0.code, if .0.retryable { "; try again later" } else { "" })]
+    #[error(
+        "{} ({}{}){}", .0.detail, .0.code, .0.request_id.as_ref().map(|id| format!(", request {id}")).unwrap_or_default(),
+        if .0.retryable { "; try again later" } else { "" }
+    )]
     Problem(Box<Problem>),
     /// The daemon answered something that this client does not understand.
     #[error("{0}")]

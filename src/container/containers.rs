@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,7 +15,7 @@ use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
 use super::survive::fingerprint;
 use super::{Container, ContainerError, Template};
-use crate::cgroup::{Cgroup, Hierarchy, Usage};
+use crate::cgroup::{Cgroup, Hierarchy, Limits, Usage};
 use crate::egress;
 use crate::init::wire::{self, Report, op};
 use crate::keeper::Keeper;
@@ -94,6 +94,9 @@ pub struct Entry {
     pub pool: PoolKey,
     pub cgroup: Cgroup,
     pub created_at_ms: u64,
+    /// While it serves.
+    pub limits: Limits,
+    pub network: OnceLock<egress::Meter>,
     pub status: Mutex<Status>,
 }
 
@@ -102,17 +105,57 @@ pub struct Status {
     pub state: State,
     pub execution: Option<String>,
     pub pid: Option<i32>,
+    pub claimed: Option<Claimed>,
+}
+
+/// When a container was claimed, and what it had used by then.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimed {
+    at_ms: u64,
+    usage: Usage,
+    network: egress::Usage,
 }
 
 impl Entry {
+    /// Counts what goes through its proxy.
+    pub fn set_meter(&self, meter: egress::Meter) {
+        // There is one proxy, and so one meter.
+        let _ = self.network.set(meter);
+    }
+
+    fn network(&self) -> egress::Usage {
+        self.network.get().map(egress::Meter::read).unwrap_or_default()
+    }
+
+    /// What its execution has used.
+    fn used(&self, usage: &Usage, claimed: &Claimed) -> types::Usage {
+        let usage = usage.since(&claimed.usage);
+        let network = self.network();
+        types::Usage {
+            cpu_us: usage.cpu_us,
+            cpu_limit: self.limits.cpu,
+            memory_bytes: usage.memory_bytes,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            memory_limit_bytes: self.limits.memory_bytes,
+            periods: usage.periods,
+            throttled_periods: usage.throttled_periods,
+            throttled_us: usage.throttled_us,
+            oom_kills: usage.oom_kills,
+            network_out_bytes: network.bytes_out.saturating_sub(claimed.network.bytes_out),
+            network_in_bytes: network.bytes_in.saturating_sub(claimed.network.bytes_in),
+        }
+    }
+
     pub fn set_state(&self, state: State) {
         lock(&self.status).state = state;
     }
 
-    pub fn set_claimed(&self, execution: &str) {
+    /// `baseline` is what it has used so far, which is not the execution's.
+    pub fn set_claimed(&self, execution: &str, at_ms: u64, baseline: Usage) {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
         status.execution = Some(execution.to_owned());
+        status.claimed = Some(Claimed { at_ms, usage: baseline, network: self.network() });
     }
 
     pub fn pid(&self) -> Option<i32> {
@@ -274,7 +317,17 @@ impl Containers {
         })
     }
 
-    /// The containers that exist now.
+    /// How many containers there are, by provider, stage and state.
+    pub fn count(&self) -> BTreeMap<(String, types::Stage, State), usize> {
+        let mut counts = BTreeMap::new();
+        for entry in lock(&self.registry.0).values() {
+            let state = lock(&entry.status).state;
+            *counts.entry((entry.provider.clone(), entry.pool.stage(), state)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The containers that exist now. Blocks: it reads half a dozen files of each.
     pub fn list(&self) -> Vec<types::Container> {
         let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
         entries.iter().map(|entry| self.describe(entry)).collect()
@@ -285,11 +338,16 @@ impl Containers {
         let usage = self.hierarchy.usage(&entry.cgroup).unwrap_or_default();
         let frozen = entry.cgroup.is_frozen().unwrap_or(false);
         let status = lock(&entry.status);
+        let serving = status.claimed.filter(|_| status.state == State::Claimed);
         types::Container {
             id: entry.id.clone(),
             provider: entry.provider.clone(),
+            stage: entry.pool.stage(),
             state: status.state,
             execution: status.execution.clone(),
+            user: None,
+            claimed_at_ms: serving.map(|claimed| claimed.at_ms),
+            usage: serving.map(|claimed| entry.used(&usage, &claimed)),
             pid: status.pid,
             created_at_ms: entry.created_at_ms,
             memory_bytes: usage.memory_bytes,
@@ -329,7 +387,9 @@ impl Containers {
             pool: PoolKey::of(&template),
             cgroup,
             created_at_ms: crate::telemetry::unix_ms(),
-            status: Mutex::new(Status { state: State::Creating, execution: None, pid: None }),
+            limits: template.run,
+            network: OnceLock::new(),
+            status: Mutex::new(Status { state: State::Creating, execution: None, pid: None, claimed: None }),
         });
         let mut remains = Remains::new(self.parts(entry, place));
 

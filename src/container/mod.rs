@@ -130,6 +130,21 @@ impl ContainerError {
         }
     }
 
+    /// For metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Cgroup(_) => "cgroup",
+            Self::Spawner(_) => "spawner",
+            Self::Egress(_) => "egress",
+            Self::Credentials(_) => "credentials",
+            Self::Control(_) => "control",
+            Self::Timeout(_) | Self::CreateTimeout(_) => "timeout",
+            Self::Init(_) => "init",
+            Self::Prestart(_) => "prestart",
+            Self::Start { .. } => "start",
+        }
+    }
+
     /// Whether the container itself is at fault, so that another one may do.
     pub fn is_broken(&self) -> bool {
         matches!(self, Self::Control(_) | Self::Init(_) | Self::Credentials(CredentialError::Io { .. }))
@@ -214,7 +229,7 @@ impl Container {
             }
         }
         self.hierarchy().reset_peak(self.remains.cgroup());
-        self.remains.set_claimed(execution);
+        self.remains.set_claimed(execution, crate::telemetry::unix_ms(), self.baseline);
         self.remains.serve_execution();
         Ok(())
     }

@@ -54,6 +54,11 @@ impl PoolKey {
         }
     }
 
+    /// How far its containers are taken.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
     /// The provider.
     pub fn provider(&self) -> &str {
         &self.provider

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::containers::{Entry, Place, Registry, State};
-use crate::cgroup::{Cgroup, CgroupError, Hierarchy};
+use crate::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 use crate::egress;
 use crate::keeper::Keeper;
 use crate::steps;
@@ -63,6 +63,7 @@ impl Remains {
 
     pub fn set_proxy(&mut self, proxy: egress::Proxy) {
         if let Some(parts) = &mut self.0 {
+            parts.entry.set_meter(proxy.meter());
             parts.proxy = Some(proxy);
         }
     }
@@ -114,8 +115,13 @@ impl Remains {
         self.parts().entry.set_state(state);
     }
 
-    pub fn set_claimed(&self, execution: &str) {
-        self.parts().entry.set_claimed(execution);
+    pub fn set_claimed(&self, execution: &str, at_ms: u64, baseline: Usage) {
+        let parts = self.parts();
+        parts.entry.set_claimed(execution, at_ms, baseline);
+        if let Some(proxy) = &parts.proxy {
+            // That of the execution, which is who claims.
+            proxy.belongs_to(tracing::Span::current());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +132,9 @@ impl Containers {
             pool: note.pool.clone(),
             cgroup,
             created_at_ms: note.created_at_ms,
-            status: Mutex::new(Status { state: State::Creating, execution: None, pid: Some(note.pid) }),
+            limits: note.run,
+            network: OnceLock::new(),
+            status: Mutex::new(Status { state: State::Creating, execution: None, pid: Some(note.pid), claimed: None }),
         });
         let remains = Remains::new(Parts { pidfd: Some(pidfd), ..self.parts(entry, place) });
         let egress = self.settings().egress.clone();
@@ -163,11 +165,16 @@ impl Orphan {
         Ok(container)
     }
 
-    /// For the execution that had it.
+    /// For the execution that had it since `claimed_at_ms`, Unix milliseconds.
     ///
     /// # Errors
     /// It cannot be talked to; it is destroyed then.
-    pub fn into_claimed(self, execution: &str, egress: Arc<egress::Policy>) -> Result<Container, ContainerError> {
+    pub fn into_claimed(
+        self,
+        execution: &str,
+        claimed_at_ms: u64,
+        egress: Arc<egress::Policy>,
+    ) -> Result<Container, ContainerError> {
         // What it was made from matters no more; what is left is what it may do from now on.
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
@@ -184,7 +191,8 @@ impl Orphan {
             squeeze: Squeeze::Off,
         };
         let container = self.adopt(Arc::new(template))?;
-        container.remains.set_claimed(execution);
+        container.remains.set_claimed(execution, claimed_at_ms, container.baseline);
+        container.remains.serve_execution();
         Ok(container)
     }
 

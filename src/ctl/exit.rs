@@ -8,6 +8,10 @@ pub(super) const FAILED: u8 = 125;
 const TIMEOUT: u8 = 124;
 /// The reader of our output went away (128 + 13).
 pub(super) const SIGPIPE: u8 = 141;
+/// Interrupted (128 + 2).
+pub(super) const SIGINT: u8 = 130;
+/// Terminated (128 + 15).
+pub(super) const SIGTERM: u8 = 143;
 /// Killed without a signal named (128 + 9).
 const KILLED: u8 = 137;
 /// Cancelled without a signal named (128 + 2).
@@ -61,7 +65,17 @@ mod tests {
     use super::*;
 
     fn exit(reason: ExitReason, code: Option<i32>, signal: Option<i32>, success: bool) -> Exit {
-        Exit { code, signal, reason, success, detail: None, duration_ms: 7, cpu_ms: 1, memory_peak_bytes: 2 }
+        Exit {
+            code,
+            signal,
+            reason,
+            success,
+            detail: None,
+            duration_ms: 7,
+            cpu_ms: 1,
+            memory_peak_bytes: 2,
+            request_id: None,
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod printer;
 mod request;
 mod run;
 mod table;
+mod top;
 mod view;
 
 use std::io::{self, Write};
@@ -63,6 +64,8 @@ enum Command {
     Pool(pool::Command),
     /// List the containers with their cgroups and use of memory and CPU
     Containers,
+    /// Show what executions use and how the pools are, again and again
+    Top(top::TopArgs),
     /// List the providers: models, credentials and hosts they may reach
     Providers,
     /// List the images in the daemon's store
@@ -143,6 +146,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Run(args) => return Box::pin(run::run(&client, *args, cli.format)).await,
         Command::Cancel(args) => return view::cancel(&client, &args).await,
         Command::Image(command) => return Box::pin(image::image(&command, cli.format)).await,
+        Command::Top(args) => return top::top(&client, &args, cli.format).await,
         Command::Doctor => return doctor::doctor(&client, cli.format).await,
         Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
         Command::Pools => view::pools(&client, cli.format).await?,

@@ -18,7 +18,7 @@ struct Mounts {
 
 pub(super) fn checks(host: &Host, release: &str) -> Vec<Check> {
     let mounts = parse_mounts(&host.read("/proc/self/mountinfo").unwrap_or_default());
-    let mut checks = vec![layout(&mounts), files(host, &mounts, release)];
+    let mut checks = vec![layout(&mounts), files(host, &mounts, release), peak(&mounts, release)];
     checks.extend(CONTROLLERS.map(|name| controller(host, &mounts, name)));
     checks
 }
@@ -70,6 +70,17 @@ fn files(host: &Host, mounts: &Mounts, release: &str) -> Check {
         }
     };
     Check::new("cgroup freeze and kill", status, found, "Use a kernel of 5.14 or later with CONFIG_CGROUPS.")
+}
+
+/// Only for what is told of executions: nothing breaks without it.
+fn peak(mounts: &Mounts, release: &str) -> Check {
+    let (status, found) = match kernel::parse_release(release) {
+        _ if !mounts.v1.is_empty() => (Status::Ok, "v1 has it"),
+        Some(version) if version >= (6, 12) => (Status::Ok, "from the claim on"),
+        Some(version) if version >= (5, 19) => (Status::Ok, "the container's creation included, before Linux 6.12"),
+        _ => (Status::Warn, "not in this kernel: what is charged at the end stands for it"),
+    };
+    Check::new("memory peak of executions", status, found, "Use a kernel of 5.19 or later, best of 6.12 or later.")
 }
 
 fn sample_cgroup(host: &Host, point: &str) -> Option<String> {
@@ -155,7 +166,8 @@ mod tests {
         let (_dir, only_v1) = host(&[("/proc/self/mountinfo", &v1)]);
         assert_eq!(by_name(&checks(&only_v1, "6.1.0"), "cgroup v2").found, "only cgroup v1");
         let (_dir, nothing) = host(&[]);
-        assert!(checks(&nothing, "6.1.0").iter().all(|check| check.status == Status::Fail));
+        let checks = checks(&nothing, "6.1.0");
+        assert!(checks.iter().all(|check| check.status == Status::Fail || check.name.starts_with("memory peak")));
     }
 
     #[test]

@@ -10,8 +10,30 @@ use super::{Check, Host, Status};
 const KERNEL_MIN: (u32, u32) = (5, 14);
 /// First kernel with idmapped mounts (mount_setattr(2)).
 const KERNEL_IDMAP: (u32, u32) = (5, 12);
-/// Number of the capability in the mask of `/proc/self/status` (linux/capability.h).
-const CAP_SYS_ADMIN: u32 = 21;
+/// What the daemon and the processes that it makes need, and their numbers in the mask of `/proc/self/status`
+/// (linux/capability.h): the same as in thawd.service.
+const CAPABILITIES: [(&str, u32); 16] = [
+    ("CHOWN", 0),
+    ("DAC_OVERRIDE", 1),
+    ("DAC_READ_SEARCH", 2),
+    ("FOWNER", 3),
+    ("FSETID", 4),
+    ("KILL", 5),
+    ("SETGID", 6),
+    ("SETUID", 7),
+    ("SETPCAP", 8),
+    ("NET_ADMIN", 12),
+    ("SYS_CHROOT", 18),
+    ("SYS_PTRACE", 19),
+    ("SYS_ADMIN", 21),
+    ("SYS_RESOURCE", 24),
+    ("MKNOD", 27),
+    ("SETFCAP", 31),
+];
+/// Fewest namespaces of a kind: two pools of 10, as many executions, and those that are being destroyed, with reserve.
+const NAMESPACES_MIN: u64 = 100;
+/// Fewest threads of the whole machine for as many containers with a few dozen threads each.
+const THREADS_MIN: u64 = 10_000;
 /// Kinds of namespaces that each container has of its own, as named below `/proc/sys/user`.
 const NAMESPACES: [&str; 7] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
 
@@ -23,6 +45,9 @@ pub(super) fn checks(host: &Host, release: &str) -> Vec<Check> {
         namespaces(host),
         seccomp(host),
         openat2(),
+        process_descriptors(),
+        sealed_memory(host),
+        threads(host),
         mount_api(),
         noswap(),
         pressure(host),
@@ -34,12 +59,23 @@ fn root(host: &Host) -> Check {
     let capabilities = host.read("/proc/self/status").ok().as_deref().and_then(effective_capabilities);
     let (status, found) = match capabilities {
         _ if uid != 0 => (Status::Fail, format!("uid {uid}")),
-        Some(mask) if mask & (1 << CAP_SYS_ADMIN) == 0 => (Status::Fail, "uid 0, but without CAP_SYS_ADMIN".to_owned()),
-        Some(_) => (Status::Ok, "uid 0 with CAP_SYS_ADMIN".to_owned()),
+        Some(mask) => {
+            let missing: Vec<_> = missing_capabilities(mask).collect();
+            match missing[..] {
+                [] => (Status::Ok, "uid 0 with all capabilities that are needed".to_owned()),
+                // Only for limits above the hard ones that it was started with.
+                ["SYS_RESOURCE"] => (Status::Warn, "uid 0, but without CAP_SYS_RESOURCE".to_owned()),
+                _ => (Status::Fail, format!("uid 0, but without CAP_{}", missing.join(", CAP_"))),
+            }
+        }
         None => (Status::Warn, "uid 0; /proc/self/status is not readable".to_owned()),
     };
     let fix = "Run thawd, and this check, as root on the host or in a container that keeps root's capabilities.";
     Check::new("root privileges", status, found, fix)
+}
+
+fn missing_capabilities(mask: u64) -> impl Iterator<Item = &'static str> {
+    CAPABILITIES.into_iter().filter(move |(_, number)| mask & (1 << number) == 0).map(|(name, _)| name)
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
@@ -66,7 +102,7 @@ fn idmap(release: &str) -> Check {
     Check::new("idmapped mounts", status, found, fix)
 }
 
-fn parse_release(release: &str) -> Option<(u32, u32)> {
+pub(super) fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -78,10 +114,19 @@ fn namespaces(host: &Host) -> Check {
         .into_iter()
         .filter(|kind| host.number(&format!("/proc/sys/user/max_{kind}_namespaces")).is_some_and(|max| max == 0));
     let forbidden: Vec<_> = forbidden.collect();
+    let few: Vec<_> = NAMESPACES
+        .into_iter()
+        .filter(|kind| {
+            let max = host.number(&format!("/proc/sys/user/max_{kind}_namespaces"));
+            max.is_some_and(|max| (1..NAMESPACES_MIN).contains(&max))
+        })
+        .collect();
     let (status, found) = if !missing.is_empty() {
         (Status::Fail, format!("not in the kernel: {}", missing.join(", ")))
     } else if !forbidden.is_empty() {
         (Status::Fail, format!("forbidden by user.max_*_namespaces = 0: {}", forbidden.join(", ")))
+    } else if !few.is_empty() {
+        (Status::Warn, format!("fewer than {NAMESPACES_MIN} allowed by user.max_*_namespaces: {}", few.join(", ")))
     } else {
         (Status::Ok, NAMESPACES.join(", "))
     };
@@ -107,6 +152,41 @@ fn openat2() -> Check {
     };
     let fix = "Use a kernel of 5.6 or later, and allow openat2 where a seccomp profile around thawd forbids it.";
     Check::new("openat2", status, found, fix)
+}
+
+/// `clone3` with `CLONE_PIDFD` is what makes containers; a kernel or profile without the one lacks the other too.
+fn process_descriptors() -> Check {
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    let (status, found) = match pidfd_open(getpid(), PidfdFlags::empty()) {
+        Ok(_) => (Status::Ok, "works".to_owned()),
+        Err(errno) => (Status::Fail, refusal(errno)),
+    };
+    let fix = "Use a kernel of 5.14 or later, and allow pidfd_open and clone3 where a seccomp profile forbids them.";
+    Check::new("process descriptors", status, found, fix)
+}
+
+/// thaw-init is executed from such memory, so that nothing can change it.
+fn sealed_memory(host: &Host) -> Check {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let sealed = memfd_create("thawd-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .and_then(|file| fcntl_add_seals(file, SealFlags::WRITE | SealFlags::SEAL));
+    let noexec = host.number("/proc/sys/vm/memfd_noexec").is_some_and(|level| level > 1);
+    let (status, found) = match sealed {
+        _ if noexec => (Status::Fail, "vm.memfd_noexec = 2 forbids executing it".to_owned()),
+        Ok(()) => (Status::Ok, "works".to_owned()),
+        Err(errno) => (Status::Fail, refusal(errno)),
+    };
+    let fix = "Use a kernel built with CONFIG_MEMFD_CREATE, and set vm.memfd_noexec to 0 or 1.";
+    Check::new("sealed memory files", status, found, fix)
+}
+
+fn threads(host: &Host) -> Check {
+    let (status, found) = match host.number("/proc/sys/kernel/threads-max") {
+        Some(max) if max >= THREADS_MIN => (Status::Ok, max.to_string()),
+        Some(max) => (Status::Warn, max.to_string()),
+        None => (Status::Warn, "/proc/sys/kernel/threads-max is not readable".to_owned()),
+    };
+    Check::new("threads", status, found, "Raise the number with sysctl -w kernel.threads-max=100000.")
 }
 
 fn mount_api() -> Check {
@@ -187,7 +267,8 @@ mod tests {
     #[test]
     fn capabilities_are_read_from_the_mask() {
         let mask = effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").unwrap();
-        assert_ne!(mask & (1 << CAP_SYS_ADMIN), 0);
+        assert_eq!(missing_capabilities(mask).count(), 0);
+        assert_eq!(missing_capabilities(mask & !(1 << 21) & !1).collect::<Vec<_>>(), ["CHOWN", "SYS_ADMIN"]);
         assert_eq!(effective_capabilities("Name:\tx\n"), None);
     }
 }

@@ -6,6 +6,7 @@
 mod cgroup;
 mod daemon;
 mod host;
+mod install;
 mod kernel;
 
 use std::fmt;
@@ -64,6 +65,7 @@ pub fn run() -> Vec<Check> {
     let mut checks = kernel::checks(&host, &release);
     checks.extend(cgroup::checks(&host, &release));
     checks.extend(host::checks(&host));
+    checks.extend(install::checks(&host));
     checks
 }
 
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn every_check_of_this_machine_says_what_it_found_and_how_to_fix_it() {
         let checks = run();
-        assert!(checks.len() > 15, "{checks:#?}");
+        assert!(checks.len() > 30, "{checks:#?}");
         for check in &checks {
             assert!(!check.name.is_empty() && !check.found.is_empty(), "{check:?}");
             assert!(check.fix.ends_with('.') && !check.fix.contains('\n'), "{check:?}");

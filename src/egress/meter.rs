@@ -42,6 +42,17 @@ pub(super) struct Account {
     r#in: Bucket,
 }
 
+/// What one container has used so far.
+#[derive(Debug, Clone)]
+pub struct Meter(pub(super) Arc<Account>);
+
+impl Meter {
+    /// As of now.
+    pub fn read(&self) -> Usage {
+        self.0.usage()
+    }
+}
+
 impl Account {
     /// `mbit_per_second` is for each direction; 0 is no limit.
     pub(super) fn new(metrics: Arc<EgressMetrics>, mbit_per_second: u32) -> Self {

@@ -61,7 +61,12 @@ struct DirectionLabel {
 impl EgressMetrics {
     /// Creates the metrics and registers them. The registry must not add a prefix of its own.
     pub fn new(registry: &mut Registry) -> Self {
-        let connections = Family::default();
+        let connections = Family::<DecisionLabel, Counter>::default();
+        use Outcome::{Allowed, Failed, Limited, Malformed, NotAllowed, PrivateAddress};
+        for decision in [Allowed, NotAllowed, PrivateAddress, Malformed, Limited, Failed] {
+            // A rate misses whatever happens before the first look at a counter.
+            drop(connections.get_or_create(&DecisionLabel { decision }));
+        }
         registry.register(
             "thawd_egress_connections",
             "Requests to the containers' egress proxies by what became of them",

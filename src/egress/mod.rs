@@ -34,7 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use address::special_purpose;
-pub use meter::Usage;
+pub use meter::{Meter, Usage};
 pub use metrics::EgressMetrics;
 pub use policy::{Decision, Policy, PolicyError};
 pub use proxy::Proxy;

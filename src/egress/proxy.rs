@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::dial::Dialer;
 use super::forward;
-use super::meter::{Account, Usage};
+use super::meter::{Account, Meter, Usage};
 use super::metrics::EgressMetrics;
 use super::policy::Policy;
 use super::refusal::Refusal;
@@ -81,6 +82,7 @@ impl Proxy {
             served: Arc::new(Semaphore::new(limits.connections)),
             accepted: Arc::new(Semaphore::new(limits.connections + TURNED_AWAY)),
             log: Mutex::new(LogGate::default()),
+            owner: OnceLock::new(),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
             runtime,
@@ -93,6 +95,16 @@ impl Proxy {
     /// The container serves an execution from now on: its bytes may pass at the rate for that.
     pub fn serve_execution(&self) {
         self.shared.account.set_rate(self.shared.limits.run_mbit_per_second);
+    }
+
+    /// Connections made from now on belong to what `span` says, on log lines. Only the first call counts.
+    pub fn belongs_to(&self, span: tracing::Span) {
+        let _ = self.shared.owner.set(span);
+    }
+
+    /// Tells what the container has used, also once the proxy is gone.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.shared.account))
     }
 
     /// What the container has used so far.
@@ -125,6 +137,8 @@ pub(super) struct Shared {
     served: Arc<Semaphore>,
     accepted: Arc<Semaphore>,
     log: Mutex<LogGate>,
+    /// What log lines about connections belong to, once the container serves an execution.
+    owner: OnceLock<tracing::Span>,
     tasks: TaskTracker,
     end: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -139,7 +153,8 @@ impl Shared {
             let _ = end.run_until_cancelled_owned(task).await;
         };
         // Not awaited by handle: the tracker knows when it has ended.
-        drop(self.tasks.spawn_on(bounded, &self.runtime));
+        let span = self.owner.get().cloned().unwrap_or_else(tracing::Span::none);
+        drop(self.tasks.spawn_on(bounded.instrument(span), &self.runtime));
     }
 
     /// Counts and logs a request that did not go out.

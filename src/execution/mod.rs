@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::container::ContainerError;
 use crate::keeper::Keeper;
@@ -150,6 +151,9 @@ pub struct Handle {
     background: bool,
     dialect: Option<Dialect>,
     labels: BTreeMap<String, String>,
+    request_id: Option<String>,
+    /// Names it on every log line.
+    span: tracing::Span,
     /// Events so far.
     pub log: Log,
     status: Mutex<Status>,
@@ -197,6 +201,16 @@ impl Handle {
         &self.id
     }
 
+    /// Whose it is.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// What log lines about it belong to: they have its id, provider and user, and the id of the request.
+    pub fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
     /// As shown by the API.
     pub fn describe(&self) -> types::Execution {
         let status = self.status();
@@ -212,6 +226,7 @@ impl Handle {
             created_at_ms: self.created_at_ms,
             timeout_ms: self.timeout.as_millis() as u64,
             labels: self.labels.clone(),
+            request_id: self.request_id.clone(),
             exit: status.exit.clone(),
         }
     }
@@ -226,6 +241,12 @@ impl Handle {
         self.readers.send_modify(|readers| *readers += 1);
         Reader { follower: self.log.join(), handle: Arc::clone(self) }
     }
+}
+
+/// What log lines about an execution belong to. Of level error, or a filter that lets only warnings through would take the
+/// fields away from those.
+fn span(id: &str, provider: &str, user: &str, request_id: Option<&str>) -> tracing::Span {
+    tracing::error_span!(parent: None, "execution", execution = id, provider, user, request_id)
 }
 
 /// Somebody who reads the events.
@@ -329,6 +350,9 @@ impl Executions {
         spools: Spools,
         keeper: Option<Arc<Keeper>>,
     ) -> Self {
+        for provider in served.keys().map(String::as_str).chain([image_run::LABEL]) {
+            metrics.expect(provider);
+        }
         let (known, users, shutdown) = (Mutex::default(), Users::default(), CancellationToken::new());
         Self { settings, served, images, metrics, known, users, spools, keeper, shutdown }
     }
@@ -346,7 +370,8 @@ impl Executions {
     /// caller that reads events, once it has to wait for a container. A caller that goes away before that leaves the queue.
     ///
     /// `audience` says what the caller is about to read. If it reads anything, it counts as a reader from the start,
-    /// and its going away cancels the execution (unless `background` was asked for).
+    /// and its going away cancels the execution (unless `background` was asked for). `request_id` is shown with the
+    /// execution and its events, and on log lines.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
@@ -354,6 +379,7 @@ impl Executions {
         self: &Arc<Self>,
         request: types::ExecutionRequest,
         audience: Audience,
+        request_id: Option<String>,
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
         let background = request.background || audience == Audience::None;
@@ -366,8 +392,10 @@ impl Executions {
         })?;
         let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
         let log = Log::new(limits, self.spools.files()?)?;
+        let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
+        let span = span(&id, &plan.provider, &plan.user, request_id.as_deref());
         let handle = Arc::new(Handle {
-            id: format!("e-{}", ulid::Ulid::new().to_string().to_lowercase()),
+            id,
             provider: plan.provider.clone(),
             user: plan.user.clone(),
             model: plan.model.clone(),
@@ -377,6 +405,8 @@ impl Executions {
             background,
             dialect: plan.dialect,
             labels: plan.labels.clone(),
+            request_id,
+            span: span.clone(),
             log,
             status: Mutex::new(Status {
                 state: types::ExecutionState::Pending,
@@ -404,11 +434,12 @@ impl Executions {
         let (started, outcome) = oneshot::channel();
         let (this, its) = (Arc::clone(self), Arc::clone(&handle));
         // A task of its own: the execution must not depend on the connection that asked for it.
-        tokio::spawn(async move {
+        let task = async move {
             let ran = run::run(&this, Arc::clone(&its), plan, received, started).await;
             drop(slot);
             this.ended(&its, ran || its.waiting.was_told());
-        });
+        };
+        tokio::spawn(task.instrument(span));
         let client = waiting::Client::new(&handle);
         let outcome = tokio::select! {
             outcome = outcome => outcome.map_err(|_| StartError::Stopped)?,

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::journal::Checkpoint;
 use super::late::{Conversation, Late};
 use super::log::{Log, Recovered, Stream};
+use super::metrics::Origin;
 use super::output::Source;
 use super::plan::Plan;
 use super::survive::{self, Running as Command};
@@ -170,6 +171,8 @@ pub(super) struct Running {
     tag: u32,
     baseline: Usage,
     since: Instant,
+    /// When its request was, and what its container was; not of one that an earlier daemon began.
+    pub(super) begun: Option<(Instant, Origin)>,
     stdout: Source,
     stderr: Source,
     heard: Heard,
@@ -192,6 +195,7 @@ impl Running {
             tag: command.tag,
             baseline: container.baseline(),
             since: survive::instant(command.since),
+            begun: None,
             stdout: source(stdout, Stream::Stdout)?,
             stderr: source(stderr, Stream::Stderr)?,
             heard: Heard::resume(handle, recovered),
@@ -219,7 +223,7 @@ pub async fn run(
         Ok(begun) => begun,
         Err(error) => {
             metrics.refused(&plan.provider, &error);
-            tracing::warn!(execution = %handle.id, provider = %plan.provider, %error, "execution not started");
+            tracing::warn!(%error, "execution not started");
             // It was visible while it was pending: whoever reads its events, or waits for its end, gets one.
             finish(&handle, never_ran(&error, received));
             let _ = started.send(Err(error));
@@ -258,18 +262,18 @@ pub(super) async fn go_on(
     if let Some(missing) = answer.get(recovered.delta_bytes..).filter(|missing| !missing.is_empty()) {
         handle.log.push(&Event::Delta(Delta { text: missing.to_owned() }));
     }
-    tracing::info!(execution = %handle.id, container = running.container.id(), "execution goes on");
+    tracing::info!(container = running.container.id(), "execution goes on");
     let grace = executions.settings.reconnect_grace;
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
     end_with(executions, handle, running, end, stop);
 }
 
 fn end_with(executions: &Executions, handle: &Handle, mut running: Running, end: End, stop: Option<Stop>) {
-    let exit = conclude(handle, &mut running, end, stop);
-    executions.metrics.exited(&handle.provider, &exit);
+    let (exit, used) = conclude(handle, &mut running, end, stop);
+    executions.metrics.exited(&handle.provider, &exit, &used);
     tracing::info!(
-        execution = %handle.id, provider = %handle.provider, container = running.container.id(),
-        reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
+        container = running.container.id(), reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms,
+        "execution ended"
     );
     finish(handle, exit);
 }
@@ -283,7 +287,8 @@ fn say_why(handle: &Handle, detail: &str) {
 }
 
 /// Writes the last event; from then on only the log is kept.
-pub(super) fn finish(handle: &Handle, exit: Exit) {
+pub(super) fn finish(handle: &Handle, mut exit: Exit) {
+    exit.request_id = handle.request_id.clone();
     {
         let mut status = handle.status();
         status.state = ExecutionState::Exited;
@@ -313,6 +318,7 @@ fn never_ran(error: &StartError, received: Instant) -> Exit {
         duration_ms: received.elapsed().as_millis() as u64,
         cpu_ms: 0,
         memory_peak_bytes: 0,
+        request_id: None,
     }
 }
 
@@ -345,7 +351,8 @@ async fn begin(
     steps::at("run.started");
     plan.forget_secrets();
     let claim = received.elapsed();
-    executions.metrics.claimed(&plan.provider, path, claim);
+    let origin = Origin::of(path, conversation.is_some());
+    executions.metrics.claimed(&plan.provider, origin, claim);
     announce(handle, &container, path, conversation.is_some(), claim);
     if let (Some((mut writer, sent)), Some(text)) = (stdin, plan.stdin.take()) {
         // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
@@ -366,6 +373,7 @@ async fn begin(
             tag,
             baseline,
             since: Instant::now(),
+            begun: Some((received, origin)),
             stdout: source(stdout, Stream::Stdout)?,
             stderr: source(stderr, Stream::Stderr)?,
             heard: Heard::new(handle, meaning),
@@ -385,7 +393,7 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
             Ok(submitted) => return Ok((container, ClaimPath::Warm, submitted)),
             // Correct first, then fast: nothing has been asked, so another container may be.
             Err(error) => {
-                tracing::warn!(execution = %handle.id, container = container.id(), %error, "prestarted CLI unusable")
+                tracing::warn!(container = container.id(), %error, "prestarted CLI unusable")
             }
         }
     }
@@ -402,7 +410,7 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
             Err(StartError::Container(error))
                 if (late.is_some() || error.is_broken()) && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
             {
-                tracing::warn!(execution = %handle.id, container = container.id(), %error, "claimed container is broken");
+                tracing::warn!(container = container.id(), %error, "claimed container is broken");
                 // What ended it may have ended others.
                 plan.origin.check_health().await?;
                 attempts += 1;
@@ -497,6 +505,7 @@ fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted:
         path,
         prestarted,
         claim_us: claim.as_micros() as u64,
+        request_id: handle.request_id.clone(),
     }));
 }
 
@@ -523,13 +532,16 @@ fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usiz
 }
 
 /// Turns what was read into events.
-struct Sink<'a> {
+struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
     heard: &'a mut Heard,
+    /// Called when there is something on standard output, which matters the first time.
+    on_first: F,
 }
 
-impl Sink<'_> {
+impl<F: FnMut()> Sink<'_, F> {
     fn stdout(&mut self, all: bool) {
+        (self.on_first)();
         let log = &self.handle.log;
         steps::at("run.taken");
         log.publish(Stream::Stdout, all);
@@ -554,9 +566,18 @@ async fn follow(
     first_grace: Duration,
     mut stop: Option<Stop>,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, heard, guard, .. } = running;
+    let Running { container, tag, stdout, stderr, since, begun, heard, guard, .. } = running;
     let mut silent = heard.offset == 0 && handle.log.spool(Stream::Stdout).length() == 0;
-    let mut sink = Sink { handle, heard };
+    // An earlier daemon has timed what it began.
+    let mut unheard = begun.filter(|_| silent);
+    let on_first = || {
+        if handle.log.spool(Stream::Stdout).length() > 0
+            && let Some((received, origin)) = unheard.take()
+        {
+            executions.metrics.spoke(&handle.provider, origin, received.elapsed());
+        }
+    };
+    let mut sink = Sink { handle, heard, on_first };
     let kill_grace = executions.settings.kill_grace;
     let mut kill_at = stop.map(|reason| ask_to_end(container, *tag, reason, kill_grace));
     let deadline = tokio::time::Instant::from_std(*since + handle.timeout);
@@ -600,7 +621,7 @@ async fn follow(
                         End::NotStarted(code)
                     }
                     None => {
-                        tracing::error!(execution = %handle.id, %error, "lost the container");
+                        tracing::error!(%error, "lost the container");
                         End::Vanished
                     }
                 },
@@ -612,7 +633,7 @@ async fn follow(
             () = &mut abandoned, if stop.is_none() => Some(Stop::Cancelled),
             () = at(kill_at) => {
                 kill_at = None;
-                kill(handle, container);
+                kill(container);
                 None
             }
         };
@@ -626,7 +647,7 @@ async fn follow(
     guard.take();
     steps::at("end.seen");
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
-    kill(handle, container);
+    kill(container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         while stdout.is_open() || stderr.is_open() {
             tokio::select! {
@@ -636,7 +657,7 @@ async fn follow(
         }
     });
     if drained.await.is_err() {
-        tracing::error!(execution = %handle.id, "output still open after every process was killed");
+        tracing::error!("output still open after every process was killed");
     }
     sink.stdout(true);
     sink.stderr(true);
@@ -650,9 +671,9 @@ fn ask_to_end(container: &Container, tag: u32, reason: Stop, grace: Duration) ->
     tokio::time::Instant::now() + if polite { grace } else { Duration::ZERO }
 }
 
-fn kill(handle: &Handle, container: &Container) {
+fn kill(container: &Container) {
     if let Err(error) = container.kill() {
-        tracing::error!(execution = %handle.id, %error, "could not kill the container");
+        tracing::error!(%error, "could not kill the container");
     }
 }
 
@@ -681,13 +702,14 @@ async fn abandoned(handle: &Handle, first_grace: Duration, grace: Duration) {
     }
 }
 
-fn conclude(handle: &Handle, running: &mut Running, end: End, stop: Option<Stop>) -> Exit {
+fn conclude(handle: &Handle, running: &mut Running, end: End, stop: Option<Stop>) -> (Exit, Usage) {
     let verdict = std::mem::replace(&mut running.heard.meaning, Meaning::Bytes).verdict();
     let usage = running.container.usage().unwrap_or_else(|error| {
         tracing::warn!(%error, "no usage figures");
         running.baseline
     });
-    let oom = usage.oom_kills > running.baseline.oom_kills;
+    let used = usage.since(&running.baseline);
+    let oom = used.oom_kills > 0;
     let (code, signal) = match end {
         End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
         End::Status(status) => (None, Some(libc::WTERMSIG(status))),
@@ -730,14 +752,16 @@ fn conclude(handle: &Handle, running: &mut Running, end: End, stop: Option<Stop>
             detail = verdict.error.or(detail);
         }
     }
-    Exit {
+    let exit = Exit {
         code,
         signal,
         reason,
         success,
         detail,
         duration_ms: running.since.elapsed().as_millis() as u64,
-        cpu_ms: usage.cpu_us.saturating_sub(running.baseline.cpu_us) / 1000,
+        cpu_ms: used.cpu_us / 1000,
         memory_peak_bytes: usage.memory_peak_bytes,
-    }
+        request_id: None,
+    };
+    (exit, used)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::log::{self, Log, Recovered};
 use super::spool::Files;
@@ -37,6 +38,8 @@ pub struct Note {
     timeout: Duration,
     start_timeout: Option<Duration>,
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    request_id: Option<String>,
     background: bool,
     dialect: Option<Dialect>,
     command: Option<Running>,
@@ -72,6 +75,7 @@ impl Handle {
             timeout: self.timeout,
             start_timeout: self.start_timeout,
             labels: self.labels.clone(),
+            request_id: self.request_id.clone(),
             background: self.background,
             dialect: self.dialect,
             command: command.map(|(command, _)| command.clone()),
@@ -84,7 +88,7 @@ impl Handle {
                 keeper.put(&self.id, note, self.log.files().into_iter().chain(pipes).collect());
                 self.kept.store(true, Ordering::Release);
             }
-            Err(error) => tracing::error!(execution = %self.id, %error, "it would not survive this daemon"),
+            Err(error) => tracing::error!(%error, "it would not survive this daemon"),
         }
     }
 
@@ -202,6 +206,7 @@ impl Executions {
             path: command.map(|command| command.path),
             exit: recovered.exit.clone(),
         };
+        let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
         Handle {
             id: id.to_owned(),
             provider: note.provider,
@@ -212,7 +217,9 @@ impl Executions {
             start_timeout: note.start_timeout,
             background: note.background,
             dialect: note.dialect,
+            span,
             labels: note.labels,
+            request_id: note.request_id,
             log,
             status: Mutex::new(status),
             cancel: CancellationToken::new(),
@@ -234,12 +241,13 @@ impl Executions {
         slot: Option<UserSlot>,
     ) -> io::Result<()> {
         let running = run::Running::resume(&handle, &recovered, container, pipes, &command)?;
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
+        let (this, span) = (Arc::clone(self), handle.span.clone());
+        let task = async move {
             run::go_on(&this, &handle, running, &recovered).await;
             drop(slot);
             this.ended(&handle, true);
-        });
+        };
+        tokio::spawn(task.instrument(span));
         Ok(())
     }
 }
@@ -260,7 +268,10 @@ fn resumable(
     let orphan = orphan.ok_or("its container is gone")?;
     let (stdout, stderr) = pipes.ok_or("its output was not kept")?;
     let policy = policy.ok_or_else(|| format!("there is no provider {:?} any more", handle.provider))?;
-    let mut container = orphan.into_claimed(&handle.id, policy).map_err(|error| error.to_string())?;
+    // Log lines of its way out belong to the execution from here on.
+    let _entered = handle.span.enter();
+    let claimed = orphan.into_claimed(&handle.id, handle.created_at_ms, policy);
+    let mut container = claimed.map_err(|error| error.to_string())?;
     container.resume(command.tag);
     // The daemon may have been killed just before that.
     container.thaw().map_err(|error| error.to_string())?;
@@ -278,6 +289,7 @@ fn lost(handle: &Handle, detail: String) -> Exit {
         duration_ms: since.as_millis() as u64,
         cpu_ms: 0,
         memory_peak_bytes: 0,
+        request_id: None,
     }
 }
 

@@ -87,7 +87,7 @@ impl Handle {
             // Its client knows of it from now on; it must learn of its end, even from another daemon.
             self.keep(None);
         }
-        self.log.push(&Event::Queued(Queued { position }));
+        self.log.push(&Event::Queued(Queued { position, request_id: self.request_id.clone() }));
         if self.waiting.events {
             self.waiting.told.store(true, Ordering::Release);
             self.waiting.begun.notify_one();

@@ -1,4 +1,6 @@
 //! Counters and histograms of pools and of those who wait for them.
+//!
+//! Their labels are bounded: providers are those of the configuration and `image`, everything else is in the code.
 
 use std::time::Duration;
 
@@ -10,9 +12,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::scaling::Decision;
+use crate::container::{ContainerError, Template};
 
 /// Bucket bounds of waiting times, seconds: from a place that is just becoming free to the longest deadlines.
 const WAIT_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+/// Bucket bounds of creation times, seconds: from a bare container to a CLI that is started in it.
+const CREATE_BUCKETS: [f64; 12] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProviderLabels {
@@ -23,6 +29,20 @@ struct ProviderLabels {
 struct WaitLabels {
     provider: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CreateLabels {
+    provider: String,
+    stage: &'static str,
+    what: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    provider: String,
+    what: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,12 +65,14 @@ pub struct PoolMetrics {
     waits: Family<WaitLabels, Histogram, fn() -> Histogram>,
     scalings: Family<ScalingLabels, Counter>,
     admission: Family<AdmissionLabels, Counter>,
+    creations: Family<CreateLabels, Histogram, fn() -> Histogram>,
+    failures: Family<FailureLabels, Counter>,
+    broken: Family<ProviderLabels, Counter>,
     adopted: Family<ProviderLabels, Counter>,
 }
 
 impl PoolMetrics {
-    /// Registers `thawd_queue_depth`, `thawd_queue_wait_seconds`, `thawd_pool_scalings_total` and
-    /// `thawd_admission_refused_total`.
+    /// Registers the metrics. The registry must not add a prefix of its own.
     pub fn new(registry: &mut Registry) -> Self {
         let new: fn() -> Histogram = || Histogram::new(WAIT_BUCKETS);
         let metrics = Self {
@@ -58,8 +80,16 @@ impl PoolMetrics {
             waits: Family::new_with_constructor(new),
             scalings: Family::default(),
             admission: Family::default(),
+            creations: Family::new_with_constructor(|| Histogram::new(CREATE_BUCKETS)),
+            failures: Family::default(),
+            broken: Family::default(),
             adopted: Family::default(),
         };
+        for what in ["claim", "refill"] {
+            for reason in ["memory", "memory_pressure", "cpu"] {
+                drop(metrics.admission.get_or_create(&AdmissionLabels { reason, what }));
+            }
+        }
         registry.register(
             "thawd_pool_adopted",
             "Warm containers taken over from an earlier daemon, by provider",
@@ -86,7 +116,62 @@ impl PoolMetrics {
              for (claim, refill; a refill counts once for each time that it begins to be kept back)",
             metrics.admission.clone(),
         );
+        registry.register(
+            "thawd_create_seconds",
+            "Time that it took to create a container, by provider, stage (created, prestarted) and by what it was for: \
+             refill ends when it is frozen in its pool, claim when it can take a command",
+            metrics.creations.clone(),
+        );
+        registry.register(
+            "thawd_create_failures",
+            "Containers that could not be created, by provider, what they were for (claim, refill) and reason",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "thawd_pool_broken",
+            "Warm containers that were no longer frozen, or gone, and were replaced, by provider",
+            metrics.broken.clone(),
+        );
         metrics
+    }
+
+    /// Shows the counters of a provider at 0: a rate misses whatever happens before the first look at a counter.
+    pub(super) fn expect(&self, provider: &str) {
+        self.queue(provider, 0);
+        for (direction, reason) in [("up", "queue"), ("up", "hit_rate"), ("down", "idle")] {
+            drop(self.scalings.get_or_create(&ScalingLabels { provider: provider.to_owned(), direction, reason }));
+        }
+        drop(self.broken.get_or_create(&ProviderLabels { provider: provider.to_owned() }));
+        drop(self.adopted.get_or_create(&ProviderLabels { provider: provider.to_owned() }));
+        for what in ["claim", "refill"] {
+            for reason in ["cgroup", "spawner", "init", "timeout"] {
+                drop(self.failures.get_or_create(&FailureLabels { provider: provider.to_owned(), what, reason }));
+            }
+        }
+    }
+
+    /// A container was created, or not.
+    pub(super) fn created<T>(
+        &self,
+        template: &Template,
+        what: &'static str,
+        time: Duration,
+        outcome: &Result<T, ContainerError>,
+    ) {
+        let provider = template.provider.clone();
+        match outcome {
+            Ok(_) => {
+                let stage = if template.prestarted.is_some() { "prestarted" } else { "created" };
+                self.creations.get_or_create(&CreateLabels { provider, stage, what }).observe(time.as_secs_f64());
+            }
+            Err(error) => {
+                self.failures.get_or_create(&FailureLabels { provider, what, reason: error.label() }).inc();
+            }
+        }
+    }
+
+    pub(super) fn broke(&self, provider: &str, count: usize) {
+        self.broken.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc_by(count as u64);
     }
 
     pub(super) fn adopted(&self, provider: &str, count: u64) {

@@ -177,6 +177,7 @@ impl Pool {
     ) -> Self {
         let (messages, inbox) = mpsc::channel(256);
         let figures = Arc::new(Figures::default());
+        supply.metrics.expect(provider);
         let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare, orphans);
         let pool = Self { provider: provider.into(), messages, figures, supply };
         pool.supply.add_pool(&pool);

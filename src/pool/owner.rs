@@ -325,8 +325,12 @@ impl Owner {
     fn create(&mut self, template: Arc<Template>, reserved: Reserved, creating: Creating) {
         let containers = Arc::clone(self.supply.containers());
         self.creating += 1;
+        let metrics = Arc::clone(&self.supply.metrics);
         self.work.spawn(async move {
-            Finished::Created(ready(&containers, template, reserved, creating).await.map(Box::new))
+            let begun = Instant::now();
+            let created = ready(&containers, Arc::clone(&template), reserved, creating).await;
+            metrics.created(&template, "refill", begun.elapsed(), &created);
+            Finished::Created(created.map(Box::new))
         });
     }
 
@@ -428,7 +432,9 @@ impl Owner {
             }
             healthy
         });
-        before - self.warm.len()
+        let broken = before - self.warm.len();
+        self.supply.metrics.broke(&self.provider, broken);
+        broken
     }
 
     fn status(&self) -> types::Pool {

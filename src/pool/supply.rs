@@ -288,7 +288,10 @@ impl Supply {
         match grant {
             Grant::Warm(container) => Ok(Claimed { container: *container, path: ClaimPath::Warm, guard }),
             Grant::Place(Reserved { place, memory }) => {
-                let container = self.containers.create(template, place).await?;
+                let begun = Instant::now();
+                let created = self.containers.create(Arc::clone(&template), place).await;
+                self.metrics.created(&template, "claim", begun.elapsed(), &created);
+                let container = created?;
                 drop(memory);
                 Ok(Claimed { container, path: ClaimPath::Cold, guard })
             }

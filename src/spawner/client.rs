@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
@@ -74,10 +75,11 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Starts the owner task; `program` is this same program, `init` the `thaw-init` binary.
-    pub fn start(program: PathBuf, init: PathBuf) -> Self {
+    /// Starts the owner task; `program` is this same program, `init` the `thaw-init` binary. `failures` counts processes
+    /// that had to be replaced.
+    pub fn start(program: PathBuf, init: PathBuf, failures: Counter) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(own(program, init, queue));
+        tokio::spawn(own(program, init, queue, failures));
         Self { jobs }
     }
 
@@ -196,7 +198,7 @@ async fn ended(process: Option<&Process>) {
     }
 }
 
-async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
+async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>, failures: Counter) {
     let mut process: Option<Process> = None;
     loop {
         let job = tokio::select! {
@@ -206,6 +208,7 @@ async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
             },
             () = ended(process.as_ref()) => {
                 tracing::warn!("the spawner process ended; the next creation starts another");
+                failures.inc();
                 process = None;
                 continue;
             }
@@ -232,6 +235,7 @@ async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>) {
                         _ => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", TIMEOUT.as_secs())),
                     };
                     tracing::error!(%error, "the spawner process failed and will be replaced");
+                    failures.inc();
                     let group = current.child.id();
                     drop(current);
                     tokio::spawn(reap_orphans(group));

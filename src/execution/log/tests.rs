@@ -27,6 +27,7 @@ fn exit() -> Event {
         duration_ms: 1,
         cpu_ms: 1,
         memory_peak_bytes: 1,
+        request_id: None,
     })
 }
 
