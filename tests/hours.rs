@@ -204,3 +204,29 @@ async fn a_dead_warm_container_is_found_within_half_a_minute() {
     assert!(begun.elapsed() < SECOND * 30 + SLACK, "{:?}", begun.elapsed());
     daemon.stop().await;
 }
+
+#[tokio::test]
+#[ignore = "10 minutes: make test-hours"]
+async fn what_no_daemon_comes_back_for_ends_after_ten_minutes() {
+    let mut daemon = Daemon::start(|setup| setup.pool(2)).await;
+    let id = daemon.client.create(&background("sleep 100000")).await.unwrap().id;
+    wait_until_running(&daemon, &id).await;
+    daemon.settled_beside(1).await;
+    let keeper = daemon.keeper().unwrap();
+    let family = daemon.family();
+    daemon.kill();
+    sleep(MINUTE * 10 - SECOND * 5).await;
+    assert!(keeper.exists(), "it waits for another daemon");
+    let alone = Instant::now();
+    eventually("all of it ends", || async { (!family.iter().any(|process| process.exists())).then_some(()) }).await;
+    assert!(alone.elapsed() < SLACK, "{:?}", alone.elapsed());
+    // Its own cgroup, which it cannot remove, is for the next one.
+    for directory in daemon.cgroups() {
+        let mut left = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        assert!(!left.any(|entry| entry.file_name().to_string_lossy().starts_with("c-")), "containers left");
+    }
+    daemon.launch().await;
+    assert_eq!(daemon.client.executions().await.unwrap().len(), 0, "nothing to go on with");
+    daemon.settled().await;
+    daemon.stop().await;
+}
