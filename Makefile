@@ -146,7 +146,7 @@ images-crun: need-root deps build unified kernel ## Start a container of each im
 bench-unpack: need-root deps ## Unpack the images beside umoci and tar (as root; UNPACK_IMAGES=google UNPACK_ROUNDS=50)
 	$(CARGO) bench --locked --bench unpack -- $(UNPACK_ROUNDS) $(UNPACK_IMAGES)
 
-fuzz: need-root toolchain ## Fuzz the readers of layers and manifests (as root; FUZZ_SECONDS=600 for each)
+fuzz: need-root toolchain ## Fuzz the readers of layers, manifests, accounts and control messages (as root; FUZZ_SECONDS=600 for each)
 	fuzz/run $(FUZZ_SECONDS)
 
 lint: toolchain ## Formatting, clippy, and shellcheck and promtool if they are installed

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::Counting;
-use crate::support::{Daemon, Process, eventually};
+use crate::support::{Daemon, eventually};
 
 fn text(path: PathBuf) -> String {
     path.to_str().unwrap().to_owned()
@@ -29,11 +29,12 @@ async fn a_second_daemon_on_the_same_directories_is_refused_whatever_else_differ
     assert_eq!(daemon.settled().await[0].id, before[0].id, "its containers were not touched");
     daemon.sh("echo fine").await.exited(0);
     // One that was killed does not keep the next one out.
-    let family = daemon.family();
+    let spawner = daemon.spawner().unwrap();
     daemon.kill();
     daemon.launch().await;
-    // This machine's PID 1 reaps them when it gets to it.
-    eventually("what was its own is gone", || async { (!family.iter().any(Process::exists)).then_some(()) }).await;
+    // This machine's PID 1 reaps it when it gets to it.
+    eventually("its spawner is gone", || async { (!spawner.exists()).then_some(()) }).await;
     daemon.settled().await;
+    daemon.sh("echo fine").await.exited(0);
     daemon.stop().await;
 }
