@@ -1,6 +1,6 @@
 //! The daemon is killed again and again, at random moments, under load. Nothing may be lost, repeated or left behind.
 //!
-//! `THAWD_KILLS` says how often (300; 40 in the test bed, which is slower), `THAWD_KILL_SEED` begins the same sequence of requests and pauses once more.
+//! `THAWD_KILLS` says how often (300; 15 in the test bed, which is slower), `THAWD_KILL_SEED` begins the same sequence of requests and pauses once more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,7 +78,7 @@ async fn work(strict: Strict, mut random: Random, counts: Arc<Counts>, pause: Ar
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_nothing_is_lost_or_left() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let kills = number("THAWD_KILLS").unwrap_or(if in_bed() { 40 } else { 300 });
+    let kills = number("THAWD_KILLS").unwrap_or(if in_bed() { 15 } else { 300 });
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let seed = number("THAWD_KILL_SEED").unwrap_or_else(|| now.subsec_nanos().into());
     println!("seed: THAWD_KILL_SEED={seed}");
