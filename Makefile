@@ -94,7 +94,7 @@ test-suites:
 	$(MAKE) test-qemu
 
 test-unit: toolchain ## The tests beside the code; no root, no containers
-	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bins
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bin thawd --bin thawctl
 
 test-native: need-root toolchain unified ## All tests on the running kernel (as root)
 	$(CARGO) test --locked --profile $(TEST_PROFILE)
