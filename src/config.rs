@@ -430,11 +430,18 @@ pub struct Egress {
     pub resolve: BTreeMap<String, Vec<IpAddr>>,
     /// Private, loopback or link-local networks that may be reached all the same.
     pub allow_private: Vec<IpNet>,
+    /// What one container may make of it.
+    pub limits: crate::egress::LimitSettings,
 }
 
 impl Default for Egress {
     fn default() -> Self {
-        Self { port: 3128, resolve: BTreeMap::new(), allow_private: Vec::new() }
+        Self {
+            port: 3128,
+            resolve: BTreeMap::new(),
+            allow_private: Vec::new(),
+            limits: crate::egress::LimitSettings::default(),
+        }
     }
 }
 
@@ -548,6 +555,7 @@ impl Config {
             }
         }
         self.api.connections.check()?;
+        self.egress.limits.check()?;
         self.check_pools()?;
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {

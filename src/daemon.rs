@@ -416,6 +416,7 @@ fn container_settings(config: &Config) -> container::Settings {
         id_start: config.container.id_start,
         create_timeout: Duration::from_secs(config.container.create_timeout_seconds),
         proxy_port: config.egress.port,
+        egress: config.egress.limits.limits(),
         mount_point: config.paths.run_dir.clone(),
     }
 }

@@ -48,7 +48,7 @@ fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
     if let Some(items) = value.as_array() {
         return items.iter().find_map(|item| inside("an item", mismatch(document, &schema["items"], item)));
     }
-    let Some(fields) = value.as_object() else { return None };
+    let fields = value.as_object()?;
     let required = schema["required"].as_array().into_iter().flatten();
     if let Some(missing) = required.map(|name| name.as_str().unwrap()).find(|name| !fields.contains_key(*name)) {
         return Some(format!("{missing} is missing in {value}"));

@@ -21,6 +21,11 @@ const MIB: usize = 1024 * 1024;
 /// Nothing on loopback takes this long; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The usual limits, but as fast as can be.
+fn unlimited() -> Limits {
+    Limits { run_mbit_per_second: 0, idle_mbit_per_second: 0, ..Limits::default() }
+}
+
 /// A running proxy and where its listener is.
 struct Bed {
     proxy: Proxy,
@@ -31,7 +36,7 @@ struct Bed {
 impl Bed {
     /// `upstream.test` and `other.test` are static names for 127.0.0.1.
     fn new(patterns: &[&str]) -> Self {
-        Self::with(patterns, Limits::default())
+        Self::with(patterns, unlimited())
     }
 
     fn with(patterns: &[&str], limits: Limits) -> Self {
@@ -352,7 +357,7 @@ async fn allowed_names_do_not_open_private_addresses() {
     let mut patterns: Vec<String> = hosts.iter().map(|host| format!("{host}:{port}")).collect();
     patterns.extend(["169.254.169.254:80".into(), "*:*".into()]);
     let policy = Policy::new(&patterns, BTreeMap::new(), vec![]).unwrap();
-    let bed = Bed::serve(policy, Limits::default());
+    let bed = Bed::serve(policy, unlimited());
     let mut targets: Vec<String> = hosts.iter().map(|host| format!("{host}:{port}")).collect();
     targets.push("169.254.169.254:80".into());
     for target in &targets {
@@ -376,7 +381,7 @@ async fn configured_private_networks_are_open_to_allowed_names_only() {
     let (port, _) = echo().await;
     let private = vec!["127.0.0.0/8".parse().unwrap()];
     let policy = Policy::new(&[format!("127.0.0.1:{port}"), format!("localhost:{port}")], BTreeMap::new(), private);
-    let bed = Bed::serve(policy.unwrap(), Limits::default());
+    let bed = Bed::serve(policy.unwrap(), unlimited());
     // localhost may also be ::1, which is not in the network and must be passed over.
     for host in ["127.0.0.1", "localhost"] {
         let mut client = tunnel(&bed, &format!("{host}:{port}")).await;
@@ -456,7 +461,7 @@ async fn upstream_trouble_is_told_apart() {
     let full_port = full.local_addr().unwrap().port();
     let _first = TcpStream::connect(("127.0.0.1", full_port)).await.unwrap();
 
-    let limits = Limits { connect_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { connect_timeout: Duration::from_millis(300), ..unlimited() };
     let bed = Bed::with(&["upstream.test:*", "no-such-name.invalid:80"], limits);
     let table = [
         (format!("http://upstream.test:{closed}/"), 502, "cannot connect to upstream.test"),
@@ -477,7 +482,7 @@ async fn upstream_trouble_is_told_apart() {
 async fn the_connection_limit_answers_503_and_recovers() {
     let (port, _) = echo().await;
     let target = format!("upstream.test:{port}");
-    let bed = Bed::with(&[&target], Limits { connections: 2, ..Limits::default() });
+    let bed = Bed::with(&[&target], Limits { connections: 2, ..unlimited() });
     let mut held = vec![tunnel(&bed, &target).await, tunnel(&bed, &target).await];
     assert_eq!(bed.proxy.usage().open, 2);
     let answer = bed.ask(&format!("CONNECT {target} HTTP/1.1\r\n\r\n")).await;
@@ -500,7 +505,7 @@ async fn the_connection_limit_answers_503_and_recovers() {
 async fn idle_tunnels_and_silent_upstreams_end() {
     let (port, _) = echo().await;
     let (silent, silent_port) = listen().await;
-    let limits = Limits { idle_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { idle_timeout: Duration::from_millis(300), ..unlimited() };
     let bed = Bed::with(&["upstream.test:*"], limits);
     let mut client = tunnel(&bed, &format!("upstream.test:{port}")).await;
     // Activity postpones the end: this takes longer than the idle time in all.
@@ -516,7 +521,7 @@ async fn idle_tunnels_and_silent_upstreams_end() {
 
 #[tokio::test]
 async fn a_slow_request_head_is_cut_off() {
-    let bed = Bed::with(&[], Limits { header_timeout: Duration::from_millis(200), ..Limits::default() });
+    let bed = Bed::with(&[], Limits { header_timeout: Duration::from_millis(200), ..unlimited() });
     let mut client = bed.connect().await;
     client.send("GET http://a.test/ HT").await;
     let mut rest = String::new();

@@ -68,6 +68,11 @@ async fn what_cannot_be_run_is_refused_by_name() {
 
 /// Writes what `docker save` would of an image with busybox, these links, and this user.
 fn crafted(to: &Path, links: &[(&str, &str)], user: &str) {
+    crafted_in(to, links, user, "");
+}
+
+/// The same with a working directory.
+fn crafted_in(to: &Path, links: &[(&str, &str)], user: &str, workdir: &str) {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     let busybox = fs::read("/bin/busybox").unwrap();
@@ -78,17 +83,19 @@ fn crafted(to: &Path, links: &[(&str, &str)], user: &str) {
     layer.append_data(&mut header, "bin/busybox", busybox.as_slice()).unwrap();
     header.set_size(0);
     header.set_entry_type(tar::EntryType::Directory);
+    // A link to nothing stands for something that the image does not have.
     let linked = |name: &str| links.iter().any(|(link, _)| *link == name);
+    let links: Vec<_> = links.iter().filter(|(_, target)| !target.is_empty()).collect();
     for folder in ["dev", "proc", "sys", "tmp", "run", "etc", "home"].iter().filter(|name| !linked(name)) {
         layer.append_data(&mut header, folder, std::io::empty()).unwrap();
     }
     header.set_entry_type(tar::EntryType::Symlink);
-    for (link, target) in links {
+    for (link, target) in &links {
         layer.append_link(&mut header, link, target).unwrap();
     }
     let layer = layer.into_inner().unwrap();
     let hex: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
-    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"User": user, "Env": ["A=b c"]},
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"User": user, "Env": ["A=b c"], "WorkingDir": workdir},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{hex}")]}});
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["x"], "Layers": ["layer.tar"]}]);
     let mut archive = tar::Builder::new(fs::File::create(to).unwrap());
@@ -164,6 +171,66 @@ async fn links_in_the_place_of_mounts_lead_nowhere_on_the_host() {
         }
         assert_eq!(seen(&victim), before, "{number}");
         assert_eq!(mounts_below(host), Vec::<String>::new(), "{number}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_without_what_is_mounted_on_is_refused_for_good() {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(0));
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    for lacks in ["proc", "dev", "tmp"] {
+        for (kind, target) in [("no", ""), ("link", "home")] {
+            let archive = daemon.path("image.tar");
+            crafted(&archive, &[(lacks, target)], "1000");
+            store.import(&archive, Some(&format!("{kind}-{lacks}")), &Quiet).unwrap();
+        }
+    }
+    drop(store);
+    daemon.launch().await;
+    for lacks in ["proc", "dev", "tmp"] {
+        for kind in ["no", "link"] {
+            let body = serde_json::to_vec(&request(&format!("{kind}-{lacks}"), "true")).unwrap();
+            let problem = daemon.http("POST /v1/executions", &[], &body).await.problem();
+            let seen = (problem.status, problem.code.as_str(), problem.retryable);
+            assert_eq!(seen, (400, "invalid_image", false), "{kind}-{lacks}: {}", problem.detail);
+            assert!(problem.detail.contains(&format!("/{lacks},")), "{}", problem.detail);
+        }
+    }
+    assert!(daemon.containers().await.is_empty(), "none was created");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_working_directory_that_is_a_descriptor_leads_nowhere() {
+    // CVE-2024-21626: a directory of the host that is open during start-up, by way of /proc/self/fd.
+    let mut daemon = Daemon::prepare(|setup| setup.pool(0));
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    let numbers = 0..16;
+    let mut places: Vec<String> = numbers.map(|number| format!("/proc/self/fd/{number}")).collect();
+    let others = ["/proc/self/fd/5/../../..", "/proc/1/root", "/proc/1/cwd", "/proc/self/exe", "/proc/self/cwd/../.."];
+    places.extend(others.map(str::to_owned));
+    for (number, place) in places.iter().enumerate() {
+        let archive = daemon.path("image.tar");
+        crafted_in(&archive, &[], "1000", place);
+        store.import(&archive, Some(&format!("cwd-{number}")), &Quiet).unwrap();
+    }
+    drop(store);
+    daemon.launch().await;
+    for (number, place) in places.iter().enumerate() {
+        let command = ["/bin/busybox", "sh", "-c", "/bin/busybox ls"].map(str::to_owned).to_vec();
+        let run = ExecutionRequest { command: Some(command), ..request(&format!("cwd-{number}"), "") };
+        let outcome = daemon.run(&run).await;
+        if place.ends_with("cwd/../..") {
+            // That is a directory, the container's own root.
+            assert!(
+                outcome.text().contains("bin\ndev\netc\n") && !outcome.text().contains("var"),
+                "{}",
+                outcome.text()
+            );
+        } else {
+            assert_eq!((outcome.exit.code, outcome.text()), (Some(126), ""), "{place}: {:?}", outcome.exit);
+        }
     }
     daemon.stop().await;
 }

@@ -8,7 +8,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use libc::{AF_ALG, AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EBADF, EINVAL, ENOENT, ENOSYS, EPERM, EROFS};
+use libc::{
+    AF_ALG, AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EBADF, ECONNREFUSED, EINVAL, ENOENT, ENOSYS, EPERM,
+    EROFS,
+};
 use support::{ContainerCgroup, Daemon, Program, Value, command, shell, status_field};
 use thawd::types::{Credentials, ExecutionRequest, Secret};
 
@@ -427,5 +430,36 @@ async fn thaw_init_has_what_it_needs_and_no_more() {
     support::eventually("it has four descriptors", || async { (support::open_files(pid).len() == 4).then_some(()) })
         .await;
     assert_eq!(ContainerCgroup::of(&container).processes().len(), 2, "it and the command");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn abstract_sockets_of_the_host_cannot_be_reached() {
+    // CVE-2020-15257. The names of such sockets belong to a network namespace, and the host's is another one.
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let name = format!("thawd-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    UnixStream::connect_addr(&address).expect("from here it can be reached");
+    listener.accept().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    // sockaddr_un (unix(7)): family, a NUL byte, the name.
+    let mut raw = (AF_UNIX as u16).to_ne_bytes().to_vec();
+    raw.push(0);
+    raw.extend(name.as_bytes());
+    let mut program = Program::default();
+    let socket = program.call(libc::SYS_socket, &[n(AF_UNIX), n(libc::SOCK_STREAM), n(0)]);
+    let length = n(raw.len() as i32);
+    program.call(libc::SYS_connect, &[Value::Result(socket), Value::Data(raw), length]);
+    let outcome = daemon.run(&program.request()).await.exited(0);
+    let results = program.results(&outcome.stdout);
+    assert!(results[0] >= 0, "a socket it may have: {results:?}");
+    assert_eq!(results[1], -i64::from(ECONNREFUSED), "but nobody is there");
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    let outcome = daemon.sh("cat /proc/net/unix").await.exited(0);
+    assert!(!outcome.text().contains(&name) && !outcome.text().contains('@'), "{}", outcome.text());
     daemon.stop().await;
 }

@@ -108,6 +108,12 @@ async fn every_last_event_id_is_harmless() {
         assert_eq!(answer.status, 200, "{last}");
         assert_eq!(answer.text().contains("event: exit"), last.len() == 1, "{last}: {}", answer.text());
     }
+    // The client library knows an end when it sees one.
+    let begun = std::time::Instant::now();
+    let mut stream =
+        daemon.client.events(&outcome.started.execution, Some(outcome.events.last().unwrap().0)).await.unwrap();
+    assert!(stream.next().await.is_none() && stream.next().await.is_none());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let wrong: Answer = daemon
         .http(
             &format!("GET /v1/executions/{}/events", outcome.started.execution),

@@ -244,20 +244,6 @@ fn signal(datagram: &[u8], processes: &[Process; MAX_PROCESSES]) {
     }
 }
 
-/// Cuts `count` NUL-terminated strings from `bytes` into `table`; returns what is left.
-fn cut_strings<'a>(mut bytes: &'a [u8], count: usize, table: &mut [*const c_char]) -> Option<&'a [u8]> {
-    if count >= table.len() {
-        return None;
-    }
-    for slot in table.iter_mut().take(count) {
-        let end = bytes.iter().position(|byte| *byte == 0)?;
-        *slot = bytes.as_ptr().cast();
-        bytes = &bytes[end + 1..];
-    }
-    table[count] = ptr::null();
-    Some(bytes)
-}
-
 fn spawn(
     buffers: &mut Buffers,
     length: usize,
@@ -277,9 +263,9 @@ fn spawn(
     let mut cwd = [ptr::null(); 2];
     let strings = buffers.datagram.get(wire::SPAWN_HEADER_LEN..length);
     let parsed = strings
-        .and_then(|bytes| cut_strings(bytes, 1, &mut cwd))
-        .and_then(|bytes| cut_strings(bytes, header.argc as usize, &mut buffers.argv))
-        .and_then(|bytes| cut_strings(bytes, header.envc as usize, &mut buffers.envp));
+        .and_then(|bytes| wire::cut_strings(bytes, 1, &mut cwd))
+        .and_then(|bytes| wire::cut_strings(bytes, header.argc as usize, &mut buffers.argv))
+        .and_then(|bytes| wire::cut_strings(bytes, header.envc as usize, &mut buffers.envp));
     if parsed.is_none() {
         return refuse(libc::EINVAL);
     }

@@ -32,6 +32,8 @@ pub struct EventStream {
     execution: Option<String>,
     last: Option<u64>,
     body: Option<Body>,
+    /// Whether this connection has brought anything.
+    silent: bool,
     tries: u32,
     cause: String,
     done: bool,
@@ -51,7 +53,7 @@ impl EventStream {
         response: Response,
     ) -> Result<Self, ClientError> {
         let body = Some(body(response)?);
-        Ok(Self { client, execution, last, body, tries: 0, cause: String::new(), done: false })
+        Ok(Self { client, execution, last, body, silent: true, tries: 0, cause: String::new(), done: false })
     }
 
     /// Id of the execution: known from the answer's `Location`, at the latest from the `started` event.
@@ -72,12 +74,12 @@ impl EventStream {
         if self.done {
             return None;
         }
-        let result = self.advance().await;
-        self.done = matches!(result, Err(_) | Ok((_, Event::Exit(_))));
-        Some(result)
+        let result = self.advance().await.transpose();
+        self.done = matches!(result, None | Some(Err(_) | Ok((_, Event::Exit(_)))));
+        result
     }
 
-    async fn advance(&mut self) -> Result<(u64, Event), ClientError> {
+    async fn advance(&mut self) -> Result<Option<(u64, Event)>, ClientError> {
         loop {
             let Some(body) = self.body.as_mut() else {
                 self.resume().await?;
@@ -86,12 +88,21 @@ impl EventStream {
             match body.next().await {
                 Some(Ok(raw)) => {
                     if let Some(item) = self.accept(&raw)? {
-                        return Ok(item);
+                        return Ok(Some(item));
                     }
                 }
                 // Broken text is what a cut in the middle of an event looks like.
                 Some(Err(error)) => self.broken(error.to_string()),
-                None => self.broken("the stream ended before the exit event".to_owned()),
+                None => {
+                    // Opened behind the `exit` event, there is nothing more to come.
+                    let opened_behind = if self.silent { self.last.and(self.execution.clone()) } else { None };
+                    if let Some(id) = opened_behind
+                        && has_ended(self.client.clone(), id).await
+                    {
+                        return Ok(None);
+                    }
+                    self.broken("the stream ended before the exit event".to_owned());
+                }
             }
         }
     }
@@ -105,6 +116,7 @@ impl EventStream {
             (Err(_), None) => return Ok(None),
             (Err(_), Some(_)) => return Err(bad(format!("has no sequence number but {:?}", raw.id))),
         };
+        self.silent = false;
         if self.last.is_some_and(|last| id <= last) {
             return Ok(None);
         }
@@ -135,12 +147,17 @@ impl EventStream {
         self.tries += 1;
         tokio::time::sleep(delay).await;
         match self.client.open_events(&id, self.last).await.and_then(body) {
-            Ok(body) => self.body = Some(body),
+            Ok(body) => (self.body, self.silent) = (Some(body), true),
             Err(error) if error.is_retryable() => self.cause = error.to_string(),
             Err(error) => return Err(error),
         }
         Ok(())
     }
+}
+
+/// Whether the execution has ended, as far as the daemon can be asked.
+async fn has_ended(client: Client, id: String) -> bool {
+    client.execution(&id).await.is_ok_and(|execution| execution.exit.is_some())
 }
 
 fn body(response: Response) -> Result<Body, ClientError> {

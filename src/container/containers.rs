@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout_at;
 
 use super::control::Control;
 use super::credentials;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub create_timeout: Duration,
     /// Loopback port of the egress proxy inside.
     pub proxy_port: u16,
+    /// What one container may make of it.
+    pub egress: egress::Limits,
     /// Existing directory that new roots are attached to for a moment, each in its own mount namespace.
     pub mount_point: PathBuf,
 }
@@ -367,6 +370,9 @@ impl Containers {
     }
 
     async fn create_here(&self, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
+        let limit = self.settings.create_timeout;
+        let deadline = tokio::time::Instant::now() + limit;
+        let late = || ContainerError::CreateTimeout(limit.as_secs());
         let id = format!("c-{}", ulid::Ulid::new().to_string().to_lowercase());
         let id_base = self.settings.id_start + place.slot * IDS;
         let cgroup = {
@@ -391,13 +397,14 @@ impl Containers {
         let directory = remains.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
-        let spawned = match self.spawner.create(request, theirs, directory).await {
-            Ok(spawned) => spawned,
-            Err(SpawnerError::Failed { message, pidfd }) => {
+        let spawned = match timeout_at(deadline, self.spawner.create(request, theirs, directory)).await {
+            Err(_) => return Err(late()),
+            Ok(Ok(spawned)) => spawned,
+            Ok(Err(SpawnerError::Failed { message, pidfd })) => {
                 remains.set_process(None, pidfd);
                 return Err(SpawnerError::Failed { message, pidfd: None }.into());
             }
-            Err(error) => return Err(error.into()),
+            Ok(Err(error)) => return Err(error.into()),
         };
         let Spawned { pid, pidfd, proxy, credential_dir, mapped } = spawned;
         steps::at("create.spawned");
@@ -407,11 +414,11 @@ impl Containers {
         }
         let policy = Arc::clone(&template.egress);
         let listener = self.keeper.as_ref().map(|_| proxy.try_clone()).transpose().map_err(ContainerError::Control)?;
-        remains.set_proxy(egress::Proxy::serve(proxy, policy, id, Arc::clone(&self.egress_metrics))?);
+        let (metrics, limits) = (Arc::clone(&self.egress_metrics), self.settings.egress.clone());
+        remains.set_proxy(egress::Proxy::serve_with(proxy, policy, id, metrics, limits)?);
 
-        let timeout = self.settings.create_timeout;
-        match tokio::time::timeout(timeout, control.report()).await {
-            Err(_) => return Err(ContainerError::Timeout(timeout.as_secs())),
+        match timeout_at(deadline, control.report()).await {
+            Err(_) => return Err(late()),
             Ok(Err(error)) => return Err(ContainerError::Control(error)),
             Ok(Ok(Some(Report { op: op::HELLO, value, .. }))) if value == wire::VERSION as i32 => {}
             Ok(Ok(Some(other))) => return Err(ContainerError::Init(format!("unexpected greeting {other:?}"))),
@@ -423,7 +430,7 @@ impl Containers {
             (Some((_, limit)), Some(directory)) => {
                 let mount = credentials::create(owner, *limit)?;
                 let pidfd = remains.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
-                Some(credentials::attach(pidfd, mount, directory).await?)
+                Some(timeout_at(deadline, credentials::attach(pidfd, mount, directory)).await.map_err(|_| late())??)
             }
             _ => None,
         };

@@ -90,6 +90,9 @@ pub enum ContainerError {
     /// `thaw-init` did not say hello.
     #[error("thaw-init was not ready within {0} s")]
     Timeout(u64),
+    /// It was not created in time.
+    #[error("the container was not created within {0} s (`container.create_timeout_seconds`)")]
+    CreateTimeout(u64),
     /// `thaw-init` ended or answered nonsense.
     #[error("thaw-init broke: {0}")]
     Init(String),
@@ -135,7 +138,7 @@ impl ContainerError {
             Self::Egress(_) => "egress",
             Self::Credentials(_) => "credentials",
             Self::Control(_) => "control",
-            Self::Timeout(_) => "timeout",
+            Self::Timeout(_) | Self::CreateTimeout(_) => "timeout",
             Self::Init(_) => "init",
             Self::Prestart(_) => "prestart",
             Self::Start { .. } => "start",
@@ -227,6 +230,7 @@ impl Container {
         }
         self.hierarchy().reset_peak(self.remains.cgroup());
         self.remains.set_claimed(execution, crate::telemetry::unix_ms(), self.baseline);
+        self.remains.serve_execution();
         Ok(())
     }
 

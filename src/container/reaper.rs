@@ -68,6 +68,13 @@ impl Remains {
         }
     }
 
+    /// Its bytes may pass at the rate of an execution from now on.
+    pub fn serve_execution(&self) {
+        if let Some(proxy) = &self.parts().proxy {
+            proxy.serve_execution();
+        }
+    }
+
     pub fn id(&self) -> &str {
         &self.parts().entry.id
     }

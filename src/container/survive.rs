@@ -48,6 +48,7 @@ pub struct Orphan {
     control: OwnedFd,
     listener: OwnedFd,
     credentials: Option<OwnedFd>,
+    egress: egress::Limits,
     remains: Remains,
 }
 
@@ -136,7 +137,8 @@ impl Containers {
             status: Mutex::new(Status { state: State::Creating, execution: None, pid: Some(note.pid), claimed: None }),
         });
         let remains = Remains::new(Parts { pidfd: Some(pidfd), ..self.parts(entry, place) });
-        Ok(Orphan { note, control, listener, credentials, remains })
+        let egress = self.settings().egress.clone();
+        Ok(Orphan { note, control, listener, credentials, egress, remains })
     }
 }
 
@@ -194,11 +196,12 @@ impl Orphan {
     }
 
     fn adopt(self, template: Arc<Template>) -> Result<Container, ContainerError> {
-        let Self { note, control, listener, credentials, mut remains } = self;
+        let Self { note, control, listener, credentials, egress: limits, mut remains } = self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
         let served = TcpListener::from(listener.try_clone().map_err(ContainerError::Control)?);
         let (policy, metrics) = (Arc::clone(&template.egress), remains.egress_metrics());
-        remains.set_proxy(egress::Proxy::serve(served, policy, remains.id().to_owned(), metrics)?);
+        let id = remains.id().to_owned();
+        remains.set_proxy(egress::Proxy::serve_with(served, policy, id, metrics, limits)?);
         Ok(Container {
             control,
             credentials,

@@ -1,4 +1,4 @@
-//! Counting what passes, and noticing when nothing does.
+//! Counting what passes, holding it back to the rate, and noticing when nothing does.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::metrics::{EgressMetrics, Outcome};
+use super::rate::{Bucket, Turn};
 
 /// What one container has used since its proxy was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub(super) struct Account {
     allowed: AtomicU64,
     refused: AtomicU64,
     open: AtomicU64,
+    /// Towards upstreams, and from them.
+    out: Bucket,
+    r#in: Bucket,
 }
 
 /// What one container has used so far.
@@ -50,15 +54,24 @@ impl Meter {
 }
 
 impl Account {
-    pub(super) fn new(metrics: Arc<EgressMetrics>) -> Self {
+    /// `mbit_per_second` is for each direction; 0 is no limit.
+    pub(super) fn new(metrics: Arc<EgressMetrics>, mbit_per_second: u32) -> Self {
         Self {
             metrics,
+            out: Bucket::new(mbit_per_second),
+            r#in: Bucket::new(mbit_per_second),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             allowed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             open: AtomicU64::new(0),
         }
+    }
+
+    /// Another rate for each direction from now on.
+    pub(super) fn set_rate(&self, mbit_per_second: u32) {
+        self.out.set(mbit_per_second);
+        self.r#in.set(mbit_per_second);
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -88,11 +101,13 @@ impl Account {
     }
 
     fn sent(&self, bytes: usize) {
+        self.out.take(bytes);
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
         self.metrics.bytes_out.inc_by(bytes as u64);
     }
 
     fn received(&self, bytes: usize) {
+        self.r#in.take(bytes);
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
         self.metrics.bytes_in.inc_by(bytes as u64);
     }
@@ -133,17 +148,28 @@ impl Activity {
     }
 }
 
-/// A connection to an upstream whose bytes are counted.
+/// A connection to an upstream whose bytes are counted, and pass no faster than they may.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
     stream: S,
     account: Arc<Account>,
     activity: Arc<Activity>,
+    reading: Turn,
+    writing: Turn,
 }
 
 impl<S> Metered<S> {
     pub(super) fn new(stream: S, account: Arc<Account>) -> Self {
-        Self { stream, account, activity: Arc::new(Activity::new()) }
+        let (reading, writing) = (Turn::default(), Turn::default());
+        Self { stream, account, activity: Arc::new(Activity::new()), reading, writing }
+    }
+
+    fn may_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reading.poll(cx, &self.account.r#in)
+    }
+
+    fn may_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.writing.poll(cx, &self.account.out)
     }
 
     pub(super) fn activity(&self) -> Arc<Activity> {
@@ -160,6 +186,7 @@ impl<S> Metered<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.may_read(cx));
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         self.account.received(buf.filled().len() - before);
@@ -170,6 +197,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.may_write(cx));
         let result = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
         self.wrote(&result);
         Poll::Ready(result)
@@ -180,6 +208,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.may_write(cx));
         let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
         self.wrote(&result);
         Poll::Ready(result)

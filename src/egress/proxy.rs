@@ -78,7 +78,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             container: escape_control(&container).into_owned(),
             dialer: Dialer::new(policy, limits.lookups, limits.connect_timeout),
-            account: Arc::new(Account::new(metrics)),
+            account: Arc::new(Account::new(metrics, limits.idle_mbit_per_second)),
             served: Arc::new(Semaphore::new(limits.connections)),
             accepted: Arc::new(Semaphore::new(limits.connections + TURNED_AWAY)),
             log: Mutex::new(LogGate::default()),
@@ -100,6 +100,11 @@ impl Proxy {
     /// Tells what the container has used, also once the proxy is gone.
     pub fn meter(&self) -> Meter {
         Meter(Arc::clone(&self.shared.account))
+    }
+
+    /// The container serves an execution from now on: its bytes may pass at the rate for that.
+    pub fn serve_execution(&self) {
+        self.shared.account.set_rate(self.shared.limits.run_mbit_per_second);
     }
 
     /// What the container has used so far.

@@ -13,6 +13,9 @@ use crate::egress::Policy;
 use crate::image::{Store, StoreError};
 use crate::pool::{ClaimError, Claimed, Pool, Supply, Want};
 
+/// What thawd mounts on in every container: the shared root is read-only, so an image has to bring these.
+const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "tmp"];
+
 /// What stands for the provider in listings and metrics.
 pub const LABEL: &str = "image";
 
@@ -120,6 +123,14 @@ pub enum ImageRunError {
         /// What is wrong with that.
         problem: &'static str,
     },
+    /// Something that is mounted on in every container is missing, or is a link or a file.
+    #[error("image {name:?} has no plain directory /{path}, which every container needs; add an empty one to it")]
+    MountPoint {
+        /// Which image.
+        name: String,
+        /// What is missing.
+        path: &'static str,
+    },
     /// Nothing to run.
     #[error("image {0:?} names no command; give one")]
     NoCommand(String),
@@ -164,6 +175,10 @@ impl Images {
         if argv.is_empty() {
             return Err(ImageRunError::NoCommand(name.to_owned()));
         }
+        let plain = |path: &&str| open_inside(&image.rootfs, path, OFlags::PATH | OFlags::DIRECTORY).is_ok();
+        if let Some(path) = MOUNT_POINTS.into_iter().find(|path| !plain(path)) {
+            return Err(ImageRunError::MountPoint { name: name.to_owned(), path });
+        }
         let user = config.user.as_str();
         let account = account(&image.rootfs, user).map_err(|problem| ImageRunError::User {
             name: name.to_owned(),
@@ -205,9 +220,15 @@ struct Account {
 
 /// `USER[:GROUP]`, each a number or a name of the image's own `/etc/passwd` and `/etc/group`; empty is root.
 fn account(rootfs: &Path, text: &str) -> Result<Account, &'static str> {
+    let account = resolve(text, &read_inside(rootfs, "etc/passwd"), || read_inside(rootfs, "etc/group"))?;
+    let home = account.home.filter(|home| is_plain_directory(rootfs, home));
+    Ok(Account { home, ..account })
+}
+
+/// The same from the content of the two files; whether the home exists is not looked at.
+fn resolve(text: &str, passwd: &str, groups: impl FnOnce() -> String) -> Result<Account, &'static str> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let user = if user.is_empty() { "0" } else { user };
-    let passwd = read_inside(rootfs, "etc/passwd");
     // passwd(5): name:password:uid:gid:comment:home:shell
     let line = |wanted: &dyn Fn(&[&str]) -> bool| {
         passwd
@@ -228,19 +249,18 @@ fn account(rootfs: &Path, text: &str) -> Result<Account, &'static str> {
     let gid = match group {
         Some(group) => match parse_id(group)? {
             Some(gid) => gid,
-            None => group_id(rootfs, group)?,
+            None => group_id(&groups(), group)?,
         },
         None => match &entry {
             Some(fields) => parse_id(fields[3])?.ok_or("whose group in /etc/passwd is no number")?,
             None => 0,
         },
     };
-    let home = entry.map(|fields| fields[5].to_owned()).filter(|home| is_plain_directory(rootfs, home));
+    let home = entry.map(|fields| fields[5].to_owned());
     Ok(Account { uid, gid, home })
 }
 
-fn group_id(rootfs: &Path, name: &str) -> Result<u32, &'static str> {
-    let groups = read_inside(rootfs, "etc/group");
+fn group_id(groups: &str, name: &str) -> Result<u32, &'static str> {
     let found = groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
     let fields = found.ok_or("whose group its /etc/group does not know")?;
     fields.get(2).map_or(Ok(None), |id| parse_id(id))?.ok_or("whose group id in /etc/group is no number")
@@ -283,6 +303,23 @@ fn is_plain_directory(rootfs: &Path, path: &str) -> bool {
     let relative = path.trim_matches('/');
     // /tmp is a mount already, and / must stay what it is.
     !relative.is_empty() && relative != "tmp" && open_inside(rootfs, relative, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+}
+
+/// What the fuzz target of accounts calls: `text` with the content of both files.
+///
+/// # Panics
+/// If an id comes out that a container does not have, or root without anything saying so.
+#[cfg(fuzzing)]
+pub fn fuzz_account(text: &str, passwd: &str, groups: &str) {
+    let Ok(Account { uid, gid, .. }) = resolve(text, passwd, || groups.to_owned()) else { return };
+    assert!(uid <= MAX_ID && gid <= MAX_ID, "{uid}:{gid}");
+    let user = text.split_once(':').map_or(text, |(user, _)| user);
+    let zero = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte == b'0');
+    let says_root = |line: &str| {
+        let fields: Vec<_> = line.split(':').collect();
+        fields.len() >= 6 && fields[0] == user && zero(fields[2])
+    };
+    assert!(uid != 0 || user.is_empty() || zero(user) || passwd.lines().any(says_root), "root out of nowhere");
 }
 
 #[cfg(test)]

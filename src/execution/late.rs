@@ -12,7 +12,6 @@ use crate::provider::prestart::{Action, Driver, Input, LateRequest};
 use crate::types::Secret;
 
 /// What a prestarted CLI is told at the claim; the files are the plan's.
-#[derive(Debug)]
 pub struct Late {
     /// The prompt.
     pub prompt: Zeroizing<String>,
@@ -22,6 +21,13 @@ pub struct Late {
     pub effort: Option<String>,
     /// Credential variables.
     pub variables: BTreeMap<String, Secret>,
+}
+
+impl std::fmt::Debug for Late {
+    /// Without the prompt, which is nobody else's.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Late").field("model", &self.model).field("effort", &self.effort).finish_non_exhaustive()
+    }
 }
 
 impl Late {
@@ -44,13 +50,19 @@ impl Late {
 }
 
 /// A conversation with a claimed CLI.
-#[derive(Debug)]
 pub struct Conversation {
     driver: Driver,
     stdin: pipe::Sender,
     /// Not written yet: a pipe holds 64 KiB, and a CLI may read slowly.
     unsent: Zeroizing<Vec<u8>>,
     verdict: Option<Verdict>,
+}
+
+impl std::fmt::Debug for Conversation {
+    /// Without what is said, which holds prompts and credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conversation").field("unsent_bytes", &self.unsent.len()).finish_non_exhaustive()
+    }
 }
 
 impl Conversation {
@@ -110,5 +122,30 @@ impl Conversation {
     /// How it went.
     pub fn finish(self) -> Verdict {
         self.verdict.unwrap_or_else(|| self.driver.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use zeroize::Zeroizing;
+
+    use super::Late;
+
+    #[test]
+    fn what_is_asked_is_not_printed() {
+        let late = Late {
+            prompt: Zeroizing::new("my secret plan".to_owned()),
+            model: "m1".to_owned(),
+            effort: None,
+            variables: BTreeMap::from([(
+                "KEY".to_owned(),
+                serde_json::from_str::<crate::types::Secret>("\"sk-secret\"").unwrap(),
+            )]),
+        };
+        let (files, env) = (BTreeMap::new(), BTreeMap::from([("A".to_owned(), "a secret".to_owned())]));
+        let printed = format!("{late:?} {:?}", late.request(&files, &env));
+        assert!(printed.contains("m1") && !printed.contains("secret"), "{printed}");
     }
 }

@@ -40,6 +40,8 @@ use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
 use crate::types;
 
+#[cfg(fuzzing)]
+pub use image_run::fuzz_account;
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
 pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
 pub use metrics::ExecutionMetrics;

@@ -106,7 +106,6 @@ impl From<InvocationError> for RequestError {
 }
 
 /// A checked request.
-#[derive(Debug)]
 pub struct Plan {
     /// Provider name.
     pub provider: String,
@@ -134,6 +133,19 @@ pub struct Plan {
     pub(super) start_timeout: Option<Duration>,
     /// How to read its output, for a prompt.
     pub(super) dialect: Option<Dialect>,
+}
+
+impl std::fmt::Debug for Plan {
+    /// Without prompt, arguments and credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stdin = self.stdin.as_ref().map(Vec::len);
+        f.debug_struct("Plan")
+            .field("provider", &self.provider)
+            .field("user", &self.user)
+            .field("model", &self.model)
+            .field("stdin_bytes", &stdin)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Plan {

@@ -3,6 +3,8 @@
 //! `core` only, so that the same file compiles into the std daemon and the no_std `thaw-init`. Both ends are
 //! always the same build on the same machine: integers are native-endian and [`VERSION`] is checked at hello.
 
+use core::ffi::c_char;
+
 /// Protocol version; `Hello` carries it and the daemon refuses another.
 pub const VERSION: u32 = 1;
 
@@ -97,6 +99,21 @@ pub const SPAWN_HEADER_LEN: usize = 24;
 pub const SIGNAL_LEN: usize = 12;
 /// Length of an encoded [`Report`].
 pub const REPORT_LEN: usize = 16;
+
+/// Cuts `count` NUL-terminated strings from `bytes` into `table`, which ends with a null pointer then; returns what is
+/// left. `None` if there are not that many, or more than the table can hold.
+pub fn cut_strings<'a>(mut bytes: &'a [u8], count: usize, table: &mut [*const c_char]) -> Option<&'a [u8]> {
+    if count >= table.len() {
+        return None;
+    }
+    for slot in table.iter_mut().take(count) {
+        let end = bytes.iter().position(|byte| *byte == 0)?;
+        *slot = bytes.as_ptr().cast();
+        bytes = &bytes[end + 1..];
+    }
+    table[count] = core::ptr::null();
+    Some(bytes)
+}
 
 fn put(buffer: &mut [u8], at: usize, value: u32) {
     buffer[at..at + 4].copy_from_slice(&value.to_ne_bytes());

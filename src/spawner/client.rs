@@ -167,6 +167,25 @@ async fn reap_orphans(group: u32) {
     }
 }
 
+/// Kills and reaps a container that nobody waits for any more.
+async fn reap_unwanted(pidfd: OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    let reaped = async {
+        Watched::new(pidfd, Interest::READABLE)?
+            .run(Interest::READABLE, |fd| {
+                match waitid(WaitId::PidFd(fd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                    Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
+                    Ok(Some(_)) | Err(rustix::io::Errno::CHILD) => Ok(()),
+                    Err(errno) => Err(errno.into()),
+                }
+            })
+            .await
+    };
+    if let Err::<(), io::Error>(error) = reaped.await {
+        tracing::error!(%error, "could not reap a container that nobody waits for");
+    }
+}
+
 /// Returns when the idle spawner closes its socket, which it does by dying only; never when there is none.
 async fn ended(process: Option<&Process>) {
     match process {
@@ -224,7 +243,11 @@ async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>, fa
                 }
             },
         };
-        // A requester that gave up drops the answer, and with it the container's control socket: it ends.
-        let _ = job.reply.send(outcome);
+        // A requester that gave up has dropped the container's control socket: it ends, and is ours to reap.
+        if let Err(Ok(Spawned { pidfd, .. }) | Err(SpawnerError::Failed { pidfd: Some(pidfd), .. })) =
+            job.reply.send(outcome)
+        {
+            tokio::spawn(reap_unwanted(pidfd));
+        }
     }
 }

@@ -97,3 +97,25 @@ async fn warm_containers_whose_thaw_init_was_killed_are_replaced() {
     daemon.sh("echo served").await.exited(0);
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_creation_takes_no_longer_than_its_limit_whatever_part_of_it_hangs() {
+    let daemon = Daemon::start(|setup| setup.pool(0).set("container.create_timeout_seconds", 1)).await;
+    daemon.sh("echo served").await.exited(0);
+    let hung = daemon.spawner().unwrap();
+    send(hung.pid, Signal::STOP);
+    let begun = std::time::Instant::now();
+    let error = daemon.client.create(&shell("echo never")).await.unwrap_err().to_string();
+    let took = begun.elapsed();
+    assert!(error.contains("not created within 1 s (`container.create_timeout_seconds`)"), "{error}");
+    assert!((900..10_000).contains(&took.as_millis()), "{took:?}");
+    // It gets to it after all: what it makes then is nobody's, and is cleared away.
+    send(hung.pid, Signal::CONT);
+    daemon.sh("echo served").await.exited(0);
+    eventually("nothing is left but the spawner", || async {
+        let others = crate::support::children(daemon.pid()).into_iter().filter(|child| *child != hung).count();
+        (daemon.containers().await.is_empty() && others == 0).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}

@@ -79,8 +79,8 @@ async fn work(strict: Strict, mut random: Random, counts: Arc<Counts>, pause: Ar
 async fn killed_at_any_moment_nothing_is_lost_or_left() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let kills = number("THAWD_KILLS").unwrap_or(if in_bed() { 40 } else { 300 });
-    let seed = number("THAWD_KILL_SEED")
-        .unwrap_or_else(|| rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec as u64);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = number("THAWD_KILL_SEED").unwrap_or_else(|| now.subsec_nanos().into());
     println!("seed: THAWD_KILL_SEED={seed}");
     let mut random = Random(seed);
     let mut daemon = Daemon::start(|setup| {

@@ -40,7 +40,7 @@ use crate::types::Secret;
 const ERROR_CHARS: usize = 1000;
 
 /// What is handed over at the claim.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct LateRequest<'a> {
     /// The prompt; must hold more than white space.
     pub prompt: &'a str,
@@ -56,6 +56,13 @@ pub struct LateRequest<'a> {
     pub env: &'a BTreeMap<String, String>,
     /// Now; a token that has run out is not handed to a CLI that cannot renew it.
     pub now: SystemTime,
+}
+
+impl std::fmt::Debug for LateRequest<'_> {
+    /// Without prompt and environment, which are nobody else's.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LateRequest").field("model", &self.model).field("effort", &self.effort).finish_non_exhaustive()
+    }
 }
 
 /// What follows from what the CLI printed.
@@ -239,11 +246,17 @@ impl Driver {
 }
 
 /// What is asked, kept until the CLI has taken its credential.
-#[derive(Debug)]
 struct Turn {
     prompt: Zeroizing<String>,
     model: String,
     effort: Option<plan::LateEffort>,
+}
+
+impl std::fmt::Debug for Turn {
+    /// Without the prompt, which is nobody else's.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn").field("model", &self.model).field("effort", &self.effort).finish_non_exhaustive()
+    }
 }
 
 fn verdict(result: Result<(), String>) -> Verdict {
