@@ -125,6 +125,7 @@ fn integer(expression: &str, file: &str) -> u64 {
 #[test]
 fn every_constant_on_the_page_is_the_one_in_the_source() {
     let mut seen = BTreeSet::new();
+    let configured = configured();
     for (name, cell) in limits() {
         let Some((file, constant_name)) = name.split_once(": ").filter(|(file, _)| file.ends_with(".rs")) else {
             continue;
@@ -136,7 +137,8 @@ fn every_constant_on_the_page_is_the_one_in_the_source() {
     // The reasons at the end are for limits that the tables have.
     for row in rows(&read("docs/LIMITS.md"), 2) {
         for name in quoted(&row[0]) {
-            assert!(seen.contains(name), "{name} is in no table");
+            let is_there = seen.contains(name) || configured.contains_key(name);
+            assert!(is_there, "{name} is in no table");
         }
     }
 }
