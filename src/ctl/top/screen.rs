@@ -30,7 +30,7 @@ impl Screen {
             tcsetattr(&stdin, OptionalActions::Now, &quiet)?;
             // A thread, because a terminal cannot be waited for as a socket can; it ends with the program.
             std::thread::spawn(move || {
-                for key in io::stdin().bytes().map_while(Result::ok) {
+                for key in io::stdin().lock().bytes().map_while(Result::ok) {
                     if sender.blocking_send(key).is_err() {
                         return;
                     }
