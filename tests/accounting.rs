@@ -175,3 +175,30 @@ async fn a_spawner_that_died_is_counted() {
     assert_eq!(series(&daemon.client.metrics().await.unwrap(), "thawd_spawner_failures_total"), Some(1.0));
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_used_before_the_daemon_was_killed_still_counts() {
+    let mut daemon = Daemon::start(|setup| setup.pool(1).set("log.format", "json")).await;
+    daemon.settled().await;
+    let body = br#"{"provider":"test","user":"u1","background":true,"command":["sh","-c","i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000"]}"#;
+    let headers = [("content-type", "application/json"), ("x-request-id", "kept-1")];
+    let answer = daemon.http("POST /v1/executions", &headers, body).await;
+    let execution: thawd::types::Execution = serde_json::from_slice(&answer.body).unwrap();
+    let (_, before) = eventually("it has used something", || async {
+        used(&daemon, &execution.id).await.filter(|(_, usage)| usage.cpu_us > 50_000)
+    })
+    .await;
+    daemon.kill();
+    daemon.launch().await;
+    let (container, after) = used(&daemon, &execution.id).await.unwrap();
+    assert!(after.cpu_us >= before.cpu_us && after.memory_limit_bytes == before.memory_limit_bytes, "{after:?}");
+    assert_eq!(container.claimed_at_ms, Some(execution.created_at_ms));
+    assert_eq!(daemon.client.execution(&execution.id).await.unwrap().request_id.as_deref(), Some("kept-1"));
+    cancelled(&daemon, &execution.id).await;
+    let outcome = Outcome::of(daemon.client.events(&execution.id, None).await.unwrap()).await;
+    assert_eq!(outcome.exit.request_id.as_deref(), Some("kept-1"));
+    let log = daemon.log();
+    let ended = log.lines().find(|line| line.contains("execution ended")).unwrap();
+    assert!(ended.contains("\"request_id\":\"kept-1\"") && ended.contains(&execution.id), "{ended}");
+    daemon.stop().await;
+}
