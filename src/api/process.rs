@@ -9,7 +9,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, getrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
 /// Read off at each scrape.
 #[derive(Debug, Default)]
@@ -50,9 +49,10 @@ impl Process {
 
     /// Reads them. What cannot be read keeps its last value.
     pub fn set(&self) {
-        let time = clock_gettime(ClockId::ProcessCPUTime);
-        let used = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
-        self.cpu.inc_by((used - self.cpu.get()).max(0.0));
+        if let Some(ticks) = fs::read_to_string("/proc/self/stat").ok().and_then(|text| cpu_ticks(&text)) {
+            let used = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+            self.cpu.inc_by((used - self.cpu.get()).max(0.0));
+        }
         if let Some(pages) = fs::read_to_string("/proc/self/statm").ok().and_then(|text| second_number(&text)) {
             self.resident.set(pages * rustix::param::page_size() as i64);
         }
@@ -69,6 +69,12 @@ impl Process {
             }
         }
     }
+}
+
+/// Fields 14 and 15, user and system time (proc_pid_stat(5)); the second, a name in parentheses, may hold anything.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
 fn second_number(statm: &str) -> Option<i64> {
@@ -93,6 +99,7 @@ mod tests {
         assert!(process.started.get() > 1.7e9);
         assert!(process.resident.get() > 1 << 20 && process.open_files.get() > 2);
         assert!(process.host_available.get() > 0 && process.host_memory.get() > process.host_available.get());
+        assert_eq!(cpu_ticks("1 (a) b) S 1 2 3 4 5 6 7 8 9 10 70 5 0 0"), Some(75));
         let before = process.cpu.get();
         process.set();
         assert!(process.cpu.get() >= before);
