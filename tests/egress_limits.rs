@@ -98,10 +98,12 @@ async fn each_limit_is_the_configured_one() {
     })
     .await;
     let connect = format!("CONNECT upstream.test:{port} HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n");
-    // Two tunnels are open; the third connection is told that it is one too many.
+    // Two tunnels are open; the third connection is told that it is one too many. What keeps them open dies with the
+    // container.
     let script = format!(
-        "for i in 1 2; do (printf '{connect}'; sleep 1) | nc 127.0.0.1 3128 > /dev/null & done; sleep 0.3; \
-         printf '{connect}' | nc 127.0.0.1 3128 | head -n 1; wait"
+        "for i in 1 2; do (printf '{connect}'; sleep 60) | nc 127.0.0.1 3128 > /tmp/tunnel$i & done; \
+         until [ -s /tmp/tunnel1 ] && [ -s /tmp/tunnel2 ]; do sleep 0.02; done; \
+         printf '{connect}' | nc 127.0.0.1 3128 | head -n 1"
     );
     let (outcome, _) = timed(&daemon, &script).await;
     assert!(outcome.text().starts_with("HTTP/1.1 503 "), "connections: {}", outcome.text());
