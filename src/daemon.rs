@@ -132,7 +132,8 @@ impl Survivors {
 
     /// Those that nobody had claimed.
     fn warm_of(&mut self, provider: &str) -> Vec<Orphan> {
-        let claimed = execution::claimed_containers(&self.executions);
+        // What cannot be told apart from a claimed one is not handed out: it is destroyed with what is left.
+        let Some(claimed) = execution::claimed_containers(&self.executions) else { return Vec::new() };
         let of = |id: &String, orphan: &mut Orphan| orphan.pool().provider() == provider && !claimed.contains(id);
         self.containers.extract_if(.., of).map(|(_, orphan)| orphan).collect()
     }

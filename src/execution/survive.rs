@@ -102,10 +102,11 @@ impl Handle {
     }
 }
 
-/// The containers that executions had claimed: nobody else may ever have them.
-pub fn claimed_containers(kept: &BTreeMap<String, Kept>) -> BTreeSet<String> {
-    let note = |kept: &Kept| serde_json::from_str::<Note>(&kept.note).ok();
-    kept.values().filter_map(|kept| Some(note(kept)?.command?.container)).collect()
+/// The containers that executions had claimed: nobody else may ever have them. `None` if that cannot be told of one of
+/// the executions: then any container may have been.
+pub fn claimed_containers(kept: &BTreeMap<String, Kept>) -> Option<BTreeSet<String>> {
+    let notes: Result<Vec<Note>, _> = kept.values().map(|kept| serde_json::from_str(&kept.note)).collect();
+    Some(notes.ok()?.into_iter().filter_map(|note| Some(note.command?.container)).collect())
 }
 
 /// How many executions of an earlier daemon there were.
@@ -173,11 +174,14 @@ impl Executions {
             self.ended(&handle, true);
             return Ok(ExecutionState::Exited);
         }
-        let resumed = resumable(&handle, &recovered, orphan, pipes, policy);
-        match resumed {
-            Ok((container, pipes, command)) => {
+        let running = resumable(&handle, &recovered, orphan, pipes, policy).and_then(|(container, pipes, command)| {
+            let running = run::Running::resume(&handle, &recovered, container, pipes, &command);
+            running.map_err(|error| error.to_string())
+        });
+        match running {
+            Ok(running) => {
                 let slot = self.users.enter(&handle.user, usize::MAX);
-                self.go_on(handle, recovered, container, pipes, command, slot).map_err(|error| error.to_string())?;
+                self.go_on(handle, recovered, running, slot);
                 Ok(ExecutionState::Running)
             }
             Err(reason) => {
@@ -235,12 +239,9 @@ impl Executions {
         self: &Arc<Self>,
         handle: Arc<Handle>,
         recovered: Recovered,
-        container: Container,
-        pipes: [OwnedFd; 2],
-        command: Running,
+        running: run::Running,
         slot: Option<UserSlot>,
-    ) -> io::Result<()> {
-        let running = run::Running::resume(&handle, &recovered, container, pipes, &command)?;
+    ) {
         let (this, span) = (Arc::clone(self), handle.span.clone());
         let task = async move {
             run::go_on(&this, &handle, running, &recovered).await;
@@ -248,7 +249,6 @@ impl Executions {
             this.ended(&handle, true);
         };
         tokio::spawn(task.instrument(span));
-        Ok(())
     }
 }
 
