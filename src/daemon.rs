@@ -132,9 +132,7 @@ impl Survivors {
 
     /// Those that nobody had claimed.
     fn warm_of(&mut self, provider: &str) -> Vec<Orphan> {
-        // What cannot be told apart from a claimed one is not handed out: it is destroyed with what is left.
-        let Some(claimed) = execution::claimed_containers(&self.executions) else { return Vec::new() };
-        let of = |id: &String, orphan: &mut Orphan| orphan.pool().provider() == provider && !claimed.contains(id);
+        let of = |_: &String, orphan: &mut Orphan| orphan.pool().provider() == provider && !orphan.may_be_claimed();
         self.containers.extract_if(.., of).map(|(_, orphan)| orphan).collect()
     }
 
@@ -210,7 +208,7 @@ impl Daemon {
             run_dir: paths.run_dir.clone(),
             timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
         };
-        let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy))?;
+        let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy), own_metrics.keeper_failures.clone())?;
         let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
         let settings = container_settings(config);
         let keeps = Some(Arc::clone(&keeper));

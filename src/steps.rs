@@ -5,7 +5,7 @@
 //! builds know nothing of this.
 
 /// Every step, in the order in which a container goes through them.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
     "create.cgroup",
     "create.spawned",
     "create.ready",
@@ -13,6 +13,7 @@ pub const ALL: [&str; 21] = [
     "rest.frozen",
     "rest.kept",
     "claim.kept",
+    "claim.marked",
     "claim.raised",
     "claim.injected",
     "claim.submitted",

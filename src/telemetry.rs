@@ -42,6 +42,8 @@ pub struct DaemonMetrics {
     pub watchdog_misses: Counter,
     /// Spawner processes that ended, or had to be ended.
     pub spawner_failures: Counter,
+    /// Keeper processes that ended, or had to be ended, and attempts to replace one that failed.
+    pub keeper_failures: Counter,
     /// Containers that an earlier daemon left behind and that could not be taken over.
     pub swept: Counter,
     /// Configurations that were not taken over when they were read again.
@@ -62,6 +64,11 @@ impl DaemonMetrics {
                 "thawd_spawner_failures",
                 "Processes for creating containers that ended unasked or did not answer, and were replaced",
                 &this.spawner_failures,
+            ),
+            (
+                "thawd_keeper_failures",
+                "Processes that hold what survives the daemon which ended unasked, did not answer, or could not be started",
+                &this.keeper_failures,
             ),
             (
                 "thawd_swept",

@@ -103,12 +103,13 @@ async fn each_limit_is_the_configured_one() {
     let script = format!(
         "for i in 1 2; do (printf '{connect}'; sleep 60) | nc 127.0.0.1 3128 > /tmp/tunnel$i & done; \
          until [ -s /tmp/tunnel1 ] && [ -s /tmp/tunnel2 ]; do sleep 0.02; done; \
-         printf '{connect}' | nc 127.0.0.1 3128 | head -n 1"
+         mkfifo /tmp/third; (printf '{connect}'; sleep 20) > /tmp/third & nc 127.0.0.1 3128 < /tmp/third | head -n 1"
     );
+    // To the proxy, a client that closes its side has hung up: the third one keeps it open, too.
     let (outcome, _) = timed(&daemon, &script).await;
     assert!(outcome.text().starts_with("HTTP/1.1 503 "), "connections: {}", outcome.text());
-    let script = "(printf 'GET http://upstream.test/ HTTP/1.1\\r\\nx: '; head -c 9000 /dev/zero | tr '\\0' x; \
-                  printf '\\r\\n\\r\\n') | nc 127.0.0.1 3128 | head -n 1";
+    let script = "mkfifo /tmp/f; (printf 'GET http://upstream.test/ HTTP/1.1\\r\\nx: '; head -c 9000 /dev/zero | tr '\\0' x; \
+                  printf '\\r\\n\\r\\n'; sleep 20) > /tmp/f & nc 127.0.0.1 3128 < /tmp/f | head -n 1";
     let (outcome, _) = timed(&daemon, script).await;
     assert!(outcome.text().starts_with("HTTP/1.1 431 "), "header_bytes: {}", outcome.text());
     // What feeds it goes on, and dies with the container when the other end has closed.

@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,10 @@ pub use reclaim::{Memory, Squeeze};
 /// CPU period that quotas are expressed in unless [`Limits::cpu_period_us`] says otherwise, microseconds: the kernel's
 /// default (Documentation/admin-guide/cgroup-v2.rst, `cpu.max`).
 pub const CPU_PERIOD_US: u64 = 100_000;
+
+/// Extended attribute of the v2 directory of a container that belongs, or belonged, to an execution. Below `trusted.`
+/// only CAP_SYS_ADMIN over the host sees and sets it (xattr(7)).
+const CLAIMED: &str = "trusted.thawd.claimed";
 
 /// Resource limits of a container in one of its classes (idle, run).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -495,6 +499,28 @@ impl Cgroup {
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         let events = core_files::events(&self.path)?;
         Ok(events.frozen && events.populated)
+    }
+
+    /// Writes down in the kernel that it belongs to an execution: nothing that happens to this process or another takes
+    /// that back.
+    ///
+    /// # Errors
+    /// The extended attribute cannot be set.
+    pub fn mark_claimed(&self) -> Result<(), CgroupError> {
+        rustix::fs::setxattr(&self.path, CLAIMED, b"1", XattrFlags::empty())
+            .map_err(|errno| CgroupError::io("mark as claimed", &self.path)(errno.into()))
+    }
+
+    /// Whether [`Self::mark_claimed`] has been called.
+    ///
+    /// # Errors
+    /// The extended attribute cannot be read.
+    pub fn is_claimed(&self) -> Result<bool, CgroupError> {
+        match rustix::fs::getxattr(&self.path, CLAIMED, &mut [0; 8]) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA) => Ok(false),
+            Err(errno) => Err(CgroupError::io("ask whether it is claimed", &self.path)(errno.into())),
+        }
     }
 
     /// Kills every process in it, frozen or not (`cgroup.kill`, Linux 5.14).

@@ -220,6 +220,9 @@ impl Container {
     /// # Errors
     /// The limits cannot be set.
     pub fn claim(&mut self, execution: &str) -> Result<(), ContainerError> {
+        // First, and in the kernel: whatever becomes of this process and of the keeper, it never passes for an unused one.
+        self.remains.cgroup().mark_claimed()?;
+        steps::at("claim.marked");
         match self.resting {
             true => self.hierarchy().raise(self.remains.cgroup(), &self.template.idle, &self.template.run)?,
             false => {

@@ -148,6 +148,11 @@ impl Orphan {
         &self.note.pool
     }
 
+    /// Whether it may have been given to an execution, so that nobody else may ever have it.
+    pub fn may_be_claimed(&self) -> bool {
+        self.remains.cgroup().is_claimed().unwrap_or(true)
+    }
+
     /// Back into its pool, if it is as warm containers have to be and made from what they are made from today.
     ///
     /// # Errors
@@ -156,6 +161,9 @@ impl Orphan {
         let unfit = |reason: &str| ContainerError::Init(reason.to_owned());
         if self.note.fingerprint != fingerprint {
             return Err(unfit("it was made from something else than today"));
+        }
+        if self.may_be_claimed() {
+            return Err(unfit("it was given to an execution"));
         }
         if !self.remains.cgroup().is_frozen()? {
             return Err(unfit("it is not frozen"));

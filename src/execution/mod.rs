@@ -47,7 +47,7 @@ pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Str
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 pub use spool::{Files, Spools};
-pub use survive::{Survivors, claimed_containers};
+pub use survive::Survivors;
 use users::Users;
 use waiting::Waiting;
 

@@ -472,8 +472,7 @@ async fn submit(
     let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
     let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
-    // Before anything of the user's gets into the container: should the daemon be killed from here on, it is never taken
-    // for an unused one.
+    // Before it is claimed, so that the next daemon knows whose it was.
     let (id, tag) = (container.id().to_owned(), container.next_tag());
     handle.set_command(Command { container: id, tag, path, since: survive::now() }, [stdout.as_fd(), stderr.as_fd()]);
     steps::at("claim.kept");

@@ -23,26 +23,27 @@ pub struct Spools {
 }
 
 impl Spools {
-    /// On a tmpfs of its own, kept out of swap (`noswap`, Linux 6.4).
+    /// On a tmpfs of its own, kept out of swap (`noswap`, Linux 6.4), and in folios as large as what is written at once
+    /// (`huge=always`, since Linux 6.14): output is then counted and charged by the piece and no more by the page, which
+    /// takes about half the time.
     ///
     /// # Errors
     /// The tmpfs cannot be made; needs CAP_SYS_ADMIN.
     pub fn new() -> io::Result<Self> {
-        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        // No limit of its own: what is kept of an execution is limited by its log.
-        for (key, value) in [("mode", "0700"), ("size", "0"), ("nr_inodes", "0")] {
-            rustix::mount::fsconfig_set_string(&context, key, value)?;
+        let large = Self { mount: Some(mount("always")?) };
+        // Older kernels know large pages of one size only, 2 MiB even for a single byte.
+        if large.bytes_for_one()? <= rustix::param::page_size() as u64 {
+            return Ok(large);
         }
-        match rustix::mount::fsconfig_set_flag(&context, "noswap") {
-            // EINVAL: an older kernel. Its pages are charged to the daemon, which has no swap under systemd.
-            Ok(()) | Err(Errno::INVAL) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        rustix::mount::fsconfig_create(&context)?;
-        let attributes =
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        Ok(Self { mount: Some(mount) })
+        Ok(Self { mount: Some(mount("never")?) })
+    }
+
+    /// How much memory a file with one byte takes, bytes.
+    fn bytes_for_one(&self) -> io::Result<u64> {
+        let file = self.file()?;
+        rustix::io::pwrite(&file, b"x", 0)?;
+        // In units of 512 bytes whatever the file system (stat(2)).
+        Ok(rustix::fs::fstat(&file)?.st_blocks.unsigned_abs() * 512)
     }
 
     /// An empty file.
@@ -67,6 +68,29 @@ impl Spools {
     pub fn files(&self) -> io::Result<Files> {
         Ok(Files { journal: self.file()?, output: [self.file()?, self.file()?] })
     }
+}
+
+/// A tmpfs that is mounted nowhere; `huge` is its option of that name (tmpfs(5)).
+fn mount(huge: &str) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // No limit of its own: what is kept of an execution is limited by its log.
+    for (key, value) in [("mode", "0700"), ("size", "0"), ("nr_inodes", "0")] {
+        rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    match rustix::mount::fsconfig_set_string(&context, "huge", huge) {
+        // A kernel without large pages.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match rustix::mount::fsconfig_set_flag(&context, "noswap") {
+        // EINVAL: an older kernel. Its pages are charged to the daemon, which has no swap under systemd.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// The files of one execution.

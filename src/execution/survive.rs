@@ -1,6 +1,6 @@
 //! Executions that outlive their daemon: what the keeper is told of each, and how the next daemon goes on with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,13 +102,6 @@ impl Handle {
     }
 }
 
-/// The containers that executions had claimed: nobody else may ever have them. `None` if that cannot be told of one of
-/// the executions: then any container may have been.
-pub fn claimed_containers(kept: &BTreeMap<String, Kept>) -> Option<BTreeSet<String>> {
-    let notes: Result<Vec<Note>, _> = kept.values().map(|kept| serde_json::from_str(&kept.note)).collect();
-    Some(notes.ok()?.into_iter().filter_map(|note| Some(note.command?.container)).collect())
-}
-
 /// How many executions of an earlier daemon there were.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Survivors {
@@ -151,22 +144,12 @@ impl Executions {
         orphans: &mut BTreeMap<String, Orphan>,
         egress: &impl Fn(&str) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
-        let note: Note = serde_json::from_str(&kept.note).map_err(|error| {
-            self.forget_kept(id);
-            error.to_string()
+        let Understood { note, log, recovered, pipes } = self.understand(kept).inspect_err(|_| {
+            if let Some(keeper) = &self.keeper {
+                keeper.forget(id);
+            }
         })?;
-        // Taken out first: whatever comes of the execution, its container serves nobody else.
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
-        let mut fds = kept.fds.into_iter();
-        let mut next = || fds.next().ok_or_else(|| "too little of it was kept".to_owned());
-        let files = Files { journal: next()?, output: [next()?, next()?] };
-        let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
-        let pipes = copy().zip(copy());
-        let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
-        let (log, recovered) = Log::recover(limits, files).map_err(|error| {
-            self.forget_kept(id);
-            error.to_string()
-        })?;
         let policy = egress(&note.provider);
         let handle = Arc::new(self.revive(id, note, log, &recovered));
         self.known().executions.insert(id.to_owned(), Arc::clone(&handle));
@@ -194,10 +177,16 @@ impl Executions {
         }
     }
 
-    fn forget_kept(&self, id: &str) {
-        if let Some(keeper) = &self.keeper {
-            keeper.forget(id);
-        }
+    fn understand(&self, kept: Kept) -> Result<Understood, String> {
+        let note: Note = serde_json::from_str(&kept.note).map_err(|error| error.to_string())?;
+        let mut fds = kept.fds.into_iter();
+        let mut next = || fds.next().ok_or_else(|| "too little of it was kept".to_owned());
+        let files = Files { journal: next()?, output: [next()?, next()?] };
+        let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
+        let pipes = copy().zip(copy());
+        let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
+        let (log, recovered) = Log::recover(limits, files).map_err(|error| error.to_string())?;
+        Ok(Understood { note, log, recovered, pipes })
     }
 
     fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered) -> Handle {
@@ -250,6 +239,14 @@ impl Executions {
         };
         tokio::spawn(task.instrument(span));
     }
+}
+
+/// What the keeper had of an execution.
+struct Understood {
+    note: Note,
+    log: Log,
+    recovered: Recovered,
+    pipes: Option<(OwnedFd, OwnedFd)>,
 }
 
 type Resumable = (Container, [OwnedFd; 2], Running);

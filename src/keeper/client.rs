@@ -9,9 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 use rustix::time::Timespec;
 use tokio::io::Interest;
 
@@ -20,8 +23,11 @@ use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
 use crate::cgroup::Hierarchy;
 use crate::kernel::{self, Watched};
 
-/// How long the keeper may take for one message: microseconds, unless it does not run at all.
+/// How long a keeper may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take to make room for one more message: microseconds, unless it does not run at all. Claims wait.
+const SEND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Send buffer asked for, bytes: some hundred messages, so that a claim does not wait for the keeper to run.
 const SEND_BUFFER: usize = 1 << 20;
@@ -66,6 +72,7 @@ pub struct Kept {
 pub struct Keeper {
     place: Place,
     hierarchy: Arc<Hierarchy>,
+    failures: Counter,
     state: Mutex<State>,
 }
 
@@ -82,11 +89,15 @@ struct State {
 
 impl Keeper {
     /// Connects to the keeper that is there, or starts one. Returns what it has kept. Blocks for as long as that takes,
-    /// some milliseconds; must be called in a tokio runtime.
+    /// some milliseconds; must be called in a tokio runtime. `failures` counts those that had to be replaced.
     ///
     /// # Errors
     /// It can neither be reached nor be started.
-    pub fn start(place: Place, hierarchy: Arc<Hierarchy>) -> Result<(Arc<Self>, BTreeMap<String, Kept>), KeeperError> {
+    pub fn start(
+        place: Place,
+        hierarchy: Arc<Hierarchy>,
+        failures: Counter,
+    ) -> Result<(Arc<Self>, BTreeMap<String, Kept>), KeeperError> {
         let address = place.run_dir.join(SOCKET);
         let found = match reach(&address) {
             Ok(found) => Some(found),
@@ -110,7 +121,7 @@ impl Keeper {
             items.insert(key.clone(), (note.clone(), fds.clone()));
         }
         let state = Mutex::new(State { socket: Some(socket), child, items, ended: false });
-        let this = Arc::new(Self { place, hierarchy, state });
+        let this = Arc::new(Self { place, hierarchy, failures, state });
         tokio::spawn(Arc::clone(&this).look_after(ears));
         Ok((this, kept))
     }
@@ -135,16 +146,6 @@ impl Keeper {
         if state.items.remove(key).is_some() {
             state.send(&Request::Drop { key: key.to_owned() }, &[]);
         }
-    }
-
-    /// How many names it keeps something under.
-    pub fn count(&self) -> usize {
-        self.lock().items.len()
-    }
-
-    /// Whether there is a keeper.
-    pub fn is_there(&self) -> bool {
-        self.lock().socket.is_some()
     }
 
     /// Ends the keeper: the daemon is stopped for good, and nothing is left to keep.
@@ -178,7 +179,8 @@ impl Keeper {
                 if self.lock().ended {
                     return;
                 }
-                tracing::error!("the keeper process ended");
+                self.failures.inc();
+                tracing::error!("the keeper process ended, or hangs");
                 let this = Arc::clone(&self);
                 match tokio::task::spawn_blocking(move || this.replace()).await {
                     Ok(Ok(next)) => {
@@ -219,15 +221,18 @@ impl State {
         let Some(socket) = &self.socket else { return };
         let sent = serde_json::to_vec(request).map_err(io::Error::other).and_then(|body| deliver(socket, &body, fds));
         if let Err(error) = sent {
-            // Its end is noticed by the task that looks after it.
             tracing::error!(%error, "the keeper could not be told");
+            // Wakes the task that looks after it, which replaces it, whether it has ended or hangs: the next one is told
+            // everything. Until then nobody else waits for this one.
+            let _ = rustix::net::shutdown(socket, Shutdown::Both);
+            self.socket = None;
         }
     }
 }
 
 /// Sends to a socket that does not block, waiting a while if it is full.
 fn deliver(socket: &OwnedFd, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + SEND_PATIENCE;
     loop {
         match kernel::send(socket.as_fd(), &[body], fds) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(socket, PollFlags::OUT, until)?,

@@ -120,3 +120,28 @@ async fn a_creation_takes_no_longer_than_its_limit_whatever_part_of_it_hangs() {
     .await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_keeper_that_hangs_is_replaced_and_told_everything() {
+    let mut daemon = Daemon::start(|setup| setup.pool(2)).await;
+    daemon.settled().await;
+    let counting = Counting::start(&daemon, 1500).await;
+    let hung = daemon.keeper().unwrap();
+    send(hung.pid, Signal::STOP);
+    // Until its socket is full nobody notices; then nobody waits for long.
+    let begun = std::time::Instant::now();
+    while daemon.keeper().is_none_or(|keeper| keeper.pid == hung.pid) {
+        daemon.sh("echo served").await.exited(0);
+        assert!(begun.elapsed() < RECOVERY, "it is still there");
+    }
+    assert!(!hung.exists(), "it was killed");
+    eventually("the other one has been told", || async {
+        daemon.log().contains("another keeper has taken its place").then_some(())
+    })
+    .await;
+    daemon.kill();
+    daemon.launch().await;
+    counting.assert_complete(&daemon).await;
+    daemon.settled().await;
+    daemon.stop().await;
+}

@@ -11,3 +11,5 @@ mod restart;
 #[cfg(debug_assertions)]
 mod steps;
 mod strict;
+#[cfg(debug_assertions)]
+mod unknown;

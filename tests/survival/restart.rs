@@ -177,6 +177,8 @@ async fn a_keeper_that_dies_is_replaced_and_told_everything() {
         daemon.log().contains("another keeper has taken its place").then_some(())
     })
     .await;
+    let metrics = daemon.client.metrics().await.unwrap();
+    assert!(metrics.contains("\nthawd_keeper_failures_total 1\n"), "{metrics}");
     daemon.settled_beside(1).await;
     daemon.kill();
     daemon.launch().await;
