@@ -48,6 +48,7 @@ impl Source {
                     tracing::error!(%error, "a command's output cannot be read");
                 }
                 self.pipe = None;
+                self.spool.settle();
                 false
             }
         }
@@ -189,6 +190,27 @@ mod tests {
         assert!(*spool.read(0, spool.length()) == expected);
         spool.punch(100_000);
         assert!(spool.read(100_000, spool.length()) == expected[100_000..], "what is thrown away is what comes before");
+    }
+
+    #[tokio::test]
+    async fn much_output_takes_room_in_advance_and_gives_it_back() {
+        let file = Spools::default().file().unwrap();
+        let spool = Arc::new(Spool::new(Arc::clone(&file)).unwrap());
+        let (mut source, mut writer) = source(&spool);
+        let text: Vec<u8> = (0..3_000_001).map(|index| b'a' + (index % 23) as u8).collect();
+        let expected = text.clone();
+        let feeder = std::thread::spawn(move || writer.write_all(&text).unwrap());
+        let size = || rustix::fs::fstat(&file).unwrap().st_size as u64;
+        let mut in_advance = false;
+        while source.read().await {
+            in_advance |= size() > spool.length();
+            // Whoever is given the file at any time knows how much has come, whatever its size.
+            assert_eq!(Spool::new(Arc::clone(&file)).unwrap().length(), spool.length());
+        }
+        feeder.join().unwrap();
+        assert!(in_advance, "large pages are taken for what is within the size");
+        assert_eq!(size(), 3_000_001);
+        assert!(*spool.read(0, spool.length()) == expected);
     }
 
     #[test]

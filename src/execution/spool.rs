@@ -2,7 +2,8 @@
 //! execution when the daemon is killed, because the keeper holds them too.
 //!
 //! Output is moved from a command's pipe to its file by splice(2): the kernel takes from the pipe exactly what it has
-//! added to the file, whenever the daemon is killed, so that the length of the file says what has been read.
+//! added to the file, and moves the file's position by as much, whenever the daemon is killed, so that the position says
+//! what has been read.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::pipe::SpliceFlags;
@@ -23,27 +24,32 @@ pub struct Spools {
 }
 
 impl Spools {
-    /// On a tmpfs of its own, kept out of swap (`noswap`, Linux 6.4), and in folios as large as what is written at once
-    /// (`huge=always`, since Linux 6.14): output is then counted and charged by the piece and no more by the page, which
-    /// takes about half the time.
+    /// On a tmpfs of its own, kept out of swap (`noswap`, Linux 6.4), with large pages for what has been announced as large
+    /// (`huge=within_size`; see [`Spool`]).
     ///
     /// # Errors
     /// The tmpfs cannot be made; needs CAP_SYS_ADMIN.
     pub fn new() -> io::Result<Self> {
-        let large = Self { mount: Some(mount("always")?) };
-        // Older kernels know large pages of one size only, 2 MiB even for a single byte.
-        if large.bytes_for_one()? <= rustix::param::page_size() as u64 {
-            return Ok(large);
+        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        // No limit of its own: what is kept of an execution is limited by its log.
+        for (key, value) in [("mode", "0700"), ("size", "0"), ("nr_inodes", "0")] {
+            rustix::mount::fsconfig_set_string(&context, key, value)?;
         }
-        Ok(Self { mount: Some(mount("never")?) })
-    }
-
-    /// How much memory a file with one byte takes, bytes.
-    fn bytes_for_one(&self) -> io::Result<u64> {
-        let file = self.file()?;
-        rustix::io::pwrite(&file, b"x", 0)?;
-        // In units of 512 bytes whatever the file system (stat(2)).
-        Ok(rustix::fs::fstat(&file)?.st_blocks.unsigned_abs() * 512)
+        match rustix::mount::fsconfig_set_string(&context, "huge", "within_size") {
+            // EINVAL: a kernel without large pages.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match rustix::mount::fsconfig_set_flag(&context, "noswap") {
+            // EINVAL: an older kernel. Its pages are charged to the daemon, which has no swap under systemd.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        rustix::mount::fsconfig_create(&context)?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        Ok(Self { mount: Some(mount) })
     }
 
     /// An empty file.
@@ -70,29 +76,6 @@ impl Spools {
     }
 }
 
-/// A tmpfs that is mounted nowhere; `huge` is its option of that name (tmpfs(5)).
-fn mount(huge: &str) -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // No limit of its own: what is kept of an execution is limited by its log.
-    for (key, value) in [("mode", "0700"), ("size", "0"), ("nr_inodes", "0")] {
-        rustix::mount::fsconfig_set_string(&context, key, value)?;
-    }
-    match rustix::mount::fsconfig_set_string(&context, "huge", huge) {
-        // A kernel without large pages.
-        Ok(()) | Err(Errno::INVAL) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    match rustix::mount::fsconfig_set_flag(&context, "noswap") {
-        // EINVAL: an older kernel. Its pages are charged to the daemon, which has no swap under systemd.
-        Ok(()) | Err(Errno::INVAL) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
-}
-
 /// The files of one execution.
 #[derive(Debug)]
 pub struct Files {
@@ -102,11 +85,23 @@ pub struct Files {
     pub output: [Arc<OwnedFd>; 2],
 }
 
+/// Size of the large pages, bytes (x86-64 and arm64 with 4 KiB pages); elsewhere they are merely not used as well.
+const LARGE_PAGE: u64 = 2 << 20;
+
+/// A stream of more than this gets large pages, bytes.
+const LARGE: u64 = 1 << 20;
+
 /// One stream of one execution. Written by its one owner, read by anybody.
+///
+/// How much has been written is told by the position of the file, which the kernel moves and which everybody shares who has
+/// the descriptor. The size of the file is the same at first. When there turns out to be much, it is set beyond that, because
+/// tmpfs takes large pages for what is within the size: a page at a time, moving output takes almost twice as long.
 #[derive(Debug)]
 pub struct Spool {
     file: Arc<OwnedFd>,
     length: AtomicU64,
+    /// The size that was asked for; 0 until then.
+    size: AtomicU64,
     /// Everything before this has been thrown away.
     punched: AtomicU64,
 }
@@ -117,8 +112,14 @@ impl Spool {
     /// # Errors
     /// It is no file.
     pub fn new(file: Arc<OwnedFd>) -> io::Result<Self> {
-        let length = rustix::fs::fstat(&file)?.st_size;
-        Ok(Self { file, length: AtomicU64::new(length.try_into().unwrap_or(0)), punched: AtomicU64::new(0) })
+        let length = rustix::fs::seek(&file, SeekFrom::Current(0))?;
+        let size = rustix::fs::fstat(&file)?.st_size.unsigned_abs();
+        Ok(Self {
+            length: AtomicU64::new(length),
+            size: AtomicU64::new(if size > length { size } else { 0 }),
+            punched: AtomicU64::new(0),
+            file,
+        })
     }
 
     /// The file, for the keeper.
@@ -136,10 +137,31 @@ impl Spool {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when there is nothing; those of splice(2).
     pub fn take(&self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
-        let mut at = self.length();
-        let moved = rustix::pipe::splice(pipe, None, &self.file, Some(&mut at), most, SpliceFlags::NONBLOCK)?;
+        self.announce(most as u64);
+        let moved = rustix::pipe::splice(pipe, None, &self.file, None, most, SpliceFlags::NONBLOCK)?;
         self.length.fetch_add(moved as u64, Ordering::Release);
         Ok(moved)
+    }
+
+    /// Makes the file large enough for `more` bytes, if it has become large.
+    fn announce(&self, more: u64) {
+        let end = self.length() + more;
+        if end - more >= LARGE && end > self.size.load(Ordering::Relaxed) {
+            let size = end.next_multiple_of(LARGE_PAGE);
+            // It grows by itself as well, in small pages.
+            if rustix::fs::ftruncate(&self.file, size).is_ok() {
+                self.size.store(size, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// No more will come for now: gives back memory that was taken in advance.
+    pub fn settle(&self) {
+        if self.size.swap(0, Ordering::Relaxed) > self.length()
+            && let Err(error) = rustix::fs::ftruncate(&self.file, self.length())
+        {
+            tracing::warn!(%error, "memory taken for output cannot be given back");
+        }
     }
 
     /// Adds bytes of our own.
@@ -148,7 +170,7 @@ impl Spool {
     /// Out of memory.
     pub fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = rustix::io::pwrite(&self.file, bytes, self.length())?;
+            let written = rustix::io::write(&self.file, bytes)?;
             self.length.fetch_add(written as u64, Ordering::Release);
             bytes = &bytes[written..];
         }
@@ -174,9 +196,11 @@ impl Spool {
         bytes.into()
     }
 
-    /// Throws away what comes before `to`.
+    /// Throws away what comes before `to`, as far as that is whole pages.
     pub fn punch(&self, to: u64) {
-        let from = self.punched.swap(to, Ordering::Relaxed);
+        // A large page would be broken up to give back a part of it.
+        let to = if self.size.load(Ordering::Relaxed) > 0 { to - to % LARGE_PAGE } else { to };
+        let from = self.punched.fetch_max(to, Ordering::Relaxed);
         if from < to {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             if let Err(error) = rustix::fs::fallocate(&self.file, flags, from, to - from) {
