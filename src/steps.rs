@@ -5,7 +5,7 @@
 //! builds know nothing of this.
 
 /// Every step, in the order in which a container goes through them.
-pub const ALL: [&str; 22] = [
+pub const ALL: [&str; 23] = [
     "create.cgroup",
     "create.spawned",
     "create.ready",
@@ -20,6 +20,7 @@ pub const ALL: [&str; 22] = [
     "claim.noted",
     "claim.thawed",
     "run.started",
+    "run.moved",
     "run.taken",
     "run.published",
     "end.seen",

@@ -39,7 +39,7 @@ pub struct Cli {
 }
 
 /// Capacity asked for at most, bytes: fewer wake-ups while much is written. What is not written costs nothing.
-const PIPE_BYTES: usize = 256 * 1024;
+pub const PIPE_BYTES: usize = 256 * 1024;
 
 /// A pipe whose read end is ours and does not block, of about `capacity` bytes.
 pub fn output_pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {

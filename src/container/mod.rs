@@ -28,7 +28,7 @@ use crate::init::wire::{Report, op, stage};
 use crate::spawner::SpawnerError;
 use crate::{kernel, steps};
 
-pub use cli::{Cli, Prestarted, output_pipe};
+pub use cli::{Cli, PIPE_BYTES, Prestarted, output_pipe};
 pub use containers::{Containers, Limit, Place, Settings};
 use control::Control;
 pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};

@@ -20,6 +20,7 @@ mod plan;
 mod run;
 mod spool;
 mod survive;
+mod transit;
 mod users;
 mod waiting;
 

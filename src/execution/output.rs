@@ -9,6 +9,8 @@ use serde::Serialize;
 use tokio::io::Interest;
 
 use super::spool::Spool;
+use super::transit::{Shelter, Transit};
+use crate::container::PIPE_BYTES;
 use crate::kernel::Watched;
 use crate::types::{Encoding, Output};
 
@@ -20,15 +22,21 @@ pub struct Source {
     spool: Arc<Spool>,
     /// Most that is moved at once, bytes.
     most: usize,
+    /// Once the command has written faster than this was read.
+    transit: Option<Transit>,
+    shelter: Shelter,
 }
+
+/// What comes at once tells that a command writes faster than it is read, bytes: half of its pipe.
+const FAST: usize = PIPE_BYTES / 2;
 
 impl Source {
     /// From `pipe`, which does not block, into `spool`, at most `most` bytes at once.
     ///
     /// # Errors
     /// The pipe cannot be polled.
-    pub fn new(pipe: OwnedFd, spool: Arc<Spool>, most: usize) -> io::Result<Self> {
-        Ok(Self { pipe: Some(Watched::new(pipe, Interest::READABLE)?), spool, most })
+    pub fn new(pipe: OwnedFd, spool: Arc<Spool>, most: usize, shelter: Shelter) -> io::Result<Self> {
+        Ok(Self { pipe: Some(Watched::new(pipe, Interest::READABLE)?), spool, most, transit: None, shelter })
     }
 
     /// Whether there may be more.
@@ -40,14 +48,24 @@ impl Source {
     /// nothing.
     pub async fn read(&mut self) -> bool {
         let Some(pipe) = &self.pipe else { return std::future::pending().await };
-        match pipe.run(Interest::READABLE, |pipe| self.spool.take(pipe, self.most)).await {
-            Ok(length) if length > 0 => true,
+        let moved = pipe.run(Interest::READABLE, |pipe| match &self.transit {
+            Some(transit) => transit.pass(pipe, &self.spool, self.most),
+            None => self.spool.take(pipe, self.most),
+        });
+        match moved.await {
+            Ok(length) if length > 0 => {
+                if length >= FAST && self.transit.is_none() {
+                    // Without one it is slower, and nothing else.
+                    self.transit = Transit::new(&self.shelter).ok();
+                }
+                true
+            }
             ended => {
                 if let Err(error) = ended {
                     // One that cannot be read says nothing more either.
                     tracing::error!(%error, "a command's output cannot be read");
                 }
-                self.pipe = None;
+                (self.pipe, self.transit) = (None, None);
                 self.spool.settle();
                 false
             }
@@ -115,7 +133,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Source, json, pieces, unfinished};
+    use crate::execution::log::Stream;
     use crate::execution::spool::{Spool, Spools};
+    use crate::execution::transit::Shelter;
 
     fn spool() -> Arc<Spool> {
         Arc::new(Spool::new(Spools::default().file().unwrap()).unwrap())
@@ -125,7 +145,8 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         let reader: OwnedFd = reader.into();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        (Source::new(reader, Arc::clone(spool), 256 * 1024).unwrap(), writer)
+        let shelter = Shelter::new(None, "e-1", Stream::Stdout);
+        (Source::new(reader, Arc::clone(spool), 256 * 1024, shelter).unwrap(), writer)
     }
 
     #[test]

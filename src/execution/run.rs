@@ -190,14 +190,13 @@ impl Running {
         command: &Command,
     ) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
-        let source = |pipe, stream| Source::new(pipe, Arc::clone(handle.log.spool(stream)), handle.log.gulp());
         Ok(Self {
             tag: command.tag,
             baseline: container.baseline(),
             since: survive::instant(command.since),
             begun: None,
-            stdout: source(stdout, Stream::Stdout)?,
-            stderr: source(stderr, Stream::Stderr)?,
+            stdout: handle.source(stdout, Stream::Stdout)?,
+            stderr: handle.source(stderr, Stream::Stderr)?,
             heard: Heard::resume(handle, recovered),
             guard: None,
             container,
@@ -366,7 +365,6 @@ async fn begin(
         (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
         (None, None) => Meaning::Bytes,
     };
-    let source = |pipe, stream| Source::new(pipe, Arc::clone(handle.log.spool(stream)), handle.log.gulp());
     Ok((
         Running {
             container,
@@ -374,8 +372,8 @@ async fn begin(
             baseline,
             since: Instant::now(),
             begun: Some((received, origin)),
-            stdout: source(stdout, Stream::Stdout)?,
-            stderr: source(stderr, Stream::Stderr)?,
+            stdout: handle.source(stdout, Stream::Stdout)?,
+            stderr: handle.source(stderr, Stream::Stderr)?,
             heard: Heard::new(handle, meaning),
             guard: Some(guard),
         },

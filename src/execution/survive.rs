@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::log::{self, Log, Recovered};
+use super::log::{self, Log, Recovered, Stream};
+use super::output::Source;
 use super::spool::Files;
+use super::transit::{self, Shelter};
 use super::users::UserSlot;
 use super::waiting::Waiting;
 use super::{Executions, Handle, Status, run};
@@ -92,6 +94,15 @@ impl Handle {
         }
     }
 
+    /// Its output out of `pipe`.
+    ///
+    /// # Errors
+    /// As [`Source::new`].
+    pub(super) fn source(&self, pipe: OwnedFd, stream: Stream) -> io::Result<Source> {
+        let shelter = Shelter::new(self.keeper.clone(), &self.id, stream);
+        Source::new(pipe, Arc::clone(self.log.spool(stream)), self.log.gulp(), shelter)
+    }
+
     /// It is forgotten.
     pub(super) fn forget(&self) {
         if let Some(keeper) = &self.keeper
@@ -101,6 +112,8 @@ impl Handle {
         }
     }
 }
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// How many executions of an earlier daemon there were.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -123,8 +136,11 @@ impl Executions {
         egress: impl Fn(&str) -> Option<Arc<Policy>>,
     ) -> Survivors {
         let mut survivors = Survivors::default();
+        let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            kept.into_iter().partition(|(key, _)| transit::is_key(key));
         for (id, kept) in kept {
-            let outcome = self.adopt_one(&id, kept, orphans, &egress);
+            let on_the_way = STREAMS.map(|stream| transits.remove(&transit::key(&id, stream)));
+            let outcome = self.adopt_one(&id, kept, on_the_way, orphans, &egress);
             match outcome {
                 Ok(ExecutionState::Running) => survivors.running += 1,
                 Ok(_) => survivors.ended += 1,
@@ -133,6 +149,12 @@ impl Executions {
                     survivors.lost += 1;
                 }
             }
+            for stream in STREAMS {
+                self.forget_kept(&transit::key(&id, stream));
+            }
+        }
+        for key in transits.keys() {
+            self.forget_kept(key);
         }
         survivors
     }
@@ -141,14 +163,19 @@ impl Executions {
         self: &Arc<Self>,
         id: &str,
         kept: Kept,
+        on_the_way: [Option<Kept>; 2],
         orphans: &mut BTreeMap<String, Orphan>,
         egress: &impl Fn(&str) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
-        let Understood { note, log, recovered, pipes } = self.understand(kept).inspect_err(|_| {
-            if let Some(keeper) = &self.keeper {
-                keeper.forget(id);
+        let understood = self.understand(kept).inspect_err(|_| self.forget_kept(id));
+        let Understood { note, log, recovered, pipes } = understood?;
+        for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
+            if let Some(pipe) = kept.and_then(|kept| kept.fds.into_iter().next())
+                && let Err(error) = transit::drain(pipe.as_fd(), log.spool(stream), log.gulp())
+            {
+                tracing::error!(execution = %id, %error, "output that was on its way is lost");
             }
-        })?;
+        }
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
         let policy = egress(&note.provider);
         let handle = Arc::new(self.revive(id, note, log, &recovered));
@@ -174,6 +201,12 @@ impl Executions {
                 self.ended(&handle, true);
                 Err(reason)
             }
+        }
+    }
+
+    fn forget_kept(&self, key: &str) {
+        if let Some(keeper) = &self.keeper {
+            keeper.forget(key);
         }
     }
 

@@ -52,14 +52,18 @@ pub enum Kind {
     Short,
     Counting,
     Burst,
+    Flood,
     Secret,
     Talk,
     TimeLimit,
     NoProgram,
 }
 
-pub const KINDS: [Kind; 7] =
-    [Kind::Short, Kind::Counting, Kind::Burst, Kind::Secret, Kind::Talk, Kind::TimeLimit, Kind::NoProgram];
+pub const KINDS: [Kind; 8] =
+    [Kind::Short, Kind::Counting, Kind::Burst, Kind::Flood, Kind::Secret, Kind::Talk, Kind::TimeLimit, Kind::NoProgram];
+
+/// How often a flood says the same.
+const FLOOD: usize = 14;
 
 pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
     match kind {
@@ -69,6 +73,11 @@ pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
         )),
         // More than the pipe holds, and less than the log.
         Kind::Burst => shell("i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done"),
+        // Faster than it is read, and more than anybody may be behind.
+        Kind::Flood => shell(&format!(
+            "i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done > /tmp/flood; \
+             i=0; while [ $i -lt {FLOOD} ]; do cat /tmp/flood; i=$((i+1)); done"
+        )),
         Kind::Secret => ExecutionRequest {
             credentials: Some(Credentials {
                 files: [("token".to_owned(), Secret::new(token.to_owned()))].into(),
@@ -100,9 +109,10 @@ pub fn check(kind: Kind, token: &str, seen: &Seen) {
             let lines = |word| (0..LINES).map(|number| format!("{word} {number}\n")).collect::<String>();
             assert!(out == lines("out") && err == lines("err"), "{} {out}", context());
         }
-        Kind::Burst => {
+        Kind::Burst | Kind::Flood => {
             ended(ExitReason::Exited, Some(0));
             let expected: String = (0..2000).map(|number| format!("{number}:{number:0200}\n")).collect();
+            let expected = expected.repeat(if kind == Kind::Flood { FLOOD } else { 1 });
             assert!(out == expected, "{}: {} bytes of {}", context(), out.len(), expected.len());
         }
         Kind::Secret => {
