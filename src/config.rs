@@ -203,7 +203,7 @@ impl Default for Pool {
             refill_low_water_percent: 25,
             held_creations: 1,
             health_interval_seconds: 30,
-            concurrent_creations: 2,
+            concurrent_creations: 1,
             squeeze: Squeeze::Off,
         }
     }

@@ -187,7 +187,9 @@ pub enum Event {
     /// It waits for a container. Only when it has to: first when it begins to wait, then about once per second when
     /// its position has changed.
     Queued(Queued),
-    /// The command is running. First event but for `queued`.
+    /// The command is running. First event but for `queued`. A second one comes when the provider refused the access token
+    /// that a prestarted CLI was given, and the request is made once more by a CLI that can renew it: what was on
+    /// standard output before is the first one's, and no text of the answer has come.
     Started(Started),
     /// Bytes that the command wrote to its standard output.
     Stdout(Output),

@@ -304,3 +304,41 @@ async fn each_cli_waits_already_started_asks_nothing_and_answers_its_one_user() 
     }
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_the_provider_refuses_is_renewed_by_a_cli_that_has_the_file() {
+    let upstream = Upstream::start();
+    let daemon = daemon(&upstream, |setup, name| {
+        let prestarted = u32::from(name == "openai");
+        setup.set(&format!("provider.{name}.pool_target"), 0).set(&format!("provider.{name}.prestarted"), prestarted)
+    })
+    .await;
+    let full = || async {
+        let pools = daemon.client.pools().await.unwrap();
+        pools.iter().any(|pool| pool.stage == Stage::Prestarted && pool.warm == 1).then_some(())
+    };
+    eventually("codex waits already started", full).await;
+    upstream.control(json!({"misbehave": "401", "api": "openai", "times": 1})).await;
+    let outcome = ask(&daemon, &upstream, "openai", "What is 3*67? Answer with the number only.").await;
+    let started = outcome.events.iter().filter_map(|(_, event)| match event {
+        Event::Started(started) => Some(started),
+        _ => None,
+    });
+    let started: Vec<_> = started.collect();
+    let [first, second] = started[..] else { panic!("{:?}", outcome.events) };
+    assert!(first.prestarted && !second.prestarted && first.container != second.container, "{started:?}");
+    assert_eq!(answer(&outcome).trim(), "201", "{:?}", outcome.exit);
+    assert!(outcome.exit.success && outcome.exit.code == Some(0), "{:?}", outcome.exit);
+    // Once, and not for ever: a token that cannot be renewed is a failure, and the reason is told.
+    eventually("another codex waits", full).await;
+    upstream.control(json!({"misbehave": "401", "api": "openai"})).await;
+    let outcome = ask(&daemon, &upstream, "openai", "What is 3*67?").await;
+    assert!(!outcome.exit.success && outcome.exit.detail.is_some(), "{:?}", outcome.exit);
+    let starts = outcome.events.iter().filter(|(_, event)| matches!(event, Event::Started(_))).count();
+    assert_eq!(starts, 2, "{:?}", outcome.events);
+    eventually("both containers are gone", || async {
+        daemon.containers().await.iter().all(|container| container.frozen).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}

@@ -96,6 +96,19 @@ impl Usage {
             throttled_us: self.throttled_us.saturating_sub(baseline.throttled_us),
         }
     }
+
+    /// What was used by this one and by `other`, one after the other.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us + other.cpu_us,
+            memory_bytes: self.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
+            oom_kills: self.oom_kills + other.oom_kills,
+            periods: self.periods + other.periods,
+            throttled_periods: self.throttled_periods + other.throttled_periods,
+            throttled_us: self.throttled_us + other.throttled_us,
+        }
+    }
 }
 
 /// Failures of this module; the message names the file.

@@ -114,6 +114,16 @@ impl Conversation {
         deltas
     }
 
+    /// Whether [`Self::wants_renewal`] may come to be true.
+    pub fn may_want_renewal(&self) -> bool {
+        self.driver.may_want_renewal()
+    }
+
+    /// Whether the provider refused the token, and a CLI that has the credential file could renew it.
+    pub fn wants_renewal(&self) -> bool {
+        self.driver.wants_renewal()
+    }
+
     /// Whether it has said everything.
     pub fn is_over(&self) -> bool {
         self.verdict.is_some()

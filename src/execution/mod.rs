@@ -9,6 +9,7 @@
 //! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
 //! cancellation, and count as readers while they stream.
 
+mod ending;
 mod followers;
 mod image_run;
 mod journal;

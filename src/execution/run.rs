@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use super::ending::{End, Ended, Remains, Stop, conclude, never_ran};
 use super::journal::Checkpoint;
 use super::late::{Conversation, Late};
 use super::log::{Log, Recovered, Stream};
@@ -25,7 +26,7 @@ use crate::container::{Cli, Container, ContainerError, output_pipe};
 use crate::pool::{ClaimGuard, Claimed};
 use crate::provider::{DialectParser, Verdict};
 use crate::steps;
-use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, ExitReason, Started};
+use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, Started};
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
 /// the kernel.
@@ -44,37 +45,6 @@ const HEAR_BYTES: u64 = 1 << 20;
 
 /// How many warm containers are tried.
 const CLAIM_ATTEMPTS: u32 = 3;
-
-/// Why the command has to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    Timeout,
-    StartTimeout,
-    Cancelled,
-    Shutdown,
-}
-
-impl Stop {
-    const ALL: [Self; 4] = [Self::Timeout, Self::StartTimeout, Self::Cancelled, Self::Shutdown];
-
-    /// What an earlier daemon had decided.
-    fn recovered(recovered: &Recovered) -> Option<Self> {
-        Self::ALL.into_iter().find(|stop| Some(*stop as u8) == recovered.stop)
-    }
-}
-
-/// How the command ended.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    /// Wait status.
-    Status(i32),
-    /// It could not be executed; exit code in the habit of shells.
-    NotStarted(i32),
-    /// The container ended around it.
-    Vanished,
-    /// A prestarted CLI, which would wait for another prompt, has said everything.
-    Answered,
-}
 
 /// How the output is understood.
 enum Meaning {
@@ -124,12 +94,22 @@ struct Heard {
 }
 
 impl Heard {
-    /// From the beginning.
+    /// From the command's beginning.
     fn new(handle: &Handle, meaning: Meaning) -> Self {
-        if matches!(meaning, Meaning::Dialect(_)) {
-            handle.log.keep_for_parser(0);
+        let this = Self { meaning, offset: handle.log.spool(Stream::Stdout).length() };
+        if matches!(this.meaning, Meaning::Dialect(_)) {
+            handle.log.keep_for_parser(this.offset);
+            if this.offset > 0 {
+                // Another one spoke before.
+                this.write_checkpoint(&handle.log);
+            }
         }
-        Self { meaning, offset: 0 }
+        this
+    }
+
+    /// Whether the credential was refused, and another CLI could renew it.
+    fn wants_renewal(&self) -> bool {
+        matches!(&self.meaning, Meaning::Conversation(conversation) if conversation.wants_renewal())
     }
 
     /// From where an earlier daemon was.
@@ -156,9 +136,13 @@ impl Heard {
 
     /// Lets the next daemon begin here, now and then.
     fn checkpoint(&self, log: &Log) {
-        if let Meaning::Dialect(parser) = &self.meaning
-            && log.is_checkpoint_due(self.offset)
-        {
+        if log.is_checkpoint_due(self.offset) {
+            self.write_checkpoint(log);
+        }
+    }
+
+    fn write_checkpoint(&self, log: &Log) {
+        if let Meaning::Dialect(parser) = &self.meaning {
             let json = serde_json::to_vec(&Checkpoint { offset: self.offset, parser });
             log.checkpoint(self.offset, json.expect("strings and numbers always serialize"));
         }
@@ -171,6 +155,10 @@ pub(super) struct Running {
     tag: u32,
     baseline: Usage,
     since: Instant,
+    /// When its time is over.
+    deadline: Instant,
+    /// What was on standard output before.
+    from: u64,
     /// When its request was, and what its container was; not of one that an earlier daemon began.
     pub(super) begun: Option<(Instant, Origin)>,
     stdout: Source,
@@ -190,10 +178,13 @@ impl Running {
         command: &Command,
     ) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
+        let since = survive::instant(command.since);
         Ok(Self {
             tag: command.tag,
             baseline: container.baseline(),
-            since: survive::instant(command.since),
+            since,
+            deadline: since + handle.timeout,
+            from: 0,
             begun: None,
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
@@ -201,6 +192,13 @@ impl Running {
             guard: None,
             container,
         })
+    }
+
+    /// Its output has been read to the end, or will not be.
+    fn conclude(self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
+        let Self { container, baseline, since, heard, .. } = self;
+        let remains = Remains { container: &container, baseline: &baseline, since, verdict: heard.meaning.verdict() };
+        conclude(handle, remains, end, stop)
     }
 }
 
@@ -212,16 +210,10 @@ pub async fn run(
     received: Instant,
     started: oneshot::Sender<Result<(), StartError>>,
 ) -> bool {
-    let metrics = &executions.metrics;
-    let begun = tokio::select! {
-        begun = begin(executions, &handle, &mut plan, received) => begun,
-        () = handle.cancel.cancelled() => Err(StartError::Cancelled),
-        () = executions.shutdown.cancelled() => Err(StartError::Stopped),
-    };
-    let (mut running, failed) = match begun {
+    let (mut running, failed) = match start(executions, &handle, &mut plan, received).await {
         Ok(begun) => begun,
         Err(error) => {
-            metrics.refused(&plan.provider, &error);
+            executions.metrics.refused(&plan.provider, &error);
             tracing::warn!(%error, "execution not started");
             // It was visible while it was pending: whoever reads its events, or waits for its end, gets one.
             finish(&handle, never_ran(&error, received));
@@ -230,17 +222,75 @@ pub async fn run(
         }
     };
     let _ = started.send(Ok(()));
-    let (end, stop) = match failed {
+    let (end, stop) = see_through(executions, &handle, &mut running, failed).await;
+    let refused = stop.is_none() && running.heard.wants_renewal();
+    let deadline = running.deadline;
+    let mut ended = running.conclude(&handle, end, stop);
+    if refused {
+        ended = once_more(executions, &handle, &mut plan, deadline, ended).await;
+    }
+    plan.forget_secrets();
+    tell(executions, &handle, ended);
+    true
+}
+
+/// As [`begin`], unless nobody wants it any more.
+async fn start(
+    executions: &Executions,
+    handle: &Handle,
+    plan: &mut Plan,
+    received: Instant,
+) -> Result<(Running, Option<(i32, String)>), StartError> {
+    tokio::select! {
+        begun = begin(executions, handle, plan, received) => begun,
+        () = handle.cancel.cancelled() => Err(StartError::Cancelled),
+        () = executions.shutdown.cancelled() => Err(StartError::Stopped),
+    }
+}
+
+/// Asks again, in a container without a CLI in it: the provider has refused the access token, and a CLI that has the
+/// credential file can renew it. The client sees a second `started`; the time limit stays that of the first.
+async fn once_more(
+    executions: &Arc<Executions>,
+    handle: &Arc<Handle>,
+    plan: &mut Plan,
+    deadline: Instant,
+    first: Ended,
+) -> Ended {
+    tracing::info!(container = %first.container, "the provider refused the access token: once more with a CLI that can renew it");
+    let begun = Instant::now();
+    match start(executions, handle, plan, begun).await {
+        Ok((mut running, failed)) => {
+            running.deadline = deadline;
+            let (end, stop) = see_through(executions, handle, &mut running, failed).await;
+            running.conclude(handle, end, stop).after(&first)
+        }
+        Err(error @ (StartError::Cancelled | StartError::Stopped | StartError::Left)) => {
+            Ended { exit: never_ran(&error, begun), used: Usage::default(), ..first.clone() }.after(&first)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "it cannot be asked again");
+            first
+        }
+    }
+}
+
+/// Reads what the command says, if it could be executed, until it has to end.
+async fn see_through(
+    executions: &Executions,
+    handle: &Arc<Handle>,
+    running: &mut Running,
+    failed: Option<(i32, String)>,
+) -> (End, Option<Stop>) {
+    match failed {
         Some((code, detail)) => {
-            say_why(&handle, &detail);
+            say_why(handle, &detail);
             // Nothing ran, so there is nothing to be read out of its output.
             running.heard.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
         }
-        None => follow(executions, &handle, &mut running, executions.settings.disconnect_grace, None).await,
-    };
-    end_with(executions, &handle, running, end, stop);
-    true
+        None => follow(executions, handle, running, executions.settings.disconnect_grace, None).await,
+    }
 }
 
 /// Goes on with an execution that an earlier daemon had begun, to its end.
@@ -264,15 +314,15 @@ pub(super) async fn go_on(
     tracing::info!(container = running.container.id(), "execution goes on");
     let grace = executions.settings.reconnect_grace;
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
-    end_with(executions, handle, running, end, stop);
+    let ended = running.conclude(handle, end, stop);
+    tell(executions, handle, ended);
 }
 
-fn end_with(executions: &Executions, handle: &Handle, mut running: Running, end: End, stop: Option<Stop>) {
-    let (exit, used) = conclude(handle, &mut running, end, stop);
+fn tell(executions: &Executions, handle: &Handle, ended: Ended) {
+    let Ended { container, exit, used } = ended;
     executions.metrics.exited(&handle.provider, &exit, &used);
     tracing::info!(
-        container = running.container.id(), reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms,
-        "execution ended"
+        %container, reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
     );
     finish(handle, exit);
 }
@@ -297,27 +347,6 @@ pub(super) fn finish(handle: &Handle, mut exit: Exit) {
     steps::at("end.written");
     if handle.is_kept() {
         handle.keep(None);
-    }
-}
-
-/// The end of an execution whose command never ran.
-fn never_ran(error: &StartError, received: Instant) -> Exit {
-    Exit {
-        code: None,
-        signal: None,
-        reason: match error {
-            StartError::Cancelled => ExitReason::Cancelled,
-            StartError::Stopped => ExitReason::Killed,
-            StartError::Left => ExitReason::Cancelled,
-            StartError::Claim(error) if error.is_shortage() => ExitReason::Refused,
-            _ => ExitReason::Lost,
-        },
-        success: false,
-        detail: Some(error.to_string()),
-        duration_ms: received.elapsed().as_millis() as u64,
-        cpu_ms: 0,
-        memory_peak_bytes: 0,
-        request_id: None,
     }
 }
 
@@ -348,12 +377,17 @@ async fn begin(
         }
     };
     steps::at("run.started");
-    plan.forget_secrets();
+    if !conversation.as_ref().is_some_and(Conversation::may_want_renewal) {
+        plan.forget_secrets();
+    }
+    plan.late = None;
     let claim = received.elapsed();
     let origin = Origin::of(path, conversation.is_some());
     executions.metrics.claimed(&plan.provider, origin, claim);
     announce(handle, &container, path, conversation.is_some(), claim);
-    if let (Some((mut writer, sent)), Some(text)) = (stdin, plan.stdin.take()) {
+    if let Some((mut writer, sent)) = stdin
+        && let Some(text) = plan.stdin.take()
+    {
         // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
         // fails when the command's end of the pipe is gone.
         tokio::spawn(async move {
@@ -365,12 +399,15 @@ async fn begin(
         (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
         (None, None) => Meaning::Bytes,
     };
+    let since = Instant::now();
     Ok((
         Running {
             container,
             tag,
             baseline,
-            since: Instant::now(),
+            since,
+            deadline: since + handle.timeout,
+            from: handle.log.spool(Stream::Stdout).length(),
             begun: Some((received, origin)),
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
@@ -563,12 +600,12 @@ async fn follow(
     first_grace: Duration,
     mut stop: Option<Stop>,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, begun, heard, guard, .. } = running;
-    let mut silent = heard.offset == 0 && handle.log.spool(Stream::Stdout).length() == 0;
+    let Running { container, tag, stdout, stderr, since, deadline, from, begun, heard, guard, .. } = running;
+    let mut silent = handle.log.spool(Stream::Stdout).length() == *from;
     // An earlier daemon has timed what it began.
     let mut unheard = begun.filter(|_| silent);
     let on_first = || {
-        if handle.log.spool(Stream::Stdout).length() > 0
+        if handle.log.spool(Stream::Stdout).length() > *from
             && let Some((received, origin)) = unheard.take()
         {
             executions.metrics.spoke(&handle.provider, origin, received.elapsed());
@@ -577,7 +614,7 @@ async fn follow(
     let mut sink = Sink { handle, heard, on_first };
     let kill_grace = executions.settings.kill_grace;
     let mut kill_at = stop.map(|reason| ask_to_end(container, *tag, reason, kill_grace));
-    let deadline = tokio::time::Instant::from_std(*since + handle.timeout);
+    let deadline = tokio::time::Instant::from_std(*deadline);
     let start_deadline = handle.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
     let mut abandoned = std::pin::pin!(abandoned(handle, first_grace, executions.settings.disconnect_grace));
 
@@ -697,68 +734,4 @@ async fn abandoned(handle: &Handle, first_grace: Duration, grace: Duration) {
         }
         patience = grace;
     }
-}
-
-fn conclude(handle: &Handle, running: &mut Running, end: End, stop: Option<Stop>) -> (Exit, Usage) {
-    let verdict = std::mem::replace(&mut running.heard.meaning, Meaning::Bytes).verdict();
-    let usage = running.container.usage().unwrap_or_else(|error| {
-        tracing::warn!(%error, "no usage figures");
-        running.baseline
-    });
-    let used = usage.since(&running.baseline);
-    let oom = used.oom_kills > 0;
-    let (code, signal) = match end {
-        End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
-        End::Status(status) => (None, Some(libc::WTERMSIG(status))),
-        End::NotStarted(code) => (Some(code), None),
-        // It did not exit by itself; the code is that of a CLI that ends after one answer.
-        End::Answered => (Some(i32::from(verdict.as_ref().is_none_or(|verdict| verdict.success != Some(true)))), None),
-        // We killed everything ourselves, thaw-init included: it cannot report that any more.
-        End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
-        End::Vanished => (None, None),
-    };
-    let limit_mib = running.container.template().run.memory_bytes >> 20;
-    let (reason, mut detail) = match (stop, end) {
-        (Some(Stop::Timeout), _) => {
-            (ExitReason::Timeout, Some(format!("not finished within {} ms", handle.timeout.as_millis())))
-        }
-        (Some(Stop::StartTimeout), _) => (
-            ExitReason::Timeout,
-            Some(format!(
-                "no output within the start timeout of {} ms; too little memory makes a CLI hang like this",
-                handle.start_timeout.unwrap_or_default().as_millis()
-            )),
-        ),
-        (Some(Stop::Cancelled), _) => (ExitReason::Cancelled, None),
-        (Some(Stop::Shutdown), _) => (ExitReason::Killed, Some("the daemon was stopped".to_owned())),
-        (None, _) if oom && code != Some(0) => {
-            (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
-        }
-        (None, End::NotStarted(_)) => (ExitReason::Exited, Some("the command could not be executed".to_owned())),
-        (None, End::Vanished) => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
-        (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),
-        (None, _) => (ExitReason::Exited, None),
-    };
-    let mut success = reason == ExitReason::Exited && code == Some(0);
-    if let Some(verdict) = verdict
-        && reason == ExitReason::Exited
-    {
-        // The CLI's own JSON decides where it says anything; an exit code of 0 alone proves nothing then.
-        success = verdict.success.unwrap_or(success) && code == Some(0);
-        if !success {
-            detail = verdict.error.or(detail);
-        }
-    }
-    let exit = Exit {
-        code,
-        signal,
-        reason,
-        success,
-        detail,
-        duration_ms: running.since.elapsed().as_millis() as u64,
-        cpu_ms: used.cpu_us / 1000,
-        memory_peak_bytes: usage.memory_peak_bytes,
-        request_id: None,
-    };
-    (exit, used)
 }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Largest message, bytes: a note is at most what an execution's labels are, about 11 KiB, and some hundred bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// What both sides say first. A daemon that meets a keeper of another version replaces it, and what it kept is destroyed.
-pub const VERSION: u32 = 1;
+/// What both sides say first; another one whenever something that is kept comes to mean something else. A daemon that
+/// meets a keeper of another version replaces it, and what it kept is destroyed.
+pub const VERSION: u32 = 2;
 
 /// Daemon → keeper.
 #[derive(Debug, Serialize, Deserialize)]

@@ -262,6 +262,10 @@ impl Codex {
         })
     }
 
+    pub(super) fn may_want_renewal(&self) -> bool {
+        self.renewable
+    }
+
     pub(super) fn wants_renewal(&self) -> bool {
         self.refused && self.renewable && !self.answer.spoke
     }

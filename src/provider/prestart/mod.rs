@@ -223,6 +223,11 @@ impl Driver {
         Ok(input)
     }
 
+    /// Whether [`Self::wants_renewal`] may come to be true: whoever handed over the credential has to keep it until then.
+    pub fn may_want_renewal(&self) -> bool {
+        matches!(&self.state, State::Codex(state) if state.may_want_renewal())
+    }
+
     /// Whether the turn failed because the provider refused the token, nothing of an answer had come, and a CLI that
     /// has the credential file could renew the token by itself: then the same request may be tried once more in a
     /// container without a CLI in it.

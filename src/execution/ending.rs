@@ -1,0 +1,156 @@
+//! How executions end: what ends them, and what is said of it.
+
+use std::time::Instant;
+
+use super::log::Recovered;
+use super::{Handle, StartError};
+use crate::cgroup::Usage;
+use crate::container::Container;
+use crate::provider::Verdict;
+use crate::types::{Exit, ExitReason};
+
+/// Why the command has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Timeout,
+    StartTimeout,
+    Cancelled,
+    Shutdown,
+}
+
+impl Stop {
+    const ALL: [Self; 4] = [Self::Timeout, Self::StartTimeout, Self::Cancelled, Self::Shutdown];
+
+    /// What an earlier daemon had decided.
+    pub(super) fn recovered(recovered: &Recovered) -> Option<Self> {
+        Self::ALL.into_iter().find(|stop| Some(*stop as u8) == recovered.stop)
+    }
+}
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// Wait status.
+    Status(i32),
+    /// It could not be executed; exit code in the habit of shells.
+    NotStarted(i32),
+    /// The container ended around it.
+    Vanished,
+    /// A prestarted CLI, which would wait for another prompt, has said everything.
+    Answered,
+}
+
+/// The end of an execution whose command never ran.
+pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
+    Exit {
+        code: None,
+        signal: None,
+        reason: match error {
+            StartError::Cancelled => ExitReason::Cancelled,
+            StartError::Stopped => ExitReason::Killed,
+            StartError::Left => ExitReason::Cancelled,
+            StartError::Claim(error) if error.is_shortage() => ExitReason::Refused,
+            _ => ExitReason::Lost,
+        },
+        success: false,
+        detail: Some(error.to_string()),
+        duration_ms: received.elapsed().as_millis() as u64,
+        cpu_ms: 0,
+        memory_peak_bytes: 0,
+        request_id: None,
+    }
+}
+
+/// What is left of a command's run when its output has been read.
+pub(super) struct Remains<'a> {
+    pub(super) container: &'a Container,
+    /// What the container had used before.
+    pub(super) baseline: &'a Usage,
+    pub(super) since: Instant,
+    /// What its output says of how it went.
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// How a command ended, before anybody is told.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) container: String,
+    pub(super) exit: Exit,
+    pub(super) used: Usage,
+}
+
+impl Ended {
+    /// Of an execution that had a command before this one.
+    pub(super) fn after(mut self, first: &Self) -> Self {
+        self.exit.duration_ms += first.exit.duration_ms;
+        self.exit.cpu_ms += first.exit.cpu_ms;
+        self.exit.memory_peak_bytes = self.exit.memory_peak_bytes.max(first.exit.memory_peak_bytes);
+        self.used = self.used.and(&first.used);
+        self
+    }
+}
+
+/// Tells how it ended, and what was used.
+pub(super) fn conclude(handle: &Handle, remains: Remains<'_>, end: End, stop: Option<Stop>) -> Ended {
+    let Remains { container, baseline, since, verdict } = remains;
+    let usage = container.usage().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no usage figures");
+        *baseline
+    });
+    let used = usage.since(baseline);
+    let oom = used.oom_kills > 0;
+    let (code, signal) = match end {
+        End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
+        End::Status(status) => (None, Some(libc::WTERMSIG(status))),
+        End::NotStarted(code) => (Some(code), None),
+        // It did not exit by itself; the code is that of a CLI that ends after one answer.
+        End::Answered => (Some(i32::from(verdict.as_ref().is_none_or(|verdict| verdict.success != Some(true)))), None),
+        // We killed everything ourselves, thaw-init included: it cannot report that any more.
+        End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
+        End::Vanished => (None, None),
+    };
+    let limit_mib = container.template().run.memory_bytes >> 20;
+    let (reason, mut detail) = match (stop, end) {
+        (Some(Stop::Timeout), _) => {
+            (ExitReason::Timeout, Some(format!("not finished within {} ms", handle.timeout.as_millis())))
+        }
+        (Some(Stop::StartTimeout), _) => (
+            ExitReason::Timeout,
+            Some(format!(
+                "no output within the start timeout of {} ms; too little memory makes a CLI hang like this",
+                handle.start_timeout.unwrap_or_default().as_millis()
+            )),
+        ),
+        (Some(Stop::Cancelled), _) => (ExitReason::Cancelled, None),
+        (Some(Stop::Shutdown), _) => (ExitReason::Killed, Some("the daemon was stopped".to_owned())),
+        (None, _) if oom && code != Some(0) => {
+            (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
+        }
+        (None, End::NotStarted(_)) => (ExitReason::Exited, Some("the command could not be executed".to_owned())),
+        (None, End::Vanished) => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
+        (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),
+        (None, _) => (ExitReason::Exited, None),
+    };
+    let mut success = reason == ExitReason::Exited && code == Some(0);
+    if let Some(verdict) = verdict
+        && reason == ExitReason::Exited
+    {
+        // The CLI's own JSON decides where it says anything; an exit code of 0 alone proves nothing then.
+        success = verdict.success.unwrap_or(success) && code == Some(0);
+        if !success {
+            detail = verdict.error.or(detail);
+        }
+    }
+    let exit = Exit {
+        code,
+        signal,
+        reason,
+        success,
+        detail,
+        duration_ms: since.elapsed().as_millis() as u64,
+        cpu_ms: used.cpu_us / 1000,
+        memory_peak_bytes: usage.memory_peak_bytes,
+        request_id: None,
+    };
+    Ended { container: container.id().to_owned(), exit, used }
+}
