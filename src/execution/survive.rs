@@ -149,9 +149,6 @@ impl Executions {
                     survivors.lost += 1;
                 }
             }
-            for stream in STREAMS {
-                self.forget_kept(&transit::key(&id, stream));
-            }
         }
         for key in transits.keys() {
             self.forget_kept(key);
@@ -167,14 +164,20 @@ impl Executions {
         orphans: &mut BTreeMap<String, Orphan>,
         egress: &impl Fn(&str) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
-        let understood = self.understand(kept).inspect_err(|_| self.forget_kept(id));
+        let understood = self.understand(kept).inspect_err(|_| {
+            self.forget_kept(id);
+            STREAMS.iter().for_each(|stream| self.forget_kept(&transit::key(id, *stream)));
+        });
         let Understood { note, log, recovered, pipes } = understood?;
         for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
-            if let Some(pipe) = kept.and_then(|kept| kept.fds.into_iter().next())
+            let Some(kept) = kept else { continue };
+            if let Some(pipe) = kept.fds.into_iter().next()
                 && let Err(error) = transit::drain(pipe.as_fd(), log.spool(stream), log.gulp())
             {
                 tracing::error!(execution = %id, %error, "output that was on its way is lost");
             }
+            // Before anything goes on, which may keep another one under the same name.
+            self.forget_kept(&transit::key(id, stream));
         }
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
         let policy = egress(&note.provider);
