@@ -195,9 +195,10 @@ impl Running {
     }
 
     /// Its output has been read to the end, or will not be.
-    fn conclude(self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
-        let Self { container, baseline, since, heard, .. } = self;
-        let remains = Remains { container: &container, baseline: &baseline, since, verdict: heard.meaning.verdict() };
+    fn conclude(&mut self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
+        let verdict = std::mem::replace(&mut self.heard.meaning, Meaning::Bytes).verdict();
+        let Self { container, baseline, since, .. } = self;
+        let remains = Remains { container, baseline, since: *since, verdict };
         conclude(handle, remains, end, stop)
     }
 }
@@ -226,11 +227,16 @@ pub async fn run(
     let refused = stop.is_none() && running.heard.wants_renewal();
     let deadline = running.deadline;
     let mut ended = running.conclude(&handle, end, stop);
+    let mut last = Some(running);
     if refused {
-        ended = once_more(executions, &handle, &mut plan, deadline, ended).await;
+        // Its place is free for the next one.
+        drop(last.take());
+        (ended, last) = once_more(executions, &handle, &mut plan, deadline, ended).await;
     }
     plan.forget_secrets();
     tell(executions, &handle, ended);
+    // Not before it is told how it ended: should this daemon be killed first, the container tells the next one.
+    drop(last);
     true
 }
 
@@ -256,21 +262,22 @@ async fn once_more(
     plan: &mut Plan,
     deadline: Instant,
     first: Ended,
-) -> Ended {
+) -> (Ended, Option<Running>) {
     tracing::info!(container = %first.container, "the provider refused the access token: once more with a CLI that can renew it");
     let begun = Instant::now();
     match start(executions, handle, plan, begun).await {
         Ok((mut running, failed)) => {
             running.deadline = deadline;
             let (end, stop) = see_through(executions, handle, &mut running, failed).await;
-            running.conclude(handle, end, stop).after(&first)
+            (running.conclude(handle, end, stop).after(&first), Some(running))
         }
         Err(error @ (StartError::Cancelled | StartError::Stopped | StartError::Left)) => {
-            Ended { exit: never_ran(&error, begun), used: Usage::default(), ..first.clone() }.after(&first)
+            let ended = Ended { exit: never_ran(&error, begun), used: Usage::default(), ..first.clone() };
+            (ended.after(&first), None)
         }
         Err(error) => {
             tracing::warn!(%error, "it cannot be asked again");
-            first
+            (first, None)
         }
     }
 }
@@ -316,6 +323,7 @@ pub(super) async fn go_on(
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
     let ended = running.conclude(handle, end, stop);
     tell(executions, handle, ended);
+    drop(running);
 }
 
 fn tell(executions: &Executions, handle: &Handle, ended: Ended) {
