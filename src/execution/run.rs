@@ -385,7 +385,8 @@ async fn begin(
         }
     };
     steps::at("run.started");
-    if !conversation.as_ref().is_some_and(Conversation::may_want_renewal) {
+    let may_be_asked_again = conversation.as_ref().is_some_and(Conversation::may_want_renewal);
+    if !may_be_asked_again {
         plan.forget_secrets();
     }
     plan.late = None;
@@ -401,6 +402,10 @@ async fn begin(
         tokio::spawn(async move {
             let _ = writer.write_all(&text[sent..]).await;
         });
+    }
+    if !may_be_asked_again {
+        // The command has it, or the task above.
+        plan.stdin = None;
     }
     let meaning = match (conversation, plan.dialect) {
         (Some(conversation), _) => Meaning::Conversation(Box::new(conversation)),
