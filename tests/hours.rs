@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::{Daemon, Outcome, Setup, eventually, shell};
-use thawd::client::ClientError;
+use thawd::client::{Client, ClientError};
+use thawd::image::progress::Quiet;
+use thawd::image::registry::{self, RegistryError};
 use thawd::types::{ClaimPath, ContainerState, ExecutionRequest, ExecutionState, ExitReason};
 use tokio::io::AsyncReadExt;
 use tokio::time::sleep;
@@ -229,4 +231,31 @@ async fn what_no_daemon_comes_back_for_ends_after_ten_minutes() {
     assert_eq!(daemon.client.executions().await.unwrap().len(), 0, "nothing to go on with");
     daemon.settled().await;
     daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "half a minute: make test-hours"]
+async fn a_daemon_that_says_nothing_is_given_up_after_half_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thawd.sock");
+    // Connections are made by the kernel; nobody reads from them.
+    let _silent = tokio::net::UnixListener::bind(&path).unwrap();
+    let client = Client::new(&path).unwrap();
+    let begun = Instant::now();
+    let error = client.pools().await.unwrap_err();
+    assert_lasted("the silence", begun.elapsed(), SECOND * 30);
+    assert!(matches!(error, ClientError::Broken(_)), "{error:?}");
+}
+
+#[tokio::test]
+#[ignore = "a minute: make test-hours"]
+async fn a_registry_that_says_nothing_is_given_up_after_a_minute() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let image = registry::reference(&format!("{}/x:1", silent.local_addr().unwrap())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let to = folder.path().join("to");
+    let error = registry::pull(&image, &registry::Options::default(), &to, "x", &Quiet).await.unwrap_err();
+    assert_lasted("the silence", begun.elapsed(), MINUTE);
+    assert!(matches!(error, RegistryError::Network { .. }), "{error:?}");
 }

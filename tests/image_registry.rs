@@ -453,6 +453,27 @@ async fn a_download_goes_on_where_it_broke_off() {
 }
 
 #[tokio::test]
+async fn a_download_that_gets_no_further_is_given_up_after_five_tries() {
+    let small = SmallImage::new(200_000);
+    let (layer, tries) = (digest(&small.layer), AtomicUsize::new(0));
+    let fake = Fake::start(move |request| {
+        let reply = small.answer(request)?;
+        if !request.path.ends_with(&digest(&small.layer)) {
+            return Some(reply);
+        }
+        // The first brings something, which is why counting begins with it.
+        Some(match tries.fetch_add(1, Ordering::Relaxed) {
+            0 => reply.cut_after(50_000),
+            _ => Reply::new(503, "busy"),
+        })
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let error = pulled(&format!("{}/x:1", fake.address), &folder.path().join("to")).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Status { status: 503, .. }), "{error}");
+    assert_eq!(fake.asked_for(&layer).len(), 5);
+}
+
+#[tokio::test]
 async fn the_next_pull_goes_on_where_the_last_one_gave_up() {
     let small = SmallImage::new(200_000);
     let layer = small.layer.clone();

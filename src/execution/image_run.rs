@@ -284,7 +284,8 @@ fn open_inside(rootfs: &Path, path: &str, flags: OFlags) -> rustix::io::Result<O
     rustix::fs::openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// Content of a regular file, or nothing: an image need not have one.
+/// Content of a regular file, or nothing: an image need not have one. Of a larger one than [`MAX_ACCOUNTS`], the lines
+/// that are whole.
 fn read_inside(rootfs: &Path, path: &str) -> String {
     let mut text = String::new();
     // Non-blocking, so that a FIFO in its place does not hang us.
@@ -294,6 +295,10 @@ fn read_inside(rootfs: &Path, path: &str) -> String {
             && file.take(MAX_ACCOUNTS).read_to_string(&mut text).is_err()
         {
             text.clear();
+        }
+        // Half a line can have half an id.
+        if text.len() as u64 == MAX_ACCOUNTS {
+            text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
         }
     }
     text
@@ -327,7 +332,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    use super::{account, parse_id};
+    use super::{MAX_ACCOUNTS, account, parse_id};
 
     fn rootfs() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -354,6 +359,23 @@ mod tests {
         assert_eq!(ids(root, "77:88"), Ok((77, 88, None)));
         assert!(ids(root, "nobody").unwrap_err().contains("does not know"));
         assert!(ids(root, "app:wheel").unwrap_err().contains("does not know"));
+    }
+
+    #[test]
+    fn what_is_behind_the_first_mebibyte_is_no_account() {
+        let root = rootfs();
+        let root = root.path();
+        let line = "late:x:1234:1235::/:/bin/sh\n";
+        let with_room_for = |bytes: usize| {
+            let filler = format!("{}\n", "#".repeat(usize::try_from(MAX_ACCOUNTS).unwrap() - bytes - 1));
+            std::fs::write(root.join("etc/passwd"), filler + line + "later:x:1:1::/:/bin/sh\n").unwrap();
+        };
+        with_room_for(line.len());
+        assert_eq!(ids(root, "late"), Ok((1234, 1235, None)));
+        assert!(ids(root, "later").unwrap_err().contains("does not know"));
+        // Cut off in the middle of its id.
+        with_room_for("late:x:12".len());
+        assert!(ids(root, "late").unwrap_err().contains("does not know"));
     }
 
     #[test]

@@ -138,3 +138,13 @@ fn archives_of_images_have_limits_too() {
     assert!(error.contains("limit of 65536 bytes of archives"), "{error}");
     bench.assert_untouched();
 }
+
+#[test]
+fn an_archive_has_ten_thousand_files_at_most() {
+    let bench = Bench::new();
+    let empty = |number: usize| file(&number.to_string(), "");
+    bench.refuses_import((0..=10_000).map(empty), "limit of 10000 files in an image archive");
+    // One less is read to its end, where no image is found.
+    bench.refuses_import((0..10_000).map(empty), "manifest.json");
+    bench.assert_untouched();
+}
