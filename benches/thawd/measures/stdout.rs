@@ -29,7 +29,7 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
         "busybox `dd` writes a file of text in tmpfs to its standard output, 64 KiB at a time, with no CPU limit below \
          the machine's. Bare pipe: the same program on the host, read by a thread that counts. Raw: the same in a \
          container, its bytes read over HTTP (`Accept: application/octet-stream`). Events: the same as server-sent \
-         events by a client that counts the text in them. Stalled: a second client has asked for the events and reads \
+         events by a client that counts the text in them. Every other round goes backwards. Stalled: a second client has asked for the events and reads \
          none. The clock runs from the first byte to the last, all of which must arrive.",
     );
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as f64;
@@ -40,9 +40,11 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     // Bytes per second that reached the reader.
     let mut speeds = [const { Vec::new() }; 4];
     let mut peak = [0; 4];
-    for _ in 0..options.n.min(ROUNDS) {
-        for index in 0..names.len() {
+    for round in 0..options.n.min(ROUNDS) {
+        for turn in 0..names.len() {
             check_interrupted()?;
+            // Every other round backwards: nobody always comes after the same one.
+            let index = if round % 2 == 0 { turn } else { names.len() - 1 - turn };
             daemon.wait_full("bench", 2)?;
             processes::reset_peak(daemon.pid());
             let time = match index {
