@@ -173,6 +173,9 @@ pub struct Pool {
     pub refill_quiet_ms: u64,
     /// Longest time that claims hold refilling up, milliseconds.
     pub refill_max_hold_ms: u64,
+    /// Longest time that claims hold the clearing away of containers up, milliseconds; at the limit on containers it
+    /// waits for nothing.
+    pub clearing_max_hold_ms: u64,
     /// Share of its target below which a pool does not wait for claims, percent.
     pub refill_low_water_percent: usize,
     /// Creations at the same time, of all pools together, while claims are in flight.
@@ -200,6 +203,7 @@ impl Default for Pool {
             scale_down_idle_seconds: 600,
             refill_quiet_ms: 5,
             refill_max_hold_ms: 250,
+            clearing_max_hold_ms: 1000,
             refill_low_water_percent: 25,
             held_creations: 1,
             health_interval_seconds: 30,

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::api;
 use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
 use crate::config::{self, Config, OnStop};
-use crate::container::{self, Containers, Orphan, Prestarted, Template};
+use crate::container::{self, Containers, Gate, GateSettings, Orphan, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::image::{Store, StoreError};
 use crate::keeper::{self, Keeper, KeeperError, Kept};
-use crate::pool::{self, AdmissionSettings, GateSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
+use crate::pool::{self, AdmissionSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::sole::{Sole, SoleError};
 use crate::spawner::Spawner;
@@ -212,7 +212,8 @@ impl Daemon {
         let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
         let settings = container_settings(config);
         let keeps = Some(Arc::clone(&keeper));
-        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps);
+        let gate = Gate::new(gate_settings(config));
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps, gate);
         let containers = Arc::new(containers);
         let mut survivors = Survivors::find(&containers, kept);
         let swept = hierarchy.sweep(&survivors.containers())?;
@@ -426,18 +427,27 @@ fn supply_settings(config: &Config) -> SupplySettings {
         max_waiting: config.queue.max,
         admission: AdmissionSettings {
             proc: "/proc".into(),
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cpus: cpus(),
             min_available_bytes: admission.min_available_bytes,
             max_memory_pressure: admission.max_memory_pressure_percent,
             max_cpu_pressure: admission.max_cpu_pressure_percent,
             max_load_per_cpu: admission.max_load_per_cpu,
         },
-        gate: GateSettings {
-            quiet: Duration::from_millis(config.pool.refill_quiet_ms),
-            max_hold: Duration::from_millis(config.pool.refill_max_hold_ms),
-            held_creations: config.pool.held_creations,
-        },
     }
+}
+
+fn gate_settings(config: &Config) -> GateSettings {
+    GateSettings {
+        quiet: Duration::from_millis(config.pool.refill_quiet_ms),
+        max_hold: Duration::from_millis(config.pool.refill_max_hold_ms),
+        max_hold_clearing: Duration::from_millis(config.pool.clearing_max_hold_ms),
+        held_creations: config.pool.held_creations,
+        cpus: cpus(),
+    }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// `bounds`: target, fewest, most, and whether it moves between them.

@@ -280,6 +280,22 @@ impl Daemon {
         }
     }
 
+    /// Waits until all containers are warm: what was claimed is not only over, but cleared away.
+    pub fn wait_settled(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut client = self.client();
+        loop {
+            check_interrupted()?;
+            let containers = client.get("/v1/containers")?;
+            let mut all = containers["items"].as_array().into_iter().flatten();
+            if all.all(|container| container["state"] == "warm") {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "not cleared away; log:\n{}", self.log_end());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until a provider's pool of another stage than `created` holds `warm` containers.
     pub fn wait_stage(&self, provider: &str, stage: &str, warm: usize) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(150);

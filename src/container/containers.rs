@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 
 use super::control::Control;
 use super::credentials;
+use super::gate::Gate;
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
 use super::survive::fingerprint;
@@ -195,6 +196,7 @@ pub struct Containers {
     reaper: mpsc::UnboundedSender<Parts>,
     memory: MemoryCache,
     keeper: Option<Arc<Keeper>>,
+    gate: Arc<Gate>,
 }
 
 impl Containers {
@@ -205,6 +207,7 @@ impl Containers {
         spawner: Spawner,
         egress_metrics: Arc<egress::EgressMetrics>,
         keeper: Option<Arc<Keeper>>,
+        gate: Arc<Gate>,
     ) -> Self {
         let (reaper, remains) = mpsc::unbounded_channel();
         tokio::spawn(reaper::run(remains));
@@ -221,12 +224,18 @@ impl Containers {
             reaper,
             memory: MemoryCache::default(),
             keeper,
+            gate,
         }
     }
 
     /// What lets containers survive the daemon, if anything does.
     pub fn keeper(&self) -> Option<&Arc<Keeper>> {
         self.keeper.as_ref()
+    }
+
+    /// What makes way for claims.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Settings of all containers.
@@ -268,6 +277,8 @@ impl Containers {
             reaper: self.reaper.clone(),
             egress_metrics: Arc::clone(&self.egress_metrics),
             keeper: self.keeper.clone(),
+            gate: Arc::clone(&self.gate),
+            places: Arc::clone(&self.places),
             pidfd: None,
             proxy: None,
             _place: place,

@@ -7,12 +7,14 @@
 //!
 //! A [`Container`] has one owner at a time: the pool while it is warm, then the execution that claimed it. Dropping
 //! it, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel says that
-//! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back.
+//! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back; all but the kill
+//! makes way for claims ([`gate`]).
 
 mod cli;
 mod containers;
 mod control;
 mod credentials;
+mod gate;
 mod pool_memory;
 mod reaper;
 mod survive;
@@ -33,6 +35,7 @@ pub use containers::{Containers, Limit, Place, Settings};
 use control::Control;
 pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
 pub use credentials::CredentialError;
+pub use gate::{ClaimGuard, Creating, Gate, GateSettings};
 pub use pool_memory::PoolKey;
 use reaper::Remains;
 pub use survive::{Orphan, fingerprint};

@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::containers::{Entry, Place, Registry, State};
+use super::gate::Gate;
 use crate::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 use crate::egress;
 use crate::keeper::Keeper;
@@ -26,6 +28,9 @@ pub struct Parts {
     pub hierarchy: Arc<Hierarchy>,
     pub registry: Arc<Registry>,
     pub reaper: mpsc::UnboundedSender<Parts>,
+    pub gate: Arc<Gate>,
+    /// Of all containers.
+    pub places: Arc<Semaphore>,
     pub egress_metrics: Arc<egress::EgressMetrics>,
     pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
@@ -150,10 +155,12 @@ pub async fn run(mut remains: mpsc::UnboundedReceiver<Parts>) {
 }
 
 async fn clear(mut parts: Parts) {
-    parts.proxy = None;
     let id = parts.entry.id.clone();
+    let since = Instant::now();
     let mut pauses = RETRY.into_iter().peekable();
-    while let Err(message) = try_clear(&mut parts).await {
+    while let Err(message) = try_clear(&mut parts, since).await {
+        // Whatever still runs in it is cut off.
+        parts.proxy = None;
         let pause = pauses.next().unwrap_or(RETRY[RETRY.len() - 1]);
         if pauses.peek().is_some() {
             tracing::warn!(container = %id, %message, "not cleared away yet");
@@ -163,15 +170,11 @@ async fn clear(mut parts: Parts) {
         }
         tokio::time::sleep(pause).await;
     }
-    steps::at("destroy.removed");
-    if let Some(keeper) = &parts.keeper {
-        keeper.forget(&id);
-    }
     parts.registry.remove(&id);
     tracing::debug!(container = %id, "destroyed");
 }
 
-async fn try_clear(parts: &mut Parts) -> Result<(), String> {
+async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
     let cgroup = &parts.entry.cgroup;
     cgroup.kill().map_err(|error| error.to_string())?;
     cgroup.wait_empty().await.map_err(|error| error.to_string())?;
@@ -181,7 +184,16 @@ async fn try_clear(parts: &mut Parts) -> Result<(), String> {
         parts.pidfd = None;
     }
     steps::at("destroy.emptied");
+    // Nobody waits for the rest, which is work for the kernel, unless the place is needed.
+    let _turn = parts.gate.clear(since, || parts.places.available_permits() == 0).await;
+    // Its socket, of which the keeper has another, keeps the network namespace up to here.
+    parts.proxy = None;
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;
-    removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    steps::at("destroy.removed");
+    if let Some(keeper) = &parts.keeper {
+        keeper.forget(&parts.entry.id);
+    }
+    Ok(())
 }

@@ -3,10 +3,9 @@
 //! One task owns each pool; everybody else sends it messages. It keeps as many containers warm as [`scaling`] says,
 //! looks at each of them every health interval, and backs off when creating fails. It never holds a container that
 //! somebody has used. What pools share is in [`supply`]: places, the host's memory and CPUs, and those who wait. While
-//! claims are in flight, [`gate`] holds all refilling.
+//! claims are in flight, [`Gate`](crate::container::Gate) holds all refilling.
 
 mod admission;
-mod gate;
 mod line;
 mod metrics;
 mod owner;
@@ -19,11 +18,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::container::{Container, ContainerError, Limit, Orphan, Template};
+use crate::container::{ClaimGuard, Container, ContainerError, Limit, Orphan, Template};
 use crate::types;
 
 pub use admission::{AdmissionSettings, Refusal};
-pub use gate::{ClaimGuard, GateSettings};
 pub use metrics::PoolMetrics;
 pub use scaling::{Bounds, Rules};
 use supply::Figures;

@@ -9,11 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::gate::Creating;
 use super::scaling::{Bounds, Observed, Scaler};
 use super::supply::{Figures, Reserved, Shortage};
 use super::{Change, Message, Offer, Prepare, Settings, Supply};
-use crate::container::{Container, ContainerError, Containers, Orphan, Template, fingerprint};
+use crate::container::{Container, ContainerError, Containers, Creating, Orphan, Template, fingerprint};
 use crate::types;
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
@@ -286,7 +285,7 @@ impl Owner {
             && self.creating < self.settings.concurrent_creations
         {
             let low = self.warm.len() * 100 < self.scaler.target() * self.settings.low_water_percent;
-            let creating = match self.supply.gate.create(low, self.held_since) {
+            let creating = match self.supply.containers().gate().create(low, self.held_since) {
                 Ok(creating) => creating,
                 Err(again) => {
                     self.held_since.get_or_insert(now);

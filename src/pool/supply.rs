@@ -14,10 +14,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::admission::{Admission, AdmissionSettings, Refusal, Reservation};
-use super::gate::{ClaimGuard, Gate, GateSettings};
 use super::line::Line;
 use super::{ClaimError, Claimed, Pool, PoolMetrics};
-use crate::container::{Container, Containers, Limit, Place, Template};
+use crate::container::{ClaimGuard, Container, Containers, Limit, Place, Template};
 use crate::types::ClaimPath;
 
 /// How often the host is looked at again while somebody waits because of it.
@@ -40,8 +39,6 @@ pub struct SupplySettings {
     pub max_waiting: usize,
     /// Memory and CPU.
     pub admission: AdmissionSettings,
-    /// Claims before refilling.
-    pub gate: GateSettings,
 }
 
 /// Why there is no container to be had at this moment.
@@ -121,8 +118,6 @@ pub struct Figures {
 /// One per daemon.
 pub struct Supply {
     containers: Arc<Containers>,
-    /// Claims before refilling.
-    pub(super) gate: Arc<Gate>,
     admission: Admission,
     line: Mutex<Line<Waiter>>,
     /// Length of the line, to be read without its lock.
@@ -174,7 +169,6 @@ impl Supply {
     pub fn start(settings: SupplySettings, containers: Arc<Containers>, metrics: Arc<PoolMetrics>) -> Arc<Self> {
         let this = Arc::new(Self {
             containers,
-            gate: Gate::new(settings.gate),
             admission: Admission::new(settings.admission),
             line: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -194,7 +188,7 @@ impl Supply {
 
     /// A claim begins; see [`ClaimGuard`].
     pub fn claiming(&self) -> ClaimGuard {
-        self.gate.claim()
+        self.containers.gate().claim()
     }
 
     /// How many wait for a container of `provider`.
@@ -284,7 +278,7 @@ impl Supply {
             Ok(grant) => grant,
             Err(shortage) => self.wait(provider, pool, bytes, want, shortage).await?,
         };
-        let guard = self.gate.claim();
+        let guard = self.containers.gate().claim();
         match grant {
             Grant::Warm(container) => Ok(Claimed { container: *container, path: ClaimPath::Warm, guard }),
             Grant::Place(Reserved { place, memory }) => {

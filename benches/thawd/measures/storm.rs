@@ -43,6 +43,8 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     while during.first_byte.micros.len() < wanted || quiet.first_byte.micros.len() < wanted {
         daemon.wait_full("bench", POOL)?;
         daemon.wait_full("storm", STORM)?;
+        // The storm is over when what was claimed in it is gone, too.
+        daemon.wait_settled()?;
         quiet.take(&daemon, batch, || Ok(true))?;
         daemon.wait_full("bench", POOL)?;
         drain(&daemon, "storm", STORM)?;

@@ -1,0 +1,382 @@
+//! Claims before whatever keeps the kernel busy: creating containers and clearing them away, of all pools.
+//!
+//! Creating takes the kernel's locks on control groups, which thawing needs; taking namespaces and control groups apart
+//! occupies a processor for milliseconds, and a kernel without preemption lets nobody else run meanwhile. So neither
+//! begins while a claim is in flight, and one processor is left to claims: of those two, only as many are done at the
+//! same time as there are others, in turns.
+//!
+//! A claim is in flight from the moment it is asked for until its [`ClaimGuard`] is dropped, which is when the command
+//! has written its first byte or has ended; a guard that is kept longer stops counting after the longest hold. After
+//! the last one a few milliseconds have to pass. Nothing starves: a pool that is low, and whatever was held for long
+//! enough, goes on all the same, a few at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// How long creating gives way to clearing away, and how soon what has been refused for want of a processor asks again.
+const TURN: Duration = Duration::from_millis(1);
+
+/// How creating and clearing away make way; see `[pool]` in the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct GateSettings {
+    /// Time without a claim in flight before they go on.
+    pub quiet: Duration,
+    /// Longest time that a claim counts as in flight, and that a pool is held.
+    pub max_hold: Duration,
+    /// Longest time that claims hold clearing away up, for which nobody waits as long as there is room for more.
+    pub max_hold_clearing: Duration,
+    /// Creations at a time, of all pools together, by pools that do not wait any longer.
+    pub held_creations: usize,
+    /// Processors of the machine.
+    pub cpus: usize,
+}
+
+/// One per daemon.
+#[derive(Debug)]
+pub struct Gate {
+    settings: GateSettings,
+    state: Mutex<State>,
+    /// Those who clear away, in the order in which they came.
+    turns: Arc<Semaphore>,
+    /// Something that took a processor has ended.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    /// When each claim in flight began; numbers and times rise together.
+    claims: BTreeMap<u64, Instant>,
+    /// When the last one stopped counting.
+    last: Option<Instant>,
+    creating: usize,
+    clearing: usize,
+    /// Somebody who clears away found no processor since the last creation began.
+    overtaken: bool,
+}
+
+impl State {
+    fn forget_old(&mut self, now: Instant, max_hold: Duration) {
+        while let Some(oldest) = self.claims.first_entry() {
+            let until = *oldest.get() + max_hold;
+            if until > now {
+                return;
+            }
+            oldest.remove();
+            self.last = self.last.max(Some(until));
+        }
+    }
+
+    /// When there has been no claim for long enough.
+    fn open_at(&self, now: Instant, quiet: Duration) -> Instant {
+        match (self.claims.is_empty(), self.last) {
+            (true, None) => now,
+            (true, Some(last)) => last + quiet,
+            (false, _) => now + quiet.max(TURN),
+        }
+    }
+
+    /// Whether one more leaves a processor to claims, or is the only one.
+    fn has_room(&self, cpus: usize) -> bool {
+        let busy = self.creating + self.clearing;
+        busy == 0 || busy + 1 < cpus
+    }
+}
+
+/// A claim in flight. Dropping it late makes refilling slower, never wrong.
+#[derive(Debug)]
+#[must_use = "the claim counts as in flight until this is dropped"]
+pub struct ClaimGuard {
+    gate: Arc<Gate>,
+    number: u64,
+}
+
+impl Drop for ClaimGuard {
+    fn drop(&mut self) {
+        let mut state = self.gate.lock();
+        if state.claims.remove(&self.number).is_some() {
+            state.last = Some(Instant::now());
+        }
+    }
+}
+
+/// The right to create one container now.
+#[derive(Debug)]
+#[must_use = "the creation counts until this is dropped"]
+pub struct Creating {
+    gate: Arc<Gate>,
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        self.gate.lock().creating -= 1;
+        self.gate.ended.notify_waiters();
+    }
+}
+
+/// The right to clear one container away now.
+#[derive(Debug)]
+#[must_use = "it counts until this is dropped"]
+pub struct Clearing {
+    gate: Arc<Gate>,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Clearing {
+    fn drop(&mut self) {
+        self.gate.lock().clearing -= 1;
+        self.gate.ended.notify_waiters();
+    }
+}
+
+impl Gate {
+    /// Open.
+    pub fn new(settings: GateSettings) -> Arc<Self> {
+        let turns = Arc::new(Semaphore::new((settings.cpus / 2).max(1)));
+        Arc::new(Self { settings, state: Mutex::default(), turns, ended: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change leaves the value whole, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A claim begins.
+    pub fn claim(self: &Arc<Self>) -> ClaimGuard {
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.claims.insert(number, Instant::now());
+        drop(state);
+        ClaimGuard { gate: Arc::clone(self), number }
+    }
+
+    /// Asks for the right to create a container. `low` says that the pool has nearly nothing left, `held_since` since
+    /// when it has been refused.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn create(self: &Arc<Self>, low: bool, held_since: Option<Instant>) -> Result<Creating, Instant> {
+        let GateSettings { quiet, max_hold, held_creations, cpus, .. } = self.settings;
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.forget_old(now, max_hold);
+        let open_at = state.open_at(now, quiet);
+        let held_enough = held_since.is_some_and(|since| now.duration_since(since) >= max_hold);
+        if open_at > now && !((low || held_enough) && state.creating < held_creations) {
+            return Err(open_at);
+        }
+        // How many create at the same time is each pool's own affair.
+        let in_the_way = state.clearing > 0 && !state.has_room(cpus);
+        if (in_the_way || std::mem::take(&mut state.overtaken)) && !held_enough {
+            return Err(now + TURN);
+        }
+        state.creating += 1;
+        drop(state);
+        Ok(Creating { gate: Arc::clone(self) })
+    }
+
+    /// Waits for the right to clear a container away, which has been waiting `since` then. `hurry` says that it must
+    /// wait for nothing: claims and creations need what it gives back.
+    pub async fn clear(self: &Arc<Self>, since: Instant, hurry: impl Fn() -> bool) -> Clearing {
+        // Never closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+        loop {
+            // Before looking: what ends in between counts.
+            let ended = self.ended.notified();
+            match self.try_clear(since, hurry()) {
+                Ok(()) => return Clearing { gate: Arc::clone(self), _turn: turn },
+                Err(again) => tokio::select! {
+                    () = ended => {}
+                    () = tokio::time::sleep_until(again) => {}
+                },
+            }
+        }
+    }
+
+    fn try_clear(&self, since: Instant, hurry: bool) -> Result<(), Instant> {
+        let GateSettings { quiet, max_hold, max_hold_clearing, cpus, .. } = self.settings;
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.forget_old(now, max_hold);
+        let open_at = state.open_at(now, quiet).min(since + max_hold_clearing);
+        if open_at > now && !hurry {
+            return Err(open_at);
+        }
+        if !state.has_room(cpus) && !hurry {
+            state.overtaken = true;
+            return Err(now + TURN);
+        }
+        state.overtaken = false;
+        state.clearing += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, advance};
+
+    use super::{Gate, GateSettings, TURN};
+
+    const QUIET: Duration = Duration::from_millis(5);
+    const HOLD: Duration = Duration::from_millis(250);
+    const CLEARING: Duration = Duration::from_secs(1);
+
+    fn gate() -> Arc<Gate> {
+        on(2)
+    }
+
+    fn on(cpus: usize) -> Arc<Gate> {
+        Gate::new(GateSettings { quiet: QUIET, max_hold: HOLD, max_hold_clearing: CLEARING, held_creations: 1, cpus })
+    }
+
+    /// How long somebody waits for the right to clear away.
+    async fn clear(gate: &Arc<Gate>, hurry: bool) -> (Duration, super::Clearing) {
+        let since = Instant::now();
+        let clearing = gate.clear(since, || hurry).await;
+        (since.elapsed(), clearing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_claims_everything_goes() {
+        let gate = gate();
+        let all: Vec<_> = (0..10).map(|_| gate.create(false, None).unwrap()).collect();
+        assert_eq!(gate.lock().creating, 10);
+        drop(all);
+        assert_eq!(gate.lock().creating, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn creating_waits_for_the_last_claim_and_a_moment_of_quiet() {
+        let gate = gate();
+        let (first, second) = (gate.claim(), gate.claim());
+        assert!(gate.create(false, None).is_err());
+        drop(first);
+        advance(QUIET * 2).await;
+        assert!(gate.create(false, None).is_err(), "one is still in flight");
+        drop(second);
+        assert_eq!(gate.create(false, None).unwrap_err(), Instant::now() + QUIET);
+        advance(QUIET).await;
+        assert!(gate.create(false, None).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_low_pool_goes_on_one_creation_at_a_time() {
+        let gate = gate();
+        let _claim = gate.claim();
+        let creating = gate.create(true, None).unwrap();
+        assert!(gate.create(true, None).is_err(), "of all pools together");
+        drop(creating);
+        assert!(gate.create(true, None).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_without_end_hold_a_pool_only_so_long() {
+        let gate = gate();
+        let since = Instant::now();
+        let mut claim = gate.claim();
+        let mut waited = Duration::ZERO;
+        while gate.create(false, Some(since)).is_err() {
+            advance(Duration::from_millis(10)).await;
+            waited += Duration::from_millis(10);
+            claim = gate.claim();
+            assert!(waited <= HOLD, "starved");
+        }
+        assert_eq!(waited, HOLD);
+        drop(claim);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_stays_silent_stops_counting() {
+        let gate = gate();
+        let silent = gate.claim();
+        advance(HOLD + QUIET - Duration::from_millis(1)).await;
+        assert!(gate.create(false, None).is_err());
+        advance(Duration::from_millis(1)).await;
+        assert!(gate.create(false, None).is_ok());
+        // Its end, much later, is no claim.
+        drop(silent);
+        assert!(gate.create(false, None).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clearing_away_waits_for_claims_unless_they_wait_for_it() {
+        let gate = gate();
+        let claim = gate.claim();
+        assert_eq!(clear(&gate, true).await.0, Duration::ZERO);
+        let waits = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { clear(&gate, false).await.0 }
+        });
+        tokio::time::sleep(QUIET * 2).await;
+        drop(claim);
+        assert_eq!(waits.await.unwrap(), QUIET * 3, "until the last one, and a moment of quiet");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_without_end_hold_clearing_away_only_so_long() {
+        let gate = gate();
+        let claims = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move {
+                loop {
+                    let _claim = gate.claim();
+                    tokio::time::sleep(QUIET).await;
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(clear(&gate, false).await.0, CLEARING);
+        claims.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_two_processors_it_is_one_after_the_other() {
+        let gate = gate();
+        let (_, clearing) = clear(&gate, false).await;
+        assert_eq!(gate.create(true, None).unwrap_err(), Instant::now() + TURN);
+        let since = Some(Instant::now());
+        advance(HOLD).await;
+        drop(gate.create(true, since).expect("it was held for long enough"));
+        drop(clearing);
+        let creating = gate.create(false, None).unwrap();
+        let waits = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { clear(&gate, false).await }
+        });
+        tokio::task::yield_now().await;
+        drop(creating);
+        assert!(gate.create(false, None).is_err(), "it is the other's turn");
+        let (waited, clearing) = waits.await.unwrap();
+        assert_eq!(waited, Duration::ZERO, "it is told");
+        assert!(gate.create(false, None).is_err());
+        drop(clearing);
+        assert!(gate.create(false, None).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_creation_without_end_is_not_waited_for_when_the_place_is_needed() {
+        let gate = gate();
+        let _creating = gate.create(false, None).unwrap();
+        assert!(tokio::time::timeout(CLEARING * 2, clear(&gate, false)).await.is_err());
+        assert_eq!(clear(&gate, true).await.0, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_processors_do_much_at_the_same_time_but_for_one() {
+        let gate = on(4);
+        let (_, first) = clear(&gate, false).await;
+        let (_, second) = clear(&gate, false).await;
+        let creating = gate.create(false, None).unwrap();
+        assert!(gate.create(false, None).is_err(), "the last one is for claims");
+        drop((first, second, creating));
+    }
+}
