@@ -173,8 +173,8 @@ pub struct Pool {
     pub refill_quiet_ms: u64,
     /// Longest time that claims hold refilling up, milliseconds.
     pub refill_max_hold_ms: u64,
-    /// Longest time that claims hold the clearing away of containers up, milliseconds; at the limit on containers it
-    /// waits for nothing.
+    /// Longest time that claims hold the clearing away of containers up, milliseconds; when only an eighth of
+    /// `container.max` is free, it waits for nothing.
     pub clearing_max_hold_ms: u64,
     /// Share of its target below which a pool does not wait for claims, percent.
     pub refill_low_water_percent: usize,

@@ -141,7 +141,10 @@ async fn busy(daemon: &Arc<Daemon>) {
                 4 => {
                     // It may have ended, and been forgotten.
                     let _ = daemon.client.cancel(stream.execution().unwrap()).await;
-                    Outcome::of(stream).await;
+                    // Or not have begun.
+                    while let Some(event) = stream.next().await {
+                        event.unwrap();
+                    }
                 }
                 _ => drop(Outcome::of(stream).await),
             }

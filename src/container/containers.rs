@@ -279,6 +279,7 @@ impl Containers {
             keeper: self.keeper.clone(),
             gate: Arc::clone(&self.gate),
             places: Arc::clone(&self.places),
+            max_places: self.settings.max,
             pidfd: None,
             proxy: None,
             _place: place,

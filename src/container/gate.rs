@@ -2,8 +2,8 @@
 //!
 //! Creating takes the kernel's locks on control groups, which thawing needs; taking namespaces and control groups apart
 //! occupies a processor for milliseconds, and a kernel without preemption lets nobody else run meanwhile. So neither
-//! begins while a claim is in flight, and one processor is left to claims: of those two, only as many are done at the
-//! same time as there are others, in turns.
+//! begins while a claim is in flight, and beside each other they leave one processor to claims; where there are two in
+//! all, they take turns.
 //!
 //! A claim is in flight from the moment it is asked for until its [`ClaimGuard`] is dropped, which is when the command
 //! has written its first byte or has ended; a guard that is kept longer stops counting after the longest hold. After

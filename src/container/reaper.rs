@@ -18,6 +18,9 @@ use crate::steps;
 const RETRY: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
+/// Places are scarce when only this part of them is free, or none.
+const SCARCE: usize = 8;
+
 /// What has to be cleared away, from the moment the cgroup exists.
 #[derive(Debug)]
 pub struct Remains(Option<Parts>);
@@ -31,6 +34,7 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// Of all containers.
     pub places: Arc<Semaphore>,
+    pub max_places: usize,
     pub egress_metrics: Arc<egress::EgressMetrics>,
     pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
@@ -184,8 +188,9 @@ async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
         parts.pidfd = None;
     }
     steps::at("destroy.emptied");
-    // Nobody waits for the rest, which is work for the kernel, unless the place is needed.
-    let _turn = parts.gate.clear(since, || parts.places.available_permits() == 0).await;
+    // Nobody waits for the rest, which is work for the kernel, unless places run out.
+    let scarce = parts.max_places / SCARCE;
+    let _turn = parts.gate.clear(since, || parts.places.available_permits() <= scarce).await;
     // Its socket, of which the keeper has another, keeps the network namespace up to here.
     parts.proxy = None;
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));

@@ -31,7 +31,8 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
         "Claims beside a refill storm",
         "Claims on a pool of their own, one every 30 ms, in turns while nothing else happens (quiet) and while another \
          pool, of 100, refills after all its containers were claimed at once (and are destroyed meanwhile). Quiet and \
-         storm follow each other in batches of the same size, at least 400 claims of each in all.",
+         storm follow each other in batches of the same size, at least 400 claims of each in all; quiet begins when \
+         all that the storm has used is cleared away.",
     );
     let providers = [Provider::new("bench", POOL), Provider::new("storm", STORM)];
     let daemon = Daemon::start(bed, &providers, POOL + 2 * STORM + 50)?;
