@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use support::{Daemon, Outcome, shell};
+use thawd::types::ExecutionRequest;
 
 /// A file system of a test's own in memory, over a directory; taken away when this is dropped.
 struct Mount(std::path::PathBuf);
@@ -53,7 +54,9 @@ struct Counting {
 impl Counting {
     async fn start(daemon: &Daemon, lines: usize) -> Self {
         let script = format!("i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i; sleep 0.01; done; exit 7");
-        let id = daemon.client.create(&shell(&script)).await.unwrap().id;
+        // On a slow machine a line takes several times as long.
+        let request = ExecutionRequest { timeout_ms: Some(120_000), ..shell(&script) };
+        let id = daemon.client.create(&request).await.unwrap().id;
         Self { id, lines }
     }
 
