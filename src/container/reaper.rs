@@ -191,14 +191,15 @@ async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
     // Nobody waits for the rest, which is work for the kernel, unless places run out.
     let scarce = parts.max_places / SCARCE;
     let _turn = parts.gate.clear(since, || parts.places.available_permits() <= scarce).await;
-    // Its socket, of which the keeper has another, keeps the network namespace up to here.
+    // Its socket, of which the keeper has another, keeps the network namespace up to here: what ending that costs the
+    // kernel falls into this turn as well. Should the daemon be killed now, the next one finds an empty cgroup.
     parts.proxy = None;
+    if let Some(keeper) = parts.keeper.take() {
+        keeper.forget(&parts.entry.id);
+    }
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;
     removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     steps::at("destroy.removed");
-    if let Some(keeper) = &parts.keeper {
-        keeper.forget(&parts.entry.id);
-    }
     Ok(())
 }
