@@ -29,8 +29,9 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
         "busybox `dd` writes a file of text in tmpfs to its standard output, 64 KiB at a time, with no CPU limit below \
          the machine's. Bare pipe: the same program on the host, read by a thread that counts. Raw: the same in a \
          container, its bytes read over HTTP (`Accept: application/octet-stream`). Events: the same as server-sent \
-         events by a client that counts the text in them. Every other round goes backwards. Stalled: a second client has asked for the events and reads \
-         none. The clock runs from the first byte to the last, all of which must arrive.",
+         events by a client that counts the text in them. Stalled: a second client has asked for the events and reads \
+         none. Every other round goes backwards. The clock runs from the first byte to the last, all of which must \
+         arrive.",
     );
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let provider = Provider { cpus, memory_mib: 512, ..Provider::new("bench", 2) };
