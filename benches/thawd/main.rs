@@ -1,10 +1,11 @@
 //! `make bench`: thawd against its peers, interleaved, on this machine. See docs/BENCHMARKS.md for the last results.
 //!
-//! Prints a table for each measure, writes target/bench/MEASURE.json and rewrites docs/BENCHMARKS.md. A bad time
-//! never makes it fail; a wrong result (a cold claim where a warm one was due, wrong output) does.
+//! Prints a table for each measure, writes target/bench/MEASURE.json and replaces its section of docs/BENCHMARKS.md. A
+//! bad time never makes it fail; a wrong result (a cold claim where a warm one was due, wrong output) does.
 
 mod bed;
 mod contender;
+mod document;
 mod http;
 mod machine;
 mod measures;
@@ -82,8 +83,8 @@ fn run(options: Options) -> Result<bool> {
     bed::raise_open_files();
     let binaries = options.binaries.clone().unwrap_or_else(|| bed::repository().join("target/release"));
     let bed = Rc::new(Bed::new(binaries)?);
-    let mut all_well = true;
-    for (name, measure) in measures::ALL {
+    let (mut all_well, mut measured) = (true, Vec::new());
+    for (name, measure) in &measures::ALL {
         if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
             continue;
         }
@@ -92,13 +93,16 @@ fn run(options: Options) -> Result<bool> {
         eprintln!("bench: {name} …");
         let begun = Instant::now();
         match measure(&bed, &options) {
-            Ok(outcome) => report::publish(name, &outcome, &before, begun.elapsed().as_secs_f64())?,
+            Ok(outcome) => {
+                report::publish(name, &outcome, &before, begun.elapsed().as_secs_f64())?;
+                measured.push(*name);
+            }
             Err(error) => {
                 eprintln!("bench: {name} gave no result: {error:#}");
                 all_well = false;
             }
         }
     }
-    report::write_document(&order)?;
+    report::write_document(&order, &measured)?;
     Ok(all_well)
 }

@@ -1,5 +1,6 @@
 //! What a measure found: as a table on the terminal, as JSON in target/bench, as a section of docs/BENCHMARKS.md.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::bed::repository;
+use crate::document::{Section, compose};
 use crate::stats::{Series, human};
 use crate::{machine, peers};
 
@@ -262,41 +264,26 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-/// Rewrites docs/BENCHMARKS.md from the last results of every measure.
-pub fn write_document(order: &[&str]) -> Result<()> {
-    let mut out = String::from(
-        "# Benchmarks\n\nWritten by `make bench`; do not edit. Each section holds the last run of one measure \
+/// Rewrites docs/BENCHMARKS.md with what was just `measured`; the other sections stay.
+pub fn write_document(order: &[&str], measured: &[&str]) -> Result<()> {
+    let introduction = "# Benchmarks\n\nWritten by `make bench`; do not edit. Each section holds the last run of one measure \
          (`make bench ONLY=claim,cold` repeats some).\n\n\
          Contenders of a comparison take turns, one sample each per round, in an order that rotates, with a pause of \
          20 ms between samples; two rounds go before that and do not count. A time is taken by the client: from its decision to act (request \
          written, process spawned) to the first byte of the command's output in its hands. p90 and p99 are by nearest \
          rank. All containers run the same root file system: busybox, built from `images/test`. The figures of one \
-         table can be compared with each other; those of different machines or days cannot.\n\n",
-    );
-    let mut sections = String::new();
-    let mut machines: Vec<String> = Vec::new();
+         table can be compared with each other; those of different machines or days cannot.\n";
+    let (mut fresh, mut spare) = (BTreeMap::new(), BTreeMap::new());
     for id in order {
         let Ok(text) = fs::read_to_string(directory().join(format!("{id}.json"))) else { continue };
         let document: Value = serde_json::from_str(&text).with_context(|| format!("{id}.json"))?;
-        let machine = machine_text(&document);
-        if !machines.contains(&machine) {
-            machines.push(machine);
-        }
-        sections += &section(&document);
-        sections.push('\n');
-        if *id == "cold" {
-            sections += COLD_PROFILE;
-            sections.push('\n');
-        }
+        let found = Section { machine: machine_text(&document), text: section(&document) };
+        if measured.contains(id) { &mut fresh } else { &mut spare }.insert((*id).to_owned(), found);
     }
-    for machine in machines {
-        out += &machine;
-        out.push_str("\n\n");
-    }
-    out += sections.trim_end();
-    out.push('\n');
     let path: &Path = &repository().join("docs/BENCHMARKS.md");
-    fs::write(path, out).context("write docs/BENCHMARKS.md")
+    let old = fs::read_to_string(path).unwrap_or_default();
+    let new = compose(introduction, order, &old, &fresh, &spare, ("cold", COLD_PROFILE));
+    fs::write(path, new).context("write docs/BENCHMARKS.md")
 }
 
 fn machine_text(document: &Value) -> String {

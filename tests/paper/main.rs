@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod benchmarks;
 mod completions;
 mod limits;
 mod man;
