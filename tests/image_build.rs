@@ -1,6 +1,11 @@
 //! Builds of the real images, from the cache `${THAWD_CACHE:-~/.cache/thawd}/build`. What is not there yet is fetched
-//! from the Debian and npm registries, about 200 MB once.
+//! from the Debian and npm registries, about 200 MB once. The tests of pins need nothing but loopback.
 #![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "image_build/mirror.rs"]
+mod mirror;
+#[path = "image_build/pins.rs"]
+mod pins;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -20,7 +20,7 @@ const CACHE_DIR: &str = "/var/cache/thawd/build";
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Build an OCI image layout from an image folder, without Docker
-    Build(Args),
+    Build(BuildArgs),
     /// Pin the newest packages: of npm those that fit image.toml, of Debian those of the base's suite
     Lock(Args),
     /// List npm packages that have a newer version than image.toml names
@@ -44,7 +44,21 @@ pub(super) enum Command {
     Push(PushArgs),
 }
 
-/// Arguments of `build` and `lock`.
+/// Arguments of `build`.
+#[derive(Debug, clap::Args)]
+pub(super) struct BuildArgs {
+    #[command(flatten)]
+    common: Args,
+    /// Mirror that keeps old versions, for locked packages that the Debian mirror has no more, or `none`
+    /// [default: snapshot.debian.org, unless --debian-mirror names another mirror]
+    #[arg(long, value_name = "MIRROR")]
+    debian_snapshot: Option<String>,
+    /// Fail when something is not to be had as it is locked, instead of taking the newest
+    #[arg(long)]
+    locked: bool,
+}
+
+/// Arguments of `build`, `lock` and `outdated`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Folder that holds image.toml
@@ -122,10 +136,12 @@ pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlEr
     Ok(0)
 }
 
-fn built(args: &Args, format: Format) -> Result<(), CtlError> {
-    let folder = args.folder()?;
+fn built(args: &BuildArgs, format: Format) -> Result<(), CtlError> {
+    let folder = args.common.folder()?;
     let name = name_of(&folder);
-    let options = args.options(&name)?;
+    let mut options = args.common.options(&name)?;
+    options.debian_snapshot.clone_from(&args.debian_snapshot);
+    options.locked = args.locked;
     if let Some(parent) = options.layout_dir.parent() {
         std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
     }
@@ -184,7 +200,7 @@ fn described(report: &BuildReport, format: Format) -> Result<String, CtlError> {
                 })
                 .collect();
             let item = json!({ "name": report.name, "digest": report.digest, "layout": report.layout, "layers": layers,
-                "compressed_bytes": stored, "unpacked_bytes": unpacked, "unchanged": report.unchanged });
+                "compressed_bytes": stored, "unpacked_bytes": unpacked, "unchanged": report.unchanged, "unlocked": report.unlocked });
             format!("{}\n", serde_json::to_string_pretty(&[item]).map_err(io::Error::from)?)
         }
     })

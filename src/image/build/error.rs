@@ -57,6 +57,20 @@ pub enum BuildError {
         /// What does not fit.
         reason: String,
     },
+    /// What is locked is nowhere any more, and nothing else was wanted.
+    #[error(
+        "{}: {what} is neither in the cache nor to be had any more: run `thawctl image lock {}` to pin the newest, \
+         or build without --locked",
+        path.display(), manifest_dir.display()
+    )]
+    Withdrawn {
+        /// The lock file.
+        path: PathBuf,
+        /// Name and version of each package.
+        what: String,
+        /// The folder of the image.
+        manifest_dir: PathBuf,
+    },
     /// The layout folder holds something that is not an image layout.
     #[error("{} is not empty and no OCI image layout: name another folder", path.display())]
     NotALayout {
@@ -68,5 +82,12 @@ pub enum BuildError {
 impl BuildError {
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         BuildError::Io { path: path.to_owned(), source }
+    }
+
+    pub(super) fn program(program: &'static str, status: std::process::ExitStatus, stderr: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(stderr);
+        let lines: Vec<&str> = text.lines().collect();
+        let stderr = lines[lines.len().saturating_sub(12)..].join("\n");
+        BuildError::Program { program, status, stderr }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod layer;
 mod npm;
 mod output;
+mod pins;
 mod recipe;
 mod tree;
 mod work;
@@ -25,6 +26,7 @@ pub use self::error::BuildError;
 use self::layer::LayerCache;
 pub use self::layer::LayerCompression;
 pub use self::npm::Outdated;
+pub use self::pins::Moved;
 use self::work::{Inputs, Work};
 use super::progress::Progress;
 
@@ -41,6 +43,13 @@ pub struct BuildOptions {
     pub programs_dir: Option<PathBuf>,
     /// Debian mirror, an address or a line as in `sources.list`; `None` leaves the choice to mmdebstrap.
     pub debian_mirror: Option<String>,
+    /// Mirror that keeps old versions, for locked packages that the Debian mirror has no more: an address, lines as in
+    /// `sources.list`, or `none`. `None` takes snapshot.debian.org, unless `debian_mirror` names another mirror.
+    pub debian_snapshot: Option<String>,
+    /// For how long that mirror may be asked.
+    pub snapshot_patience: Duration,
+    /// Whether to fail when something is not to be had as it is locked, instead of taking the newest.
+    pub locked: bool,
     /// How layers are compressed.
     pub compression: LayerCompression,
 }
@@ -54,6 +63,9 @@ impl BuildOptions {
             rootfs_dir: None,
             programs_dir: None,
             debian_mirror: None,
+            debian_snapshot: None,
+            snapshot_patience: Duration::from_secs(90),
+            locked: false,
             compression: LayerCompression::default(),
         }
     }
@@ -80,8 +92,10 @@ pub struct BuildReport {
     pub layers: Vec<LayerReport>,
     /// Whether the layout held exactly this image already.
     pub unchanged: bool,
-    /// What the operator should know, one sentence each.
+    /// What the operator should know, one sentence each; the lines of `unlocked` among them.
     pub notes: Vec<String>,
+    /// The packages that were not used as they are locked; empty if the image is the locked one.
+    pub unlocked: Vec<Moved>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -122,17 +136,26 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
     let inputs = Inputs::read(manifest_dir, options)?;
     let cache = LayerCache::open(&options.cache_dir)?;
     let _one_at_a_time = lock_cache(&options.cache_dir)?;
-    let mut work = Work { inputs: &inputs, options, cache: &cache, progress, modules: None, notes: Vec::new() };
+    let mut work = Work {
+        inputs: &inputs,
+        options,
+        cache: &cache,
+        progress,
+        modules: None,
+        notes: Vec::new(),
+        unlocked: Vec::new(),
+    };
 
     let mut layers = vec![("base", work.base()?)];
     if let Some(version) = &inputs.image.node {
         layers.push(("node", work.node(version)?));
     }
     layers.extend(work.cli()?.map(|layer| ("cli", layer)));
-    let notes = std::mem::take(&mut work.notes);
+    let (mut notes, unlocked) = (std::mem::take(&mut work.notes), std::mem::take(&mut work.unlocked));
+    notes.extend(unlocked.iter().map(Moved::to_string));
     drop(work);
 
-    let (digest, unchanged) = output::write(&inputs, &layers, &cache, options)?;
+    let (digest, unchanged) = output::write(&inputs, &layers, &unlocked, &cache, options)?;
     let layers = layers
         .into_iter()
         .map(|(role, built)| LayerReport {
@@ -150,6 +173,7 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
         layers,
         unchanged,
         notes,
+        unlocked,
         elapsed: begun.elapsed(),
     })
 }
@@ -197,10 +221,7 @@ fn run(program: &'static str, package: &str, command: &mut Command) -> Result<Ve
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = text.lines().collect();
-    let stderr = lines[lines.len().saturating_sub(12)..].join("\n");
-    Err(BuildError::Program { program, status: output.status, stderr })
+    Err(BuildError::program(program, output.status, &output.stderr))
 }
 
 /// Writes a file so that at any time either the old or the new one is there whole.

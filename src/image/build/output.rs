@@ -12,6 +12,7 @@ use oci_spec::image::{
 use serde::Serialize;
 
 use super::layer::{LayerCache, LayerCompression};
+use super::pins::{self, Moved};
 use super::work::{Built, Inputs};
 use super::{BuildError, BuildOptions, entrypoint, write_whole};
 use crate::image::digest::{hex, sha256};
@@ -24,6 +25,7 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 pub(super) fn write(
     inputs: &Inputs,
     layers: &[(&'static str, Built)],
+    unlocked: &[Moved],
     cache: &LayerCache,
     options: &BuildOptions,
 ) -> Result<(String, bool), BuildError> {
@@ -46,7 +48,7 @@ pub(super) fn write(
         path: inputs.manifest_dir.join("image.toml"),
         reason: format!("makes no valid OCI image: {e}"),
     };
-    let config = config(inputs, layers).map_err(spec)?;
+    let config = config(inputs, layers, unlocked).map_err(spec)?;
     let config = blob(&blobs, &config, MediaType::ImageConfig, inputs, &mut kept)?;
     let manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
@@ -94,7 +96,11 @@ fn prepare(folder: &Path) -> Result<(), BuildError> {
     fs::create_dir_all(&blobs).map_err(fail)
 }
 
-fn config(inputs: &Inputs, layers: &[(&'static str, Built)]) -> Result<ImageConfiguration, OciSpecError> {
+fn config(
+    inputs: &Inputs,
+    layers: &[(&'static str, Built)],
+    unlocked: &[Moved],
+) -> Result<ImageConfiguration, OciSpecError> {
     let image = &inputs.image;
     let mut env = image.env.clone();
     env.insert("HOME".to_owned(), inputs.user.home.clone());
@@ -104,7 +110,7 @@ fn config(inputs: &Inputs, layers: &[(&'static str, Built)]) -> Result<ImageConf
     } else {
         (image.entrypoint.command.clone(), Vec::new())
     };
-    let run = ConfigBuilder::default()
+    let mut run = ConfigBuilder::default()
         .user(format!("{}:{}", inputs.user.uid, inputs.user.gid))
         .env(env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>())
         .entrypoint(entrypoint)
@@ -112,6 +118,9 @@ fn config(inputs: &Inputs, layers: &[(&'static str, Built)]) -> Result<ImageConf
         .working_dir(image.workdir.clone())
         .stop_signal("SIGTERM")
         .build()?;
+    if !unlocked.is_empty() {
+        run.set_labels(Some(HashMap::from([(pins::LABEL.to_owned(), pins::label(unlocked))])));
+    }
     let mut history = Vec::new();
     for (role, built) in layers {
         let made_by = format!("thawd image build: {role} from {}", built.made_by);

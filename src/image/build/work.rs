@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanBytes;
 
 use super::layer::{Layer, LayerCache, LayerCompression};
+use super::pins::Moved;
 use super::recipe::{BaseRecipe, ImageRecipe, SkeletonRecipe};
 use super::tree::{Node, Source, Tree};
 use super::{BuildError, BuildOptions, base, debian, entrypoint, npm, recipe};
@@ -79,6 +80,8 @@ pub(super) struct Work<'a> {
     /// `node_modules`, once it was needed.
     pub(super) modules: Option<npm::Modules>,
     pub(super) notes: Vec<String>,
+    /// What is not as the locks say.
+    pub(super) unlocked: Vec<Moved>,
 }
 
 impl Work<'_> {
@@ -91,9 +94,17 @@ impl Work<'_> {
             (Some(recipe), None) => {
                 hash_tree(&mut hash, &inputs.skeleton)?;
                 let lock = debian::lock_path(&inputs.base_path);
-                hash.add(&debian::lock_bytes(&lock)?);
+                let mut chosen = debian::read_lock(&lock, recipe)?.as_chosen();
+                let mut as_locked = hash.clone();
+                chosen.hash(&mut as_locked);
+                if !self.is_cached(as_locked) {
+                    let (options, progress) = (self.options, self.progress);
+                    chosen = debian::choose(recipe, &lock, &inputs.manifest_dir, options, progress, &mut self.notes)?;
+                }
+                self.unlocked.extend(chosen.moved.iter().cloned());
+                chosen.hash(&mut hash);
                 self.layer("base", made_by, hash, |work| {
-                    debian::add(recipe, &lock, inputs.skeleton.clone(), work.options, work.progress)
+                    debian::add(recipe, &chosen, inputs.skeleton.clone(), work.options)
                 })
             }
             (None, Some(host)) => {
@@ -168,6 +179,12 @@ impl Work<'_> {
             self.modules = Some(modules);
         }
         Ok(self.modules.as_ref().expect("it was set just above"))
+    }
+
+    /// Whether the layer that is made from this is in the cache.
+    fn is_cached(&self, mut hash: InputHash) -> bool {
+        hash.add(FORMAT.as_bytes());
+        self.cache.get(&hash.finish(), LayerCompression::Zstd).is_some()
     }
 
     fn layer(

@@ -1,5 +1,6 @@
 //! What is known of an image and of a layer: `image.json` and `layer.json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,9 @@ pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     /// Arguments if the caller gives none.
     pub cmd: Vec<String>,
+    /// What its maker noted.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<&ImageConfiguration> for ImageConfig {
@@ -75,6 +79,7 @@ impl From<&ImageConfiguration> for ImageConfig {
             workdir: run.working_dir().clone().unwrap_or_default(),
             entrypoint: run.entrypoint().clone().unwrap_or_default(),
             cmd: run.cmd().clone().unwrap_or_default(),
+            labels: run.labels().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
         }
     }
 }

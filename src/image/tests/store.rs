@@ -54,6 +54,7 @@ fn the_configuration_is_read() {
         workdir: "/w".to_owned(),
         entrypoint: vec!["e".to_owned()],
         cmd: vec!["c".to_owned()],
+        labels: std::collections::BTreeMap::new(),
     };
     assert_eq!(image.config, expected);
 }
