@@ -76,7 +76,7 @@ toolchain:
 		echo "Rust $$need or newer is needed, this is $$have: run rustup update" >&2; exit 1; fi
 
 build: toolchain ## Build the release binaries, their man pages and completions
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --workspace
 	rm -rf target/release/paper
 	for program in thawd thawctl; do target/release/$$program paper target/release/paper; done
 
@@ -97,10 +97,10 @@ test-suites:
 	$(MAKE) test-qemu
 
 test-unit: toolchain ## The tests beside the code; no root, no containers
-	$(CARGO) test --locked --profile $(TEST_PROFILE) --lib --bin thawd --bin thawctl
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --workspace --lib --bins
 
 test-native: need-root toolchain unified ## All tests on the running kernel (as root)
-	$(CARGO) test --locked --profile $(TEST_PROFILE)
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --workspace
 
 test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pure cgroup v2 kernel (as root)
 	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='$(V2_ARGS)' tests/bed/test-v2 $(V2_TESTS)
@@ -134,7 +134,7 @@ bench-parts: need-root toolchain ## Measure the parts of a claim one by one (as 
 unified: toolchain ## Build the program of the image "unified", static and small
 	host=$$(rustc -vV | sed -n 's/^host: //p'); \
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/thawd" \
-		$(CARGO) build --locked --profile unified --bin thaw-unified --target $$host --target-dir $(STATIC_DIR); \
+		$(CARGO) build --locked --profile unified --package thaw-unified --target $$host --target-dir $(STATIC_DIR); \
 	install -m 755 $(STATIC_DIR)/$$host/unified/thaw-unified $(STATIC_DIR)/thaw-unified
 
 images: need-root deps build unified ## Build the runtime images of the three clients, and the one of API clients
@@ -153,8 +153,8 @@ fuzz: need-root toolchain ## Fuzz the readers of layers, manifests, accounts and
 	fuzz/run $(FUZZ_SECONDS)
 
 lint: toolchain ## Formatting, clippy, and shellcheck and promtool if they are installed
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck > /dev/null; then shellcheck $(SCRIPTS); else echo "lint: shellcheck is not installed, scripts not checked"; fi
 	@if command -v promtool > /dev/null; then promtool check rules monitoring/prometheus/thawd.rules.yml; promtool test rules monitoring/prometheus/thawd.rules.test.yml; else echo "lint: promtool is not installed, alert rules not checked"; fi
 

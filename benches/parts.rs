@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use thawd::cgroup::Hierarchy;
+use thaw_client::types::{Delta, Event, ExecutionRequest};
+use thaw_os::cgroup::Hierarchy;
 use thawd::container::Command;
 use thawd::egress::Policy;
 use thawd::execution::{Cursor, Log, LogLimits, Spools, Stream};
 use thawd::provider::{self, Dialect, DialectParser, PromptSpec};
-use thawd::types::{Delta, Event, ExecutionRequest};
 
 const REQUEST: &str = r#"{"provider": "openai", "user": "u1", "prompt": "What is 3*67?", "credentials":
     {"files": {"auth.json": "{\"tokens\": {\"access_token\": \"x\"}}"}}, "labels": {"run": "1"}}"#;

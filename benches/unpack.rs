@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use thawd::image::Store;
-use thawd::image::build::{BuildOptions, BuildReport, LayerCompression, build};
-use thawd::image::progress::Terminal;
+use thaw_image::Store;
+use thaw_image::build::{BuildOptions, BuildReport, LayerCompression, build};
+use thaw_image::progress::Terminal;
 
 /// What is measured, and its name.
 type Contestant<'a> = (&'static str, Box<dyn Fn(&Path) + 'a>);

@@ -20,12 +20,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use thawd::{
-    provider::{
-        Provider,
-        prestart::{Action, Driver, LateRequest, Plan},
-    },
-    types::Secret,
+use thaw_client::types::Secret;
+use thawd::provider::{
+    Provider,
+    prestart::{Action, Driver, LateRequest, Plan},
 };
 
 #[derive(Debug, Parser)]

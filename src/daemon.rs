@@ -11,19 +11,19 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
-use crate::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Squeeze};
-use crate::config::{self, Config, OnStop};
 use crate::container::{self, Containers, Gate, GateSettings, Orphan, Prestarted, Template};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
-use crate::image::{Store, StoreError};
 use crate::keeper::{self, Keeper, KeeperError, Kept};
 use crate::pool::{self, AdmissionSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::sole::{Sole, SoleError};
-use crate::spawner::Spawner;
 use crate::telemetry::{self, DaemonMetrics, TelemetryError};
-use crate::types::Stage;
+use thaw_client::config::{self, Config, OnStop};
+use thaw_client::types::Stage;
+use thaw_image::{Store, StoreError};
+use thaw_os::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Reclaim};
+use thaw_os::spawner::Spawner;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -161,7 +161,7 @@ pub struct Daemon {
     on_stop: OnStop,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
-    connections: api::Connections,
+    connections: config::Connections,
     /// The metrics' own listener.
     metrics_listener: Option<tokio::net::TcpListener>,
     own_metrics: DaemonMetrics,
@@ -416,7 +416,7 @@ fn container_settings(config: &Config) -> container::Settings {
         id_start: config.container.id_start,
         create_timeout: Duration::from_secs(config.container.create_timeout_seconds),
         proxy_port: config.egress.port,
-        egress: config.egress.limits.limits(),
+        egress: (&config.egress.limits).into(),
         mount_point: config.paths.run_dir.clone(),
     }
 }
@@ -535,7 +535,7 @@ fn serve_provider(
         layout: config.paths.layouts().join(&provider.image),
         policy: Arc::clone(&policy),
         proxy_port: config.egress.port,
-        squeeze: config.pool.squeeze,
+        reclaim: reclaim(config.pool.squeeze),
     });
     let mut start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
@@ -597,7 +597,7 @@ struct Source {
     layout: PathBuf,
     policy: Arc<Policy>,
     proxy_port: u16,
-    squeeze: Squeeze,
+    reclaim: Reclaim,
 }
 
 impl Source {
@@ -624,13 +624,22 @@ impl Source {
             pids: provider.pids_max,
             egress: Arc::clone(&self.policy),
             prestarted: prestarted.transpose()?,
-            squeeze: self.squeeze,
+            reclaim: self.reclaim,
         }))
     }
 }
 
+/// In the words of the control groups.
+fn reclaim(squeeze: config::Squeeze) -> Reclaim {
+    match squeeze {
+        config::Squeeze::Off => Reclaim::Nothing,
+        config::Squeeze::Cache => Reclaim::Cache,
+        config::Squeeze::Swap => Reclaim::Swap,
+    }
+}
+
 /// The unpacked image: from the layout if there is one (which may be newer), else from the store.
-fn image(images: &Store, name: &str, layout: &Path) -> Result<crate::image::Image, String> {
+fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::Image, String> {
     if layout.join("index.json").is_file() {
         return images.ensure(layout).map_err(|error| format!("image `{name}`: {error}"));
     }

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use crate::config::{self, Config};
+use thaw_client::config::{self, Config};
 
 /// Keys that differ, as they stand in the file (`pool.target`), sorted.
 #[derive(Debug, Default, PartialEq, Eq)]

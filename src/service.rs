@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, ClientError};
-use crate::config::{Config, ConfigError};
 use crate::execution::Executions;
 use crate::pool::{Bounds, ClaimError, Pool};
 use crate::reload;
 use crate::systemd;
 use crate::telemetry::{DaemonMetrics, LogControl, TelemetryError};
-use crate::types::{self, Stage};
+use thaw_client::client::{Client, ClientError};
+use thaw_client::config::{Config, ConfigError};
+use thaw_client::types::{self, Stage};
 
 /// How often the line in `systemctl status` is brought up to date.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -227,7 +227,7 @@ fn describe(pool: &types::Pool) -> String {
 #[cfg(test)]
 mod tests {
     use super::describe;
-    use crate::types::{Pool, Stage};
+    use thaw_client::types::{Pool, Stage};
 
     #[test]
     fn a_pool_is_described_in_a_few_words() {

@@ -4,7 +4,7 @@
 mod support;
 
 use support::{Daemon, Outcome, eventually, shell};
-use thawd::types::{ClaimPath, Container, ExecutionRequest, ExitReason, Usage};
+use thaw_client::types::{ClaimPath, Container, ExecutionRequest, ExitReason, Usage};
 
 const MIB: u64 = 1 << 20;
 
@@ -183,7 +183,7 @@ async fn what_was_used_before_the_daemon_was_killed_still_counts() {
     let body = br#"{"provider":"test","user":"u1","background":true,"command":["sh","-c","i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000"]}"#;
     let headers = [("content-type", "application/json"), ("x-request-id", "kept-1")];
     let answer = daemon.http("POST /v1/executions", &headers, body).await;
-    let execution: thawd::types::Execution = serde_json::from_slice(&answer.body).unwrap();
+    let execution: thaw_client::types::Execution = serde_json::from_slice(&answer.body).unwrap();
     let (_, before) = eventually("it has used something", || async {
         used(&daemon, &execution.id).await.filter(|(_, usage)| usage.cpu_us > 50_000)
     })

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{Daemon, Outcome, shell};
-use thawd::types::Problem;
+use thaw_client::types::Problem;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -135,7 +135,7 @@ async fn every_mistake_in_a_request_has_its_code_and_starts_nothing() {
     assert_eq!(daemon.http("POST /v1/executions", &[JSON], twice.as_bytes()).await.status, 400);
 
     let after = daemon.settled().await;
-    let ids = |list: &[thawd::types::Container]| list.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
+    let ids = |list: &[thaw_client::types::Container]| list.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after), "no container was touched");
     assert!(daemon.client.executions().await.unwrap().is_empty(), "and nothing is remembered");
     assert_eq!(daemon.pool().await.hits + daemon.pool().await.misses, 0);

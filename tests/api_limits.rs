@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use support::{Answer, Daemon, PATIENCE, eventually, open_files, shell};
-use thawd::types::{ExecutionState, ExitReason};
+use thaw_client::types::{ExecutionState, ExitReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -268,7 +268,7 @@ async fn users_who_are_not_listed_are_refused_although_they_may_open_the_socket(
     }
     // Where it lies, others may not get to it.
     let program = daemon.path("thawctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_thawctl"), &program).unwrap();
+    std::fs::copy(support::programs::thawctl(), &program).unwrap();
     let ask = |uid: u32| {
         let mut command = std::process::Command::new(&program);
         let output = command.arg("--socket").arg(daemon.socket()).args(["pool", "ls"]).uid(uid).gid(uid).output();

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use support::{Daemon, Outcome, open_files, shell};
-use thawd::types::Event;
+use thaw_client::types::Event;
 
 #[tokio::test]
 async fn output_cannot_forge_events() {

@@ -14,9 +14,9 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use support::{ContainerCgroup, Daemon, Outcome, Setup, eventually, prompt};
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Quiet;
-use thawd::types::{ClaimPath, Container, Credentials, Event, ExecutionRequest, ExitReason, Secret, Stage};
+use thaw_client::types::{ClaimPath, Container, Credentials, Event, ExecutionRequest, ExitReason, Secret, Stage};
+use thaw_image::build::{BuildOptions, build};
+use thaw_image::progress::Quiet;
 
 const PROVIDERS: [&str; 3] = ["openai", "anthropic", "google"];
 
@@ -42,7 +42,7 @@ fn layouts() -> &'static Path {
 }
 
 fn http_client() -> reqwest::Client {
-    let tls = thawd::tls::client_config().unwrap();
+    let tls = thaw_client::tls::client_config().unwrap();
     reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
 }
 

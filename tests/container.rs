@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use support::{ContainerCgroup, Daemon, Outcome, Process, eventually, in_bed, open_files, shell};
-use thawd::types::{ClaimPath, ContainerState};
+use thaw_client::types::{ClaimPath, ContainerState};
 
 const MIB: u64 = 1 << 20;
 

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
 fn top(daemon: &Daemon, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+    let mut command = Command::new(support::programs::thawctl());
     command.arg("top").args(arguments).env("THAWD_SOCKET", daemon.socket()).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -87,7 +87,7 @@ async fn without_a_terminal_tables_follow_each_other_until_a_signal() {
 
 /// Runs it on a terminal of its own (script(1)) and does something to it; what was on the terminal, and the exit code.
 async fn on_a_terminal(daemon: &Daemon, keys: &str, sent: Option<Signal>) -> (String, Option<i32>) {
-    let program = format!("exec {} top --interval 0.1", env!("CARGO_BIN_EXE_thawctl"));
+    let program = format!("exec {} top --interval 0.1", support::programs::thawctl());
     let mut script = Command::new("script");
     script.args(["--quiet", "--flush", "--return", "--command", &program, "/dev/null"]);
     script.env("THAWD_SOCKET", daemon.socket()).env("TERM", "xterm").kill_on_drop(true);

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::{Daemon, Outcome, Setup, eventually, shell};
-use thawd::client::{Client, ClientError};
-use thawd::image::progress::Quiet;
-use thawd::image::registry::{self, RegistryError};
-use thawd::types::{ClaimPath, ContainerState, ExecutionRequest, ExecutionState, ExitReason};
+use thaw_client::client::{Client, ClientError};
+use thaw_client::types::{ClaimPath, ContainerState, ExecutionRequest, ExecutionState, ExitReason};
+use thaw_image::progress::Quiet;
+use thaw_image::registry::{self, RegistryError};
 use tokio::io::AsyncReadExt;
 use tokio::time::sleep;
 
@@ -175,7 +175,7 @@ async fn what_has_waited_for_a_day_is_as_good_as_new() {
     sleep(HOUR * 24).await;
     let after = daemon.containers().await;
     assert!(after.iter().all(|container| container.state == ContainerState::Warm));
-    let ids = |containers: &[thawd::types::Container]| {
+    let ids = |containers: &[thaw_client::types::Container]| {
         let mut ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
         ids.sort();
         ids

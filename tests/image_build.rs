@@ -12,9 +12,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use thawd::image::build::{BuildOptions, BuildReport, LayerCompression, build, lock};
-use thawd::image::progress::Terminal;
-use thawd::image::{Image, Store};
+use thaw_image::build::{BuildOptions, BuildReport, LayerCompression, build, lock};
+use thaw_image::progress::Terminal;
+use thaw_image::{Image, Store};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -136,7 +136,7 @@ fn the_clis_start_from_their_read_only_root() {
         eprintln!("{name:>10} {command}: {} in {:.2?}", said.trim(), begun.elapsed());
         assert!(ok && said.starts_with(version), "{name}: {said}");
     }
-    assert_eq!(store.verify(&thawd::image::progress::Quiet).unwrap().damage, [], "running changed nothing");
+    assert_eq!(store.verify(&thaw_image::progress::Quiet).unwrap().damage, [], "running changed nothing");
 }
 
 /// Puts the root together in namespaces that end with the command: read-only, fresh HOME and /tmp, no network.

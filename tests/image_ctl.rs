@@ -35,7 +35,7 @@ impl Place {
     }
 
     fn thawctl(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+        let mut command = Command::new(support::programs::thawctl());
         command.arg("image");
         command
     }
@@ -204,7 +204,7 @@ async fn a_daemon_keeps_the_image_that_it_may_start() {
     daemon.settled().await;
     let store = daemon.path("state/images");
     let thawctl = |verb: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+        let mut command = Command::new(support::programs::thawctl());
         command.args(["image", verb, "test", "--store"]).arg(&store);
         command.output().unwrap()
     };

@@ -3,17 +3,20 @@
 
 mod registry;
 
+#[path = "support/programs.rs"]
+mod programs;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use registry::{Fake, OCI_INDEX, OCI_MANIFEST, Registry, Reply, SmallImage, basic, digest, names_in};
 use serde_json::{Value, json};
-use thawd::image::Store;
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Quiet;
-use thawd::image::registry::{Login, Options, PullReport, RegistryError, pull, push, reference};
-use thawd::types::Secret;
+use thaw_client::types::Secret;
+use thaw_image::Store;
+use thaw_image::build::{BuildOptions, build};
+use thaw_image::progress::Quiet;
+use thaw_image::registry::{Login, Options, PullReport, RegistryError, pull, push, reference};
 
 /// The image `test`, built offline.
 fn test_layout(folder: &Path) -> (PathBuf, String) {
@@ -217,7 +220,7 @@ async fn a_password_opens_the_registry() {
 
 /// The real program, with no configuration of docker but the one given.
 fn thawctl(args: &[&str], docker_config: &Path, stdin: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_thawctl"))
+    let mut child = Command::new(programs::thawctl())
         .args(args)
         .env("DOCKER_CONFIG", docker_config)
         .stdin(Stdio::piped())

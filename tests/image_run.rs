@@ -9,9 +9,9 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use support::{Daemon, Outcome, mounts_below};
-use thawd::image::Store;
-use thawd::image::progress::Quiet;
-use thawd::types::{ClaimPath, Credentials, ExecutionRequest, ExitReason};
+use thaw_client::types::{ClaimPath, Credentials, ExecutionRequest, ExitReason};
+use thaw_image::Store;
+use thaw_image::progress::Quiet;
 
 fn request(image: &str, script: &str) -> ExecutionRequest {
     let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
@@ -25,7 +25,7 @@ fn request(image: &str, script: &str) -> ExecutionRequest {
 
 async fn refused(daemon: &Daemon, request: &ExecutionRequest) -> (String, String) {
     match daemon.client.create(request).await.unwrap_err() {
-        thawd::client::ClientError::Problem(problem) => (problem.code.clone(), problem.detail.clone()),
+        thaw_client::client::ClientError::Problem(problem) => (problem.code.clone(), problem.detail.clone()),
         other => panic!("{other}"),
     }
 }

@@ -1,15 +1,18 @@
 //! Images and processes that are killed at their work: building, unpacking, importing.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/programs.rs"]
+mod programs;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use thawd::image::Store;
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Quiet;
+use thaw_image::Store;
+use thaw_image::build::{BuildOptions, build};
+use thaw_image::progress::Quiet;
 
 /// Size of a file that takes a moment to unpack, bytes.
 const LARGE: u64 = 128 << 20;
@@ -38,7 +41,7 @@ fn child_that_unpacks() {
 
 /// `thawctl image VERB` at work, to be killed.
 fn thawctl(arguments: &[&str], paths: &[(&str, PathBuf)]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+    let mut command = Command::new(programs::thawctl());
     command.arg("image").args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     for (option, path) in paths {
         command.arg(option).arg(path);

@@ -13,7 +13,7 @@ use libc::{
     EROFS,
 };
 use support::{ContainerCgroup, Daemon, Program, Value, command, shell, status_field};
-use thawd::types::{Credentials, ExecutionRequest, Secret};
+use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Name, number and arguments of a system call, and how it has to end: well, or with an errno.
 type Call<'a> = (&'a str, i64, &'a [Value], Result<(), i32>);
@@ -376,7 +376,7 @@ async fn two_containers_share_nothing() {
     let mut second = daemon.client.execute_stream(&with_token(shell(script), secrets[1])).await.unwrap();
     let mut text = String::new();
     while text.lines().count() < 4 {
-        if let thawd::types::Event::Stdout(output) = second.next().await.unwrap().unwrap().1 {
+        if let thaw_client::types::Event::Stdout(output) = second.next().await.unwrap().unwrap().1 {
             text += &output.data;
         }
     }

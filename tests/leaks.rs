@@ -11,7 +11,7 @@ use support::{
     ContainerCgroup, Daemon, Outcome, children, command, eventually, hierarchies, mounts_below, open_files,
     processes_in_cgroup, prompt, resident_bytes, shell, status_field,
 };
-use thawd::types::{Credentials, ExecutionRequest, Secret};
+use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Everything that could grow.
 #[derive(Debug, PartialEq)]

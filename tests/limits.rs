@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libc::EMFILE;
 use support::{ContainerCgroup, Daemon, Outcome, Program, Value, command, eventually, in_bed, prompt, shell};
-use thawd::types::{Event, ExecutionRequest, ExitReason};
+use thaw_client::types::{Event, ExecutionRequest, ExitReason};
 
 const MIB: u64 = 1 << 20;
 
@@ -207,7 +207,7 @@ async fn a_body_or_an_argument_that_is_too_large_starts_nothing() {
     // 131072 bytes with the final NUL is the kernel's limit for one argument (execve(2), MAX_ARG_STRLEN).
     let fits = post(command(["true", &long(131_071)])).await;
     assert_eq!(fits.status, 201, "{}", fits.text());
-    let id: thawd::types::Execution = serde_json::from_slice(&fits.body).unwrap();
+    let id: thaw_client::types::Execution = serde_json::from_slice(&fits.body).unwrap();
     Outcome::of(daemon.client.events(&id.id, None).await.unwrap()).await.exited(0);
     let next = daemon.settled().await[0].id.clone();
     assert_ne!(next, warm);

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use support::{Daemon, eventually, shell};
-use thawd::types::ExecutionRequest;
+use thaw_client::types::ExecutionRequest;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -189,7 +189,7 @@ fn commands_in_runbooks_exist() {
     }
     assert!(!verbs.is_empty());
     for verb in verbs {
-        let (good, text) = run(env!("CARGO_BIN_EXE_thawctl"), &[&verb, "--help"], "");
+        let (good, text) = run(&support::programs::thawctl(), &[&verb, "--help"], "");
         assert!(good, "thawctl {verb}: {text}");
     }
 }
@@ -235,7 +235,7 @@ async fn promtool_finds_nothing_wrong_with_the_metrics() {
 
 /// A client for plain HTTP; it wants its TLS set up all the same.
 fn http() -> reqwest::Client {
-    let tls = thawd::tls::client_config().unwrap();
+    let tls = thaw_client::tls::client_config().unwrap();
     reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
 }
 

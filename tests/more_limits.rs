@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use support::{ContainerCgroup, Daemon, Outcome, Program, Setup, eventually, shell};
-use thawd::client::ClientError;
-use thawd::types::{Credentials, ExecutionRequest, ExitReason, PoolChange, Problem, Secret};
+use thaw_client::client::ClientError;
+use thaw_client::types::{Credentials, ExecutionRequest, ExitReason, PoolChange, Problem, Secret};
 
 const MIB: usize = 1 << 20;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{ContainerCgroup, Daemon, Outcome, eventually, in_bed, shell};
-use thawd::client::ClientError;
-use thawd::types::{ClaimPath, ContainerState};
+use thaw_client::client::ClientError;
+use thaw_client::types::{ClaimPath, ContainerState};
 
 /// Executions at once, pool size and limits of the load tests. The test bed has one slow CPU.
 struct Load {

@@ -9,12 +9,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use thawd::{
-    provider::{
-        self, Verdict,
-        prestart::{Action, Driver, Input, LateRequest, Refusal},
-    },
-    types::Secret,
+use thaw_client::types::Secret;
+use thawd::provider::{
+    self, Verdict,
+    prestart::{Action, Driver, Input, LateRequest, Refusal},
 };
 
 type Names = BTreeMap<String, Secret>;

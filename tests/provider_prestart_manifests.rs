@@ -8,12 +8,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use thawd::{
-    provider::{
-        self, InvocationError, Provider,
-        prestart::{LateRequest, ModelMode, Plan, Refusal},
-    },
-    types::Secret,
+use thaw_client::types::Secret;
+use thawd::provider::{
+    self, InvocationError, Provider,
+    prestart::{LateRequest, ModelMode, Plan, Refusal},
 };
 
 const UPSTREAM: &str = "http://upstream.test:8080/";

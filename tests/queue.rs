@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::{Daemon, Outcome, Setup, eventually, shell};
-use thawd::client::{ClientError, EventStream};
-use thawd::types::{Event, ExecutionRequest, ExecutionState, Exit, ExitReason, Pool, PoolChange, Problem};
+use thaw_client::client::{ClientError, EventStream};
+use thaw_client::types::{Event, ExecutionRequest, ExecutionState, Exit, ExitReason, Pool, PoolChange, Problem};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 

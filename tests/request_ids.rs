@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{Answer, Daemon, Outcome, eventually};
-use thawd::types::{Event, Execution};
+use thaw_client::types::{Event, Execution};
 
 const GIVEN: &str = "5f0c9b2e-8d1a-4c55:b0f3/1";
 

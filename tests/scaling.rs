@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{Daemon, Outcome, Setup, eventually, in_bed, shell};
-use thawd::types::{ClaimPath, List, Pool, PoolChange};
+use thaw_client::types::{ClaimPath, List, Pool, PoolChange};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 

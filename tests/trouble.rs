@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Answer, ContainerCgroup, Daemon, children, eventually, shell};
-use thawd::types::{ClaimPath, ExecutionState};
+use thaw_client::types::{ClaimPath, ExecutionState};
 use tokio::io::AsyncReadExt;
 
 fn kill(pid: i32) {

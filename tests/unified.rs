@@ -2,6 +2,9 @@
 //! it cannot answer, streaming, proxies, memory; and its image, if the static program was built (`make unified`).
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+#[path = "support/programs.rs"]
+mod programs;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -25,7 +28,7 @@ struct Upstream {
 
 impl Upstream {
     fn start(token_delay_ms: u32) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_thaw-unified")).with_file_name("examples").join("offline-upstream");
+        let program = Path::new(env!("CARGO_BIN_EXE_thawd")).with_file_name("examples").join("offline-upstream");
         let mut child = Command::new(&program)
             .args(["--token-delay-ms", &token_delay_ms.to_string()])
             .stdout(Stdio::piped())
@@ -57,7 +60,7 @@ impl Drop for Upstream {
 
 /// The program with an empty environment.
 fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_thaw-unified"));
+    let mut command = Command::new(programs::unified());
     command.env_clear().stdin(Stdio::null());
     command
 }
@@ -270,11 +273,11 @@ fn the_image_is_small_and_answers_from_its_own_root() {
     }
     let folder = tempfile::tempdir().unwrap();
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/unified");
-    let options = thawd::image::build::BuildOptions::new(folder.path().join("layout"), folder.path().join("cache"));
-    let report = thawd::image::build::build(&manifest, &options, &thawd::image::progress::Quiet).unwrap();
+    let options = thaw_image::build::BuildOptions::new(folder.path().join("layout"), folder.path().join("cache"));
+    let report = thaw_image::build::build(&manifest, &options, &thaw_image::progress::Quiet).unwrap();
     eprintln!("unified: {} bytes unpacked, {} stored", report.unpacked_bytes(), report.compressed_bytes());
     assert!(report.unpacked_bytes() < 5_000_000, "{}", report.unpacked_bytes());
-    let store = thawd::image::Store::open(&folder.path().join("store")).unwrap();
+    let store = thaw_image::Store::open(&folder.path().join("store")).unwrap();
     let image = store.ensure(&options.layout_dir).unwrap();
     assert_eq!(image.config.entrypoint, ["/usr/local/bin/thaw-unified"]);
 
@@ -334,10 +337,10 @@ impl Daemon {
         let folder = tempfile::tempdir().unwrap();
         let (place, port) = (folder.path(), upstream.address.rsplit(':').next().unwrap());
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let options = thawd::image::build::BuildOptions::new(place.join("layouts/unified"), place.join("cache"));
+        let options = thaw_image::build::BuildOptions::new(place.join("layouts/unified"), place.join("cache"));
         std::fs::create_dir_all(&options.layout_dir).unwrap();
         let manifest = repository.join("images/unified");
-        thawd::image::build::build(&manifest, &options, &thawd::image::progress::Quiet).unwrap();
+        thaw_image::build::build(&manifest, &options, &thaw_image::progress::Quiet).unwrap();
         std::fs::create_dir(place.join("providers")).unwrap();
         let mut config = format!(
             "[api]\nsocket = \"{0}/run/thawd.sock\"\n[paths]\nstate_dir = \"{0}/state\"\n\
@@ -366,7 +369,7 @@ impl Daemon {
 
     fn thawctl(&self, args: &[&str]) -> Output {
         let socket = self.folder.path().join("run/thawd.sock");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+        let mut command = Command::new(programs::thawctl());
         for (_, key, ..) in PROVIDERS {
             command.env(key, "sk-test-key");
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::{ContainerCgroup, Daemon, Outcome, Setup, eventually, in_bed, prompt, shell};
-use thawd::types::{ClaimPath, ContainerState, Credentials, Event, ExecutionRequest, Pool, Secret, Stage};
+use thaw_client::types::{ClaimPath, ContainerState, Credentials, Event, ExecutionRequest, Pool, Secret, Stage};
 
 const MIB: u64 = 1 << 20;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
-use thawd::image::Store;
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Quiet;
+use thaw_image::Store;
+use thaw_image::build::{BuildOptions, build};
+use thaw_image::progress::Quiet;
 
 use crate::http::Client;
 use crate::private::Private;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use serde_json::{Value, json};
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Terminal;
+use thaw_image::build::{BuildOptions, build};
+use thaw_image::progress::Terminal;
 
 use crate::bed::{Bed, Daemon, repository};
 

@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use thawd::init::wire::{MAX_STRINGS, REPORT_LEN, Report, SPAWN_HEADER_LEN, Signal, SpawnHeader, cut_strings};
+use thaw_wire::{MAX_STRINGS, REPORT_LEN, Report, SPAWN_HEADER_LEN, Signal, SpawnHeader, cut_strings};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Some(report) = Report::decode(data) {

@@ -5,5 +5,5 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable");
-    thawd::image::fuzzing::layers(data, folder.path());
+    thaw_image::fuzzing::layers(data, folder.path());
 });

@@ -68,7 +68,7 @@ mod tests {
     use axum::body::Body;
 
     use super::json;
-    use crate::types::ExecutionRequest;
+    use thaw_client::types::ExecutionRequest;
 
     async fn error(body: &str) -> (u16, String, String) {
         let problem = json::<ExecutionRequest>(Body::from(body.to_owned()), 1000, Duration::from_secs(9)).await;

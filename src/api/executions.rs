@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::{ApiError, PeerCredentials, body, events, output, request_id};
 use crate::execution::{Audience, Cursor, Handle, Stream};
-use crate::types::{Execution, ExecutionRequest, List, Problem};
+use thaw_client::types::{Execution, ExecutionRequest, List, Problem};
 
 /// Starts an execution.
 ///

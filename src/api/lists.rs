@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::ApiError;
-use crate::types::{Container, Image, List, Problem, Provider};
+use thaw_client::types::{Container, Image, List, Problem, Provider};
 
 /// Lists the containers that exist now, with what the executions that they serve have used.
 #[utoipa::path(get, path = "/v1/containers",

@@ -22,7 +22,7 @@ use super::process::Process;
 use super::{ApiError, pools, text_format};
 use crate::container::State as ContainerState;
 use crate::execution::IMAGE_LABEL;
-use crate::types::{Container, Pool, Problem, Stage};
+use thaw_client::types::{Container, Pool, Problem, Stage};
 
 /// A gauge of seconds or CPUs.
 type Real = Gauge<f64, std::sync::atomic::AtomicU64>;

@@ -25,12 +25,11 @@ use prometheus_client::registry::Registry;
 
 use crate::container::Containers;
 use crate::execution::Executions;
-use crate::image::Store;
+use thaw_image::Store;
 
-pub use crate::types;
 pub use openapi::document;
 pub use problem::ApiError;
-pub use server::{Connections, PeerCredentials, bind, serve};
+pub use server::{PeerCredentials, bind, serve};
 
 /// What the handlers call.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _};
 
 use super::{executions, lists, metrics, output, pools, problem, status};
-use crate::types;
+use thaw_client::types;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(

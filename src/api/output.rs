@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::executions::{Id, find};
 use super::{ApiError, State as Api};
 use crate::execution::{Cursor, Dropped, Reader, Stream};
-use crate::types::Problem;
+use thaw_client::types::Problem;
 
 /// Media type of a raw stream (RFC 2046, section 4.5.1).
 pub const MEDIA_TYPE: &str = "application/octet-stream";

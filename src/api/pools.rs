@@ -12,7 +12,7 @@ use super::{ApiError, PeerCredentials, body};
 use crate::container::PoolKey;
 use crate::execution::Served;
 use crate::pool::{Change, ClaimError};
-use crate::types::{List, Pool, PoolChange, Problem};
+use thaw_client::types::{List, Pool, PoolChange, Problem};
 
 /// Lists the pools.
 #[utoipa::path(get, path = "/v1/pools", responses((status = 200, body = List<Pool>), (status = 503, body = Problem)))]

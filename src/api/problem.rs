@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use crate::container::ContainerError;
 use crate::execution::StartError;
 use crate::pool::{ClaimError, Shortage};
-use crate::types::Problem;
+use thaw_client::types::Problem;
 
 /// `Retry-After` for those whom the queue could not serve, seconds.
 const BUSY_RETRY_AFTER: u64 = 5;

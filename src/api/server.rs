@@ -19,19 +19,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use thaw_client::config::{Connections, TURNED_AWAY};
+
 use super::ApiError;
 use super::stall::Stalling;
-
-/// Connections above the limit that are accepted only to be told so, and to be asked how the daemon is. When these are
-/// taken too, further ones wait in the kernel's backlog.
-const TURNED_AWAY: usize = 16;
 
 /// What those may ask all the same: otherwise clients could make the daemon look dead.
 const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -44,63 +41,6 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Pause after a failed accept (most likely out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest time that can be configured, seconds.
-const DAY: u64 = 24 * 3600;
-
-/// `[api.connections]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Connections {
-    /// Open at the same time; further ones are answered 503.
-    pub max: usize,
-    /// Seconds in which the head of a request has to arrive, and for which a connection may be idle between two.
-    pub header_timeout_seconds: u64,
-    /// Seconds in which the body of a request has to arrive.
-    pub body_timeout_seconds: u64,
-    /// Seconds for which a client may take nothing of an answer that is waiting for it; then its connection is closed.
-    pub write_stall_seconds: u64,
-    /// Users besides root who may use the API, by uid; whoever may open the socket when empty.
-    pub allowed_uids: Vec<u32>,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        // Twice and more what `queue.max` and `container.max` can keep busy by default.
-        Self {
-            max: 512,
-            header_timeout_seconds: 30,
-            body_timeout_seconds: 60,
-            write_stall_seconds: 300,
-            allowed_uids: Vec::new(),
-        }
-    }
-}
-
-impl Connections {
-    /// Whether all values are possible.
-    ///
-    /// # Errors
-    /// Key and problem of the first that is not.
-    pub fn check(&self) -> Result<(), (String, String)> {
-        for (key, value, most) in [
-            ("max", self.max as u64, Semaphore::MAX_PERMITS as u64 - TURNED_AWAY as u64),
-            ("header_timeout_seconds", self.header_timeout_seconds, DAY),
-            ("body_timeout_seconds", self.body_timeout_seconds, DAY),
-            ("write_stall_seconds", self.write_stall_seconds, DAY),
-        ] {
-            if !(1..=most).contains(&value) {
-                return Err((format!("api.connections.{key}"), format!("must be from 1 to {most}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// See `body_timeout_seconds`.
-    pub fn body_timeout(&self) -> Duration {
-        Duration::from_secs(self.body_timeout_seconds)
-    }
-}
 
 /// Who is at the other end (`SO_PEERCRED`, unix(7)).
 #[derive(Debug, Clone, Copy)]

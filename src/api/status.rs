@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::{ApiError, pools};
-use crate::types::Problem;
+use thaw_client::types::Problem;
 
 /// Says that the daemon runs.
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = String)))]

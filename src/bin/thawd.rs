@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use thawd::config::{Config, ConfigError, DEFAULT_PATH, OnStop};
+use thaw_client::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, OnStop};
+use thaw_client::paper::{self, PaperError};
 use thawd::daemon::Daemon;
-use thawd::paper::PaperError;
 use thawd::service::Service;
 use thawd::systemd;
-use thawd::telemetry::{LogControl, LogFormat};
+use thawd::telemetry::LogControl;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         // Before any thread exists: the spawner clones itself.
-        Some(Internal::Spawner { init }) => thawd::spawner::serve(&init).context("spawner"),
+        Some(Internal::Spawner { init }) => thaw_os::spawner::serve(&init).context("spawner"),
         Some(Internal::Keeper { timeout, cgroups }) => {
             thawd::keeper::serve(Duration::from_secs(timeout), &cgroups).context("keeper")
         }
@@ -88,8 +88,8 @@ fn main() -> ExitCode {
 }
 
 fn paper(directory: &Path) -> Result<(), PaperError> {
-    thawd::paper::write(&Arguments::command(), &thawd::paper::DAEMON, directory)?;
-    thawd::paper::write_configuration_page(directory)
+    paper::write(&Arguments::command(), &paper::DAEMON, directory)?;
+    paper::write_configuration_page(directory)
 }
 
 fn load(file: Option<&Path>, cgroup_parent: Option<&str>, on_stop: Option<OnStop>) -> Result<Config, ConfigError> {
@@ -111,7 +111,7 @@ fn load(file: Option<&Path>, cgroup_parent: Option<&str>, on_stop: Option<OnStop
 /// Does nothing, in a sub-group of its own, until it is killed: systemd keeps a unit's cgroup only as long as a process
 /// is in it, and starts none in a cgroup that hands controllers down.
 fn hold() -> anyhow::Result<()> {
-    let cgroup = thawd::cgroup::step_aside("holder").context("make room in the cgroup of this unit")?;
+    let cgroup = thaw_os::cgroup::step_aside("holder").context("make room in the cgroup of this unit")?;
     systemd::ready(&format!("containers go to {cgroup}"));
     loop {
         std::thread::park();

@@ -16,14 +16,16 @@ use super::pool_memory::{MemoryCache, PoolKey};
 use super::reaper::{self, Parts, Remains};
 use super::survive::fingerprint;
 use super::{Container, ContainerError, Template};
-use crate::cgroup::{Cgroup, Hierarchy, Limits, Usage};
 use crate::egress;
-use crate::init::wire::{self, Report, op};
 use crate::keeper::Keeper;
-use crate::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
-use crate::{steps, types};
+use thaw_client::types;
+use thaw_os::cgroup::{Cgroup, Hierarchy, Limits, Usage};
+use thaw_os::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
+use thaw_wire::{Report, op};
 
-pub use crate::types::ContainerState as State;
+use crate::steps;
+
+pub use thaw_client::types::ContainerState as State;
 
 /// Host ids of one container (user_namespaces(7)).
 pub const IDS: u32 = 65_536;
@@ -432,7 +434,7 @@ impl Containers {
         match timeout_at(deadline, control.report()).await {
             Err(_) => return Err(late()),
             Ok(Err(error)) => return Err(ContainerError::Control(error)),
-            Ok(Ok(Some(Report { op: op::HELLO, value, .. }))) if value == wire::VERSION as i32 => {}
+            Ok(Ok(Some(Report { op: op::HELLO, value, .. }))) if value == thaw_wire::VERSION as i32 => {}
             Ok(Ok(Some(other))) => return Err(ContainerError::Init(format!("unexpected greeting {other:?}"))),
             Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
         }

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::Interest;
 
-use crate::init::wire::{self, MAX_DATAGRAM, MAX_STRINGS, Report, Signal, SpawnHeader};
-use crate::kernel::{self, Watched};
+use thaw_os::kernel::{self, Watched};
+use thaw_wire::{MAX_DATAGRAM, MAX_STRINGS, Report, Signal, SpawnHeader};
 
 /// Longest single argument or variable with its NUL, bytes (`MAX_ARG_STRLEN`, execve(2)).
 pub const MAX_ARGUMENT: usize = 128 * 1024;
@@ -92,7 +92,7 @@ impl Control {
     ///
     /// # Errors
     /// The container is gone (EPIPE), or the command is too large.
-    pub fn spawn(&self, tag: u32, command: &Encoded, stdio: [BorrowedFd<'_>; wire::SPAWN_FDS]) -> io::Result<()> {
+    pub fn spawn(&self, tag: u32, command: &Encoded, stdio: [BorrowedFd<'_>; thaw_wire::SPAWN_FDS]) -> io::Result<()> {
         let header = SpawnHeader { tag, ..command.header }.encode();
         kernel::send(self.socket.fd(), &[&header, &command.strings], &stdio)
     }
@@ -188,7 +188,7 @@ impl Command {
             }
         }
         let lengths = self.argv.iter().map(String::len).chain(self.env.iter().map(|(k, v)| k.len() + 1 + v.len()));
-        let mut total = wire::SPAWN_HEADER_LEN + self.cwd.len() + 1;
+        let mut total = thaw_wire::SPAWN_HEADER_LEN + self.cwd.len() + 1;
         for length in lengths {
             if length + 1 > MAX_ARGUMENT {
                 return Err(CommandError::TooLong(length));

@@ -10,7 +10,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use crate::kernel;
+use thaw_os::kernel;
 
 /// Why the files could not be handed over. Never contains their content.
 #[derive(Debug, thiserror::Error)]

@@ -24,11 +24,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cgroup::{CgroupError, Hierarchy, Limits, Squeeze, Usage};
 use crate::egress;
-use crate::init::wire::{Report, op, stage};
-use crate::spawner::SpawnerError;
-use crate::{kernel, steps};
+use crate::steps;
+use thaw_os::cgroup::{CgroupError, Hierarchy, Limits, Reclaim, Usage};
+use thaw_os::spawner::SpawnerError;
+use thaw_wire::{Report, op, stage};
 
 pub use cli::{Cli, PIPE_BYTES, Prestarted, output_pipe};
 pub use containers::{Containers, Limit, Place, Settings};
@@ -69,7 +69,7 @@ pub struct Template {
     /// What is started in it before it is claimed.
     pub prestarted: Option<Arc<Prestarted>>,
     /// What is taken from it when it has come to rest.
-    pub squeeze: Squeeze,
+    pub reclaim: Reclaim,
 }
 
 /// Why a container could not be created or used.
@@ -105,7 +105,7 @@ pub enum ContainerError {
     /// The command could not be started.
     #[error("{}", start_error(*stage, *errno))]
     Start {
-        /// One of [`crate::init::wire::stage`].
+        /// One of [`thaw_wire::stage`].
         stage: u32,
         /// Error number.
         errno: i32,
@@ -198,7 +198,7 @@ impl Container {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
         self.remains.cgroup().freeze().await?;
         steps::at("rest.frozen");
-        self.squeeze().await?;
+        self.reclaim().await?;
         // What it used until now is nobody's; frozen, it uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;
@@ -347,7 +347,7 @@ impl Container {
 /// Waits for a process that is our child to be gone, and reaps it.
 async fn reap(pidfd: OwnedFd) -> io::Result<()> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let watched = kernel::Watched::new(pidfd, tokio::io::Interest::READABLE)?;
+    let watched = thaw_os::kernel::Watched::new(pidfd, tokio::io::Interest::READABLE)?;
     watched
         .run(tokio::io::Interest::READABLE, |fd| {
             match waitid(WaitId::PidFd(fd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{Container, ContainerError, Template};
-use crate::cgroup::{Memory, Squeeze};
 use crate::provider::prestart::ModelMode;
-use crate::types::{Pool, PoolMemory, Stage};
+use thaw_client::types::{Pool, PoolMemory, Stage};
+use thaw_os::cgroup::{Memory, Reclaim};
 
 /// How long figures are good for: with 500 containers, reading them takes 20 ms.
 const AGE: Duration = Duration::from_secs(1);
@@ -18,17 +18,17 @@ impl Container {
     ///
     /// # Errors
     /// Swap may still be open to it: then nothing secret must ever be given to it.
-    pub(super) async fn squeeze(&self) -> Result<(), ContainerError> {
-        let what = self.template.squeeze;
-        if what == Squeeze::Off {
+    pub(super) async fn reclaim(&self) -> Result<(), ContainerError> {
+        let what = self.template.reclaim;
+        if what == Reclaim::Nothing {
             return Ok(());
         }
         let (hierarchy, entry) = (Arc::clone(self.hierarchy()), Arc::clone(self.remains.entry()));
-        let squeezed = tokio::task::spawn_blocking(move || hierarchy.squeeze(&entry.cgroup, what)).await;
-        match squeezed {
-            Ok(Ok(bytes)) => tracing::debug!(container = self.id(), bytes, "squeezed"),
-            Ok(Err(error)) if what == Squeeze::Swap => return Err(error.into()),
-            Ok(Err(error)) => tracing::warn!(container = self.id(), %error, "not squeezed"),
+        let reclaimed = tokio::task::spawn_blocking(move || hierarchy.reclaim(&entry.cgroup, what)).await;
+        match reclaimed {
+            Ok(Ok(bytes)) => tracing::debug!(container = self.id(), bytes, "memory reclaimed"),
+            Ok(Err(error)) if what == Reclaim::Swap => return Err(error.into()),
+            Ok(Err(error)) => tracing::warn!(container = self.id(), %error, "memory not reclaimed"),
             Err(error) => return Err(ContainerError::Init(error.to_string())),
         }
         Ok(())

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::containers::{Entry, Place, Registry, State};
 use super::gate::Gate;
-use crate::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 use crate::egress;
 use crate::keeper::Keeper;
 use crate::steps;
+use thaw_os::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 
 /// Pauses between tries to remove what cannot be removed yet; the last one again and again.
 const RETRY: [Duration; 4] =

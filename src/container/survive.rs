@@ -13,10 +13,9 @@ use super::containers::{Entry, Status};
 use super::control::Control;
 use super::reaper::{Parts, Remains};
 use super::{Container, ContainerError, Containers, PoolKey, State, Template};
-use crate::cgroup::{Limits, Squeeze, Usage};
 use crate::egress;
-use crate::init::wire;
 use crate::keeper::Kept;
+use thaw_os::cgroup::{Limits, Reclaim, Usage};
 
 /// What is to be known of a container besides what the kernel tells. With it go, in this order, its control socket, its
 /// PID 1, the socket of its way out, and its credential mount if it has one.
@@ -54,10 +53,10 @@ pub struct Orphan {
 
 /// Says whether two containers are interchangeable: the same for templates that differ only in what is set at a claim.
 pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
-    let Template { provider, rootfs, home, user, group, credentials, idle, pids, squeeze, .. } = template;
+    let Template { provider, rootfs, home, user, group, credentials, idle, pids, reclaim, .. } = template;
     let super::Settings { ephemeral_bytes, ephemeral_inodes, open_files, proxy_port, .. } = settings;
     let made_from = format!(
-        "{provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {idle:?} {pids} {squeeze:?} \
+        "{provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {idle:?} {pids} {reclaim:?} \
          {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port}"
     );
     blake3::hash(made_from.as_bytes()).to_hex().to_string()
@@ -69,7 +68,7 @@ impl Container {
         let (Some(keeper), None) = (self.remains.keeper(), &self.cli) else { return };
         let Some(listener) = &self.listener else { return };
         let note = Note {
-            wire: wire::VERSION,
+            wire: thaw_wire::VERSION,
             pool: PoolKey::of(&self.template),
             fingerprint: self.fingerprint.clone(),
             id_base: self.owner - self.template.user,
@@ -113,7 +112,7 @@ impl Containers {
 
     fn orphan(&self, id: &str, kept: Kept) -> Result<Orphan, String> {
         let note: Note = serde_json::from_str(&kept.note).map_err(|error| error.to_string())?;
-        if note.wire != wire::VERSION {
+        if note.wire != thaw_wire::VERSION {
             return Err("its thaw-init speaks another version".to_owned());
         }
         // Copies, since the others stay with the keeper's items for as long as it lives.
@@ -196,7 +195,7 @@ impl Orphan {
             pids: 0,
             egress,
             prestarted: None,
-            squeeze: Squeeze::Off,
+            reclaim: Reclaim::Nothing,
         };
         let container = self.adopt(Arc::new(template))?;
         container.remains.set_claimed(execution, claimed_at_ms, container.baseline);

@@ -31,7 +31,7 @@ mod target;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use thaw_client::config::LimitSettings;
 
 pub use address::special_purpose;
 pub use meter::{Meter, Usage};
@@ -69,81 +69,21 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        LimitSettings::default().limits()
+        Self::from(&LimitSettings::default())
     }
 }
 
-/// `[egress.limits]`: [`Limits`] as they are written.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitSettings {
-    /// Connections of one container at once.
-    pub connections: usize,
-    /// Bytes of a request's line and headers.
-    pub header_bytes: usize,
-    /// Seconds for them to arrive, and for which a connection may be idle between two requests.
-    pub header_timeout_seconds: u64,
-    /// Seconds for resolving a name and connecting.
-    pub connect_timeout_seconds: u64,
-    /// Seconds without a byte in either direction before a tunnel or request is closed.
-    pub idle_timeout_seconds: u64,
-    /// Name look-ups of one container at once.
-    pub lookups: usize,
-    /// Rate in each direction while a container serves an execution, Mbit/s; 0 is no limit.
-    pub run_mbit_per_second: u32,
-    /// The same before that, while a CLI is being prestarted in it.
-    pub idle_mbit_per_second: u32,
-}
-
-impl Default for LimitSettings {
-    fn default() -> Self {
+impl From<&LimitSettings> for Limits {
+    fn from(settings: &LimitSettings) -> Self {
         Self {
-            connections: 64,
-            header_bytes: 32 * 1024,
-            header_timeout_seconds: 30,
-            connect_timeout_seconds: 10,
-            idle_timeout_seconds: 15 * 60,
-            lookups: 4,
-            run_mbit_per_second: 10,
-            idle_mbit_per_second: 5,
-        }
-    }
-}
-
-impl LimitSettings {
-    /// Whether all values are possible.
-    ///
-    /// # Errors
-    /// Key and problem of the first that is not.
-    pub fn check(&self) -> Result<(), (String, String)> {
-        const DAY: u64 = 24 * 3600;
-        for (key, value, least, most) in [
-            ("connections", self.connections as u64, 1, 65_536),
-            // hyper needs 8 KiB to read a head at all.
-            ("header_bytes", self.header_bytes as u64, 8 * 1024, 1 << 20),
-            ("header_timeout_seconds", self.header_timeout_seconds, 1, DAY),
-            ("connect_timeout_seconds", self.connect_timeout_seconds, 1, DAY),
-            ("idle_timeout_seconds", self.idle_timeout_seconds, 1, DAY),
-            ("lookups", self.lookups as u64, 1, 512),
-        ] {
-            if !(least..=most).contains(&value) {
-                return Err((format!("egress.limits.{key}"), format!("must be from {least} to {most}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// In the form that the proxy takes.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            connections: self.connections,
-            header_bytes: self.header_bytes,
-            header_timeout: Duration::from_secs(self.header_timeout_seconds),
-            connect_timeout: Duration::from_secs(self.connect_timeout_seconds),
-            idle_timeout: Duration::from_secs(self.idle_timeout_seconds),
-            lookups: self.lookups,
-            run_mbit_per_second: self.run_mbit_per_second,
-            idle_mbit_per_second: self.idle_mbit_per_second,
+            connections: settings.connections,
+            header_bytes: settings.header_bytes,
+            header_timeout: Duration::from_secs(settings.header_timeout_seconds),
+            connect_timeout: Duration::from_secs(settings.connect_timeout_seconds),
+            idle_timeout: Duration::from_secs(settings.idle_timeout_seconds),
+            lookups: settings.lookups,
+            run_mbit_per_second: settings.run_mbit_per_second,
+            idle_mbit_per_second: settings.idle_mbit_per_second,
         }
     }
 }

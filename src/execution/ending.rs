@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::log::Recovered;
 use super::{Handle, StartError};
-use crate::cgroup::Usage;
 use crate::container::Container;
 use crate::provider::Verdict;
-use crate::types::{Exit, ExitReason};
+use thaw_client::types::{Exit, ExitReason};
+use thaw_os::cgroup::Usage;
 
 /// Why the command has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

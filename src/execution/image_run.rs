@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::cgroup::{Limits, Squeeze};
 use crate::container::Template;
 use crate::egress::Policy;
-use crate::image::{Store, StoreError};
 use crate::pool::{ClaimError, Claimed, Pool, Supply, Want};
+use thaw_image::{Store, StoreError};
+use thaw_os::cgroup::{Limits, Reclaim};
 
 /// What thawd mounts on in every container: the shared root is read-only, so an image has to bring these.
 const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "tmp"];
@@ -197,7 +197,7 @@ impl Images {
             pids: self.settings.pids,
             egress: Arc::clone(&self.settings.egress),
             prestarted: None,
-            squeeze: Squeeze::Off,
+            reclaim: Reclaim::Nothing,
         };
         let workdir = &config.workdir;
         Ok(Runnable {

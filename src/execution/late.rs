@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::provider::Verdict;
 use crate::provider::prestart::{Action, Driver, Input, LateRequest};
-use crate::types::Secret;
+use thaw_client::types::Secret;
 
 /// What a prestarted CLI is told at the claim; the files are the plan's.
 pub struct Late {
@@ -151,7 +151,7 @@ mod tests {
             effort: None,
             variables: BTreeMap::from([(
                 "KEY".to_owned(),
-                serde_json::from_str::<crate::types::Secret>("\"sk-secret\"").unwrap(),
+                serde_json::from_str::<thaw_client::types::Secret>("\"sk-secret\"").unwrap(),
             )]),
         };
         let (files, env) = (BTreeMap::new(), BTreeMap::from([("A".to_owned(), "a secret".to_owned())]));

@@ -18,7 +18,7 @@ use super::followers::{Followers, Position};
 use super::journal::{Head, Journal, Record};
 use super::output;
 use super::spool::{Files, Spool};
-use crate::types::{Delta, Event, Exit, Gap};
+use thaw_client::types::{Delta, Event, Exit, Gap};
 
 /// Charged per event besides its data, bytes: queue slot, positions, allocation.
 const EVENT_OVERHEAD: usize = 160;

@@ -12,10 +12,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::StartError;
-use crate::cgroup::Usage;
 use crate::container::ContainerError;
 use crate::pool::ClaimError;
-use crate::types::{ClaimPath, Exit, ExitReason};
+use thaw_client::types::{ClaimPath, Exit, ExitReason};
+use thaw_os::cgroup::Usage;
 
 /// Bucket bounds of claim times, seconds: from a fast warm claim to a slow cold one.
 const CLAIM_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];

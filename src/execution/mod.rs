@@ -40,7 +40,7 @@ use crate::container::ContainerError;
 use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
-use crate::types;
+use thaw_client::types;
 
 #[cfg(fuzzing)]
 pub use image_run::fuzz_account;

@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use super::spool::Spool;
 use super::transit::{Shelter, Transit};
 use crate::container::PIPE_BYTES;
-use crate::kernel::Watched;
-use crate::types::{Encoding, Output};
+use thaw_client::types::{Encoding, Output};
+use thaw_os::kernel::Watched;
 
 /// One output of a command, moved into its spool as it comes.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::container::{Command, CommandError, Encoded};
 use crate::pool::Pool;
 use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
-use crate::types::{Credentials, ExecutionRequest, Secret};
+use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// User and group id of `runtime` in every image.
 pub const RUNTIME_USER: u32 = 1000;

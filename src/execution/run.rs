@@ -21,12 +21,12 @@ use super::output::Source;
 use super::plan::Plan;
 use super::survive::{self, Running as Command};
 use super::{Executions, Handle, StartError, waiting};
-use crate::cgroup::Usage;
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
 use crate::steps;
-use crate::types::{ClaimPath, Delta, Event, ExecutionState, Exit, Started};
+use thaw_client::types::{ClaimPath, Delta, Event, ExecutionState, Exit, Started};
+use thaw_os::cgroup::Usage;
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
 /// the kernel.

@@ -22,9 +22,9 @@ use super::{Executions, Handle, Status, run};
 use crate::container::{Container, Orphan};
 use crate::egress::Policy;
 use crate::keeper::Kept;
-use crate::kernel;
 use crate::provider::Dialect;
-use crate::types::{ClaimPath, ExecutionState, Exit, ExitReason};
+use thaw_client::types::{ClaimPath, ExecutionState, Exit, ExitReason};
+use thaw_os::kernel;
 
 /// What ends an execution whose command had not been handed over, or cannot be gone on with.
 const LOST: &str = "the daemon was restarted, and this execution could not survive that";

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::Plan;
 use super::{Handle, StartError};
 use crate::pool::{Claimed, Want};
-use crate::types::{Event, ExecutionState, Queued};
+use thaw_client::types::{Event, ExecutionState, Queued};
 
 /// Shortest time between two `queued` events.
 const TOLD_EVERY: Duration = Duration::from_secs(1);

@@ -20,8 +20,8 @@ use tokio::io::Interest;
 
 use super::SOCKET;
 use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
-use crate::cgroup::Hierarchy;
-use crate::kernel::{self, Watched};
+use thaw_os::cgroup::Hierarchy;
+use thaw_os::kernel::{self, Watched};
 
 /// How long a keeper may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(10);

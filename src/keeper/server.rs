@@ -11,8 +11,8 @@ use rustix::net::{SocketFlags, accept_with};
 use rustix::time::Timespec;
 
 use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
-use crate::cgroup;
-use crate::kernel;
+use thaw_os::cgroup;
+use thaw_os::kernel;
 
 /// Less likely to be killed for want of memory than anything that could be started again: with it everything ends.
 const OOM_SCORE_ADJUSTMENT: &str = "-900";

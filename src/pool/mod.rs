@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::container::{ClaimGuard, Container, ContainerError, Limit, Orphan, Template};
-use crate::types;
+use thaw_client::types;
 
 pub use admission::{AdmissionSettings, Refusal};
 pub use metrics::PoolMetrics;

@@ -13,7 +13,7 @@ use super::scaling::{Bounds, Observed, Scaler};
 use super::supply::{Figures, Reserved, Shortage};
 use super::{Change, Message, Offer, Prepare, Settings, Supply};
 use crate::container::{Container, ContainerError, Containers, Creating, Orphan, Template, fingerprint};
-use crate::types;
+use thaw_client::types;
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use super::admission::{Admission, AdmissionSettings, Refusal, Reservation};
 use super::line::Line;
 use super::{ClaimError, Claimed, Pool, PoolMetrics};
 use crate::container::{ClaimGuard, Container, Containers, Limit, Place, Template};
-use crate::types::ClaimPath;
+use thaw_client::types::ClaimPath;
 
 /// How often the host is looked at again while somebody waits because of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

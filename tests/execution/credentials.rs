@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use thawd::types::{Credentials, ExecutionRequest, Secret};
+use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 use crate::support::{Daemon, eventually, open_files, shell};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use thawd::types::{Event, ExecutionState, ExitReason};
+use thaw_client::types::{Event, ExecutionState, ExitReason};
 
 use crate::support::{ContainerCgroup, Daemon, command, eventually, shell};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use thawd::client::EventStream;
-use thawd::types::{Encoding, Event, ExecutionState, ExitReason};
+use thaw_client::client::EventStream;
+use thaw_client::types::{Encoding, Event, ExecutionState, ExitReason};
 
 use crate::support::{Daemon, Outcome, command, in_bed, resident_bytes, shell};
 

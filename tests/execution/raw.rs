@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use thawd::types::{Execution, ExecutionState};
+use thaw_client::types::{Execution, ExecutionState};
 use tokio::io::AsyncReadExt;
 
 use crate::support::{Daemon, eventually, in_bed, resident_bytes, shell};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use thawd::types::{ClaimPath, Event, ExecutionState, ExitReason};
+use thaw_client::types::{ClaimPath, Event, ExecutionState, ExitReason};
 
 use crate::support::{Daemon, Outcome, command, eventually, shell};
 
@@ -12,7 +12,7 @@ async fn without_a_stream_the_answer_is_201_and_a_location() {
     let body = serde_json::to_vec(&shell("echo hello")).unwrap();
     let answer = daemon.http("POST /v1/executions", &[("content-type", "application/json")], &body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
-    let execution: thawd::types::Execution = serde_json::from_slice(&answer.body).unwrap();
+    let execution: thaw_client::types::Execution = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(answer.header("location").unwrap(), format!("/v1/executions/{}", execution.id));
     assert_eq!(execution.path, Some(ClaimPath::Warm));
     // Read twice, and both times from the beginning to the end.

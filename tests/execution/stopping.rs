@@ -1,7 +1,7 @@
 //! The end of the daemon itself, in order and out of it.
 
 use rustix::process::Signal;
-use thawd::types::{Event, ExitReason};
+use thaw_client::types::{Event, ExitReason};
 
 use crate::support::{ContainerCgroup, Daemon, Outcome, Process, eventually, processes_in_cgroup, shell};
 
@@ -82,7 +82,7 @@ async fn a_second_daemon_on_the_same_socket_refuses_and_harms_nothing() {
     let message = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(message.contains("another daemon uses"), "{message}");
     let after = daemon.settled().await;
-    let ids = |list: &[thawd::types::Container]| list.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
+    let ids = |list: &[thaw_client::types::Container]| list.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after));
     daemon.sh("echo fine").await.exited(0);
     assert!(!processes_in_cgroup(daemon.cgroup_name()).is_empty());

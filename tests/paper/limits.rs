@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thawd::config::Config;
+use thaw_client::config::Config;
 use toml::Value;
 
 use crate::pages::{quoted, read, rows};

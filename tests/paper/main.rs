@@ -11,18 +11,22 @@ mod pages;
 mod problems;
 mod specification;
 
+#[path = "../support/programs.rs"]
+mod programs;
+
 use std::process::Command;
 
 use tempfile::TempDir;
 
 /// The two programs that write pages of their own.
-const PROGRAMS: [(&str, &str); 2] =
-    [("thawd", env!("CARGO_BIN_EXE_thawd")), ("thawctl", env!("CARGO_BIN_EXE_thawctl"))];
+fn both_programs() -> [(&'static str, String); 2] {
+    [("thawd", env!("CARGO_BIN_EXE_thawd").to_owned()), ("thawctl", programs::thawctl())]
+}
 
 /// A folder with all that the programs write.
 fn paper() -> TempDir {
     let directory = TempDir::new().unwrap();
-    for (_, program) in PROGRAMS {
+    for (_, program) in both_programs() {
         output(Command::new(program).arg("paper").arg(directory.path()));
     }
     directory

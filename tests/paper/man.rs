@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::{PROGRAMS, output, paper};
+use crate::{both_programs, output, paper};
 
 /// The page as groff prints it, which must find nothing to warn about.
 fn typeset(page: &Path) -> String {
@@ -31,9 +31,9 @@ fn helps(program: &str, words: &[String]) -> Vec<(Vec<String>, String)> {
 fn every_command_has_a_page_with_each_of_its_options() {
     let paper = paper();
     let mut expected = BTreeSet::from(["man5/thawd.toml.5".to_owned()]);
-    for (name, program) in PROGRAMS {
+    for (name, program) in both_programs() {
         let chapter = if name == "thawd" { 8 } else { 1 };
-        for (words, help) in helps(program, &[]) {
+        for (words, help) in helps(&program, &[]) {
             let title = [&[name.to_owned()], words.as_slice()].concat().join("-");
             let file = format!("man{chapter}/{title}.{chapter}");
             let text = typeset(&paper.path().join("man").join(&file));

@@ -89,7 +89,7 @@ impl Registry {
     /// Puts a document under a name, as a tool of its own would. Returns its digest.
     pub async fn put_manifest(&self, repository: &str, name: &str, media_type: &str, bytes: &[u8]) -> String {
         let http = reqwest::Client::builder();
-        let http = http.tls_backend_preconfigured(thawd::tls::client_config().unwrap()).build().unwrap();
+        let http = http.tls_backend_preconfigured(thaw_client::tls::client_config().unwrap()).build().unwrap();
         let url = format!("http://{}/v2/{repository}/manifests/{name}", self.address);
         let response = http.put(url).header("content-type", media_type).body(bytes.to_vec()).send().await.unwrap();
         let status = response.status();

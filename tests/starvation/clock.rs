@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec, clock_settime};
-use thawd::types::ExitReason;
+use thaw_client::types::ExitReason;
 
 use crate::Counting;
 use crate::support::{Daemon, shell};

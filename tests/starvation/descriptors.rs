@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use thawd::types::{Event, ExitReason};
+use thaw_client::types::{Event, ExitReason};
 
 use crate::support::{Daemon, Outcome, Process, children, eventually, open_files, shell};
 use crate::{Counting, RECOVERY};

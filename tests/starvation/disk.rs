@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use thawd::client::ClientError;
+use thaw_client::client::ClientError;
 
 use crate::support::{Daemon, eventually, shell};
 use crate::{Counting, Mount, RECOVERY};
@@ -30,7 +30,7 @@ fn import(daemon: &Daemon, name: &str) -> Output {
     let archive = daemon.path("test.tar");
     let layout = crate::support::layouts().join("test");
     crate::run("tar", &["-C", layout.to_str().unwrap(), "-cf", archive.to_str().unwrap(), "."]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_thawctl"));
+    let mut command = Command::new(super::support::programs::thawctl());
     command.args(["image", "import"]).arg(archive).args(["--name", name, "--store"]);
     command.arg(daemon.path("state/images")).output().unwrap()
 }

@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use support::{Daemon, Outcome, shell};
-use thawd::types::ExecutionRequest;
+use thaw_client::types::ExecutionRequest;
 
 /// A file system of a test's own in memory, over a directory; taken away when this is dropped.
 struct Mount(std::path::PathBuf);

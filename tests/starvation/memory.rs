@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use thawd::client::ClientError;
+use thaw_client::client::ClientError;
 
 use crate::Counting;
 use crate::support::{Daemon, eventually, in_bed, shell};

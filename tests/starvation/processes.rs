@@ -1,7 +1,7 @@
 //! Processes of thawd's own that are killed or stopped.
 
 use rustix::process::{Pid, Signal, kill_process};
-use thawd::types::{Event, ExitReason};
+use thaw_client::types::{Event, ExitReason};
 
 use crate::support::{ContainerCgroup, Daemon, Outcome, Process, eventually, shell};
 use crate::{Counting, RECOVERY};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use thawd::types::Container;
+use thaw_client::types::Container;
 
 /// Every mounted cgroup hierarchy: mount point, and its controllers (empty for v2).
 pub fn hierarchies() -> Vec<(PathBuf, Vec<String>)> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use thawd::client::Client;
-use thawd::types::{Container, ContainerState, ExecutionRequest, Pool};
+use thaw_client::client::Client;
+use thaw_client::types::{Container, ContainerState, ExecutionRequest, Pool};
 use tokio::net::UnixStream;
 
 use super::machine::{self, Process};
@@ -58,6 +58,7 @@ impl Daemon {
     /// Starts the program; what it logs goes to `errors`.
     pub fn begin(&mut self, errors: impl Into<Stdio>, variables: &[(&str, &str)]) {
         assert!(self.child.is_none(), "one daemon at a time");
+        super::programs::check_init();
         let mut command = Command::new(env!("CARGO_BIN_EXE_thawd"));
         command.arg("--config").arg(self.path("thawd.toml")).env_clear().envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);

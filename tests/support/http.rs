@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use thawd::types::Problem;
+use thaw_client::types::Problem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 

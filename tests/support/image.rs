@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use thawd::image::build::{BuildOptions, build};
-use thawd::image::progress::Quiet;
+use thaw_image::build::{BuildOptions, build};
+use thaw_image::progress::Quiet;
 
 /// Folder with the layout of the image `test` in it. Kept between runs, so that only the first builds it.
 pub fn layouts() -> &'static Path {

@@ -12,6 +12,7 @@ mod image;
 mod machine;
 mod outcome;
 mod program;
+pub mod programs;
 mod setup;
 
 use std::future::Future;

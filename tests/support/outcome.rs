@@ -1,8 +1,8 @@
 //! What an execution said, from `started` to `exit`.
 
 use base64::Engine;
-use thawd::client::EventStream;
-use thawd::types::{Encoding, Event, ExecutionRequest, Exit, ExitReason, Output, Started};
+use thaw_client::client::EventStream;
+use thaw_client::types::{Encoding, Event, ExecutionRequest, Exit, ExitReason, Output, Started};
 
 /// A request of the provider `test` to run `argv`.
 pub fn command<S: AsRef<str>>(argv: impl IntoIterator<Item = S>) -> ExecutionRequest {

@@ -4,7 +4,7 @@
 //! given calls one after the other, writes their results to standard output and exits.
 
 use base64::Engine;
-use thawd::types::ExecutionRequest;
+use thaw_client::types::ExecutionRequest;
 
 /// Where the file is loaded: what linkers use for x86-64.
 const BASE: u64 = 0x40_0000;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use thawd::types::ContainerState;
+use thaw_client::types::ContainerState;
 
 use crate::support::{Daemon, eventually, mounts_below, open_files, processes_in_cgroup};
 

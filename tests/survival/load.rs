@@ -1,6 +1,6 @@
 //! What is asked for while the daemon dies, and what must come of it.
 
-use thawd::types::{Credentials, Event, ExecutionRequest, ExitReason, Secret};
+use thaw_client::types::{Credentials, Event, ExecutionRequest, ExitReason, Secret};
 
 use super::strict::Seen;
 use crate::support::{bytes, command, prompt, shell};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use thawd::types::{ExecutionRequest, ExecutionState, ExitReason};
+use thaw_client::types::{ExecutionRequest, ExecutionState, ExitReason};
 
 use crate::support::{ContainerCgroup, Daemon, Outcome, eventually, shell};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
-use thawd::types::{Event, ExecutionRequest};
+use thaw_client::types::{Event, ExecutionRequest};
 
 /// How long a daemon may stay away, and an execution silent.
 const PATIENCE: Duration = Duration::from_secs(120);

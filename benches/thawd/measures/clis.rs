@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use thawd::image::Store;
+use thaw_image::Store;
 use thawd::provider::{self, Dialect, DialectParser, Invocation, PromptSpec, Provider, ResourceClass};
 
 use crate::Options;
@@ -245,7 +245,7 @@ impl Peer {
         bed: &Rc<Bed>,
         account: &Account,
         provider: &Provider,
-        image: &thawd::image::Image,
+        image: &thaw_image::Image,
         upstream: &Upstream,
     ) -> Result<Self> {
         let files: Vec<_> = account.files.iter().map(|(name, _)| *name).collect();

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::{Cursor, Limits, Log, Stream};
 use crate::execution::spool::Spools;
-use crate::types::{Delta, Event, Exit, ExitReason};
+use thaw_client::types::{Delta, Event, Exit, ExitReason};
 
 fn limits(bytes: usize) -> Limits {
     Limits { bytes, stall: Duration::from_secs(1) }

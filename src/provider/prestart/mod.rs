@@ -34,7 +34,7 @@ pub use manifest::{HandOver, LateCredential, ModelMode, Prestart, Protocol};
 pub use plan::{Plan, Refusal};
 
 use super::dialect::Verdict;
-use crate::types::Secret;
+use thaw_client::types::Secret;
 
 /// Longest error text that is kept, characters; that of [`super::dialect`].
 const ERROR_CHARS: usize = 1000;

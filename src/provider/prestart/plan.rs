@@ -7,14 +7,12 @@ use super::{
     auth::{self, Unusable},
     manifest::{HandOver, LateCredential, ModelMode, Protocol},
 };
-use crate::{
-    provider::{
-        InvocationError,
-        manifest::{Condition, Provider},
-        template::render,
-    },
-    types::Secret,
+use crate::provider::{
+    InvocationError,
+    manifest::{Condition, Provider},
+    template::render,
 };
+use thaw_client::types::Secret;
 
 /// What is started ahead of time; the same for every process of one pool.
 #[derive(Debug, Clone, PartialEq)]

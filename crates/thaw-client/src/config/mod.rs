@@ -1,0 +1,746 @@
+//! The daemon's configuration: `/etc/thawd/thawd.toml`. Every key has a default; unknown keys are refused.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+mod connections;
+mod egress;
+mod squeeze;
+mod telemetry;
+
+pub use connections::{Connections, TURNED_AWAY};
+pub use egress::LimitSettings;
+pub use squeeze::Squeeze;
+pub use telemetry::{LogFormat, MetricsSettings};
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/thawd/thawd.toml";
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, a wrong type or an unknown key.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with the nearest known key for an unknown one.
+        message: String,
+    },
+    /// A value out of its range.
+    #[error("{}: `{key}` {problem}", path.display())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Longest time that can be configured, seconds: clocks can count that far from now on.
+const YEAR: u64 = 365 * 24 * 3600;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The HTTP API.
+    pub api: Api,
+    /// Files and directories.
+    pub paths: Paths,
+    /// Warm pools.
+    pub pool: Pool,
+    /// What the host must have left for another container.
+    pub admission: Admission,
+    /// Requests that wait for a container.
+    pub queue: Queue,
+    /// What every container gets.
+    pub container: Container,
+    /// Executions and their output.
+    pub execution: Execution,
+    /// What images may be like.
+    pub image: Image,
+    /// Commands in images without a provider.
+    pub image_run: ImageRun,
+    /// The daemon itself.
+    pub daemon: Daemon,
+    /// Control groups.
+    pub cgroup: Cgroup,
+    /// The way out of containers.
+    pub egress: Egress,
+    /// Logging.
+    pub log: Log,
+    /// Metrics.
+    pub metrics: MetricsSettings,
+    /// Changes to single providers, by name.
+    pub provider: BTreeMap<String, Provider>,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Unix socket that the API listens on.
+    pub socket: PathBuf,
+    /// Group that may use the socket (mode 0660); root alone when the group does not exist.
+    pub socket_group: String,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// Seconds between heartbeat comments on an event stream.
+    pub heartbeat_seconds: u64,
+    /// How many connections, and how long each may keep the daemon waiting.
+    pub connections: Connections,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            socket: "/run/thawd/thawd.sock".into(),
+            socket_group: "thawd".to_owned(),
+            max_body_bytes: 1 << 20,
+            heartbeat_seconds: 15,
+            connections: Connections::default(),
+        }
+    }
+}
+
+/// `[paths]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Paths {
+    /// Images and their unpacked root file systems.
+    pub state_dir: PathBuf,
+    /// Sockets and other things that a reboot may clear.
+    pub run_dir: PathBuf,
+    /// Provider manifests, `*.toml`.
+    pub providers_dir: PathBuf,
+    /// OCI image layouts, one folder per image; `STATE_DIR/layouts` when absent.
+    pub layouts_dir: Option<PathBuf>,
+    /// The `thaw-init` program; beside `thawd` itself when absent.
+    pub init_program: Option<PathBuf>,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/thawd".into(),
+            run_dir: "/run/thawd".into(),
+            providers_dir: "/usr/share/thawd/providers".into(),
+            layouts_dir: None,
+            init_program: None,
+        }
+    }
+}
+
+impl Paths {
+    /// Where OCI image layouts are.
+    pub fn layouts(&self) -> PathBuf {
+        self.layouts_dir.clone().unwrap_or_else(|| self.state_dir.join("layouts"))
+    }
+}
+
+/// `[pool]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    /// Warm containers per provider, unless `[provider.NAME]` says otherwise; what its manifest says when absent. Set
+    /// without `min` and `max`, it is fixed; otherwise scaling starts there.
+    pub target: Option<usize>,
+    /// Whether targets follow demand, between `min` and `max`.
+    pub scaling: bool,
+    /// Fewest warm containers per provider: 5 when absent, or the target if that is lower.
+    pub min: Option<usize>,
+    /// Most warm containers per provider; `container.max` when absent.
+    pub max: Option<usize>,
+    /// A target grows when more requests than this wait for the provider.
+    pub scale_up_queue: usize,
+    /// It also grows when a smaller share of the claims found a warm container, percent.
+    pub scale_up_hit_percent: u32,
+    /// Claims of that many seconds count for that share.
+    pub hit_window_seconds: u64,
+    /// It shrinks when more warm containers than this are not needed ...
+    pub scale_down_idle: usize,
+    /// ... for that many seconds.
+    pub scale_down_idle_seconds: u64,
+    /// Milliseconds without a claim in flight before refilling goes on: creating slows claims down.
+    pub refill_quiet_ms: u64,
+    /// Longest time that claims hold refilling up, milliseconds.
+    pub refill_max_hold_ms: u64,
+    /// Longest time that claims hold the clearing away of containers up, milliseconds; when only an eighth of
+    /// `container.max` is free, it waits for nothing.
+    pub clearing_max_hold_ms: u64,
+    /// Share of its target below which a pool does not wait for claims, percent.
+    pub refill_low_water_percent: usize,
+    /// Creations at the same time, of all pools together, while claims are in flight.
+    pub held_creations: usize,
+    /// Seconds between two looks at every warm container.
+    pub health_interval_seconds: u64,
+    /// Containers that one pool creates at the same time.
+    pub concurrent_creations: usize,
+    /// What is taken from a container when it has come to rest: nothing (`off`), pages of files (`cache`), or
+    /// anonymous memory too, if the host has swap (`swap`).
+    pub squeeze: Squeeze,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            target: None,
+            scaling: true,
+            min: None,
+            max: None,
+            scale_up_queue: 3,
+            scale_up_hit_percent: 80,
+            hit_window_seconds: 60,
+            scale_down_idle: 5,
+            scale_down_idle_seconds: 600,
+            refill_quiet_ms: 5,
+            refill_max_hold_ms: 250,
+            clearing_max_hold_ms: 1000,
+            refill_low_water_percent: 25,
+            held_creations: 1,
+            health_interval_seconds: 30,
+            concurrent_creations: 1,
+            squeeze: Squeeze::Off,
+        }
+    }
+}
+
+/// `[admission]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admission {
+    /// Memory that has to stay available on the host, bytes; 0 switches the checks of memory off.
+    pub min_available_bytes: u64,
+    /// Most that processes may have waited for memory in the last 10 s, percent of the time (where the kernel has PSI).
+    pub max_memory_pressure_percent: f64,
+    /// Highest load average of the last minute per CPU; 0 switches the checks of CPUs off.
+    pub max_load_per_cpu: f64,
+    /// A load above that counts only if processes also waited for a CPU in more than this share of the last 10 s,
+    /// percent (where the kernel has PSI). Processes that wait for their own quota count as waiting.
+    pub max_cpu_pressure_percent: f64,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            min_available_bytes: 256 << 20,
+            max_memory_pressure_percent: 25.0,
+            max_load_per_cpu: 64.0,
+            max_cpu_pressure_percent: 95.0,
+        }
+    }
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// Requests that may wait for a container, all together; beyond it a request gets 503 at once.
+    pub max: usize,
+    /// How long a request waits unless it says otherwise, milliseconds; then it gets 503.
+    pub timeout_ms: u64,
+    /// Longest wait that a request may ask for, milliseconds.
+    pub max_timeout_ms: u64,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { max: 200, timeout_ms: 10_000, max_timeout_ms: 60_000 }
+    }
+}
+
+/// `[container]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Container {
+    /// Hard limit on containers of all kinds together; beyond it requests wait.
+    pub max: usize,
+    /// Size of everything writable in a container together (home, /tmp, /dev/shm), bytes.
+    pub ephemeral_bytes: u64,
+    /// Number of files that it may hold.
+    pub ephemeral_inodes: u64,
+    /// Open files per process (`RLIMIT_NOFILE`).
+    pub open_files: u64,
+    /// First host id of the range that containers' user and group ids are mapped to; each takes 65,536.
+    pub id_start: u32,
+    /// Longest creation, seconds: then the container is given up and destroyed.
+    pub create_timeout_seconds: u64,
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            max: 50,
+            ephemeral_bytes: 100 << 20,
+            ephemeral_inodes: 25_600,
+            open_files: 16_384,
+            // Above what login.defs(5), useradd(8) and systemd's dynamic and container users hand out.
+            id_start: 1_879_048_192,
+            create_timeout_seconds: 30,
+        }
+    }
+}
+
+/// `[execution]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Execution {
+    /// Output kept per execution, bytes; older events are trimmed and replaced by a `gap` event.
+    pub output_bytes: usize,
+    /// Milliseconds for which a command that is ahead of its readers waits for them while they take nothing.
+    pub reader_stall_ms: u64,
+    /// Seconds for which an ended execution and its output are kept.
+    pub retention_seconds: u64,
+    /// Ended executions kept at most, whatever their age.
+    pub retained: usize,
+    /// Output of ended executions kept at most, all together, bytes; the oldest are forgotten first.
+    pub retained_bytes: usize,
+    /// Milliseconds after which an execution without `background` is cancelled when its last reader has gone.
+    pub disconnect_grace_ms: u64,
+    /// The same for an execution that has survived a restart of the daemon, until its first reader has come back.
+    pub reconnect_grace_ms: u64,
+    /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
+    pub kill_grace_ms: u64,
+    /// Longest time limit that a request may ask for, milliseconds.
+    pub max_timeout_ms: u64,
+    /// Executions of one user at the same time, those that wait included; beyond it a request gets 429.
+    pub max_per_user: usize,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Self {
+            output_bytes: 16 << 20,
+            reader_stall_ms: 1000,
+            retention_seconds: 600,
+            retained: 1_000,
+            retained_bytes: 256 << 20,
+            disconnect_grace_ms: 10_000,
+            reconnect_grace_ms: 60_000,
+            kill_grace_ms: 2_000,
+            max_timeout_ms: 3_600_000,
+            max_per_user: 10,
+        }
+    }
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    /// What becomes of executions and warm containers when the daemon is told to stop.
+    pub on_stop: OnStop,
+    /// Seconds for which they go on without a daemon before they are destroyed.
+    pub keeper_timeout_seconds: u64,
+}
+
+/// What becomes of executions and warm containers when the daemon is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStop {
+    /// They are ended.
+    Destroy,
+    /// They stay for the next daemon.
+    Keep,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self { on_stop: OnStop::Destroy, keeper_timeout_seconds: 600 }
+    }
+}
+
+/// `[image]`: what one image may cost; the limits that have no key are in `docs/images.md`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// Sum of the sizes of all its files, bytes.
+    pub max_unpacked_bytes: u64,
+    /// Entries of all its layers together.
+    pub max_entries: u64,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        // Twenty times the largest image that thawd's forerunners had (745 MB), and ten times the files of Node's
+        // largest dependency trees.
+        Self { max_unpacked_bytes: 16 << 30, max_entries: 1_000_000 }
+    }
+}
+
+/// `[image_run]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageRun {
+    /// Memory limit, bytes.
+    pub memory_bytes: u64,
+    /// CPUs' worth of time.
+    pub cpu: f64,
+    /// CPUs' worth of time for a moment.
+    pub cpu_burst: f64,
+    /// Most processes and threads.
+    pub pids_max: u32,
+    /// Hosts that they may reach, as `host:port`.
+    pub egress: Vec<String>,
+    /// Wall-clock limit when the request names none, seconds.
+    pub timeout_seconds: u64,
+}
+
+impl Default for ImageRun {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 512 << 20,
+            cpu: 0.5,
+            cpu_burst: 1.0,
+            pids_max: 256,
+            egress: Vec::new(),
+            timeout_seconds: 30,
+        }
+    }
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cgroup {
+    /// Cgroup that the daemon's directory lies in, a path from the root of each hierarchy; any but the root has to be
+    /// delegated to thawd. `thawd --cgroup-parent` overrides it, which is what thawd.service does.
+    pub parent: String,
+    /// Directory for this daemon's containers, below `parent`. Two daemons need two names.
+    pub name: String,
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { parent: "/".to_owned(), name: "thawd".to_owned() }
+    }
+}
+
+/// `[egress]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Loopback port inside each container on which the proxy listens.
+    pub port: u16,
+    /// Names that only the proxy resolves, such as a test upstream.
+    pub resolve: BTreeMap<String, Vec<IpAddr>>,
+    /// Private, loopback or link-local networks that may be reached all the same.
+    pub allow_private: Vec<IpNet>,
+    /// What one container may make of it.
+    pub limits: LimitSettings,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { port: 3128, resolve: BTreeMap::new(), allow_private: Vec::new(), limits: LimitSettings::default() }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What is logged, in the syntax of `RUST_LOG` (which overrides it).
+    pub filter: String,
+    /// Form of a line; the journal's form under systemd and `human` elsewhere when absent.
+    pub format: Option<LogFormat>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: None }
+    }
+}
+
+/// `[provider.NAME]`
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Provider {
+    /// Warm containers; `pool.target` when absent, and without that what the manifest says. Set without `pool_min` and
+    /// `pool_max`, it is fixed.
+    pub pool_target: Option<usize>,
+    /// Fewest warm containers; `pool.min` when absent.
+    pub pool_min: Option<usize>,
+    /// Most warm containers; `pool.max` when absent.
+    pub pool_max: Option<usize>,
+    /// Containers in which the provider's CLI waits already started, besides the others; none when absent. Each holds
+    /// what `memory_mib` in the manifest's `[prestart]` says.
+    pub prestarted: usize,
+    /// The same for other models than the default one, by model or alias, of a provider whose CLI cannot change its
+    /// model after the start.
+    pub prestarted_models: BTreeMap<String, usize>,
+    /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
+    pub base_url: Option<String>,
+    /// Hosts that its containers may reach besides those of the manifest, as `host:port`.
+    pub egress: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            message: with_nearest_key(error.to_string().trim_end(), error.message()),
+        })?;
+        config.check().map_err(|(key, problem)| ConfigError::Value { path: path.to_owned(), key, problem })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let at_least_one = [
+            ("container.max", self.container.max as u64),
+            ("container.ephemeral_inodes", self.container.ephemeral_inodes),
+            ("container.create_timeout_seconds", self.container.create_timeout_seconds),
+            ("pool.health_interval_seconds", self.pool.health_interval_seconds),
+            ("pool.concurrent_creations", self.pool.concurrent_creations as u64),
+            ("pool.hit_window_seconds", self.pool.hit_window_seconds),
+            ("pool.scale_down_idle_seconds", self.pool.scale_down_idle_seconds),
+            ("pool.held_creations", self.pool.held_creations as u64),
+            ("execution.max_per_user", self.execution.max_per_user as u64),
+            ("api.heartbeat_seconds", self.api.heartbeat_seconds),
+            ("execution.max_timeout_ms", self.execution.max_timeout_ms),
+            ("egress.port", self.egress.port.into()),
+            ("image.max_unpacked_bytes", self.image.max_unpacked_bytes),
+            ("image.max_entries", self.image.max_entries),
+            ("image_run.pids_max", self.image_run.pids_max.into()),
+            ("image_run.timeout_seconds", self.image_run.timeout_seconds),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err((key.to_owned(), "must be at least 1".to_owned()));
+            }
+        }
+        for (key, value, least) in [
+            ("container.ephemeral_bytes", self.container.ephemeral_bytes, 1 << 20),
+            ("image_run.memory_bytes", self.image_run.memory_bytes, 1 << 20),
+            ("container.open_files", self.container.open_files, 64),
+            ("api.max_body_bytes", self.api.max_body_bytes as u64, 1024),
+            ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
+        ] {
+            if value < least {
+                return Err((key.to_owned(), format!("must be at least {least}")));
+            }
+        }
+        for (key, seconds) in [
+            ("api.heartbeat_seconds", self.api.heartbeat_seconds),
+            ("pool.health_interval_seconds", self.pool.health_interval_seconds),
+            ("container.create_timeout_seconds", self.container.create_timeout_seconds),
+            ("execution.retention_seconds", self.execution.retention_seconds),
+            ("execution.reader_stall_ms", self.execution.reader_stall_ms / 1000),
+            ("execution.disconnect_grace_ms", self.execution.disconnect_grace_ms / 1000),
+            ("execution.kill_grace_ms", self.execution.kill_grace_ms / 1000),
+            ("execution.max_timeout_ms", self.execution.max_timeout_ms / 1000),
+            ("image_run.timeout_seconds", self.image_run.timeout_seconds),
+        ] {
+            if seconds > YEAR {
+                return Err((key.to_owned(), format!("must be at most a year, {YEAR} s")));
+            }
+        }
+        self.api.connections.check()?;
+        self.egress.limits.check()?;
+        self.check_pools()?;
+        let run = &self.image_run;
+        if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {
+            let problem = "must be at least 0.01 and at most `image_run.cpu_burst`, which must be at most 1024";
+            return Err(("image_run.cpu".to_owned(), problem.to_owned()));
+        }
+        let ids = u64::from(self.container.id_start) + self.container.max as u64 * 65_536;
+        if self.execution.retained_bytes < self.execution.output_bytes {
+            let problem = format!("must be at least `execution.output_bytes`, {}", self.execution.output_bytes);
+            return Err(("execution.retained_bytes".to_owned(), problem));
+        }
+        // The kernel's ids are 32 bits and 2^31 upwards breaks programs that use signed ones (CVE-2024-40635).
+        if ids > 1 << 31 || self.container.id_start < 65_536 {
+            let problem = format!(
+                "must be at least 65536 and leave room for `container.max` times 65536 ids below 2147483648, \
+                 but the last one would be {ids}"
+            );
+            return Err(("container.id_start".to_owned(), problem));
+        }
+        let parent = &self.cgroup.parent;
+        if !parent.starts_with('/') || parent.split('/').any(|part| part == "." || part == "..") {
+            let problem = "must be a path from the hierarchy's root, such as /system.slice/thawd-containers.service";
+            return Err(("cgroup.parent".to_owned(), problem.to_owned()));
+        }
+        let name = &self.cgroup.name;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(("cgroup.name".to_owned(), "must be one path component of letters, digits, - _ .".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Within which numbers a pool is scaled, and whether it is, given what its manifest starts with: target, fewest,
+    /// most, scaling.
+    pub fn pool_bounds(&self, provider: &str, manifest_target: usize) -> (usize, usize, usize, bool) {
+        let own = self.provider.get(provider);
+        let target = own.and_then(|own| own.pool_target).or(self.pool.target);
+        let (min, max) =
+            (own.and_then(|own| own.pool_min).or(self.pool.min), own.and_then(|own| own.pool_max).or(self.pool.max));
+        // A number that the operator asked for stays, unless there are bounds for it too.
+        let scaling = self.pool.scaling && (target.is_none() || min.is_some() || max.is_some());
+        let target = target.unwrap_or(manifest_target);
+        let max = max.unwrap_or(self.container.max);
+        let min = min.unwrap_or(MIN_TARGET.min(target)).min(max);
+        (target, min, max, scaling)
+    }
+
+    fn check_pools(&self) -> Result<(), (String, String)> {
+        let limit = self.container.max;
+        let mut sections = vec![("pool".to_owned(), "min", "max", self.pool.min, self.pool.max)];
+        for (name, own) in &self.provider {
+            let (min, max) = (own.pool_min.or(self.pool.min), own.pool_max.or(self.pool.max));
+            sections.push((format!("provider.{name}"), "pool_min", "pool_max", min, max));
+        }
+        for (section, min_key, max_key, min, max) in sections {
+            if max.is_some_and(|max| max > limit) {
+                let problem = format!("must be at most `container.max`, {limit}");
+                return Err((format!("{section}.{max_key}"), problem));
+            }
+            let most = max.unwrap_or(limit);
+            if min.is_some_and(|min| min > most) {
+                return Err((format!("{section}.{min_key}"), format!("must be at most `{max_key}`, {most}")));
+            }
+        }
+        for (key, percent) in [
+            ("pool.scale_up_hit_percent", f64::from(self.pool.scale_up_hit_percent)),
+            ("pool.refill_low_water_percent", self.pool.refill_low_water_percent as f64),
+            ("admission.max_memory_pressure_percent", self.admission.max_memory_pressure_percent),
+            ("admission.max_cpu_pressure_percent", self.admission.max_cpu_pressure_percent),
+        ] {
+            if !(0.0..=100.0).contains(&percent) {
+                return Err((key.to_owned(), "must be from 0 to 100".to_owned()));
+            }
+        }
+        let load = self.admission.max_load_per_cpu;
+        if load.is_nan() || load < 0.0 {
+            return Err(("admission.max_load_per_cpu".to_owned(), "must be 0 or more".to_owned()));
+        }
+        if self.queue.timeout_ms > self.queue.max_timeout_ms {
+            let problem = format!("must be at most `queue.max_timeout_ms`, {}", self.queue.max_timeout_ms);
+            return Err(("queue.timeout_ms".to_owned(), problem));
+        }
+        Ok(())
+    }
+}
+
+/// Fewest warm containers of a provider when nothing says otherwise (product requirement: at least 5 warm).
+const MIN_TARGET: usize = 5;
+
+/// Adds `did you mean` to serde's message on an unknown field, which lists the known ones in backticks.
+fn with_nearest_key(full: &str, message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let nearest = message.starts_with("unknown field").then(|| quoted.next()).flatten().and_then(|unknown| {
+        quoted.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0))
+    });
+    match nearest {
+        Some((likeness, known)) if likeness > 0.6 => format!("{full}\ndid you mean `{known}`?"),
+        _ => full.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Config, LogFormat};
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("test.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = parse("").unwrap();
+        assert_eq!((config.pool.target, config.container.max, config.api.max_body_bytes), (None, 50, 1 << 20));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_one() {
+        let error = parse("[pool]\ntargt = 3\n").unwrap_err();
+        assert!(error.contains("did you mean `target`?") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        assert!(parse("[container]\nmax = 0\n").unwrap_err().contains("`container.max` must be at least 1"));
+        assert!(parse("[container]\nid_start = 1000\n").unwrap_err().contains("`container.id_start`"));
+        assert!(parse("[container]\nmax = 100000\n").unwrap_err().contains("`container.id_start`"));
+        assert!(parse("[execution]\nretained_bytes = 65536\n").unwrap_err().contains("`execution.retained_bytes`"));
+        let forever = "[execution]\nretention_seconds = 9223372036854775807\n";
+        assert!(parse(forever).unwrap_err().contains("must be at most a year"));
+        assert!(parse("[cgroup]\nparent = \"/a/../b\"\n").unwrap_err().contains("`cgroup.parent`"));
+        assert!(parse("[pool]\nmin = 9\nmax = 8\n").unwrap_err().contains("`pool.min` must be at most `max`, 8"));
+        assert!(parse("[pool]\nmax = 51\n").unwrap_err().contains("`pool.max` must be at most `container.max`, 50"));
+        let own = "[pool]\nmax = 20\n[provider.a]\npool_min = 21\n";
+        assert!(parse(own).unwrap_err().contains("`provider.a.pool_min` must be at most `pool_max`, 20"));
+        assert!(parse("[pool]\nscale_up_hit_percent = 101\n").unwrap_err().contains("from 0 to 100"));
+        assert!(parse("[admission]\nmax_load_per_cpu = -1.0\n").unwrap_err().contains("0 or more"));
+        assert!(parse("[queue]\ntimeout_ms = 60001\n").unwrap_err().contains("`queue.max_timeout_ms`, 60000"));
+        assert!(parse("[execution]\nmax_per_user = 0\n").unwrap_err().contains("`execution.max_per_user`"));
+        assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
+    }
+
+    #[test]
+    fn a_target_is_fixed_unless_there_are_bounds_for_it() {
+        let bounds = |text: &str| parse(text).unwrap().pool_bounds("a", 10);
+        assert_eq!(bounds(""), (10, 5, 50, true), "what the manifest says is where scaling starts");
+        assert_eq!(bounds("[pool]\nscaling = false\n"), (10, 5, 50, false));
+        assert_eq!(bounds("[pool]\ntarget = 7\n"), (7, 5, 50, false));
+        assert_eq!(bounds("[pool]\ntarget = 7\nmax = 9\n"), (7, 5, 9, true));
+        assert_eq!(bounds("[provider.a]\npool_target = 2\n"), (2, 2, 50, false));
+        assert_eq!(bounds("[pool]\nmin = 3\n[provider.a]\npool_target = 20\npool_max = 30\n"), (20, 3, 30, true));
+        assert_eq!(bounds("[container]\nmax = 3\n"), (10, 3, 3, true));
+        assert_eq!(parse("").unwrap().pool_bounds("b", 2), (2, 2, 50, true), "a small pool stays small when idle");
+    }
+
+    #[test]
+    fn the_sample_is_complete_and_valid() {
+        let sample = include_str!("../../../../docs/thawd.toml");
+        parse(sample).unwrap();
+        // Every key is there, commented out with its default: uncommented, the file must say the same as nothing.
+        let active: String = sample
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let config = parse(&active).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", with_optional_keys(parse("").unwrap())));
+    }
+
+    fn with_optional_keys(mut config: Config) -> Config {
+        config.paths.layouts_dir = Some("/var/lib/thawd/layouts".into());
+        config.paths.init_program = Some("/usr/bin/thaw-init".into());
+        config.pool.target = Some(10);
+        config.pool.min = Some(5);
+        config.pool.max = Some(50);
+        config.log.format = Some(LogFormat::Human);
+        config.metrics.listen = "127.0.0.1:9477".parse().ok();
+        config
+    }
+}

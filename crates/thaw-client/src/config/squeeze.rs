@@ -1,0 +1,16 @@
+//! `[pool] squeeze`.
+
+use serde::{Deserialize, Serialize};
+
+/// What is taken from a container when it has come to rest (`[pool] squeeze`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Squeeze {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Pages of files.
+    Cache,
+    /// Anonymous memory, to the host's swap; pages of files too, where the kernel cannot tell them apart.
+    Swap,
+}

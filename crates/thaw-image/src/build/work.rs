@@ -1,0 +1,259 @@
+//! The layers of one image, each from the cache or made anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use indicatif::HumanBytes;
+
+use super::layer::{Layer, LayerCache, LayerCompression};
+use super::pins::Moved;
+use super::recipe::{BaseRecipe, ImageRecipe, SkeletonRecipe};
+use super::tree::{Node, Source, Tree};
+use super::{BuildError, BuildOptions, base, debian, entrypoint, npm, recipe};
+use crate::digest::InputHash;
+use crate::progress::Progress;
+
+/// Part of every cache key: to be raised when the same inputs give other bytes.
+const FORMAT: &str = "1";
+
+/// Everything that an image is made from, read and checked.
+pub(super) struct Inputs {
+    pub(super) manifest_dir: PathBuf,
+    pub(super) image: ImageRecipe,
+    pub(super) image_bytes: Vec<u8>,
+    pub(super) base: BaseRecipe,
+    pub(super) base_bytes: Vec<u8>,
+    pub(super) base_path: PathBuf,
+    pub(super) skeleton: Tree,
+    pub(super) user: base::User,
+}
+
+impl Inputs {
+    pub(super) fn read(manifest_dir: &Path, options: &BuildOptions) -> Result<Self, BuildError> {
+        let rootfs = options.rootfs_dir(manifest_dir);
+        let image_path = manifest_dir.join("image.toml");
+        let (image, image_bytes) = recipe::read::<ImageRecipe>(&image_path)?;
+        let bad = |reason: String| BuildError::Recipe { path: image_path.clone(), reason };
+        if !recipe::is_name(&image.name) || !recipe::is_name(&image.base) {
+            return Err(bad("name and base must be lower-case letters, digits and hyphens".to_owned()));
+        }
+        let base_path = rootfs.join(format!("{}.toml", image.base));
+        let (base, base_bytes) = recipe::read::<BaseRecipe>(&base_path)?;
+        let (skeleton, _) = recipe::read::<SkeletonRecipe>(&rootfs.join("skeleton.toml"))?;
+        let skeleton = base::skeleton(&skeleton, base.busybox, &rootfs)?;
+        let user = base::user(&image.user, &rootfs)?;
+        if let Some(name) = image.env.keys().find(|name| matches!(name.as_str(), "HOME" | "USER")) {
+            return Err(bad(format!("env.{name} comes from the user: leave it out")));
+        }
+        Ok(Inputs {
+            manifest_dir: manifest_dir.to_owned(),
+            image,
+            image_bytes,
+            base,
+            base_bytes,
+            base_path,
+            skeleton,
+            user,
+        })
+    }
+
+    /// The folder of static files that go into the image as they are.
+    fn files(&self) -> PathBuf {
+        self.manifest_dir.join("files")
+    }
+}
+
+/// A layer and its key in the cache.
+pub(super) struct Built {
+    pub(super) layer: Layer,
+    pub(super) key: String,
+    pub(super) cached: bool,
+    pub(super) made_by: String,
+}
+
+/// One build under way.
+pub(super) struct Work<'a> {
+    pub(super) inputs: &'a Inputs,
+    pub(super) options: &'a BuildOptions,
+    pub(super) cache: &'a LayerCache,
+    pub(super) progress: &'a dyn Progress,
+    /// `node_modules`, once it was needed.
+    pub(super) modules: Option<npm::Modules>,
+    pub(super) notes: Vec<String>,
+    /// What is not as the locks say.
+    pub(super) unlocked: Vec<Moved>,
+}
+
+impl Work<'_> {
+    pub(super) fn base(&mut self) -> Result<Built, BuildError> {
+        let inputs = self.inputs;
+        let mut hash = InputHash::new("base");
+        hash.add(&inputs.base_bytes);
+        let made_by = format!("rootfs/{}.toml", inputs.image.base);
+        match (&inputs.base.debian, &inputs.base.host) {
+            (Some(recipe), None) => {
+                hash_tree(&mut hash, &inputs.skeleton)?;
+                let lock = debian::lock_path(&inputs.base_path);
+                let mut chosen = debian::read_lock(&lock, recipe)?.as_chosen();
+                let mut as_locked = hash.clone();
+                chosen.hash(&mut as_locked);
+                if !self.is_cached(as_locked) {
+                    let (options, progress) = (self.options, self.progress);
+                    chosen = debian::choose(recipe, &lock, &inputs.manifest_dir, options, progress, &mut self.notes)?;
+                }
+                self.unlocked.extend(chosen.moved.iter().cloned());
+                chosen.hash(&mut hash);
+                self.layer("base", made_by, hash, |work| {
+                    debian::add(recipe, &chosen, inputs.skeleton.clone(), work.options)
+                })
+            }
+            (None, Some(host)) => {
+                // These files may change at any time and are small: they are hashed themselves.
+                let tree = base::host(host, inputs.skeleton.clone())?;
+                hash_tree(&mut hash, &tree)?;
+                self.layer("base", made_by, hash, |_| Ok(tree))
+            }
+            _ => Err(BuildError::Recipe {
+                path: inputs.base_path.clone(),
+                reason: "needs exactly one of [debian] and [host]".to_owned(),
+            }),
+        }
+    }
+
+    pub(super) fn node(&mut self, version: &str) -> Result<Built, BuildError> {
+        let mut hash = InputHash::new("node");
+        hash_tree(&mut hash, &self.inputs.skeleton)?;
+        hash.add(npm::integrity(&self.inputs.manifest_dir, npm::NODE_PACKAGE)?.as_bytes());
+        let strip = npm::strip_version();
+        hash.add(strip.as_deref().unwrap_or("unstripped").as_bytes());
+        if strip.is_none() {
+            self.notes.push(
+                "strip is not installed (apt-get install binutils): the Node layer is about 18 MB larger".to_owned(),
+            );
+        }
+        let made_by = format!("npm {} {version}", npm::NODE_PACKAGE);
+        self.layer("node", made_by, hash, |work| {
+            let skeleton = &work.inputs.skeleton;
+            npm::node_tree(work.modules()?, skeleton, strip.is_some())
+        })
+    }
+
+    /// The image's own files; `None` if there are none.
+    pub(super) fn cli(&mut self) -> Result<Option<Built>, BuildError> {
+        let inputs = self.inputs;
+        let mut own = Tree::above(&inputs.skeleton);
+        own.insert_folder(&inputs.files(), "/")?;
+        for (path, target) in &inputs.image.links {
+            own.insert(path, Node::Symlink { target: target.clone() })?;
+        }
+        for (path, name) in &inputs.image.programs {
+            own.insert(path, program(name, &self.options.programs_dir(&inputs.manifest_dir))?)?;
+        }
+        if entrypoint::is_needed(&inputs.image.entrypoint) {
+            let script = entrypoint::script(&inputs.image.entrypoint)
+                .map_err(|reason| BuildError::Recipe { path: inputs.manifest_dir.join("image.toml"), reason })?;
+            own.insert(entrypoint::PATH, Node::File { mode: 0o755, source: Source::Bytes(script.into_bytes()) })?;
+        }
+
+        let mut hash = InputHash::new("cli");
+        hash_tree(&mut hash, &inputs.skeleton)?;
+        hash_tree(&mut hash, &own)?;
+        hash.add(&inputs.image_bytes);
+        if !inputs.image.copy.is_empty() {
+            hash.add(&npm::lock_bytes(&inputs.manifest_dir)?);
+        }
+        let made_by = format!("images/{}/image.toml", inputs.image.name);
+        let built = self.layer("cli", made_by, hash, |work| {
+            if !inputs.image.copy.is_empty() {
+                npm::copy_into(&mut own, &inputs.image.copy, work.modules()?)?;
+            }
+            Ok(own)
+        })?;
+        Ok(Some(built))
+    }
+
+    fn modules(&mut self) -> Result<&npm::Modules, BuildError> {
+        if self.modules.is_none() {
+            let inputs = self.inputs;
+            let modules = npm::install(&inputs.manifest_dir, &inputs.image, &self.options.cache_dir, self.progress)?;
+            self.modules = Some(modules);
+        }
+        Ok(self.modules.as_ref().expect("it was set just above"))
+    }
+
+    /// Whether the layer that is made from this is in the cache.
+    fn is_cached(&self, mut hash: InputHash) -> bool {
+        hash.add(FORMAT.as_bytes());
+        self.cache.get(&hash.finish(), LayerCompression::Zstd).is_some()
+    }
+
+    fn layer(
+        &mut self,
+        role: &'static str,
+        made_by: String,
+        mut hash: InputHash,
+        make: impl FnOnce(&mut Self) -> Result<Tree, BuildError>,
+    ) -> Result<Built, BuildError> {
+        hash.add(FORMAT.as_bytes());
+        let key = hash.finish();
+        let compression = self.options.compression;
+        if let Some(layer) = self.cache.get(&key, compression) {
+            return Ok(Built { layer, key, cached: true, made_by });
+        }
+        if self.cache.get(&key, LayerCompression::Zstd).is_some() {
+            let layer = self.compressed_again(role, &key)?;
+            return Ok(Built { layer, key, cached: false, made_by });
+        }
+        let tree = make(self)?;
+        self.progress.started(&format!("compressing {role}"), Some(tree.bytes()?));
+        let result = self.cache.put(&key, &tree, self.progress);
+        self.progress.finished(&match &result {
+            Ok(layer) => format!("{} compressed", HumanBytes(layer.size)),
+            Err(_) => "failed".to_owned(),
+        });
+        let mut layer = result?;
+        if compression == LayerCompression::Gzip {
+            layer = self.compressed_again(role, &key)?;
+        }
+        Ok(Built { layer, key, cached: false, made_by })
+    }
+
+    /// Makes the gzip variant of a layer that is in the cache.
+    fn compressed_again(&mut self, role: &'static str, key: &str) -> Result<Layer, BuildError> {
+        self.progress.started(&format!("gzip of {role}"), None);
+        let result = self.cache.gzip(key, self.progress);
+        self.progress.finished(if result.is_ok() { "compressed" } else { "failed" });
+        result
+    }
+}
+
+/// One of our own programs.
+fn program(name: &str, folder: &Path) -> Result<Node, BuildError> {
+    let path = folder.join(name);
+    let missing = || BuildError::Recipe {
+        path: path.clone(),
+        reason: "is not built yet: run `make unified`, or name the folder of the static programs".to_owned(),
+    };
+    if !recipe::is_name(name) || !path.is_file() {
+        return Err(missing());
+    }
+    Ok(Node::File { mode: 0o755, source: Source::File(path) })
+}
+
+fn hash_tree(hash: &mut InputHash, tree: &Tree) -> Result<(), BuildError> {
+    for (path, node) in tree.iter() {
+        hash.add(path.as_bytes());
+        match node {
+            Node::Directory { mode, owner } => hash.add(format!("d {mode:o} {owner}").as_bytes()),
+            Node::Symlink { target } => hash.add(format!("l {target}").as_bytes()),
+            Node::File { mode, source } => {
+                hash.add(format!("f {mode:o}").as_bytes());
+                match source {
+                    Source::Bytes(bytes) => hash.add(bytes),
+                    Source::File(from) => hash.add(&fs::read(from).map_err(|e| BuildError::io(from, e))?),
+                }
+            }
+        }
+    }
+    Ok(())
+}

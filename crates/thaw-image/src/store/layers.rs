@@ -1,0 +1,95 @@
+//! From blobs to unpacked layers, and from those to a root file system.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use super::error::{Result, StoreError, at};
+use super::pipeline;
+use super::record::{self, LayerRecord};
+use crate::layout::{LayerBlob, LayoutError};
+use crate::progress::Progress;
+use crate::unpack::{self, Composer, Contents, Limits, UnpackError, Used};
+
+/// The list of a layer's entries.
+pub(super) const CONTENTS: &str = "contents.jsonl";
+/// A layer's numbered files.
+pub(super) const FILES: &str = "files";
+/// What is known of a layer; without it a folder is no layer.
+pub(super) const RECORD: &str = "layer.json";
+
+/// Unpacks one layer into the new folder `to` while its bytes are hashed on both sides of the decompression.
+/// `used` is what the layers below used of the limits. Nothing unpacked counts before the digests are right: on an
+/// error the caller throws it away.
+pub(super) fn unpack_layer(
+    layer: &LayerBlob,
+    blob: File,
+    to: &Path,
+    used: &Used,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<LayerRecord> {
+    let files = to.join(FILES);
+    for folder in [to, &files] {
+        DirBuilder::new().mode(0o700).create(folder).map_err(at(folder))?;
+    }
+    let files = File::open(&files).map_err(at(&files))?;
+    let list = File::create_new(to.join(CONTENTS)).map_err(at(to))?;
+    let fail = |source| StoreError::Unpack { layer: layer.digest.clone(), source };
+    let limit = limits.archive_bytes - used.archive_bytes.min(limits.archive_bytes);
+
+    let (unpacked, produced) = pipeline::run(blob, layer, limit, |archive| {
+        unpack::unpack(archive, files.into(), list, used, limits, progress)
+    })
+    .map_err(at(to))?;
+
+    // A layer that makes no sense may just be damaged: that is the better thing to say.
+    let found = produced.blob.map_err(|error| fail(UnpackError::Archive(error)))?;
+    if found != layer.digest {
+        return Err(LayoutError::Digest { expected: layer.digest.clone(), found }.into());
+    }
+    // What the reader objected to came earlier in the archive than where the limit was reached.
+    if produced.over_limit && !matches!(unpacked, Err(UnpackError::Limit { .. } | UnpackError::Entry { .. })) {
+        return Err(fail(UnpackError::Limit { what: "bytes of archives", limit: limits.archive_bytes }));
+    }
+    let mut unpacked = unpacked.map_err(fail)?;
+    let Some((bytes, found)) = produced.archive else {
+        // The archive was read to its end, so this cannot be; but no layer may pass without this check.
+        return Err(fail(UnpackError::Archive(io::ErrorKind::UnexpectedEof.into())));
+    };
+    if found != layer.diff_id {
+        let (layer, expected) = (layer.digest.clone(), layer.diff_id.clone());
+        return Err(StoreError::DiffId { layer, expected, found });
+    }
+    unpacked.used.archive_bytes = bytes;
+    let record = LayerRecord { used: unpacked.used, contents: unpacked.contents };
+    record::write(&to.join(RECORD), &record)?;
+    Ok(record)
+}
+
+/// Makes the root file system `to` from the folders of layers, lowest first; each comes with its diff id, and the
+/// digest of its blob for messages. Copies no file.
+pub(super) fn compose(to: &Path, layers: &[(&LayerBlob, std::path::PathBuf)], limits: &Limits) -> Result<()> {
+    fs::create_dir(to).map_err(at(to))?;
+    // An image need not say what its root is like; everybody inside must be able to enter it.
+    fs::set_permissions(to, Permissions::from_mode(0o755)).map_err(at(to))?;
+    let mut composer = Composer::new(File::open(to).map_err(at(to))?.into(), limits).map_err(at(to))?;
+    for (layer, folder) in layers {
+        let damaged = |reason: &str| StoreError::Damaged { layer: layer.diff_id.clone(), reason: reason.to_owned() };
+        let record: LayerRecord =
+            record::read(&folder.join(RECORD))?.ok_or_else(|| damaged("its record is missing"))?;
+        let list = folder.join(CONTENTS);
+        let mut contents = Contents::open(&list).map_err(at(&list))?;
+        let files = folder.join(FILES);
+        let files = File::open(&files).map_err(at(&files))?;
+        composer
+            .layer(|| contents.next(), files.as_fd())
+            .map_err(|source| StoreError::Unpack { layer: layer.digest.clone(), source })?;
+        if contents.finish().map_err(at(&list))? != record.contents {
+            return Err(damaged("its list of files was changed"));
+        }
+    }
+    Ok(())
+}

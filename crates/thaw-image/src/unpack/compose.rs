@@ -1,0 +1,211 @@
+//! Replays what layers say into one directory. Files are not copied: they become hard links to those of the layers.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::Timespec;
+
+use super::content::{Entry, Kind, What};
+use super::root::{Attributes, Directory, Owner, Place, Root};
+use super::{Limits, UnpackError, Used, printable, split};
+
+/// A root file system that layers are put into, lowest first.
+pub(crate) struct Composer<'a> {
+    root: Root,
+    limits: &'a Limits,
+    /// Entries so far, and directories that they implied.
+    used: Used,
+    /// What the present layer made: its own whiteouts do not hide it.
+    made: HashSet<Place>,
+    /// Directories by path, with their inode and what is set when the layer is complete.
+    directories: BTreeMap<Vec<u8>, (u64, Attributes)>,
+    /// Directories of lower layers that something changes in, by inode, with a path of theirs and the time that they
+    /// keep.
+    touched: BTreeMap<u64, (Vec<u8>, Timespec)>,
+}
+
+impl<'a> Composer<'a> {
+    /// `root` is an empty directory. As root, directories and links get the owners that the layers say.
+    pub(crate) fn new(root: OwnedFd, limits: &'a Limits) -> io::Result<Self> {
+        Ok(Composer {
+            root: Root::new(root, limits.depth)?,
+            limits,
+            used: Used::default(),
+            made: HashSet::new(),
+            directories: BTreeMap::new(),
+            touched: BTreeMap::new(),
+        })
+    }
+
+    /// Puts one layer on top: its entries in order, and the directory with its numbered files. On an error the
+    /// root is left half done.
+    pub(crate) fn layer(
+        &mut self,
+        mut next: impl FnMut() -> io::Result<Option<Entry>>,
+        files: BorrowedFd<'_>,
+    ) -> Result<(), UnpackError> {
+        self.made.clear();
+        self.directories.clear();
+        let mut number = 0_u64;
+        while let Some(entry) = next().map_err(|error| UnpackError::io(b"", error))? {
+            self.entry(&entry, files, &mut number)?;
+        }
+        for (inode, (path, modified)) in std::mem::take(&mut self.touched) {
+            self.root.set_modified(&path, inode, modified).map_err(|error| UnpackError::io(&path, error))?;
+        }
+        // Children before parents, so that a directory is still passable while those inside are set, and so that
+        // its time is that of the layer.
+        for (path, (inode, attributes)) in std::mem::take(&mut self.directories).iter().rev() {
+            self.root.set_directory(path, *inode, attributes).map_err(|error| UnpackError::io(path, error))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry, files: BorrowedFd<'_>, number: &mut u64) -> Result<(), UnpackError> {
+        let path = &entry.path;
+        let io = |source| explained(path, source);
+        match &entry.what {
+            What::Opaque => match self.root.directory(path, true) {
+                Ok(directory) => {
+                    self.touch(path, &directory);
+                    self.root.clear(&directory, &self.made).map_err(io)
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+                Err(error) => Err(io(error)),
+            },
+            What::Whiteout => {
+                let Some((parent, name)) = split(path) else { return Ok(()) };
+                match self.root.directory(parent, true) {
+                    Ok(above) => {
+                        self.touch(parent, &above);
+                        self.root.remove(&above, name, &self.made).map_err(io)
+                    }
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+                    Err(error) => Err(io(error)),
+                }
+            }
+            What::Hardlink { target } => {
+                let Some(((parent, name), (from, from_name))) = split(path).zip(split(target)) else {
+                    return Err(UnpackError::entry(path, "is a link to a directory"));
+                };
+                let above = self.parent(parent)?;
+                let from = self.root.directory(from, true).map_err(|error| match error.raw_os_error() {
+                    Some(libc::ENOENT) => UnpackError::entry(path, "is a link to a file that is not there"),
+                    _ => io(error),
+                })?;
+                if from.inode == above.inode && from_name == name {
+                    return Err(UnpackError::entry(path, "is a link to itself"));
+                }
+                self.root.make_hardlink(from.fd.as_fd(), from_name, &above, name).map_err(|error| {
+                    match error.raw_os_error() {
+                        Some(libc::ENOENT) => UnpackError::entry(path, "is a link to a file that is not there"),
+                        Some(libc::EPERM) => UnpackError::entry(path, "is a link to a directory"),
+                        _ => io(error),
+                    }
+                })?;
+                self.made.insert((above.inode, name.to_vec()));
+                self.used.count_entry(path.len(), self.limits)
+            }
+            What::Node { kind, mode, owner, mtime } => {
+                let attributes = Attributes { mode: *mode, owner: *owner, mtime: *mtime };
+                self.node(path, kind, &attributes, files, number)
+            }
+        }
+    }
+
+    fn node(
+        &mut self,
+        path: &[u8],
+        kind: &Kind,
+        attributes: &Attributes,
+        files: BorrowedFd<'_>,
+        number: &mut u64,
+    ) -> Result<(), UnpackError> {
+        let io = |source| explained(path, source);
+        let Some((parent, name)) = split(path) else {
+            let root = self.root.directory(b"", true).map_err(io)?;
+            self.directories.insert(Vec::new(), (root.inode, *attributes));
+            return Ok(());
+        };
+        let above = self.parent(parent)?;
+        match kind {
+            Kind::Directory => self.directory(&above, name, path, *attributes)?,
+            Kind::Symlink { target } => self.root.make_symlink(&above, name, target, attributes).map_err(io)?,
+            Kind::File { .. } => {
+                let from = number.to_string();
+                *number += 1;
+                self.root.make_hardlink(files, from.as_bytes(), &above, name).map_err(io)?;
+            }
+        }
+        self.made.insert((above.inode, name.to_vec()));
+        self.used.count_entry(path.len(), self.limits)
+    }
+
+    fn directory(
+        &mut self,
+        above: &Directory,
+        name: &[u8],
+        path: &[u8],
+        attributes: Attributes,
+    ) -> Result<(), UnpackError> {
+        let made = self.root.make_directory(above, name).map_err(|source| explained(path, source))?;
+        let Some(inode) = made else {
+            return Err(UnpackError::Limit { what: "levels of directories", limit: self.limits.depth as u64 });
+        };
+        self.directories.insert(path.to_vec(), (inode, attributes));
+        Ok(())
+    }
+
+    /// Notes the time of a directory before something changes in it for the first time.
+    fn touch(&mut self, path: &[u8], directory: &Directory) {
+        self.touched.entry(directory.inode).or_insert_with(|| (path.to_vec(), directory.modified));
+    }
+
+    /// The directory at `path`; those that no entry made come into being as root's with mode 0755.
+    fn parent(&mut self, path: &[u8]) -> Result<Directory, UnpackError> {
+        let io = |source| explained(path, source);
+        match self.root.directory(path, true) {
+            Ok(found) => {
+                self.touch(path, &found);
+                return Ok(found);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(io(error)),
+        }
+        let mut above = self.root.directory(b"", true).map_err(io)?;
+        self.touch(b"", &above);
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends {
+            let part = &path[..end];
+            let found = match self.root.directory(part, true) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    let Some((_, name)) = split(part) else { continue };
+                    if rustix::fs::statat(&above.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                        return Err(UnpackError::entry(path, "its path leads through a link to nowhere"));
+                    }
+                    self.used.count_entry(part.len(), self.limits)?;
+                    let attributes = Attributes { mode: 0o755, owner: Owner::ROOT, mtime: 0 };
+                    self.directory(&above, name, part, attributes)?;
+                    self.made.insert((above.inode, name.to_vec()));
+                    self.root.directory(part, true).map_err(io)?
+                }
+                other => other.map_err(io)?,
+            };
+            self.touch(part, &found);
+            above = found;
+        }
+        Ok(above)
+    }
+}
+
+/// Says what the system's answer means for an archive.
+fn explained(path: &[u8], source: io::Error) -> UnpackError {
+    match source.raw_os_error() {
+        Some(libc::ELOOP) => UnpackError::entry(path, "its path leads through too many links"),
+        Some(libc::EXDEV) => UnpackError::entry(path, "its path leads out of the root"),
+        Some(libc::ENOTDIR) => UnpackError::entry(path, "its path leads through a file"),
+        Some(libc::EMLINK) => UnpackError::entry(path, "its file has more names than the file system can count"),
+        _ => UnpackError::Io { path: printable(path), source },
+    }
+}

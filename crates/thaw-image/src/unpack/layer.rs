@@ -1,0 +1,186 @@
+//! Reads a layer's archive into numbered files and the list of what it says.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+
+use super::content::{self, Entry, Kind, What};
+use super::headers::{self, Item, ItemKind};
+use super::root::Owner;
+use super::{Limits, UnpackError, Used};
+use crate::digest::{FileHasher, HashingWriter};
+use crate::progress::Progress;
+
+/// Whiteout names start with this.
+const WHITEOUT: &[u8] = b".wh.";
+/// Hides everything that lower layers have in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Other names of this kind are notes of AUFS to itself.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// What an archive turned out to be.
+pub(crate) struct Unpacked {
+    /// What it used of the limits; the size of the archive itself is not counted.
+    pub(crate) used: Used,
+    /// Digest of the list of its entries.
+    pub(crate) contents: String,
+}
+
+/// Reads an uncompressed tar archive: its files go to the empty directory `files`, named by their number, and the
+/// list of its entries to `list`. As root, files get the owners that the archive says. `used` is what the layers
+/// below have used of `limits`. On an error both are left half done.
+pub(crate) fn unpack(
+    archive: impl Read,
+    files: OwnedFd,
+    list: File,
+    used: &Used,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<Unpacked, UnpackError> {
+    let mut reader = Reader {
+        files,
+        list: HashingWriter::new(BufWriter::new(list)),
+        next: 0,
+        set_owners: rustix::process::geteuid().is_root(),
+        used: used.clone(),
+        limits,
+        progress,
+        buffer: vec![0; 64 * 1024],
+    };
+    headers::each(archive, |item, content| reader.item(item, content))?;
+    let (mut list, _, contents) = reader.list.finish();
+    list.flush().map_err(|error| UnpackError::io(b"", error))?;
+    Ok(Unpacked { used: reader.used.since(used), contents })
+}
+
+struct Reader<'a> {
+    files: OwnedFd,
+    list: HashingWriter<BufWriter<File>>,
+    /// Number of the next file.
+    next: u64,
+    /// Owners can only be set by root.
+    set_owners: bool,
+    /// Of this layer and those below.
+    used: Used,
+    limits: &'a Limits,
+    progress: &'a dyn Progress,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn item(&mut self, item: &Item, content: &mut dyn Read) -> Result<(), UnpackError> {
+        let path = self.checked(&item.path)?;
+        let (parent, name) = match super::split(&path) {
+            Some(parts) => parts,
+            None if matches!(item.kind, ItemKind::Directory) => (&[][..], &[][..]),
+            None => return Err(UnpackError::entry(&item.path, "the root must be a directory")),
+        };
+        let entry = if name == OPAQUE {
+            Entry { path: parent.to_vec(), what: What::Opaque }
+        } else if name.starts_with(AUFS) {
+            return Ok(());
+        } else if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(UnpackError::entry(&item.path, "is a whiteout of no file"));
+            }
+            Entry { path: join(parent, hidden), what: What::Whiteout }
+        } else {
+            let what = self.what(item, &path, content)?;
+            Entry { path, what }
+        };
+        content::write(&mut self.list, &entry).map_err(|error| UnpackError::io(&item.path, error))
+    }
+
+    fn what(&mut self, item: &Item, path: &[u8], content: &mut dyn Read) -> Result<What, UnpackError> {
+        let (kind, mode) = match &item.kind {
+            // The sticky bit of a directory such as /tmp is the only special one that does no harm.
+            ItemKind::Directory => (Kind::Directory, item.mode & 0o1777),
+            ItemKind::Symlink { target } => (Kind::Symlink { target: target.clone() }, 0o777),
+            ItemKind::File { size } => {
+                self.used.count_bytes(*size, self.limits)?;
+                let mode = item.mode & 0o777;
+                let (written, digest) = self
+                    .file(&mut content.take(*size), mode, item)
+                    .map_err(|error| UnpackError::io(&item.path, error))?;
+                if written != *size {
+                    return Err(UnpackError::entry(&item.path, "the archive ends in the middle of it"));
+                }
+                (Kind::File { size: *size, digest }, mode)
+            }
+            ItemKind::Hardlink { target } => {
+                let target = self.checked(target)?;
+                if target == path {
+                    return Err(UnpackError::entry(&item.path, "is a link to itself"));
+                }
+                if target.is_empty() {
+                    return Err(UnpackError::entry(&item.path, "is a link to a directory"));
+                }
+                return Ok(What::Hardlink { target });
+            }
+        };
+        Ok(What::Node { kind, mode, owner: item.owner, mtime: item.mtime })
+    }
+
+    /// Checks a path and returns it without `.` and doubled slashes; empty means the root.
+    fn checked(&mut self, path: &[u8]) -> Result<Vec<u8>, UnpackError> {
+        if path.first() == Some(&b'/') {
+            return Err(UnpackError::entry(path, "its path is absolute"));
+        }
+        let mut clean = Vec::with_capacity(path.len());
+        let mut depth = 0;
+        for part in path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
+            if part == b".." {
+                return Err(UnpackError::entry(path, "its path has a `..`"));
+            }
+            if part.contains(&0) {
+                return Err(UnpackError::entry(path, "its path has a zero byte"));
+            }
+            depth += 1;
+            if depth > self.limits.depth {
+                return Err(UnpackError::Limit { what: "levels of directories", limit: self.limits.depth as u64 });
+            }
+            if !clean.is_empty() {
+                clean.push(b'/');
+            }
+            clean.extend_from_slice(part);
+        }
+        self.used.count_entry(clean.len(), self.limits)?;
+        Ok(clean)
+    }
+
+    /// Writes the next file; returns how many bytes it got, and their digest.
+    fn file(&mut self, content: &mut impl Read, mode: u32, item: &Item) -> io::Result<(u64, String)> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.files, self.next.to_string(), flags, Mode::RUSR | Mode::WUSR)?;
+        self.next += 1;
+        let mut file = File::from(fd);
+        let mut hasher = FileHasher::new();
+        let mut written = 0;
+        loop {
+            let count = match content.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            hasher.update(&self.buffer[..count]);
+            file.write_all(&self.buffer[..count])?;
+            written += count as u64;
+            self.progress.advanced(count as u64);
+        }
+        if self.set_owners {
+            let Owner { uid, gid } = item.owner;
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))?;
+        let time = Timespec { tv_sec: item.mtime, tv_nsec: 0 };
+        rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
+        Ok((written, hasher.finish()))
+    }
+}
+
+fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}

@@ -1,0 +1,395 @@
+//! PID 1 of each container: runs commands for the daemon, reaps orphans, and dies with its daemon.
+//!
+//! no_std, static and without an allocator: it must run in any root file system and cost next to nothing while
+//! frozen. It is executed from a sealed memory file, so nothing inside the container can replace it, and it is
+//! not dumpable, so uid 1000 cannot trace it or read its `/proc` files.
+
+#![no_std]
+#![no_main]
+// Talks to the kernel only: every call below is a system call.
+#![allow(unsafe_code)]
+
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr;
+
+use thaw_wire::{self as wire, MAX_DATAGRAM, MAX_PROCESSES, MAX_STRINGS, Report, SPAWN_FDS, SpawnHeader, op, stage};
+
+const CONTROL: c_int = 0;
+/// Stack of the vfork-style child until its exec: it only makes system calls.
+const CHILD_STACK: usize = 32 * 1024;
+/// `_NSIG`, signal(7).
+const LAST_SIGNAL: c_int = 64;
+
+#[repr(C, align(16))]
+struct Buffers {
+    // The last byte stays 0, so that every string in the buffer is terminated.
+    datagram: [u8; MAX_DATAGRAM + 1],
+    argv: [*const c_char; MAX_STRINGS + 1],
+    envp: [*const c_char; MAX_STRINGS + 1],
+    path: [u8; 4096],
+    stack: [u8; CHILD_STACK],
+}
+
+/// What the child needs, and where it says how it failed (it shares our memory until it executes).
+struct Child {
+    header: SpawnHeader,
+    cwd: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    search: *const c_char,
+    path: *mut u8,
+    fds: [c_int; SPAWN_FDS],
+    failed_stage: u32,
+    failed_errno: c_int,
+}
+
+#[derive(Clone, Copy)]
+struct Process {
+    pid: libc::pid_t,
+    tag: u32,
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: _exit takes no pointers. The death of PID 1 ends the container, which the daemon sees.
+    unsafe { libc::_exit(101) }
+}
+
+/// The precompiled `core` refers to it from its unwind tables; nothing here ever unwinds (panic = "abort").
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+fn errno() -> c_int {
+    // SAFETY: always points to this thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Entry point, called by the C runtime.
+#[unsafe(no_mangle)]
+pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
+    static mut BUFFERS: Buffers = Buffers {
+        datagram: [0; MAX_DATAGRAM + 1],
+        argv: [ptr::null(); MAX_STRINGS + 1],
+        envp: [ptr::null(); MAX_STRINGS + 1],
+        path: [0; 4096],
+        stack: [0; CHILD_STACK],
+    };
+    // SAFETY: the only reference ever made to BUFFERS; this program has one thread.
+    let buffers = unsafe { &mut *ptr::addr_of_mut!(BUFFERS) };
+    // SAFETY: no pointers; failure would show in the isolation tests.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    forget_inheritance();
+    let signals = child_signals();
+    let mut processes = [Process { pid: 0, tag: 0 }; MAX_PROCESSES];
+    report(op::HELLO, 0, wire::VERSION as i32, 0);
+    loop {
+        let mut polled = [
+            libc::pollfd { fd: CONTROL, events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd: signals, events: libc::POLLIN, revents: 0 },
+        ];
+        // SAFETY: `polled` is an array of the given length.
+        if unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {
+            continue;
+        }
+        if polled[1].revents != 0 {
+            drain_signals(signals);
+            reap(&mut processes);
+        }
+        if polled[0].revents != 0 {
+            receive(buffers, &mut processes);
+        }
+    }
+}
+
+/// What depends on how the daemon itself was started must not reach a command: a descriptor that its starter left
+/// open (CVE-2024-21626), ignored signals, the file mode mask.
+fn forget_inheritance() {
+    // SAFETY: no pointers; standard input to error stay, and this program has opened nothing else yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } < 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::_exit(103) }
+    }
+    // The kernel's struct sigaction, all zero: default action, no flags, empty mask.
+    let default_action = [0u64; 4];
+    // Rust programs, the daemon among them, ignore SIGPIPE, and an ignored signal stays so across exec.
+    for number in 1..=LAST_SIGNAL {
+        // SAFETY: the structure and the sizes are the kernel's. SIGKILL and SIGSTOP are refused, as they should be.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default_action.as_ptr(), ptr::null_mut::<u64>(), 8usize);
+        }
+    }
+    // SAFETY: no pointers.
+    unsafe { libc::umask(0o022) };
+}
+
+fn child_signals() -> c_int {
+    // SAFETY: an all-zero sigset_t is valid and is initialised by sigemptyset; the pointers live through the calls.
+    let fd = unsafe {
+        let mut set: libc::sigset_t = core::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+        libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    if fd < 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::_exit(102) }
+    }
+    fd
+}
+
+fn drain_signals(fd: c_int) {
+    let mut buffer = [0u8; 1024];
+    // SAFETY: the buffer is as long as said; the descriptor does not block.
+    while unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+}
+
+fn report(op: u8, tag: u32, value: i32, detail: u32) {
+    let bytes = Report { op, tag, value, detail }.encode();
+    // SAFETY: `bytes` is valid for its length. A failure means that the daemon is gone: the next poll says so.
+    unsafe { libc::send(CONTROL, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+}
+
+/// Reaps every child that has ended, our commands and adopted orphans alike.
+fn reap(processes: &mut [Process; MAX_PROCESSES]) {
+    loop {
+        let mut status: c_int = 0;
+        // SAFETY: `status` is a valid place to write to.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid <= 0 {
+            return;
+        }
+        if let Some(process) = processes.iter_mut().find(|process| process.pid == pid) {
+            report(op::EXITED, process.tag, status, 0);
+            process.pid = 0;
+        }
+    }
+}
+
+/// The daemon closed its end: nobody can claim or stop this container any more, so it ends.
+fn daemon_gone() -> ! {
+    // SAFETY: no pointers; -1 is every process of this pid namespace but ourselves.
+    unsafe {
+        libc::kill(-1, libc::SIGKILL);
+        libc::_exit(0)
+    }
+}
+
+fn receive(buffers: &mut Buffers, processes: &mut [Process; MAX_PROCESSES]) {
+    #[repr(C, align(8))]
+    struct ControlBuffer([u8; 64]);
+    let mut control = ControlBuffer([0; 64]);
+    let mut fds = [-1; SPAWN_FDS];
+    let mut count = 0;
+    let mut iov = libc::iovec { iov_base: buffers.datagram.as_mut_ptr().cast(), iov_len: MAX_DATAGRAM };
+    // SAFETY: all-zero is a valid msghdr; the pointers put in it outlive the call; the control messages are read
+    // with the CMSG macros within the length that the kernel returned.
+    let (length, truncated) = unsafe {
+        let mut message: libc::msghdr = core::mem::zeroed();
+        message.msg_iov = &mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = control.0.len();
+        let length = libc::recvmsg(CONTROL, &mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT);
+        let mut header = libc::CMSG_FIRSTHDR(&message);
+        while !header.is_null() && length > 0 {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header).cast::<c_int>();
+                let n = ((*header).cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<c_int>();
+                for index in 0..n {
+                    let fd = data.add(index).read_unaligned();
+                    if count < SPAWN_FDS {
+                        fds[count] = fd;
+                        count += 1;
+                    } else {
+                        libc::close(fd);
+                    }
+                }
+            }
+            header = libc::CMSG_NXTHDR(&message, header);
+        }
+        (length, message.msg_flags & libc::MSG_TRUNC != 0)
+    };
+    if length == 0 {
+        daemon_gone();
+    }
+    if length < 0 {
+        match errno() {
+            libc::EAGAIN | libc::EINTR => return,
+            _ => daemon_gone(),
+        }
+    }
+    let length = length as usize;
+    buffers.datagram[length] = 0;
+    match buffers.datagram[0] {
+        op::SPAWN => spawn(buffers, length, truncated, &fds, count, processes),
+        op::SIGNAL => signal(&buffers.datagram[..length], processes),
+        _ => {}
+    }
+    for fd in &fds[..count] {
+        // SAFETY: we own the descriptors that we received; the command has its own copies by now.
+        unsafe { libc::close(*fd) };
+    }
+}
+
+fn signal(datagram: &[u8], processes: &[Process; MAX_PROCESSES]) {
+    let Some(message) = wire::Signal::decode(datagram) else { return };
+    if let Some(process) = processes.iter().find(|process| process.pid != 0 && process.tag == message.tag) {
+        // SAFETY: no pointers. Each command leads its own process group (setsid in the child).
+        unsafe { libc::kill(-process.pid, message.signal as c_int) };
+    }
+}
+
+fn spawn(
+    buffers: &mut Buffers,
+    length: usize,
+    truncated: bool,
+    fds: &[c_int; SPAWN_FDS],
+    count: usize,
+    processes: &mut [Process; MAX_PROCESSES],
+) {
+    let Some(header) = SpawnHeader::decode(&buffers.datagram[..length]) else {
+        return report(op::FAILED, 0, libc::EINVAL, stage::REQUEST);
+    };
+    let refuse = |errno| report(op::FAILED, header.tag, errno, stage::REQUEST);
+    let Some(slot) = processes.iter_mut().find(|process| process.pid == 0) else { return refuse(libc::EAGAIN) };
+    if truncated || count != SPAWN_FDS || header.argc == 0 {
+        return refuse(libc::EINVAL);
+    }
+    let mut cwd = [ptr::null(); 2];
+    let strings = buffers.datagram.get(wire::SPAWN_HEADER_LEN..length);
+    let parsed = strings
+        .and_then(|bytes| wire::cut_strings(bytes, 1, &mut cwd))
+        .and_then(|bytes| wire::cut_strings(bytes, header.argc as usize, &mut buffers.argv))
+        .and_then(|bytes| wire::cut_strings(bytes, header.envc as usize, &mut buffers.envp));
+    if parsed.is_none() {
+        return refuse(libc::EINVAL);
+    }
+    let mut child = Child {
+        header,
+        cwd: cwd[0],
+        argv: buffers.argv.as_ptr(),
+        envp: buffers.envp.as_ptr(),
+        search: search_path(&buffers.envp[..header.envc as usize]),
+        path: buffers.path.as_mut_ptr(),
+        fds: *fds,
+        failed_stage: 0,
+        failed_errno: 0,
+    };
+    // SAFETY: the stack is ours, large enough for code that only makes system calls, and CLONE_VFORK keeps this
+    // thread from running (so `child` and the buffers stay put) until the child has executed or exited.
+    let pid = unsafe {
+        let top = buffers.stack.as_mut_ptr().add(CHILD_STACK).cast::<c_void>();
+        libc::clone(run_child, top, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut child).cast())
+    };
+    let failed_stage = child.failed_stage;
+    // The strings held the prompt or a key: nothing of them stays in our memory.
+    buffers.datagram[..length].fill(0);
+    if pid < 0 {
+        return report(op::FAILED, header.tag, errno(), stage::CLONE);
+    }
+    if failed_stage != 0 {
+        // Its zombie is reaped with the SIGCHLD that it sends.
+        return report(op::FAILED, header.tag, child.failed_errno, failed_stage);
+    }
+    *slot = Process { pid, tag: header.tag };
+    report(op::STARTED, header.tag, pid, 0);
+}
+
+/// Value of `PATH` in the command's environment, or the usual default.
+fn search_path(envp: &[*const c_char]) -> *const c_char {
+    for entry in envp {
+        // SAFETY: each entry points to a NUL-terminated string of at least one byte; the comparison stops there.
+        if unsafe { libc::strncmp(*entry, c"PATH=".as_ptr(), 5) } == 0 {
+            // SAFETY: the first five bytes were just compared, so the sixth exists (it may be the NUL).
+            return unsafe { entry.add(5) };
+        }
+    }
+    c"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".as_ptr()
+}
+
+/// Runs in the child on its own stack, sharing memory with the parent, which waits: only system calls here.
+extern "C" fn run_child(argument: *mut c_void) -> c_int {
+    // SAFETY: the parent passed a pointer to its `Child` and is suspended until we exec or exit.
+    let child = unsafe { &mut *argument.cast::<Child>() };
+    let (failed_stage, failed_errno) = match enter(child) {
+        Err(failed_stage) => (failed_stage, errno()),
+        Ok(()) => (stage::EXEC, exec(child)),
+    };
+    child.failed_stage = failed_stage;
+    child.failed_errno = failed_errno;
+    127
+}
+
+fn check(result: libc::c_long, failed: u32) -> Result<(), u32> {
+    if result < 0 { Err(failed) } else { Ok(()) }
+}
+
+/// Everything between clone and exec. Raw calls for identity: glibc's wrappers would signal threads.
+fn enter(child: &mut Child) -> Result<(), u32> {
+    let SpawnHeader { uid, gid, .. } = child.header;
+    // SAFETY: system calls with integers, or with pointers to memory that lives until exec; close_range and dup3
+    // act on this child's own descriptor table (no CLONE_FILES).
+    unsafe {
+        libc::setsid();
+        for (index, fd) in child.fds.iter().enumerate() {
+            check(libc::dup3(*fd, index as c_int, 0).into(), stage::FDS)?;
+        }
+        check(libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32), stage::FDS)?;
+        let mut set: libc::sigset_t = core::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+        // The rest went before this program was executed. Cleared last: without it, nothing else could be dropped.
+        for cap in wire::KEPT_CAPABILITIES {
+            check(libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0).into(), stage::IDENTITY)?;
+        }
+        // The primary group is in the list too: a file that denies the group denies us (CVE-2022-36109).
+        let groups = [gid];
+        check(libc::syscall(libc::SYS_setgroups, 1usize, groups.as_ptr()), stage::IDENTITY)?;
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid), stage::IDENTITY)?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), stage::IDENTITY)?;
+        // After setuid: a directory that the user may not enter must not become its working directory.
+        check(libc::chdir(child.cwd).into(), stage::CHDIR)?;
+    }
+    Ok(())
+}
+
+/// execvpe by hand, without an allocator; returns the errno of the most telling failure.
+fn exec(child: &Child) -> c_int {
+    let mut telling = libc::ENOENT;
+    // SAFETY: argv[0], the search path and the environment are NUL-terminated strings or NULL-terminated arrays in
+    // the parent's buffers; `path` is a buffer of 4096 bytes and is filled within that.
+    unsafe {
+        let name = *child.argv;
+        let length = libc::strlen(name);
+        if length == 0 {
+            return libc::ENOENT;
+        }
+        if !libc::strchr(name, c_int::from(b'/')).is_null() {
+            libc::execve(name, child.argv, child.envp);
+            return errno();
+        }
+        let mut directory = child.search;
+        loop {
+            let mut end = libc::strchr(directory, c_int::from(b':')).cast_const();
+            if end.is_null() {
+                end = directory.add(libc::strlen(directory));
+            }
+            let span = end.offset_from(directory) as usize;
+            if span > 0 && span + 1 + length < 4096 {
+                ptr::copy_nonoverlapping(directory.cast(), child.path, span);
+                *child.path.add(span) = b'/';
+                ptr::copy_nonoverlapping(name.cast(), child.path.add(span + 1), length + 1);
+                libc::execve(child.path.cast(), child.argv, child.envp);
+                match errno() {
+                    libc::ENOENT | libc::ENOTDIR => {}
+                    other => telling = other,
+                }
+            }
+            if *end == 0 {
+                return telling;
+            }
+            directory = end.add(1);
+        }
+    }
+}

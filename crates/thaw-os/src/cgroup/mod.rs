@@ -1,0 +1,710 @@
+//! Limits, freezing, accounting and killing: everything that thawd asks of control groups.
+//!
+//! Two layouts are supported. On **v2** (production) one directory per container does everything. On a **hybrid**
+//! host the resource controllers are v1 hierarchies while the v2 hierarchy exists without controllers; freezing,
+//! killing, `populated` and CPU accounting belong to the v2 *core* and work there just the same, so only limits
+//! and memory accounting differ ([`Controllers`]).
+//!
+//! All containers of one daemon live below one directory, `name` below `parent` in `[cgroup]`, in each hierarchy.
+
+mod abandoned;
+mod core_files;
+mod detect;
+mod hybrid;
+mod reclaim;
+mod v2;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+pub use abandoned::{KEEPER, clear_abandoned};
+pub use detect::Layout;
+pub use reclaim::{Memory, Reclaim};
+
+/// CPU period that quotas are expressed in unless [`Limits::cpu_period_us`] says otherwise, microseconds: the kernel's
+/// default (Documentation/admin-guide/cgroup-v2.rst, `cpu.max`).
+pub const CPU_PERIOD_US: u64 = 100_000;
+
+/// Extended attribute of the v2 directory of a container that belongs, or belonged, to an execution. Below `trusted.`
+/// only CAP_SYS_ADMIN over the host sees and sets it (xattr(7)).
+const CLAIMED: &str = "trusted.thawd.claimed";
+
+/// Resource limits of a container in one of its classes (idle, run).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Hard memory limit, bytes.
+    pub memory_bytes: u64,
+    /// CPUs' worth of time, averaged over a period.
+    pub cpu: f64,
+    /// CPUs' worth of time that saved-up quota may reach for a moment; no burst when absent.
+    pub cpu_burst: Option<f64>,
+    /// Time over which `cpu` is averaged, microseconds, 1,000 to 1,000,000 (the kernel's bounds). With a long one a
+    /// process that has waited may use the whole quota at once; with a short one it is throttled more evenly.
+    pub cpu_period_us: u64,
+}
+
+impl Limits {
+    /// Quota per period, microseconds; never below the kernel's minimum of 1 ms.
+    pub fn quota_us(&self) -> u64 {
+        ((self.cpu * self.cpu_period_us as f64).round() as u64).max(1_000)
+    }
+
+    /// Burst per period, microseconds; the kernel refuses more than the quota itself.
+    pub fn burst_us(&self) -> u64 {
+        let quota = self.quota_us();
+        let peak = self.cpu_burst.map_or(quota, |burst| (burst * self.cpu_period_us as f64).round() as u64);
+        peak.saturating_sub(quota).min(quota)
+    }
+}
+
+/// What a cgroup has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time since the cgroup was created, microseconds.
+    pub cpu_us: u64,
+    /// Memory charged now, bytes.
+    pub memory_bytes: u64,
+    /// Highest memory charged, bytes.
+    pub memory_peak_bytes: u64,
+    /// Processes killed by the OOM killer in this cgroup.
+    pub oom_kills: u64,
+    /// Periods of [`Limits::cpu_period_us`] in which something ran.
+    pub periods: u64,
+    /// Those of them in which the cgroup was throttled.
+    pub throttled_periods: u64,
+    /// How long its CPUs were throttled, all together, microseconds.
+    pub throttled_us: u64,
+}
+
+impl Usage {
+    /// What was used since `baseline`. What is charged now and the peak are not differences: they stay.
+    pub fn since(&self, baseline: &Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us.saturating_sub(baseline.cpu_us),
+            memory_bytes: self.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes,
+            oom_kills: self.oom_kills.saturating_sub(baseline.oom_kills),
+            periods: self.periods.saturating_sub(baseline.periods),
+            throttled_periods: self.throttled_periods.saturating_sub(baseline.throttled_periods),
+            throttled_us: self.throttled_us.saturating_sub(baseline.throttled_us),
+        }
+    }
+
+    /// What was used by this one and by `other`, one after the other.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us + other.cpu_us,
+            memory_bytes: self.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
+            oom_kills: self.oom_kills + other.oom_kills,
+            periods: self.periods + other.periods,
+            throttled_periods: self.throttled_periods + other.throttled_periods,
+            throttled_us: self.throttled_us + other.throttled_us,
+        }
+    }
+}
+
+/// Failures of this module; the message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The host offers neither layout.
+    #[error("no usable cgroup hierarchy: {0}")]
+    Unsupported(String),
+    /// A controller is missing.
+    #[error("the cgroup controller `{controller}` is not available {place}; {fix}")]
+    MissingController {
+        /// Which one.
+        controller: &'static str,
+        /// Where it was looked for.
+        place: String,
+        /// What to do.
+        fix: String,
+    },
+    /// Another daemon has the cgroup.
+    #[error("another daemon uses {}; stop it, or choose another `cgroup.name`", path.display())]
+    InUse {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The cgroup that the daemon's is to lie in is not there.
+    #[error(
+        "the cgroup {} (`cgroup.parent`) does not exist; start what it belongs to, such as: \
+         systemctl start thawd-containers.service",
+        path.display()
+    )]
+    NoParent {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// A control file could not be read or written.
+    #[error("{operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A control file did not hold what the kernel documents.
+    #[error("{} holds {content:?}, which is not understood", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What it held.
+        content: String,
+    },
+    /// The kernel did not confirm within the time allowed.
+    #[error("{} did not report `{wanted}` within {waited_ms} ms", path.display())]
+    NotConfirmed {
+        /// Which file.
+        path: PathBuf,
+        /// What was waited for.
+        wanted: &'static str,
+        /// How long, milliseconds.
+        waited_ms: u64,
+    },
+}
+
+impl CgroupError {
+    fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+}
+
+/// The part that differs between the layouts: limits and memory accounting.
+trait Controllers: Send + Sync {
+    /// Directories (besides the v2 core's) in which a container has its own, below `base/id`.
+    fn directories(&self, id: &str) -> Vec<PathBuf>;
+    /// Sets the memory limit and the pids limit.
+    fn limit_memory_and_pids(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<(), CgroupError>;
+    /// Changes the memory limit alone.
+    fn limit_memory(&self, id: &str, memory_bytes: u64) -> Result<(), CgroupError>;
+    /// Sets period, quota and burst.
+    fn limit_cpu(&self, id: &str, limits: &Limits) -> Result<(), CgroupError>;
+    /// Opens the files that [`Hierarchy::raise`] writes.
+    fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError>;
+    /// Adds memory, peak and OOM figures.
+    fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
+    /// What is charged, by kind.
+    fn memory(&self, id: &str) -> Result<Memory, CgroupError>;
+    /// Takes about `bytes` of the kind `what`.
+    fn reclaim(&self, id: &str, what: Reclaim, bytes: u64) -> Result<(), CgroupError>;
+}
+
+/// Control files that stay open, so that a claim makes one system call for each and looks up no path.
+#[derive(Debug)]
+struct LimitFiles {
+    /// In the order in which a growing limit is written.
+    memory: Vec<fs::File>,
+    /// Takes quota and period (v2), or the quota alone (v1).
+    quota: fs::File,
+    /// v1 only.
+    period: Option<fs::File>,
+    /// Absent before Linux 5.14.
+    burst: Option<fs::File>,
+    /// Where a write forgets the memory peak so far: v1, and v2 since Linux 6.12, there for reads through the same
+    /// descriptor only.
+    peak: Option<fs::File>,
+}
+
+impl LimitFiles {
+    fn raise(&self, from: &Limits, to: &Limits) -> io::Result<()> {
+        let memory = to.memory_bytes.to_string();
+        for file in &self.memory {
+            rustix::io::pwrite(file, memory.as_bytes(), 0)?;
+        }
+        if let Some(period) = self.period.as_ref().filter(|_| to.cpu_period_us != from.cpu_period_us) {
+            rustix::io::pwrite(period, to.cpu_period_us.to_string().as_bytes(), 0)?;
+        }
+        // The burst may at no moment exceed the quota: one that shrinks goes before it, one that grows after it.
+        let burst = self.burst.as_ref().filter(|_| to.burst_us() != from.burst_us());
+        let set_burst = |file: &fs::File| rustix::io::pwrite(file, to.burst_us().to_string().as_bytes(), 0).map(drop);
+        let shrinks = to.burst_us() < from.burst_us();
+        burst.filter(|_| shrinks).map_or(Ok(()), set_burst)?;
+        let mut quota = to.quota_us().to_string();
+        if self.period.is_none() {
+            quota = format!("{quota} {}", to.cpu_period_us);
+        }
+        rustix::io::pwrite(&self.quota, quota.as_bytes(), 0)?;
+        Ok(burst.filter(|_| !shrinks).map_or(Ok(()), set_burst)?)
+    }
+}
+
+/// The daemon's own subtree of every hierarchy in use.
+pub struct Hierarchy {
+    layout: Layout,
+    /// `relative` below the v2 core's mount.
+    core: PathBuf,
+    /// Its path in every hierarchy, without a slash in front.
+    relative: String,
+    controllers: Box<dyn Controllers>,
+    /// `core`, locked for as long as this lives.
+    _lock: OwnedFd,
+}
+
+impl std::fmt::Debug for Hierarchy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hierarchy").field("layout", &self.layout).field("core", &self.core).finish()
+    }
+}
+
+impl Hierarchy {
+    /// Finds out the host's layout and makes `name` below `parent` in each hierarchy, with the controllers enabled
+    /// below it. `parent` is a path from the hierarchy's root, `/` for the root itself; any other is taken to be
+    /// delegated to the daemon (systemd: `Delegate=`), and nothing above it is changed.
+    ///
+    /// # Errors
+    /// A host without a usable layout or a needed controller, with the fix in the message; no such parent.
+    pub fn prepare(parent: &str, name: &str) -> Result<Self, CgroupError> {
+        let layout = Layout::detect()?;
+        Self::with_layout(layout, parent.trim_matches('/'), name)
+    }
+
+    fn with_layout(layout: Layout, parent: &str, name: &str) -> Result<Self, CgroupError> {
+        let above = layout.core().join(parent);
+        if !above.is_dir() {
+            return Err(CgroupError::NoParent { path: above });
+        }
+        let relative = if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") };
+        let core = layout.core().join(&relative);
+        make_directory(&core)?;
+        let lock = lock(&core)?;
+        let controllers: Box<dyn Controllers> = match &layout {
+            Layout::V2 { .. } => Box::new(v2::V2::prepare(&above, &core)?),
+            Layout::Hybrid { memory, cpu, pids, .. } => {
+                Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, &relative)?)
+            }
+        };
+        Ok(Self { layout, core, relative, controllers, _lock: lock })
+    }
+
+    /// The layout found.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Makes a fresh cgroup for container `id` with its memory and pids limits set.
+    ///
+    /// The CPU limit is set separately, once the container is ready: set-up must not be throttled.
+    ///
+    /// # Errors
+    /// A directory or control file that cannot be made or written. What was made is removed again.
+    pub fn create(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<Cgroup, CgroupError> {
+        let made = self.make(id, memory_bytes, pids);
+        if made.is_err() {
+            self.remove_directories(id);
+        }
+        made
+    }
+
+    fn make(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<Cgroup, CgroupError> {
+        let path = self.core.join(id);
+        fresh_directory(&path)?;
+        for directory in self.controllers.directories(id) {
+            fresh_directory(&directory)?;
+        }
+        self.controllers.limit_memory_and_pids(id, memory_bytes, pids)?;
+        self.open(id, path)
+    }
+
+    fn open(&self, id: &str, path: PathBuf) -> Result<Cgroup, CgroupError> {
+        let freeze = path.join("cgroup.freeze");
+        let freeze_file = open_for_writing(&freeze)?;
+        let limit_files = self.controllers.open_limits(id)?;
+        Ok(Cgroup { id: id.to_owned(), path, freeze_file, limit_files })
+    }
+
+    /// Directories whose `cgroup.procs` a new process must be written to (all but the v2 core's, which `clone3`
+    /// enters by itself).
+    pub fn extra_directories(&self, id: &str) -> Vec<PathBuf> {
+        self.controllers.directories(id)
+    }
+
+    /// Applies a class's memory limit and CPU limit.
+    ///
+    /// # Errors
+    /// A control file that cannot be written; for memory, EBUSY when more is in use than the new limit.
+    pub fn apply(&self, cgroup: &Cgroup, limits: &Limits) -> Result<(), CgroupError> {
+        self.controllers.limit_memory(&cgroup.id, limits.memory_bytes)?;
+        self.controllers.limit_cpu(&cgroup.id, limits)
+    }
+
+    /// Goes from a class set with [`Self::apply`] to another one: what a claim does.
+    ///
+    /// # Errors
+    /// A control file that cannot be written.
+    pub fn raise(&self, cgroup: &Cgroup, from: &Limits, to: &Limits) -> Result<(), CgroupError> {
+        if to.memory_bytes < from.memory_bytes {
+            // The order of the writes to the memory limits is another one then.
+            return self.apply(cgroup, to);
+        }
+        cgroup.limit_files.raise(from, to).map_err(CgroupError::io("raise the limits of", &cgroup.path))
+    }
+
+    /// Forgets the memory peak so far, where the kernel can (v1; v2 since Linux 6.12).
+    pub fn reset_peak(&self, cgroup: &Cgroup) {
+        if let Some(peak) = &cgroup.limit_files.peak
+            && let Err(error) = rustix::io::pwrite(peak, b"0", 0)
+        {
+            tracing::debug!(%error, "memory peak not reset");
+        }
+    }
+
+    /// What `cgroup` has used.
+    ///
+    /// # Errors
+    /// A control file that cannot be read or understood.
+    pub fn usage(&self, cgroup: &Cgroup) -> Result<Usage, CgroupError> {
+        let mut usage = core_files::cpu_usage(&cgroup.path)?;
+        self.controllers.usage(&cgroup.id, &mut usage)?;
+        if let Some(peak) = &cgroup.limit_files.peak {
+            usage.memory_peak_bytes = read_number_from(peak, &cgroup.path)?;
+        }
+        Ok(usage)
+    }
+
+    /// Removes a cgroup whose processes are all gone.
+    ///
+    /// # Errors
+    /// EBUSY when a process is left.
+    pub fn remove(&self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        let mut result = remove_directory(&cgroup.path);
+        for directory in self.controllers.directories(&cgroup.id) {
+            let removed = remove_directory(&directory);
+            result = result.and(removed);
+        }
+        result
+    }
+
+    fn remove_directories(&self, id: &str) {
+        for directory in self.controllers.directories(id).into_iter().chain([self.core.join(id)]) {
+            if let Err(error) = remove_directory(&directory) {
+                tracing::warn!(%error, "left a cgroup behind");
+            }
+        }
+    }
+
+    /// The cgroup of a container that an earlier daemon made, whether somebody is left in it or not.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn adopt(&self, id: &str) -> Result<Cgroup, CgroupError> {
+        self.open(id, self.core.join(id))
+    }
+
+    /// Kills and removes every container cgroup found below `name` but those named: what a daemon that was killed left
+    /// behind. Returns how many there were. Blocks until they are gone.
+    ///
+    /// # Errors
+    /// A cgroup that cannot be listed, killed or removed.
+    pub fn sweep(&self, keep: &BTreeSet<String>) -> Result<usize, CgroupError> {
+        let bases = self.bases();
+        let bases: Vec<&Path> = bases.iter().map(PathBuf::as_path).collect();
+        abandoned::clear(&bases, |id| keep.contains(id))
+    }
+
+    /// The directory of all containers in each hierarchy, the v2 core's first.
+    pub fn bases(&self) -> Vec<PathBuf> {
+        std::iter::once(self.core.clone()).chain(self.controllers.directories("")).collect()
+    }
+
+    /// The empty cgroup [`KEEPER`]. Whoever is in it is killed.
+    ///
+    /// # Errors
+    /// It cannot be made or emptied.
+    pub fn fresh_keeper(&self) -> Result<PathBuf, CgroupError> {
+        let path = self.core.join(KEEPER);
+        make_directory(&path)?;
+        core_files::kill(&path)?;
+        core_files::wait_empty(&path)?;
+        Ok(path)
+    }
+
+    /// Waits until the process in that cgroup has ended by itself, or kills it after a second.
+    ///
+    /// # Errors
+    /// Somebody is left.
+    pub fn end_keeper(&self) -> Result<(), CgroupError> {
+        let path = self.core.join(KEEPER);
+        for _ in 0..100 {
+            if !core_files::events(&path)?.populated {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        core_files::kill(&path)?;
+        core_files::wait_empty(&path)
+    }
+
+    /// Removes the daemon's own directories, when no container is left in them.
+    pub fn remove_base(&self) {
+        let keeper = self.core.join(KEEPER);
+        for directory in std::iter::once(keeper).chain(self.controllers.directories("")).chain([self.core.clone()]) {
+            if let Err(error) = remove_directory(&directory) {
+                tracing::warn!(%error, "left a cgroup behind");
+            }
+        }
+    }
+
+    /// Path of a container's cgroup, relative to the hierarchy's root.
+    pub fn relative_path(&self, id: &str) -> String {
+        format!("{}/{id}", self.relative)
+    }
+}
+
+/// One container's cgroup. Dropping it removes nothing: see [`Hierarchy::remove`].
+#[derive(Debug)]
+pub struct Cgroup {
+    id: String,
+    /// Directory in the v2 core.
+    path: PathBuf,
+    freeze_file: fs::File,
+    limit_files: LimitFiles,
+}
+
+impl Cgroup {
+    /// The v2 directory as a descriptor, for `CLONE_INTO_CGROUP`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn open(&self) -> Result<OwnedFd, CgroupError> {
+        rustix::fs::open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| CgroupError::io("open", &self.path)(errno.into()))
+    }
+
+    /// Asks for the cgroup to be frozen and waits until the kernel confirms it: freezing is asynchronous, and an
+    /// empty cgroup reports `frozen 1` at once, so `populated 1` is required too.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
+    pub async fn freeze(&self) -> Result<(), CgroupError> {
+        self.set_frozen(true)?;
+        core_files::wait_for(&self.path, "frozen 1 and populated 1", |events| events.frozen && events.populated).await
+    }
+
+    /// Lets the cgroup run again. The kernel wakes its tasks before the write returns.
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        rustix::io::pwrite(&self.freeze_file, if frozen { b"1" } else { b"0" }, 0)
+            .map(drop)
+            .map_err(|errno| CgroupError::io("write", self.path.join("cgroup.freeze"))(errno.into()))
+    }
+
+    /// Whether the kernel reports it as frozen with processes in it.
+    ///
+    /// # Errors
+    /// `cgroup.events` cannot be read.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let events = core_files::events(&self.path)?;
+        Ok(events.frozen && events.populated)
+    }
+
+    /// Writes down in the kernel that it belongs to an execution: nothing that happens to this process or another takes
+    /// that back.
+    ///
+    /// # Errors
+    /// The extended attribute cannot be set.
+    pub fn mark_claimed(&self) -> Result<(), CgroupError> {
+        rustix::fs::setxattr(&self.path, CLAIMED, b"1", XattrFlags::empty())
+            .map_err(|errno| CgroupError::io("mark as claimed", &self.path)(errno.into()))
+    }
+
+    /// Whether [`Self::mark_claimed`] has been called.
+    ///
+    /// # Errors
+    /// The extended attribute cannot be read.
+    pub fn is_claimed(&self) -> Result<bool, CgroupError> {
+        match rustix::fs::getxattr(&self.path, CLAIMED, &mut [0; 8]) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA) => Ok(false),
+            Err(errno) => Err(CgroupError::io("ask whether it is claimed", &self.path)(errno.into())),
+        }
+    }
+
+    /// Kills every process in it, frozen or not (`cgroup.kill`, Linux 5.14).
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        core_files::kill(&self.path)
+    }
+
+    /// Waits until no process is left.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
+    pub async fn wait_empty(&self) -> Result<(), CgroupError> {
+        let waited = core_files::wait_for(&self.path, "populated 0", |events| !events.populated).await;
+        // One that has been removed meanwhile is as empty as can be.
+        waited.or_else(|error| if self.path.exists() { Err(error) } else { Ok(()) })
+    }
+}
+
+/// Takes a cgroup for this process alone: its containers are swept at the start, so that two daemons with the same
+/// name would destroy each other's. The kernel gives the lock back whenever the process ends.
+fn lock(path: &Path) -> Result<OwnedFd, CgroupError> {
+    let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| CgroupError::io("open", path)(errno.into()))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(Errno::WOULDBLOCK) => Err(CgroupError::InUse { path: path.to_owned() }),
+        Err(errno) => Err(CgroupError::io("lock", path)(errno.into())),
+    }
+}
+
+/// Moves this process into the sub-group `name` of its own v2 cgroup, so that controllers can be handed down from there
+/// (a cgroup with processes cannot do that). Returns the path of the cgroup that it left, as in `cgroup.parent`.
+///
+/// # Errors
+/// No v2 hierarchy, or a cgroup that is not this process's to divide.
+pub fn step_aside(name: &str) -> Result<String, CgroupError> {
+    let layout = Layout::detect()?;
+    let table = Path::new("/proc/self/cgroup");
+    let content = read(table)?;
+    let own = content.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = own.ok_or_else(|| CgroupError::Parse { path: table.to_owned(), content: content.clone() })?;
+    let aside = layout.core().join(own).join(name);
+    make_directory(&aside)?;
+    write(&aside.join("cgroup.procs"), "0")?;
+    Ok(format!("/{own}"))
+}
+
+fn make_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::io("create", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Unlike [`make_directory`] takes none that exists already: its counters would tell of somebody else.
+fn fresh_directory(path: &Path) -> Result<(), CgroupError> {
+    fs::create_dir(path).map_err(CgroupError::io("create", path))
+}
+
+fn remove_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn open_for_writing(path: &Path) -> Result<fs::File, CgroupError> {
+    fs::OpenOptions::new().write(true).open(path).map_err(CgroupError::io("open", path))
+}
+
+/// Opens a file that older kernels cannot write: `None` then.
+fn open_if_writable(path: &Path) -> Option<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).open(path).ok()
+}
+
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(path, value).map_err(CgroupError::io("write", path))
+}
+
+fn read(path: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(CgroupError::io("read", path))
+}
+
+fn read_number(path: &Path) -> Result<u64, CgroupError> {
+    let content = read(path)?;
+    content.trim().parse().map_err(|_| CgroupError::Parse { path: path.to_owned(), content })
+}
+
+fn read_number_from(file: &fs::File, of: &Path) -> Result<u64, CgroupError> {
+    let mut buffer = [0; 32];
+    let length = rustix::io::pread(file, &mut buffer, 0)
+        .map_err(|errno| CgroupError::io("read the memory peak of", of)(errno.into()))?;
+    let content = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    content.trim().parse().map_err(|_| CgroupError::Parse { path: of.to_owned(), content })
+}
+
+/// Value of `key` in a flat-keyed file; 0 when the kernel does not list it.
+fn flat_key(content: &str, key: &str) -> u64 {
+    content.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CPU_PERIOD_US, CgroupError, Limits, Usage, core_files, flat_key, fresh_directory, lock};
+
+    #[test]
+    fn a_cgroup_has_one_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path()).unwrap();
+        assert!(matches!(lock(directory.path()), Err(CgroupError::InUse { .. })));
+        drop(first);
+        lock(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_needs_no_killing_and_one_without_the_file_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gone");
+        core_files::kill(&path).unwrap();
+        // A directory in which nothing can be created, as in a cgroup without that control file.
+        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir(path.join("cgroup.kill")).unwrap();
+        core_files::kill(&path).unwrap_err();
+    }
+
+    #[test]
+    fn a_container_gets_no_cgroup_that_was_there_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c-1");
+        fresh_directory(&path).unwrap();
+        let error = fresh_directory(&path).unwrap_err().to_string();
+        assert!(error.contains("c-1") && error.contains("exists"), "{error}");
+    }
+
+    #[test]
+    fn use_counts_from_a_baseline() {
+        let before =
+            Usage { cpu_us: 70, oom_kills: 1, periods: 9, throttled_periods: 4, throttled_us: 50, ..Usage::default() };
+        let now = Usage { cpu_us: 100, memory_bytes: 10, memory_peak_bytes: 20, throttled_us: 60, ..before };
+        let expected = Usage {
+            cpu_us: 30,
+            memory_bytes: 10,
+            memory_peak_bytes: 20,
+            oom_kills: 0,
+            periods: 0,
+            throttled_periods: 0,
+            throttled_us: 10,
+        };
+        assert_eq!(now.since(&before), expected);
+        assert_eq!(before.since(&now).cpu_us, 0, "read in another order");
+    }
+
+    #[test]
+    fn quota_and_burst_follow_the_class() {
+        let of = |cpu, cpu_burst, cpu_period_us| {
+            let limits = Limits { memory_bytes: 1, cpu, cpu_burst, cpu_period_us };
+            (limits.quota_us(), limits.burst_us())
+        };
+        assert_eq!(of(0.5, Some(1.0), CPU_PERIOD_US), (50_000, 50_000));
+        assert_eq!(of(0.1, None, CPU_PERIOD_US), (10_000, 0));
+        assert_eq!(of(0.1, Some(0.2), 1_000_000), (100_000, 100_000));
+        assert_eq!(of(0.001, Some(4.0), CPU_PERIOD_US), (1_000, 1_000), "kernel minimum, burst at most the quota");
+    }
+
+    #[test]
+    fn flat_keys_match_whole_words() {
+        let content = "oom 1\noom_kill 3\noom_group_kill 5\n";
+        assert_eq!(flat_key(content, "oom_kill"), 3);
+        assert_eq!(flat_key(content, "absent"), 0);
+    }
+}

@@ -1,0 +1,10 @@
+//! What thawd asks of the Linux kernel: system calls that no crate offers safely, control groups, and the process that
+//! clones containers. With `thaw-init`, the only crate with `unsafe` code, all of it in [`kernel`].
+//!
+//! It knows nothing of images, users or HTTP: its words are descriptors, ids, limits and paths.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cgroup;
+pub mod kernel;
+pub mod spawner;

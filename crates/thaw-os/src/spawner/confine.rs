@@ -1,0 +1,135 @@
+//! Identity, capabilities, system call filter and resource limits: what a container may not do.
+
+use std::convert::Infallible;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, Gid, Uid};
+use seccompiler::BpfProgram;
+
+use super::protocol::CreateRequest;
+use crate::kernel;
+
+/// The filter, as data: see the comments in the file. `refused` is the allow list (EPERM otherwise); `absent` makes
+/// a call look unimplemented, so that libraries use the one that can be checked.
+const FILTER: &str = include_str!("seccomp.json");
+
+/// Capabilities that `thaw-init` keeps, over its own user namespace only: to become the user, to signal commands,
+/// and to empty the bounding set of each command. Commands have none.
+const KEPT: CapabilitySet =
+    CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::KILL).union(CapabilitySet::SETPCAP);
+
+/// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
+const OOM_SCORE_ADJ: &str = "500";
+
+/// Core dumps, bytes. Not 0: that would still start the host's handler where core_pattern is a pipe, and it may store
+/// a user's credentials. 1 is the value at which the kernel starts none (fs/coredump.c), and no core is that small.
+const CORE_BYTES: u64 = 1;
+
+type Result<T> = std::result::Result<T, String>;
+
+/// The compiled filter, ready to be installed.
+pub struct Confinement {
+    refused: BpfProgram,
+    absent: BpfProgram,
+}
+
+impl Confinement {
+    /// Compiles the filter, once for all containers.
+    pub fn new() -> Result<Self> {
+        let target = std::env::consts::ARCH
+            .try_into()
+            .map_err(|error| format!("no system call filter for this architecture: {error}"))?;
+        let mut programs = seccompiler::compile_from_json(FILTER.as_bytes(), target)
+            .map_err(|error| format!("compile the system call filter: {error}"))?;
+        let mut take = |name| programs.remove(name).ok_or_else(|| format!("the system call filter lacks `{name}`"));
+        Ok(Self { refused: take("refused")?, absent: take("absent")? })
+    }
+
+    /// Becomes root of the new user namespace: until now this process still has the daemon's ids.
+    pub fn become_root(&self) -> Result<()> {
+        fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).map_err(|error| format!("set oom_score_adj: {error}"))?;
+        rustix::thread::set_thread_groups(&[]).map_err(|errno| format!("drop supplementary groups: {errno}"))?;
+        let (gid, uid) = (Gid::ROOT, Uid::ROOT);
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| format!("set the group: {errno}"))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| format!("set the user: {errno}"))
+    }
+
+    /// Brings `lo` up and opens the socket on which the daemon will serve this container's way out.
+    pub fn listen(&self, port: u16) -> Result<OwnedFd> {
+        kernel::bring_up_loopback().map_err(|error| format!("bring up lo: {error}"))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .map_err(|error| format!("listen on 127.0.0.1:{port}: {error}"))?;
+        Ok(listener.into())
+    }
+
+    /// Gives up everything not needed and executes `thaw-init` with `control` as its standard input.
+    pub fn execute(&self, request: &CreateRequest, control: &OwnedFd, init: BorrowedFd<'_>) -> Result<Infallible> {
+        limit(Resource::Nofile, request.open_files)?;
+        limit(Resource::Core, CORE_BYTES)?;
+        for capability in CapabilitySet::all().difference(KEPT).iter() {
+            match rustix::thread::remove_capability_from_bounding_set(capability) {
+                // EINVAL: a capability that this kernel does not know.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(errno) => return Err(format!("drop {capability:?} from the bounding set: {errno}")),
+            }
+        }
+        // Inheritable stays empty (CVE-2022-24769); permitted becomes the bounding set with the exec.
+        let sets = rustix::thread::CapabilitySets {
+            effective: CapabilitySet::all().intersection(KEPT),
+            permitted: KEPT,
+            inheritable: CapabilitySet::empty(),
+        };
+        let null = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(|error| format!("open /dev/null: {error}"))?;
+        rustix::stdio::dup2_stdin(control).map_err(|errno| format!("pass the control socket: {errno}"))?;
+        rustix::stdio::dup2_stdout(&null).map_err(|errno| format!("redirect stdout: {errno}"))?;
+        rustix::stdio::dup2_stderr(&null).map_err(|errno| format!("redirect stderr: {errno}"))?;
+        rustix::thread::set_no_new_privs(true).map_err(|errno| format!("set no_new_privs: {errno}"))?;
+        rustix::thread::set_capabilities(None, sets).map_err(|errno| format!("drop capabilities: {errno}"))?;
+        // The filter installed last has the last word between two refusals, so `absent` comes second.
+        for program in [&self.refused, &self.absent] {
+            seccompiler::apply_filter(program).map_err(|error| format!("install the system call filter: {error}"))?;
+        }
+        kernel::execute(init, c"thaw-init").map_err(|error| format!("execute thaw-init: {error}"))
+    }
+}
+
+/// Sets the core limit of the spawner, and so of everything it clones. Here it may still be raised from 0 to 1.
+pub fn forbid_core_dumps() {
+    let rlimit = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
+    // Without CAP_SYS_RESOURCE a limit of 0 stays, which is as good wherever cores are files.
+    let _ = rustix::process::setrlimit(Resource::Core, rlimit);
+}
+
+/// Lowers a limit, hard and soft. Never raises one: that would need a privilege over the host.
+fn limit(resource: Resource, value: u64) -> Result<()> {
+    let hard = rustix::process::getrlimit(resource).maximum;
+    let value = hard.map_or(value, |hard| hard.min(value));
+    rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+        .map_err(|errno| format!("limit {resource:?} to {value}: {errno}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Confinement, KEPT};
+    use thaw_wire::KEPT_CAPABILITIES;
+
+    #[test]
+    fn thaw_init_drops_from_each_command_what_it_keeps_itself() {
+        assert_eq!(KEPT.bits(), KEPT_CAPABILITIES.iter().fold(0, |bits, capability| bits | 1 << capability));
+    }
+
+    #[test]
+    fn the_filter_compiles_within_the_kernels_limit() {
+        let confinement = Confinement::new().unwrap();
+        // BPF_MAXINSNS, linux/bpf_common.h.
+        assert!(confinement.refused.len() < 4096 && confinement.refused.len() > 300);
+        assert!(!confinement.absent.is_empty());
+    }
+}

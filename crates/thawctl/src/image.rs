@@ -1,0 +1,207 @@
+//! `thawctl image`: builds images on this machine and keeps the store; the daemon is not asked.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::image_registry::{self, PullArgs, PushArgs};
+use super::image_store::{self, ImportArgs, Names, StoreArgs};
+use super::table::{bytes, table};
+use super::{CtlError, Format, complain, print};
+use thaw_client::config::{Config, ConfigError, DEFAULT_PATH};
+use thaw_image::build::{BuildOptions, BuildReport, LayerCompression, build, lock, outdated};
+use thaw_image::progress::Terminal;
+
+/// Where downloads and layers are kept between builds (Filesystem Hierarchy Standard, section 5.5).
+const CACHE_DIR: &str = "/var/cache/thawd/build";
+
+/// What to do with images.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Build an OCI image layout from an image folder, without Docker
+    Build(BuildArgs),
+    /// Pin the newest packages: of npm those that fit image.toml, of Debian those of the base's suite
+    Lock(Args),
+    /// List npm packages that have a newer version than image.toml names
+    Outdated(Args),
+    /// List the images of the store
+    #[command(visible_alias = "list")]
+    Ls(StoreArgs),
+    /// Print all that is known of images, as JSON
+    Inspect(Names),
+    /// Remove images, unless something runs from them
+    Rm(Names),
+    /// Remove images that no name means any more and that nothing uses
+    Prune(StoreArgs),
+    /// Check every file of the store against its digest; exits 1 when something is damaged
+    Verify(StoreArgs),
+    /// Bring in an OCI layout, an OCI archive or the output of `docker save`
+    Import(ImportArgs),
+    /// Get an image from a registry into an OCI image layout
+    Pull(PullArgs),
+    /// Send the image of an OCI image layout to a registry
+    Push(PushArgs),
+}
+
+/// Arguments of `build`.
+#[derive(Debug, clap::Args)]
+pub(super) struct BuildArgs {
+    #[command(flatten)]
+    common: Args,
+    /// Mirror that keeps old versions, for locked packages that the Debian mirror has no more, or `none`
+    /// [default: snapshot.debian.org, unless --debian-mirror names another mirror]
+    #[arg(long, value_name = "MIRROR")]
+    debian_snapshot: Option<String>,
+    /// Fail when something is not to be had as it is locked, instead of taking the newest
+    #[arg(long)]
+    locked: bool,
+}
+
+/// Arguments of `build`, `lock` and `outdated`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder that holds image.toml
+    #[arg(value_name = "DIR")]
+    manifest_dir: PathBuf,
+    /// Where the image layout is written [default: the daemon's, /var/lib/thawd/layouts/NAME]
+    #[arg(long, short, value_name = "LAYOUT_DIR")]
+    output: Option<PathBuf>,
+    /// Where downloads and layers are kept between builds
+    #[arg(long, value_name = "DIR", default_value = CACHE_DIR)]
+    cache: PathBuf,
+    /// How layers are compressed: gzip for tools that cannot read zstd
+    #[arg(long, value_enum, default_value_t)]
+    compression: LayerCompression,
+    /// Folder of our own static programs [default: target/static of the repository that DIR is in]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// Debian mirror, as an address or as a line of sources.list [default: mmdebstrap's]
+    #[arg(long, value_name = "MIRROR")]
+    debian_mirror: Option<String>,
+}
+
+impl Args {
+    fn folder(&self) -> Result<PathBuf, CtlError> {
+        self.manifest_dir.canonicalize().map_err(|e| usage(&self.manifest_dir, &e))
+    }
+
+    fn options(&self, name: &str) -> Result<BuildOptions, CtlError> {
+        let layout = match &self.output {
+            Some(layout) => layout.clone(),
+            None => daemon_config()?.paths.layouts().join(name),
+        };
+        let mut options = BuildOptions::new(layout, &self.cache);
+        options.compression = self.compression;
+        options.debian_mirror.clone_from(&self.debian_mirror);
+        options.programs_dir.clone_from(&self.programs);
+        Ok(options)
+    }
+}
+
+/// The daemon's configuration, which says where images are and what they may cost: the file that THAWD_CONFIG names,
+/// else the daemon's own if there is one.
+pub(super) fn daemon_config() -> Result<Config, CtlError> {
+    let named = std::env::var_os("THAWD_CONFIG").filter(|path| !path.is_empty());
+    let path = named.as_ref().map_or(Path::new(DEFAULT_PATH), Path::new);
+    match Config::load(path) {
+        Err(ConfigError::Read { source, .. }) if named.is_none() && source.kind() == io::ErrorKind::NotFound => {
+            Ok(Config::default())
+        }
+        other => other.map_err(|error| CtlError::Usage(error.to_string())),
+    }
+}
+
+/// Does it, with progress on stderr; returns the exit code. Blocks; Ctrl-C ends it at any time, and loses only what is
+/// under way.
+pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
+    match command {
+        Command::Build(args) => built(args, format)?,
+        Command::Lock(args) => {
+            let folder = args.folder()?;
+            let name = name_of(&folder);
+            let changes = lock(&folder, &args.options(&name)?, &Terminal::new(&name))?;
+            print(&changes.iter().map(|change| format!("{change}\n")).collect::<String>())?;
+        }
+        Command::Outdated(args) => newer(args, format)?,
+        Command::Ls(args) => image_store::ls(args, format)?,
+        Command::Inspect(args) => image_store::inspect(args)?,
+        Command::Rm(args) => image_store::rm(args)?,
+        Command::Prune(args) => image_store::prune(args, format)?,
+        Command::Verify(args) => return image_store::verify(args, format),
+        Command::Import(args) => image_store::import(args, format)?,
+        Command::Pull(args) => image_registry::pull(args, format).await?,
+        Command::Push(args) => image_registry::push(args, format).await?,
+    }
+    Ok(0)
+}
+
+fn built(args: &BuildArgs, format: Format) -> Result<(), CtlError> {
+    let folder = args.common.folder()?;
+    let name = name_of(&folder);
+    let mut options = args.common.options(&name)?;
+    options.debian_snapshot.clone_from(&args.debian_snapshot);
+    options.locked = args.locked;
+    if let Some(parent) = options.layout_dir.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
+    }
+    let report = build(&folder, &options, &Terminal::new(&name))?;
+    report.notes.iter().for_each(|note| complain(note));
+    Ok(print(&described(&report, format)?)?)
+}
+
+fn newer(args: &Args, format: Format) -> Result<(), CtlError> {
+    let folder = args.folder()?;
+    let found = outdated(&folder, &args.options(&name_of(&folder))?)?;
+    let text = match format {
+        Format::Table => {
+            let rows = found.into_iter().map(|one| [one.package, one.pinned, one.newest]);
+            table(["PACKAGE", "PINNED", "NEWEST"], rows)
+        }
+        Format::Json => {
+            let items: Vec<_> = found
+                .iter()
+                .map(|one| json!({ "package": one.package, "pinned": one.pinned, "newest": one.newest }))
+                .collect();
+            format!("{}\n", serde_json::to_string_pretty(&items).map_err(io::Error::from)?)
+        }
+    };
+    Ok(print(&text)?)
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn usage(path: &Path, error: &io::Error) -> CtlError {
+    CtlError::Usage(format!("{}: {error}", path.display()))
+}
+
+fn described(report: &BuildReport, format: Format) -> Result<String, CtlError> {
+    let (stored, unpacked) = (report.compressed_bytes(), report.unpacked_bytes());
+    Ok(match format {
+        Format::Table => format!(
+            "{} {} in {}: {} layers, {} stored, {} unpacked{}\n",
+            report.name,
+            report.digest,
+            report.layout.display(),
+            report.layers.len(),
+            bytes(stored),
+            bytes(unpacked),
+            if report.unchanged { ", unchanged" } else { "" }
+        ),
+        Format::Json => {
+            let layers: Vec<_> = report
+                .layers
+                .iter()
+                .map(|layer| {
+                    json!({ "role": layer.role, "digest": layer.digest, "compressed_bytes": layer.compressed_bytes,
+                        "unpacked_bytes": layer.unpacked_bytes, "cached": layer.cached })
+                })
+                .collect();
+            let item = json!({ "name": report.name, "digest": report.digest, "layout": report.layout, "layers": layers,
+                "compressed_bytes": stored, "unpacked_bytes": unpacked, "unchanged": report.unchanged, "unlocked": report.unlocked });
+            format!("{}\n", serde_json::to_string_pretty(&[item]).map_err(io::Error::from)?)
+        }
+    })
+}

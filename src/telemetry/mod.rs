@@ -1,0 +1,217 @@
+//! Logs to standard error, and what keeps foreign text from forging them.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, layer};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
+
+mod escape;
+mod journal;
+
+pub use escape::escape_control;
+use journal::Journal;
+use thaw_client::config::LogFormat;
+
+/// What the daemon counts about itself.
+#[derive(Debug, Clone, Default)]
+pub struct DaemonMetrics {
+    /// Signs of life for systemd's watchdog that did not come in time.
+    pub watchdog_misses: Counter,
+    /// Spawner processes that ended, or had to be ended.
+    pub spawner_failures: Counter,
+    /// Keeper processes that ended, or had to be ended, and attempts to replace one that failed.
+    pub keeper_failures: Counter,
+    /// Containers that an earlier daemon left behind and that could not be taken over.
+    pub swept: Counter,
+    /// Configurations that were not taken over when they were read again.
+    pub reload_failures: Counter,
+}
+
+impl DaemonMetrics {
+    /// Registers them. The registry must not add a prefix of its own.
+    pub fn new(registry: &mut Registry) -> Self {
+        let this = Self::default();
+        for (name, help, counter) in [
+            (
+                "thawd_watchdog_misses",
+                "Times that the API or a pool did not answer the daemon's own watchdog in time",
+                &this.watchdog_misses,
+            ),
+            (
+                "thawd_spawner_failures",
+                "Processes for creating containers that ended unasked or did not answer, and were replaced",
+                &this.spawner_failures,
+            ),
+            (
+                "thawd_keeper_failures",
+                "Processes that hold what survives the daemon which ended unasked, did not answer, or could not be started",
+                &this.keeper_failures,
+            ),
+            (
+                "thawd_swept",
+                "Containers of an earlier daemon that were not taken over, but destroyed at the start",
+                &this.swept,
+            ),
+            (
+                "thawd_reload_failures",
+                "Times that a changed configuration was not taken over because of a mistake in it",
+                &this.reload_failures,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        this
+    }
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error("log filter {filter:?}: {reason}; write it like \"info\" or \"info,egress=debug\"")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something else has already set up logging in this process.
+    #[error("logging is already set up in this process")]
+    AlreadySet,
+}
+
+/// Changes what is logged while the process runs.
+#[derive(Debug, Clone)]
+pub struct LogControl {
+    filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
+}
+
+impl LogControl {
+    /// Logs by `filter` from now on.
+    ///
+    /// # Errors
+    /// A filter that cannot be read; the old one stays.
+    pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
+        let parsed = parse_filter(filter)?;
+        self.filter.reload(parsed).map_err(|_| TelemetryError::AlreadySet)
+    }
+}
+
+/// Checks a filter without using it.
+///
+/// # Errors
+/// A filter that cannot be read.
+pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
+    parse_filter(filter).map(drop)
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })
+}
+
+/// Sends the process' log lines to standard error or the journal. Call once, first thing in `main`.
+///
+/// `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`), optionally followed by `,target=level` pairs.
+///
+/// # Errors
+/// A filter that cannot be read, or a second call.
+pub fn init(log_format: LogFormat, filter: &str) -> Result<LogControl, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let result = match log_format {
+        LogFormat::Human => {
+            registry.with(layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init()
+        }
+        LogFormat::Json => {
+            registry.with(layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr)).try_init()
+        }
+        LogFormat::Journald => match Journal::connect() {
+            Ok(journal) => registry.with(journal).try_init(),
+            Err(_) => {
+                let form = Prioritised(format::format().without_time());
+                registry.with(layer().with_ansi(false).event_format(form).with_writer(io::stderr)).try_init()
+            }
+        },
+    };
+    result.map_err(|_| TelemetryError::AlreadySet)?;
+    Ok(LogControl { filter: handle })
+}
+
+/// Puts the syslog priority in front of each line.
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(ctx, writer, event)
+    }
+}
+
+/// Now, in milliseconds since the Unix epoch; 0 if the clock stands before it.
+pub fn unix_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let error = init(LogFormat::Human, "egress=loud").unwrap_err().to_string();
+        assert!(error.contains("\"egress=loud\""), "{error}");
+    }
+
+    #[test]
+    fn journald_lines_carry_their_priority() {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .event_format(Prioritised(format::format().without_time()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "egress", host = "a.test", "one");
+            tracing::info!("two");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("<3>ERROR egress: one host=\"a.test\""), "{text}");
+        assert!(lines[1].starts_with("<6>") && lines[1].ends_with("two"), "{text}");
+    }
+}
