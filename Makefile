@@ -97,7 +97,7 @@ test-suites:
 	$(MAKE) test-qemu
 
 test-unit: toolchain ## The tests beside the code; no root, no containers
-	$(CARGO) test --locked --profile $(TEST_PROFILE) --workspace --lib --bins
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --workspace --lib --bin thawd
 
 test-native: need-root toolchain unified ## All tests on the running kernel (as root)
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --workspace

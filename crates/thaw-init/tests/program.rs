@@ -1,9 +1,11 @@
 //! The program as it is linked: a container's root may hold no C library and no loader at all.
+//!
+//! It is started here only as a user that nobody else is: its last act is to kill every process that it may signal.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// elf(5): type of a program header that names a loader, and of the table of shared libraries.
@@ -24,11 +26,16 @@ fn it_is_static_and_small() {
     }
 }
 
+/// A user id that no account and no container has.
+const NOBODY_ELSE: u32 = 60_123;
+
 #[test]
-fn it_leaves_when_the_daemon_is_gone() {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut child =
-        Command::new(env!("CARGO_BIN_EXE_thaw-init")).stdin(Stdio::from(OwnedFd::from(theirs))).spawn().unwrap();
-    drop(ours);
-    assert!(child.wait().unwrap().code().is_some(), "it left by itself");
+fn outside_a_pid_namespace_of_its_own_it_refuses_to_run() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_thaw-init"), &program).unwrap();
+    let mut command = Command::new(&program);
+    let status = command.uid(NOBODY_ELSE).gid(NOBODY_ELSE).stdin(Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(104));
 }
