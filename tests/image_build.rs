@@ -7,6 +7,9 @@ mod mirror;
 #[path = "image_build/pins.rs"]
 mod pins;
 
+#[path = "support/programs.rs"]
+mod programs;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use thawd::image::Store;
-use thawd::image::build::{BuildError, BuildOptions, BuildReport, build, lock};
-use thawd::image::progress::Quiet;
+use thaw_image::Store;
+use thaw_image::build::{BuildError, BuildOptions, BuildReport, build, lock};
+use thaw_image::progress::Quiet;
 
 use super::mirror::Mirror;
 
@@ -93,7 +93,7 @@ impl Place {
     }
 
     fn thawctl(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_thawctl")).arg("image").args(arguments).output().unwrap()
+        Command::new(crate::programs::thawctl()).arg("image").args(arguments).output().unwrap()
     }
 }
 
