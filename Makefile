@@ -152,9 +152,10 @@ bench-unpack: need-root deps ## Unpack the images beside umoci and tar (as root;
 fuzz: need-root toolchain ## Fuzz the readers of layers, manifests, accounts and control messages (as root; FUZZ_SECONDS=600 for each)
 	fuzz/run $(FUZZ_SECONDS)
 
-lint: toolchain ## Formatting, clippy, and shellcheck and promtool if they are installed
+lint: toolchain ## Formatting, clippy, which room imports which, and shellcheck and promtool if they are installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --quiet --test direction
 	@if command -v shellcheck > /dev/null; then shellcheck $(SCRIPTS); else echo "lint: shellcheck is not installed, scripts not checked"; fi
 	@if command -v promtool > /dev/null; then promtool check rules monitoring/prometheus/thawd.rules.yml; promtool test rules monitoring/prometheus/thawd.rules.test.yml; else echo "lint: promtool is not installed, alert rules not checked"; fi
 

@@ -4,6 +4,7 @@ mod body;
 mod events;
 mod executions;
 mod lists;
+mod lookup;
 mod metrics;
 mod openapi;
 mod output;

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::executions::{Id, find};
+use super::lookup::{Id, find};
 use super::{ApiError, State as Api};
 use crate::execution::{Cursor, Dropped, Reader, Stream};
 use thaw_client::types::Problem;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::daemon_config::daemon_config;
 use super::image_registry::{self, PullArgs, PushArgs};
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::{bytes, table};
 use super::{CtlError, Format, complain, print};
-use thaw_client::config::{Config, ConfigError, DEFAULT_PATH};
 use thaw_image::build::{BuildOptions, BuildReport, LayerCompression, build, lock, outdated};
 use thaw_image::progress::Terminal;
 
@@ -96,19 +96,6 @@ impl Args {
         options.debian_mirror.clone_from(&self.debian_mirror);
         options.programs_dir.clone_from(&self.programs);
         Ok(options)
-    }
-}
-
-/// The daemon's configuration, which says where images are and what they may cost: the file that THAWD_CONFIG names,
-/// else the daemon's own if there is one.
-pub(super) fn daemon_config() -> Result<Config, CtlError> {
-    let named = std::env::var_os("THAWD_CONFIG").filter(|path| !path.is_empty());
-    let path = named.as_ref().map_or(Path::new(DEFAULT_PATH), Path::new);
-    match Config::load(path) {
-        Err(ConfigError::Read { source, .. }) if named.is_none() && source.kind() == io::ErrorKind::NotFound => {
-            Ok(Config::default())
-        }
-        other => other.map_err(|error| CtlError::Usage(error.to_string())),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 
-use super::image::daemon_config;
+use super::daemon_config::daemon_config;
 use super::table::bytes;
 use super::{CtlError, Format, print};
 use thaw_client::types::Secret;

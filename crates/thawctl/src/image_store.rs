@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::image::daemon_config;
+use super::daemon_config::daemon_config;
 use super::table::{age, bytes, table};
 use super::{CtlError, Format, complain, print};
 use thaw_image::progress::Terminal;

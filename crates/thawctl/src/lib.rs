@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod checks;
+mod daemon_config;
 mod doctor;
 mod exit;
 mod image;
@@ -17,6 +18,7 @@ mod pool;
 mod printer;
 mod request;
 mod run;
+mod run_args;
 mod table;
 mod top;
 mod view;
@@ -58,7 +60,7 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a prompt, or a command after `--`, and stream its output
-    Run(Box<run::Args>),
+    Run(Box<run_args::Args>),
     /// List running executions and the warm containers that wait for more
     Ps(view::PsArgs),
     /// List the pools: how many warm containers are wanted and there

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::CtlError;
-use super::run::Args;
+use super::run_args::Args;
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Longest user name that the API takes, characters.
@@ -32,22 +32,6 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
         background: args.detach,
         labels: args.label.into_iter().collect(),
     })
-}
-
-/// Parses `KEY=VALUE`.
-pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("must have the form KEY=VALUE".to_owned()),
-    }
-}
-
-/// Parses `NAME=PATH`.
-pub(super) fn name_path(text: &str) -> Result<(String, PathBuf), String> {
-    match key_value(text) {
-        Ok((name, path)) if !path.is_empty() => Ok((name, path.into())),
-        _ => Err("must have the form NAME=PATH".to_owned()),
-    }
 }
 
 fn read_prompt() -> Result<String, CtlError> {
@@ -115,14 +99,6 @@ mod tests {
         assert_eq!(user_name(PASSWD, 1), None);
         assert_eq!(user_name(PASSWD, 7), None);
         assert_eq!(user_name(&format!("{}:x:1:", "a".repeat(99)), 1).unwrap().len(), USER_MAX);
-    }
-
-    #[test]
-    fn pairs_are_split_at_the_first_equals_sign() {
-        assert_eq!(key_value("A=b=c"), Ok(("A".into(), "b=c".into())));
-        assert_eq!(key_value("A="), Ok(("A".into(), String::new())));
-        assert!(key_value("A").is_err() && key_value("=b").is_err());
-        assert!(name_path("auth.json=").is_err());
     }
 
     #[test]

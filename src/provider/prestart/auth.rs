@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::plan::Credential;
+use super::credential::{Credential, Tokens};
 
 /// A token that can be renewed has to be good for this long, or codex gets the whole file instead. Longer than the
 /// longest execution that the shipped manifests allow without being asked (two minutes).
@@ -27,16 +27,6 @@ pub enum Unusable {
     /// It has run out, or nearly, and codex could renew it from the file.
     #[error("its access token has to be renewed first")]
     Stale,
-}
-
-/// A ChatGPT login without its refresh token.
-#[derive(Debug)]
-pub(super) struct Tokens<'a> {
-    pub(super) access: &'a str,
-    pub(super) account: String,
-    pub(super) plan: Option<String>,
-    /// Whether codex could have renewed it, given the file.
-    pub(super) renewable: bool,
 }
 
 // Borrowed throughout, so that no copy of a secret is made; a value with escapes in it is refused.

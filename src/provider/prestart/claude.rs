@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{
-    Input, Step, Turn,
-    plan::{Credential, Plan},
-};
+use super::{Input, Step, Turn, credential::Credential, plan::Plan};
 use crate::provider::dialect::{Dialect, DialectParser, Verdict, words};
 
 #[derive(Debug)]

@@ -3,10 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Input, Step, Turn,
-    plan::{Credential, Plan},
-};
+use super::{Input, Step, Turn, credential::Credential, plan::Plan};
 use crate::provider::dialect::words;
 
 const INITIALIZE: u64 = 0;

@@ -19,6 +19,7 @@
 mod auth;
 mod claude;
 mod codex;
+mod credential;
 mod gemini;
 mod line;
 mod manifest;

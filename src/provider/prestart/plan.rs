@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     LateRequest,
     auth::{self, Unusable},
+    credential::Credential,
     manifest::{HandOver, LateCredential, ModelMode, Protocol},
 };
 use crate::provider::{
@@ -75,18 +76,6 @@ pub enum Refusal {
         /// What is the matter with it; says nothing of its content.
         problem: Unusable,
     },
-}
-
-/// A credential, looked up in a request.
-pub(super) enum Credential<'a> {
-    /// An API key.
-    Key(&'a str),
-    /// A ChatGPT access token.
-    Tokens(auth::Tokens<'a>),
-    /// A variable.
-    Variable(&'a str, &'a str),
-    /// In a file that was mounted.
-    File,
 }
 
 impl Provider {

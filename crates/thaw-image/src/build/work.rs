@@ -123,7 +123,7 @@ impl Work<'_> {
     pub(super) fn node(&mut self, version: &str) -> Result<Built, BuildError> {
         let mut hash = InputHash::new("node");
         hash_tree(&mut hash, &self.inputs.skeleton)?;
-        hash.add(npm::integrity(&self.inputs.manifest_dir, npm::NODE_PACKAGE)?.as_bytes());
+        hash.add(npm::integrity(&self.inputs.manifest_dir, recipe::NODE_PACKAGE)?.as_bytes());
         let strip = npm::strip_version();
         hash.add(strip.as_deref().unwrap_or("unstripped").as_bytes());
         if strip.is_none() {
@@ -131,7 +131,7 @@ impl Work<'_> {
                 "strip is not installed (apt-get install binutils): the Node layer is about 18 MB larger".to_owned(),
             );
         }
-        let made_by = format!("npm {} {version}", npm::NODE_PACKAGE);
+        let made_by = format!("npm {} {version}", recipe::NODE_PACKAGE);
         self.layer("node", made_by, hash, |work| {
             let skeleton = &work.inputs.skeleton;
             npm::node_tree(work.modules()?, skeleton, strip.is_some())

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::reclaim::write_if_there;
+use super::optional::write_if_there;
 use super::{
     CgroupError, Controllers, LimitFiles, Limits, Memory, Reclaim, Usage, flat_key, make_directory, open_for_writing,
     open_if_writable, read, read_number, write,

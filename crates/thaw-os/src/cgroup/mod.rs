@@ -11,6 +11,7 @@ mod abandoned;
 mod core_files;
 mod detect;
 mod hybrid;
+mod optional;
 mod reclaim;
 mod v2;
 

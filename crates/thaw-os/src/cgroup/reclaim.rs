@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::optional::write_if_there;
 use super::{Cgroup, CgroupError, Hierarchy, flat_key, hybrid::Hybrid, read, read_number, v2::V2, write};
 
 /// Less than this is not worth the effort, bytes: a container without a CLI in it is charged about 200 KiB.
@@ -86,11 +87,6 @@ impl Hierarchy {
 /// Whether /proc/swaps lists any: a headline, then one line for each.
 fn has_swap(swaps: &str) -> bool {
     swaps.lines().nth(1).is_some_and(|line| !line.trim().is_empty())
-}
-
-/// Writes to a file that an older kernel may lack, or refuse.
-pub(super) fn write_if_there(path: &Path, value: &str) -> bool {
-    path.exists() && fs::write(path, value).is_ok()
 }
 
 impl V2 {
