@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{LINE_LIMIT, words};
+use super::{LEFT_OUT, LINE_LIMIT, words};
 
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Claude {
@@ -70,6 +70,12 @@ impl Claude {
     fn message(&mut self, content: &Value) -> Option<String> {
         let texts = content.as_array()?.iter().filter(|block| block["type"] == "text");
         let text: String = texts.filter_map(|block| block["text"].as_str()).collect();
+        if text.contains(LEFT_OUT) && !self.block.is_empty() {
+            // Too long to be compared, and streamed before.
+            self.new_block = true;
+            self.block.clear();
+            return None;
+        }
         if let Some(rest) = text.strip_prefix(self.block.as_str()) {
             let rest = rest.to_owned();
             return self.say(&rest);

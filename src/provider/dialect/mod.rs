@@ -6,6 +6,7 @@
 mod claude;
 mod codex;
 mod gemini;
+mod line;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -13,9 +14,12 @@ mod text;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Longest line that is looked at, bytes; a longer one is skipped whole. The three CLIs put a whole answer on one
-/// line, and an answer of 64 000 tokens is about 300 kB.
-pub const LINE_LIMIT: usize = 1024 * 1024;
+use line::Line;
+pub use line::{LEFT_OUT, LINE_LIMIT, Lines};
+
+/// What is said when a part of the answer was in a line that was too long.
+pub const ANSWER_TOO_LONG: &str =
+    "a part of the answer was in a line of more than 1 MiB, too long to be read; the raw output has it";
 
 /// Longest error text that is kept, characters.
 const ERROR_CHARS: usize = 1000;
@@ -51,10 +55,11 @@ pub struct Verdict {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DialectParser {
     state: State,
-    /// The line that has not ended yet.
-    line: Vec<u8>,
-    /// Whether that line was too long and is being skipped.
-    skipping: bool,
+    #[serde(flatten)]
+    lines: Lines,
+    /// A part of the answer was in a line that was too long.
+    #[serde(default)]
+    is_incomplete: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,11 +81,11 @@ impl DialectParser {
             Dialect::Text => State::Text(text::Text::default()),
             Dialect::Plain => State::Plain,
         };
-        Self { state, line: Vec::new(), skipping: false }
+        Self { state, lines: Lines::default(), is_incomplete: false }
     }
 
     /// Takes the next bytes of output, cut anywhere, and gives the pieces of the answer that they complete.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Vec<String> {
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut deltas = Vec::new();
         match &mut self.state {
             State::Plain => return deltas,
@@ -90,22 +95,16 @@ impl DialectParser {
             }
             State::Codex(_) | State::Claude(_) | State::Gemini(_) => {}
         }
-        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-            self.append(&bytes[..end]);
-            bytes = &bytes[end + 1..];
-            let line = std::mem::take(&mut self.line);
-            if !std::mem::take(&mut self.skipping) {
-                deltas.extend(self.read(&line));
-            }
+        for line in self.lines.push(bytes) {
+            deltas.extend(self.read(&line));
         }
-        self.append(bytes);
         deltas
     }
 
     /// The verdict, once the output has ended. A last line without its newline counts.
     pub fn finish(mut self) -> Verdict {
-        let line = std::mem::take(&mut self.line);
-        if !self.skipping {
+        let has_skipped = self.lines.has_skipped();
+        if let Some(line) = self.lines.rest() {
             // Its text was not handed out, but what it says about success is heard.
             self.read(&line);
         }
@@ -116,28 +115,35 @@ impl DialectParser {
             State::Text(_) | State::Plain => return Verdict::default(),
         };
         match verdict {
+            Ok(()) if self.is_incomplete => Verdict { success: Some(false), error: Some(ANSWER_TOO_LONG.to_owned()) },
             Ok(()) => Verdict { success: Some(true), error: None },
-            Err(error) => Verdict { success: Some(false), error: Some(error.chars().take(ERROR_CHARS).collect()) },
+            Err(error) => {
+                let mut error: String = error.chars().take(ERROR_CHARS).collect();
+                if has_skipped {
+                    error.push_str("; a line of its output was longer than 1 MiB, too long to be read");
+                }
+                Verdict { success: Some(false), error: Some(error) }
+            }
         }
     }
 
-    fn append(&mut self, part: &[u8]) {
-        if self.skipping || self.line.len() + part.len() > LINE_LIMIT {
-            self.skipping = true;
-            self.line = Vec::new();
-        } else {
-            self.line.extend_from_slice(part);
-        }
+    fn read(&mut self, line: &Line) -> Option<String> {
+        let value: Value = serde_json::from_slice(&line.bytes).ok()?;
+        self.read_value(&value, line.is_shortened)
     }
 
-    fn read(&mut self, line: &[u8]) -> Option<String> {
-        let value: Value = serde_json::from_slice(line).ok()?;
+    /// Takes a line that has been read already.
+    pub(super) fn read_value(&mut self, value: &Value, is_shortened: bool) -> Option<String> {
         let text = match &mut self.state {
-            State::Codex(state) => state.read(&value),
-            State::Claude(state) => state.read(&value),
-            State::Gemini(state) => state.read(&value),
+            State::Codex(state) => state.read(value),
+            State::Claude(state) => state.read(value),
+            State::Gemini(state) => state.read(value),
             State::Text(_) | State::Plain => None,
         };
+        if is_shortened && text.as_ref().is_some_and(|text| text.contains(LEFT_OUT)) {
+            self.is_incomplete = true;
+            return None;
+        }
         text.filter(|text| !text.is_empty())
     }
 }

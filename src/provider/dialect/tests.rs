@@ -183,12 +183,87 @@ fn a_line_that_never_ends_takes_no_memory() {
     let block = vec![b'x'; 64 * 1024];
     for _ in 0..64 {
         assert!(parser.push(&block).is_empty());
-        assert!(parser.line.capacity() <= 2 * LINE_LIMIT);
     }
-    assert!(parser.skipping && parser.line.is_empty());
+    assert!(parser.lines.has_skipped());
     assert!(parser.push(b"\n").is_empty());
     assert_eq!(parser.push(GEMINI.as_bytes()), ["20", "1"], "the next line is read again");
     assert_eq!(parser.finish(), success());
+}
+
+/// A line of each dialect with a tool's result of that size, and one with the whole answer.
+fn long_lines(dialect: Dialect, size: usize) -> (String, String) {
+    let text = "x".repeat(size);
+    match dialect {
+        Dialect::CodexExecJson => (
+            format!(
+                r#"{{"type":"item.completed","item":{{"type":"command_execution","aggregated_output":"{text}"}}}}"#
+            ),
+            format!(r#"{{"type":"item.completed","item":{{"type":"agent_message","text":"{text}"}}}}"#),
+        ),
+        Dialect::ClaudeStreamJson => (
+            format!(r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","content":"{text}"}}]}}}}"#),
+            format!(r#"{{"is_error":false,"subtype":"success","result":"{text}","type":"result"}}"#),
+        ),
+        _ => (
+            format!(r#"{{"type":"tool_result","tool_id":"1","status":"success","output":"{text}"}}"#),
+            format!(r#"{{"type":"message","role":"assistant","content":"{text}","delta":true}}"#),
+        ),
+    }
+}
+
+const WHOLE: [(Dialect, &str); 3] =
+    [(Dialect::CodexExecJson, CODEX), (Dialect::ClaudeStreamJson, CLAUDE), (Dialect::GeminiStreamJson, GEMINI)];
+
+#[test]
+fn a_long_line_that_is_not_the_answer_does_not_matter() {
+    for (dialect, output) in WHOLE {
+        let (tool, _) = long_lines(dialect, 3 << 20);
+        let expected = parse(dialect, output);
+        assert_eq!(parse(dialect, &format!("{tool}\n{output}")), expected, "{dialect:?}");
+    }
+}
+
+#[test]
+fn an_answer_in_a_line_that_is_too_long_is_no_success() {
+    for (dialect, output) in WHOLE {
+        let (_, answer) = long_lines(dialect, 1_200_000);
+        // With and without a newline, and with the verdict behind it that codex and gemini have.
+        let end = output.lines().last().unwrap();
+        let end = if dialect == Dialect::ClaudeStreamJson { "" } else { end };
+        for output in [format!("{answer}\n{end}\n"), format!("{answer}\n{end}")] {
+            let (deltas, verdict) = parse(dialect, &output);
+            assert_eq!(deltas.concat(), "", "{dialect:?}");
+            assert_eq!(error(verdict), ANSWER_TOO_LONG, "{dialect:?}");
+        }
+        // One that fits is one.
+        let (_, answer) = long_lines(dialect, 900_000);
+        let (deltas, verdict) = parse(dialect, &format!("{answer}\n{end}\n"));
+        assert_eq!((deltas.concat().len(), verdict), (900_000, success()), "{dialect:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_streamed_is_complete_however_long_the_lines_are_that_repeat_it() {
+    let text = "y".repeat(1_200_000);
+    let start = r#"{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}}"#;
+    let delta = |text: &str| {
+        let delta = format!(r#"{{"type":"content_block_delta","delta":{{"type":"text_delta","text":"{text}"}}}}"#);
+        format!(r#"{{"type":"stream_event","event":{delta}}}"#)
+    };
+    let message = format!(r#"{{"type":"assistant","message":{{"content":[{{"type":"text","text":"{text}"}}]}}}}"#);
+    let result = format!(r#"{{"type":"result","subtype":"success","is_error":false,"result":"{text}"}}"#);
+    let output = [start, &delta(&text[..600_000]), &delta(&text[600_000..]), &message, &result, ""].join("\n");
+    let (deltas, verdict) = parse(Dialect::ClaudeStreamJson, &output);
+    assert!(deltas.concat() == text, "{} bytes", deltas.concat().len());
+    assert_eq!(verdict, success());
+}
+
+#[test]
+fn what_could_not_be_read_is_said_of_a_failure() {
+    let long = format!("{}\n", "x".repeat(2 * LINE_LIMIT));
+    for (dialect, _) in WHOLE {
+        assert!(error(parse(dialect, &long).1).contains("longer than 1 MiB"), "{dialect:?}");
+    }
 }
 
 #[test]

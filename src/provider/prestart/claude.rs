@@ -69,8 +69,7 @@ impl Claude {
         Input::lines(&messages)
     }
 
-    /// `line` is the text that `message` was read from.
-    pub(super) fn read(&mut self, message: &Value, line: &[u8]) -> Vec<Step> {
+    pub(super) fn read(&mut self, message: &Value, is_shortened: bool) -> Vec<Step> {
         match message["type"].as_str() {
             Some("control_response") => return answered(&message["response"]),
             // It asks for leave, or for a tool of ours: there is none, and without any answer it would wait.
@@ -82,9 +81,8 @@ impl Claude {
             _ => {}
         }
         let Some(parser) = &mut self.parser else { return Vec::new() };
-        let mut deltas = parser.push(line);
-        deltas.extend(parser.push(b"\n"));
-        let mut steps: Vec<Step> = deltas.into_iter().map(Step::Delta).collect();
+        let delta = parser.read_value(message, is_shortened);
+        let mut steps: Vec<Step> = delta.into_iter().map(Step::Delta).collect();
         if message["type"] == "result"
             && let Some(parser) = self.parser.take()
         {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Input, Step, Turn, credential::Credential, plan::Plan};
-use crate::provider::dialect::words;
+use crate::provider::dialect::{LEFT_OUT, words};
 
 const INITIALIZE: u64 = 0;
 const THREAD: u64 = 1;
@@ -67,6 +67,10 @@ impl Answer {
     /// The whole message `item`: hands out what did not come in pieces.
     fn whole(&mut self, item: &str, text: &str) -> Option<String> {
         let from = if self.item == item { self.streamed } else { 0 };
+        if from > 0 && text == LEFT_OUT {
+            // Too long to be compared.
+            return None;
+        }
         let rest = text.get(from..)?.to_owned();
         self.piece(item, &rest)
     }

@@ -1,11 +1,8 @@
-//! Lines of JSON, in and out.
+//! Lines of JSON for a CLI.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
-use zeroize::Zeroize;
-
-use crate::provider::dialect::LINE_LIMIT;
 
 /// Bytes for a CLI's standard input. They may hold credentials: wiped when dropped, and never printed.
 #[derive(Clone, Default, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
@@ -62,59 +59,9 @@ impl Write for Length {
     }
 }
 
-/// Cuts output into lines; one longer than [`LINE_LIMIT`] is passed over.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    line: Vec<u8>,
-    skipping: bool,
-}
-
-impl Lines {
-    /// The lines that `bytes` complete, without their newlines.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut lines = Vec::new();
-        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-            self.append(&bytes[..end]);
-            bytes = &bytes[end + 1..];
-            let line = std::mem::take(&mut self.line);
-            if !std::mem::take(&mut self.skipping) {
-                lines.push(line);
-            }
-        }
-        self.append(bytes);
-        lines
-    }
-
-    fn append(&mut self, part: &[u8]) {
-        if self.skipping || self.line.len() + part.len() > LINE_LIMIT {
-            self.skipping = true;
-            self.line = Vec::new();
-        } else {
-            self.line.extend_from_slice(part);
-        }
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        self.line.zeroize();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_lines_are_passed_over_and_the_next_ones_read() {
-        let mut lines = Lines::default();
-        for _ in 0..3 {
-            assert!(lines.push(&vec![b'x'; LINE_LIMIT / 2 + 1]).is_empty());
-            assert!(lines.line.len() <= LINE_LIMIT);
-        }
-        assert_eq!(lines.push(b"x\nab"), Vec::<Vec<u8>>::new());
-        assert_eq!(lines.push(b"c\n\nd\n"), [b"abc".to_vec(), Vec::new(), b"d".to_vec()]);
-    }
 
     #[test]
     fn input_is_exact_and_is_not_printed() {

@@ -34,7 +34,7 @@ pub use line::Input;
 pub use manifest::{HandOver, LateCredential, ModelMode, Prestart, Protocol};
 pub use plan::{Plan, Refusal};
 
-use super::dialect::Verdict;
+use super::dialect::{ANSWER_TOO_LONG, LEFT_OUT, Lines, Verdict};
 use thaw_client::types::Secret;
 
 /// Longest error text that is kept, characters; that of [`super::dialect`].
@@ -98,9 +98,11 @@ enum Phase {
 #[derive(Debug)]
 pub struct Driver {
     plan: Arc<Plan>,
-    lines: line::Lines,
+    lines: Lines,
     state: State,
     phase: Phase,
+    /// A part of the answer was in a line that was too long.
+    is_incomplete: bool,
 }
 
 #[derive(Debug)]
@@ -128,7 +130,7 @@ impl Driver {
             Protocol::ClaudeStreamJson => State::Claude(claude::Claude::default()),
             Protocol::GeminiAcp => State::Gemini(gemini::Gemini::default()),
         };
-        Self { plan, lines: line::Lines::default(), state, phase: Phase::Starting }
+        Self { plan, lines: Lines::default(), state, phase: Phase::Starting, is_incomplete: false }
     }
 
     /// What the process runs.
@@ -149,13 +151,17 @@ impl Driver {
     pub fn on_stdout(&mut self, bytes: &[u8]) -> Vec<Action> {
         let mut actions = Vec::new();
         for line in self.lines.push(bytes) {
-            let Ok(value) = serde_json::from_slice(&line) else { continue };
+            let Ok(value) = serde_json::from_slice(&line.bytes) else { continue };
             let steps = match &mut self.state {
                 State::Codex(state) => state.read(&value, &self.plan),
-                State::Claude(state) => state.read(&value, &line),
+                State::Claude(state) => state.read(&value, line.is_shortened),
                 State::Gemini(state) => state.read(&value, &self.plan),
             };
             for step in steps {
+                if line.is_shortened && matches!(&step, Step::Delta(text) if text.contains(LEFT_OUT)) {
+                    self.is_incomplete = true;
+                    continue;
+                }
                 self.take(step, &mut actions);
             }
         }
@@ -175,6 +181,9 @@ impl Driver {
             Step::Ready => return,
             Step::Delta(text) if self.phase == Phase::Claimed && !text.is_empty() => Action::Delta(text),
             Step::Delta(_) => return,
+            Step::Done(Ok(())) if self.phase == Phase::Claimed && self.is_incomplete => {
+                Action::Done(verdict(Err(ANSWER_TOO_LONG.to_owned())))
+            }
             Step::Done(result) if self.phase == Phase::Claimed => Action::Done(verdict(result)),
             // An answer without a question.
             Step::Done(_) => Action::Failed("it ended a turn that nobody had begun".to_owned()),
