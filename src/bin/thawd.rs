@@ -79,9 +79,12 @@ fn main() -> ExitCode {
         None => run(&arguments),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            thawd::telemetry::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("thawd: {error:#}");
+            thawd::telemetry::last_words(&format!("thawd: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -125,7 +128,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("configuration ok, {providers} providers");
         return Ok(());
     }
-    let log = thawd::telemetry::init(config.log.format.unwrap_or_else(LogFormat::detect), &config.log.filter)?;
+    let log = thawd::telemetry::init(
+        config.log.format.unwrap_or_else(LogFormat::detect),
+        &config.log.filter,
+        config.log.queue_bytes,
+    )?;
     anyhow::ensure!(rustix::process::geteuid().is_root(), "must run as root: it makes namespaces, mounts and cgroups");
     // Credentials pass through this process: no core dump, no tracing by others (prctl(2), PR_SET_DUMPABLE).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -188,6 +195,7 @@ async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow
     let beside = tokio::spawn(service.run(hangup, load, stop.clone()));
     if daemon.serve(stop).await? == OnStop::Keep {
         // Here and now: what is dropped on an orderly way out would be destroyed.
+        thawd::telemetry::flush();
         std::process::exit(0);
     }
     // It has said that we are stopping, and ends with us.

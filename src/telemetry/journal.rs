@@ -14,6 +14,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::escape_control;
+use super::queue::{Lines, write_stderr};
 
 /// Where the journal listens (systemd-journald.service(8)).
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -21,7 +22,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// Longest value; what is longer is cut. A datagram must stay below the usual 208 KiB of `net.core.wmem_default`.
 const MAX_VALUE: usize = 16 << 10;
 
-/// Sends every event to the journal.
+/// The journal's socket.
 #[derive(Debug)]
 pub struct Journal {
     socket: UnixDatagram,
@@ -41,12 +42,58 @@ impl Journal {
         socket.connect(path)?;
         Ok(Self { socket })
     }
+
+    /// Sends an entry; waits for the journal for as long as it takes.
+    pub fn send(&self, entry: &[u8]) {
+        if let Err(error) = self.socket.send(entry) {
+            // Standard error is the journal's too under systemd, and somewhere to look otherwise.
+            let message = message(entry);
+            write_stderr(format!("{} (not sent as an entry: {error})\n", escape_control(&message)).as_bytes());
+        }
+    }
+
+    /// An entry of our own about the log itself.
+    pub fn line(priority: &str, message: &str) -> Vec<u8> {
+        let mut entry = Vec::new();
+        for (name, value) in [
+            ("PRIORITY", priority),
+            ("SYSLOG_IDENTIFIER", "thawd"),
+            ("TARGET", "thawd::telemetry"),
+            ("MESSAGE", message),
+        ] {
+            put(&mut entry, name, value);
+        }
+        entry
+    }
+}
+
+/// What an entry says, with its priority in front as sd-daemon(3) has it.
+fn message(entry: &[u8]) -> String {
+    let field = |name: &str| {
+        let text = String::from_utf8_lossy(entry);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
+        value.unwrap_or_default()
+    };
+    format!("<{}>{}", field("PRIORITY"), field("MESSAGE"))
+}
+
+/// Makes an entry of every event.
+#[derive(Debug)]
+pub struct Entries {
+    lines: Lines,
+}
+
+impl Entries {
+    /// For this queue, whose reader is [`Journal::send`].
+    pub fn new(lines: Lines) -> Self {
+        Self { lines }
+    }
 }
 
 /// Fields of a span, kept until it ends.
 struct SpanFields(Vec<(String, String)>);
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Journal {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Entries {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -94,10 +141,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Jo
         for (name, value) in &fields.named {
             put(&mut entry, &field_name(name), value);
         }
-        if let Err(error) = self.socket.send(&entry) {
-            // Standard error is the journal's too under systemd, and somewhere to look otherwise.
-            eprintln!("<{priority}>{} (not sent as an entry: {error})", escape_control(&fields.line()));
-        }
+        self.lines.push(entry);
     }
 }
 
@@ -161,7 +205,9 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
+    use std::time::{Duration, Instant};
 
+    use prometheus_client::metrics::counter::Counter;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
@@ -170,13 +216,52 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let server = UnixDatagram::bind(&path).unwrap();
-        let subscriber = tracing_subscriber::registry().with(Journal::connect_to(&path).unwrap());
+        let lines = lines_to(&path, 1 << 20, Counter::default());
+        let subscriber = tracing_subscriber::registry().with(Entries::new(lines.clone()));
         tracing::subscriber::with_default(subscriber, log);
+        assert!(lines.flush(Duration::from_secs(5)));
         server.set_nonblocking(true).unwrap();
         let mut buffer = vec![0; 1 << 20];
         let length = server.recv(&mut buffer).unwrap();
         buffer.truncate(length);
         buffer
+    }
+
+    fn lines_to(path: &Path, limit: usize, dropped: Counter) -> Lines {
+        let journal = Journal::connect_to(path).unwrap();
+        let missing = |count: u64| Journal::line("4", &format!("{count} missing"));
+        Lines::start(limit, dropped, missing, move |entry| journal.send(entry)).unwrap()
+    }
+
+    #[test]
+    fn a_journal_that_has_stopped_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let server = UnixDatagram::bind(&path).unwrap();
+        let dropped = Counter::default();
+        let lines = lines_to(&path, 64 << 10, dropped.clone());
+        let subscriber = tracing_subscriber::registry().with(Entries::new(lines.clone()));
+        let begun = Instant::now();
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..20_000 {
+                tracing::info!(number, "nobody reads this");
+            }
+        });
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert!(dropped.get() > 0 && !lines.flush(Duration::from_millis(50)));
+        // It goes on: everything that waited arrives, and how much is missing.
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (mut buffer, mut arrived, mut missing) = (vec![0; 1 << 16], 0, 0);
+        while arrived + missing < 20_000 {
+            let length = server.recv(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            let message = text.lines().find_map(|line| line.strip_prefix("MESSAGE=")).unwrap();
+            match message.strip_suffix(" missing") {
+                Some(count) => missing += count.parse::<u64>().unwrap(),
+                None => arrived += 1,
+            }
+        }
+        assert_eq!((arrived + missing, missing), (20_000, dropped.get()));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -15,10 +17,18 @@ use tracing_subscriber::{EnvFilter, reload};
 
 mod escape;
 mod journal;
+mod queue;
 
 pub use escape::escape_control;
-use journal::Journal;
+use journal::{Entries, Journal};
+use queue::{Lines, write_stderr};
 use thaw_client::config::LogFormat;
+
+/// How long the end of the process waits for log lines that nobody has taken yet.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The log of this process, once it is set up.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// What the daemon counts about itself.
 #[derive(Debug, Clone, Default)]
@@ -33,12 +43,14 @@ pub struct DaemonMetrics {
     pub swept: Counter,
     /// Configurations that were not taken over when they were read again.
     pub reload_failures: Counter,
+    /// Log lines that were dropped because nobody took them.
+    pub log_lines_dropped: Counter,
 }
 
 impl DaemonMetrics {
     /// Registers them. The registry must not add a prefix of its own.
     pub fn new(registry: &mut Registry) -> Self {
-        let this = Self::default();
+        let this = Self { log_lines_dropped: log_lines_dropped(), ..Self::default() };
         for (name, help, counter) in [
             (
                 "thawd_watchdog_misses",
@@ -65,6 +77,11 @@ impl DaemonMetrics {
                 "Times that a changed configuration was not taken over because of a mistake in it",
                 &this.reload_failures,
             ),
+            (
+                "thawd_log_lines_dropped",
+                "Log lines that were dropped because nobody took them from standard error or the journal's socket",
+                &this.log_lines_dropped,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -86,6 +103,9 @@ pub enum TelemetryError {
     /// Something else has already set up logging in this process.
     #[error("logging is already set up in this process")]
     AlreadySet,
+    /// No thread for it.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(io::Error),
 }
 
 /// Changes what is logged while the process runs.
@@ -119,32 +139,89 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
         .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })
 }
 
-/// Sends the process' log lines to standard error or the journal. Call once, first thing in `main`.
+/// Sends the process' log lines to standard error or the journal. Call once, first thing in `main`, and [`flush`] last.
 ///
-/// `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`), optionally followed by `,target=level` pairs.
+/// `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`), optionally followed by `,target=level` pairs. At most
+/// `queue_bytes` wait for whoever reads them.
 ///
 /// # Errors
-/// A filter that cannot be read, or a second call.
-pub fn init(log_format: LogFormat, filter: &str) -> Result<LogControl, TelemetryError> {
+/// A filter that cannot be read, no thread, or a second call.
+pub fn init(log_format: LogFormat, filter: &str, queue_bytes: usize) -> Result<LogControl, TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
     let registry = tracing_subscriber::registry().with(filter);
+    let journal = if log_format == LogFormat::Journald { Journal::connect().ok() } else { None };
+    let is_journal = journal.is_some();
+    let lines = match journal {
+        Some(journal) => {
+            let missing = |count| Journal::line("4", &missing_text(count));
+            Lines::start(queue_bytes, log_lines_dropped(), missing, move |entry| journal.send(entry))
+        }
+        None => {
+            Lines::start(queue_bytes, log_lines_dropped(), move |count| missing_line(log_format, count), write_stderr)
+        }
+    };
+    let lines = lines.map_err(TelemetryError::Thread)?;
+    let writer = lines.clone();
     let result = match log_format {
-        LogFormat::Human => {
-            registry.with(layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init()
-        }
+        LogFormat::Human => registry.with(layer().with_writer(writer).with_ansi(io::stderr().is_terminal())).try_init(),
         LogFormat::Json => {
-            registry.with(layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr)).try_init()
+            registry.with(layer().json().flatten_event(true).with_span_list(false).with_writer(writer)).try_init()
         }
-        LogFormat::Journald => match Journal::connect() {
-            Ok(journal) => registry.with(journal).try_init(),
-            Err(_) => {
-                let form = Prioritised(format::format().without_time());
-                registry.with(layer().with_ansi(false).event_format(form).with_writer(io::stderr)).try_init()
-            }
-        },
+        LogFormat::Journald if is_journal => registry.with(Entries::new(writer)).try_init(),
+        LogFormat::Journald => {
+            let form = Prioritised(format::format().without_time());
+            registry.with(layer().with_ansi(false).event_format(form).with_writer(writer)).try_init()
+        }
     };
     result.map_err(|_| TelemetryError::AlreadySet)?;
+    let _ = LINES.set(lines);
+    // The usual one writes to standard error by itself, and would wait there for its reader.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "a bug: the process ends");
+        flush();
+    }));
     Ok(LogControl { filter: handle })
+}
+
+/// Waits a moment for the lines that have not been taken yet: the process is about to end.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(FLUSH_PATIENCE);
+    }
+}
+
+/// Says something on standard error, after all log lines, and without waiting for a reader for longer than a moment.
+pub fn last_words(text: &str) {
+    flush();
+    let line = format!("{text}\n").into_bytes();
+    let (said, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        write_stderr(&line);
+        let _ = said.send(());
+    });
+    let _ = done.recv_timeout(FLUSH_PATIENCE);
+}
+
+/// Lines dropped so far: there is one log in a process.
+fn log_lines_dropped() -> Counter {
+    static DROPPED: OnceLock<Counter> = OnceLock::new();
+    DROPPED.get_or_init(Counter::default).clone()
+}
+
+fn missing_text(count: u64) -> String {
+    format!("{count} log lines are missing here: nobody took them, and no more than `log.queue_bytes` wait")
+}
+
+fn missing_line(log_format: LogFormat, count: u64) -> Vec<u8> {
+    let text = missing_text(count);
+    match log_format {
+        LogFormat::Human => format!("WARN thawd::telemetry: {text}\n").into_bytes(),
+        LogFormat::Json => {
+            let line = serde_json::json!({ "level": "WARN", "target": "thawd::telemetry", "message": text });
+            format!("{line}\n").into_bytes()
+        }
+        LogFormat::Journald => format!("<4>WARN thawd::telemetry: {text}\n").into_bytes(),
+    }
 }
 
 /// Puts the syslog priority in front of each line.
@@ -181,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_named() {
-        let error = init(LogFormat::Human, "egress=loud").unwrap_err().to_string();
+        let error = init(LogFormat::Human, "egress=loud", 1 << 20).unwrap_err().to_string();
         assert!(error.contains("\"egress=loud\""), "{error}");
     }
 

@@ -302,7 +302,7 @@ impl Default for Container {
 pub struct Execution {
     /// Output kept per execution, bytes; older events are trimmed and replaced by a `gap` event.
     pub output_bytes: usize,
-    /// Milliseconds for which a command that is ahead of its readers waits for them while they take nothing.
+    /// Milliseconds for which a command that is ahead of a reader waits for it while it takes nothing.
     pub reader_stall_ms: u64,
     /// Seconds for which an ended execution and its output are kept.
     pub retention_seconds: u64,
@@ -312,7 +312,8 @@ pub struct Execution {
     pub retained_bytes: usize,
     /// Milliseconds after which an execution without `background` is cancelled when its last reader has gone.
     pub disconnect_grace_ms: u64,
-    /// The same for an execution that has survived a restart of the daemon, until its first reader has come back.
+    /// The same for an execution that has survived a restart of the daemon, until its first reader has come back. And as
+    /// long a command that is ahead of a reader waits for it to come back.
     pub reconnect_grace_ms: u64,
     /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
     pub kill_grace_ms: u64,
@@ -326,7 +327,7 @@ impl Default for Execution {
     fn default() -> Self {
         Self {
             output_bytes: 16 << 20,
-            reader_stall_ms: 1000,
+            reader_stall_ms: 10_000,
             retention_seconds: 600,
             retained: 1_000,
             retained_bytes: 256 << 20,
@@ -459,11 +460,13 @@ pub struct Log {
     pub filter: String,
     /// Form of a line; the journal's form under systemd and `human` elsewhere when absent.
     pub format: Option<LogFormat>,
+    /// Most bytes of log lines that wait for whoever reads them; further lines are dropped, counted, and said to be missing.
+    pub queue_bytes: usize,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: None }
+        Self { filter: "info".to_owned(), format: None, queue_bytes: 4 << 20 }
     }
 }
 
@@ -540,6 +543,7 @@ impl Config {
             ("container.open_files", self.container.open_files, 64),
             ("api.max_body_bytes", self.api.max_body_bytes as u64, 1024),
             ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
+            ("log.queue_bytes", self.log.queue_bytes as u64, 64 << 10),
         ] {
             if value < least {
                 return Err((key.to_owned(), format!("must be at least {least}")));
