@@ -16,7 +16,7 @@ use thaw_client::types::{Delta, Event, ExecutionRequest};
 use thaw_os::cgroup::Hierarchy;
 use thawd::container::Command;
 use thawd::egress::Policy;
-use thawd::execution::{Cursor, Log, LogLimits, Spools, Stream};
+use thawd::execution::{Cursor, Log, LogLimits, Patience, Spools, Stream};
 use thawd::provider::{self, Dialect, DialectParser, PromptSpec};
 
 const REQUEST: &str = r#"{"provider": "openai", "user": "u1", "prompt": "What is 3*67?", "credentials":
@@ -29,7 +29,8 @@ const CLAUDE: &str = concat!(
     "\n"
 );
 
-const LIMITS: LogLimits = LogLimits { bytes: 1 << 20, stall: Duration::from_secs(1) };
+const LIMITS: LogLimits =
+    LogLimits { bytes: 1 << 20, patience: Patience { stall: Duration::from_secs(1), away: Duration::from_secs(1) } };
 
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("request");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::{Daemon, PATIENCE, shell};
-use thawd::types::ExitReason;
+use thaw_client::types::ExitReason;
 
 /// Makes the daemon log more than the pipe and its own queue hold.
 async fn make_it_log(daemon: &Daemon) -> u64 {

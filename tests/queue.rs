@@ -225,7 +225,7 @@ async fn cancelling_frees_the_place_in_the_queue() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_leaves_the_queue() {
-    let daemon = Daemon::start(one_place).await;
+    let daemon = Daemon::start(|setup| one_place(setup).set("execution.disconnect_grace_ms", 300)).await;
     occupy(&daemon).await;
     let streaming = daemon.client.execute_stream(&by("a", "true")).await.unwrap();
     let body = json!({ "provider": "test", "user": "b", "command": ["true"], "background": true }).to_string();
@@ -243,6 +243,25 @@ async fn a_client_that_goes_away_leaves_the_queue() {
     let metrics = daemon.client.metrics().await.unwrap();
     let left = r#"thawd_queue_wait_seconds_count{provider="test",outcome="left"}"#;
     assert_eq!(series(&metrics, left), Some(2.0));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_in_time_keeps_its_place_in_the_queue() {
+    let daemon = Daemon::start(one_place).await;
+    let occupant = occupy(&daemon).await;
+    let stream = daemon.client.execute_stream(&by("a", "echo hello")).await.unwrap();
+    let id = stream.execution().unwrap().to_owned();
+    queued(&daemon, 1).await;
+    for _ in 0..3 {
+        drop(daemon.client.events(&id, None).await.unwrap());
+    }
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(queued(&daemon, 1).await, [(id.clone(), 1)]);
+    let again = daemon.client.events(&id, None).await.unwrap();
+    daemon.client.cancel(&occupant).await.unwrap();
+    assert_eq!(Outcome::of(again).await.exited(0).text(), "hello\n");
     daemon.stop().await;
 }
 

@@ -23,7 +23,8 @@ use thaw_client::types::{Execution, ExecutionRequest, List, Problem};
 /// When no container can be had, the request waits (`queue_timeout_ms`): each user is served first come, first served,
 /// users take turns, and so do providers. One whose events are streamed is told by `queued` events and ends with an
 /// `exit` whose reason is `refused` when it waited in vain; another one is answered then, with 503 if it did. A client
-/// that goes away meanwhile leaves the queue, unless it streams events and asked for `background`.
+/// that goes away before it is answered leaves the queue; one that streams events has the grace period to come back,
+/// unless it asked for `background`.
 #[utoipa::path(post, path = "/v1/executions", request_body = ExecutionRequest, responses(
     (status = 200, description = "the events, or the standard output", content(
         (String = "text/event-stream"), (String = "application/octet-stream"))),

@@ -1,8 +1,8 @@
 //! How executions end: what ends them, and what is said of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::log::Recovered;
+use super::log::{Noted, Recovered};
 use super::{Handle, StartError};
 use crate::container::Container;
 use crate::provider::Verdict;
@@ -21,9 +21,38 @@ pub(super) enum Stop {
 impl Stop {
     const ALL: [Self; 4] = [Self::Timeout, Self::StartTimeout, Self::Cancelled, Self::Shutdown];
 
-    /// What an earlier daemon had decided.
-    pub(super) fn recovered(recovered: &Recovered) -> Option<Self> {
-        Self::ALL.into_iter().find(|stop| Some(*stop as u8) == recovered.stop)
+    /// What was noted in a log.
+    pub(super) fn noted(noted: Noted) -> Option<Self> {
+        Self::ALL.into_iter().find(|stop| *stop as u8 == noted.reason)
+    }
+
+    /// What an earlier daemon had decided, and when, by the clock of [`super::survive::now`].
+    pub(super) fn recovered(recovered: &Recovered) -> Option<(Self, Duration)> {
+        let noted = recovered.stop?;
+        Some((Self::noted(noted)?, noted.at))
+    }
+
+    /// What is said of an execution that ended because of it.
+    pub(super) fn reason(self) -> ExitReason {
+        match self {
+            Self::Timeout | Self::StartTimeout => ExitReason::Timeout,
+            Self::Cancelled => ExitReason::Cancelled,
+            Self::Shutdown => ExitReason::Killed,
+        }
+    }
+}
+
+impl Stop {
+    fn detail(self, handle: &Handle) -> Option<String> {
+        match self {
+            Self::Timeout => Some(format!("not finished within {} ms", handle.timeout.as_millis())),
+            Self::StartTimeout => Some(format!(
+                "no output within the start timeout of {} ms; too little memory makes a CLI hang like this",
+                handle.start_timeout.unwrap_or_default().as_millis()
+            )),
+            Self::Cancelled => None,
+            Self::Shutdown => Some("the daemon was stopped".to_owned()),
+        }
     }
 }
 
@@ -111,18 +140,7 @@ pub(super) fn conclude(handle: &Handle, remains: Remains<'_>, end: End, stop: Op
     };
     let limit_mib = container.template().run.memory_bytes >> 20;
     let (reason, mut detail) = match (stop, end) {
-        (Some(Stop::Timeout), _) => {
-            (ExitReason::Timeout, Some(format!("not finished within {} ms", handle.timeout.as_millis())))
-        }
-        (Some(Stop::StartTimeout), _) => (
-            ExitReason::Timeout,
-            Some(format!(
-                "no output within the start timeout of {} ms; too little memory makes a CLI hang like this",
-                handle.start_timeout.unwrap_or_default().as_millis()
-            )),
-        ),
-        (Some(Stop::Cancelled), _) => (ExitReason::Cancelled, None),
-        (Some(Stop::Shutdown), _) => (ExitReason::Killed, Some("the daemon was stopped".to_owned())),
+        (Some(stop), _) => (stop.reason(), stop.detail(handle)),
         (None, _) if oom && code != Some(0) => {
             (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
         }

@@ -16,8 +16,8 @@ use super::followers::Position;
 /// Where the first record is: behind a page for the head.
 const FIRST: u64 = 4096;
 
-/// Length of an encoded [`Head`], bytes.
-const HEAD: usize = 9 * 8;
+/// Length of an encoded [`Head`], bytes. What an earlier version did not write yet reads as 0.
+const HEAD: usize = 14 * 8;
 
 /// Length of what stands before a record's content, bytes.
 const PREFIX: usize = 5;
@@ -42,14 +42,39 @@ pub struct Head {
     pub submitted: u64,
     /// Not 0 once it was decided that the command has to end: why, in numbers of the execution's task.
     pub stop: u64,
+    /// When that was, nanoseconds since the machine started.
+    pub stopped_at: u64,
+    /// Readers for whom the command waits, those that are away included.
+    pub readers: u64,
+    /// What all of them have taken.
+    pub taken: Position,
+    /// Since when there has been no reader, nanoseconds since the machine started; 0 while there is one.
+    pub alone_since: u64,
+    /// When the `exit` event was written, nanoseconds since the machine started; 0 before.
+    pub ended_at: u64,
 }
 
 impl Head {
     fn encode(&self) -> [u8; HEAD] {
-        let [p0, p1] = self.position;
         let [o0, o1] = self.output;
         let mut bytes = [0; HEAD];
-        let numbers = [self.start, self.trimmed, p0, p1, o0, o1, self.checkpoint, self.submitted, self.stop];
+        // The second 0 was a part of the position once.
+        let numbers = [
+            self.start,
+            self.trimmed,
+            self.position,
+            0,
+            o0,
+            o1,
+            self.checkpoint,
+            self.submitted,
+            self.stop,
+            self.stopped_at,
+            self.readers,
+            self.taken,
+            self.alone_since,
+            self.ended_at,
+        ];
         for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_ne_bytes());
         }
@@ -62,11 +87,16 @@ impl Head {
         Self {
             start: number(0),
             trimmed: number(1),
-            position: [number(2), number(3)],
+            position: number(2).saturating_add(number(3)),
             output: [number(4), number(5)],
             checkpoint: number(6),
             submitted: number(7),
             stop: number(8),
+            stopped_at: number(9),
+            readers: number(10),
+            taken: number(11),
+            alone_since: number(12),
+            ended_at: number(13),
         }
     }
 }
@@ -150,9 +180,9 @@ impl Journal {
     pub fn open(file: Arc<OwnedFd>) -> io::Result<(Self, Head, Placed)> {
         let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         let mut head = [0; HEAD];
-        if length >= HEAD as u64 {
-            read_exact(&file, &mut head, 0)?;
-        }
+        // An earlier version's is shorter.
+        let written = length.min(HEAD as u64) as usize;
+        read_exact(&file, &mut head[..written], 0)?;
         let head = Head::decode(&head);
         let needed = [head.start, head.checkpoint].into_iter().filter(|place| *place > 0).min().unwrap_or(FIRST);
         let mut records = Vec::new();
@@ -205,6 +235,13 @@ impl Journal {
             }
         }
         place
+    }
+
+    /// Replaces the length of the [`Record::Output`] at `place`, which nobody has been shown yet. Returns whether it is
+    /// written.
+    pub fn amend(&mut self, place: u64, length: u32) -> bool {
+        // Four bytes within a page are written whole or not at all, and either length is true.
+        !self.broken && rustix::io::pwrite(&self.file, &length.to_ne_bytes(), place + PREFIX as u64) == Ok(4)
     }
 
     /// The file, for the keeper.
@@ -305,16 +342,46 @@ mod tests {
         let head = Head {
             start: places[2],
             trimmed: 1,
-            position: [1, 2],
+            position: 2,
             output: [3, 4],
             checkpoint: places[3],
             submitted: 1,
             stop: 5,
+            stopped_at: 6,
+            readers: 7,
+            taken: 8,
+            alone_since: 9,
+            ended_at: 10,
         };
         journal.set_head(&head);
         let (_, read, rest) = Journal::open(file).unwrap();
         assert_eq!(read, head);
         assert_eq!(rest.into_iter().map(|(_, record)| record).collect::<Vec<_>>(), records()[2..]);
+    }
+
+    #[test]
+    fn the_head_of_an_earlier_version_is_understood() {
+        let file = Spools::default().file().unwrap();
+        let numbers: Vec<u8> = (0..9u64).flat_map(u64::to_ne_bytes).collect();
+        rustix::io::pwrite(&file, &numbers, 0).unwrap();
+        let (_, head, _) = Journal::open(file).unwrap();
+        // Its position was that of each stream.
+        assert_eq!((head.trimmed, head.position, head.output, head.stop), (1, 2 + 3, [4, 5], 8));
+        assert_eq!((head.stopped_at, head.readers, head.alone_since, head.ended_at), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn output_that_nobody_has_seen_can_grow() {
+        let file = Spools::default().file().unwrap();
+        let mut journal = Journal::new(std::sync::Arc::clone(&file));
+        let place = write(&mut journal, &Record::Output(1, 7));
+        write(&mut journal, &Record::Output(0, 8));
+        assert!(journal.amend(place, 77));
+        let (_, _, read) = Journal::open(file).unwrap();
+        assert_eq!(
+            read.iter().map(|(_, record)| record).collect::<Vec<_>>(),
+            [&Record::Output(1, 77), &Record::Output(0, 8)]
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The output of one execution: numbered events in bounded memory, readable by any number of clients at their own
 //! pace, as events or as the bytes that were written.
 //!
-//! A command that writes faster than anybody reads is slowed down to the pace of its fastest reader, as by a pipe; but
-//! readers that take nothing at all for a while ([`Limits::stall`]) slow down nobody any more: the oldest events are
-//! dropped, and those who miss them are told so.
+//! A command that writes faster than it is read is slowed down to the pace of its slowest reader, as by a pipe. A reader
+//! that takes nothing at all for a while, or went away and does not come back ([`Patience`]), slows down nobody any more:
+//! the oldest events are dropped, and those who miss them are told so. So is a command that nobody has asked to read.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,12 +13,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::followers::{Followers, Position};
+use super::followers::{Followers, Position, Reads, Tail};
 use super::journal::{Head, Journal, Record};
 use super::output;
 use super::spool::{Files, Spool};
 use thaw_client::types::{Delta, Event, Exit, Gap};
+use thaw_os::kernel;
+
+pub use super::followers::Patience;
 
 /// Charged per event besides its data, bytes: queue slot, positions, allocation.
 const EVENT_OVERHEAD: usize = 160;
@@ -146,9 +150,12 @@ impl Taken {
 pub struct Limits {
     /// Most bytes of events.
     pub bytes: usize,
-    /// How long a command waits for readers that take nothing.
-    pub stall: Duration,
+    /// How long a command waits for readers.
+    pub patience: Patience,
 }
+
+/// What a reader has taken is told to the next daemon each time that it is this part of the limit.
+const TOLD_PART: u64 = 16;
 
 /// The log.
 #[derive(Debug)]
@@ -184,11 +191,22 @@ struct Inner {
     /// Standard output from here on is still needed for something else than readers; see [`Log::keep_for_parser`].
     parser_needs: Option<u64>,
     bytes: usize,
-    /// The position at the end, and how much of each stream is in events.
-    end: Position,
+    tail: Tail,
+    /// How much of each stream is in events.
     output: [u64; 2],
+    /// Number of the last event that anybody was shown. Behind it, output may still be added to an event.
+    shown: u64,
     closed: bool,
     followers: Followers,
+}
+
+/// That a command has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// Why, in numbers of the execution's task.
+    pub reason: u8,
+    /// When that was decided, by the clock of [`kernel::since_boot`].
+    pub at: Duration,
 }
 
 /// What the log of an earlier daemon tells besides its events.
@@ -199,7 +217,7 @@ pub struct Recovered {
     /// `started` has been published.
     pub announced: bool,
     /// What was given to [`Log::note_stop`].
-    pub stop: Option<u8>,
+    pub stop: Option<Noted>,
     /// The `exit` event, if there is one already.
     pub exit: Option<Exit>,
     /// The last checkpoint, as JSON.
@@ -225,8 +243,9 @@ impl Log {
             untidy: 0,
             parser_needs: None,
             bytes: 0,
-            end: head.position,
+            tail: Tail { end: head.position, streams: [head.position; 2] },
             output: head.output,
+            shown: 0,
             closed: false,
             followers: Followers::default(),
             head,
@@ -250,7 +269,7 @@ impl Log {
         let mut recovered = Recovered {
             submitted: head.submitted > 0,
             announced: head.trimmed > 0,
-            stop: u8::try_from(head.stop).ok().and_then(|stop| stop.checked_sub(1)),
+            stop: head.noted(),
             exit: None,
             checkpoint: None,
             delta_bytes: 0,
@@ -283,6 +302,16 @@ impl Log {
             }
         }
         inner.trim(&this.limits);
+        inner.shown = inner.number();
+        if head.readers > 0 {
+            // Those that the earlier daemon had can only come back.
+            if head.alone_since == 0 {
+                inner.head.alone_since = nanoseconds(kernel::since_boot());
+                inner.write_flags();
+            }
+            let alone_since = Duration::from_nanos(inner.head.alone_since);
+            inner.followers.restore(head.readers, head.taken, instant(alone_since) + this.limits.patience.away);
+        }
         this.last.send_replace(inner.number());
         drop(inner);
         Ok((this, recovered))
@@ -342,6 +371,12 @@ impl Log {
             return;
         }
         inner.closed = last;
+        if last {
+            inner.head.ended_at = nanoseconds(kernel::since_boot());
+            inner.write_flags();
+        }
+        let most = EVENT_BYTES.min(self.gulp());
+        let pieces = inner.grow(pieces, most);
         // To the journal first: what has been seen must be there for the next daemon too.
         let mut records = Vec::new();
         let mut places = Vec::with_capacity(pieces.len());
@@ -367,11 +402,28 @@ impl Log {
         inner.write_flags();
     }
 
-    /// It was decided that the command has to end, and why.
-    pub fn note_stop(&self, reason: u8) {
+    /// It was decided that the command has to end, and why. Once this has returned, the next daemon knows it. Returns what
+    /// was decided first.
+    pub fn note_stop(&self, reason: u8) -> Noted {
         let mut inner = self.lock();
-        inner.head.stop = u64::from(reason) + 1;
+        if let Some(noted) = inner.head.noted() {
+            return noted;
+        }
+        let at = kernel::since_boot();
+        (inner.head.stop, inner.head.stopped_at) = (u64::from(reason) + 1, nanoseconds(at));
         inner.write_flags();
+        Noted { reason, at }
+    }
+
+    /// Since when nobody has read it, by the clock of [`kernel::since_boot`]; `None` while somebody does, or nobody ever
+    /// did.
+    pub fn alone_since(&self) -> Option<Duration> {
+        Some(self.lock().head.alone_since).filter(|since| *since > 0).map(Duration::from_nanos)
+    }
+
+    /// When its last event was written, by the clock of [`kernel::since_boot`].
+    pub fn ended_at(&self) -> Option<Duration> {
+        Some(self.lock().head.ended_at).filter(|at| *at > 0).map(Duration::from_nanos)
     }
 
     /// From now on standard output is kept from the last checkpoint on, readers or not.
@@ -396,36 +448,46 @@ impl Log {
 
     /// Somebody begins to read; see [`Followers`].
     pub fn join(&self) -> u64 {
-        self.lock().followers.join()
+        let mut inner = self.lock();
+        let begin = inner.head.position;
+        let follower = inner.followers.join(begin);
+        inner.head.alone_since = 0;
+        inner.note_readers();
+        follower
     }
 
-    /// Somebody reads no more.
+    /// Somebody reads no more, for now or for good.
     pub fn leave(&self, follower: u64) {
-        self.lock().followers.leave(follower);
+        {
+            let mut inner = self.lock();
+            inner.followers.leave(follower, Instant::now() + self.limits.patience.away);
+            if inner.followers.is_alone() {
+                inner.head.alone_since = nanoseconds(kernel::since_boot());
+            }
+            inner.note_readers();
+        }
         self.moves.send_modify(|moves| *moves += 1);
     }
 
-    /// A number to call [`Self::progress`] with, taken before [`Self::is_ahead`] is asked.
+    /// A number to call [`Self::progress`] with, taken before [`Self::waits_until`] is asked.
     pub fn moves(&self) -> u64 {
         *self.moves.borrow()
     }
 
-    /// Whether so much of a stream is unread by its fastest reader that the command should wait: a quarter of the limit.
-    pub fn is_ahead(&self, stream: Stream) -> bool {
-        let inner = self.lock();
-        let end = inner.end[stream as usize];
-        let limit = self.limits.bytes as u64 / 4;
-        inner.followers.fastest(stream as usize).is_some_and(|taken| end.saturating_sub(taken) > limit)
+    /// Until when the command has to wait, at the longest, because a reader has more than a quarter of the limit unread;
+    /// half of it when the command is `ending`, which may have to write something before it can.
+    pub fn waits_until(&self, ending: bool) -> Option<Instant> {
+        let limit = self.limits.bytes as u64 / if ending { 2 } else { 4 };
+        let mut inner = self.lock();
+        let tail = inner.tail;
+        inner.followers.waits_until(Instant::now(), tail, limit, self.limits.patience)
     }
 
-    /// Waits until somebody has read something since `seen` was [`Self::moves`]; or for [`Limits::stall`], and then
-    /// nobody is waited for until that happens.
-    pub async fn progress(&self, seen: u64) {
+    /// Waits until a reader has done something since `seen` was [`Self::moves`], at most until `until`.
+    pub async fn progress(&self, seen: u64, until: Instant) {
         let mut moves = self.moves.subscribe();
         // The sender lives as long as `self`.
-        if tokio::time::timeout(self.limits.stall, moves.wait_for(|moves| *moves != seen)).await.is_err() {
-            self.lock().followers.stall();
-        }
+        let _ = tokio::time::timeout_at(until, moves.wait_for(|moves| *moves != seen)).await;
     }
 
     /// Reads what follows sequence number `after`, at most `max` events and about [`READ_BYTES`]; `follower` has taken
@@ -460,7 +522,8 @@ impl Log {
                 };
                 pieces.push((inner.head.trimmed + 1 + index as u64, taken));
             }
-            inner.took(follower, skip, |position| position.map(Some))
+            inner.shown = inner.shown.max(pieces.last().map_or(0, |(sequence, _)| *sequence));
+            inner.took(&self.limits, follower, skip, Reads::Events)
         };
         if moved {
             self.moves.send_modify(|moves| *moves += 1);
@@ -518,13 +581,10 @@ impl Log {
             }
             // The bytes of a stream lie one behind the other, whatever came between them.
             bytes = self.spools[stream].read(from, cursor.wanted);
+            inner.shown = inner.shown.max(cursor.after);
             // An offset that is still to come says nothing about who reads how fast.
-            let future = cursor.wanted > cursor.passed;
-            inner.took(follower, skip, |position| {
-                let mut taken = [None; 2];
-                taken[stream] = (!future).then_some(position[stream]);
-                taken
-            })
+            let reads = if cursor.wanted > cursor.passed { Reads::Future } else { Reads::Stream(stream) };
+            inner.took(&self.limits, follower, skip, reads)
         };
         if moved {
             self.moves.send_modify(|moves| *moves += 1);
@@ -588,12 +648,37 @@ impl Inner {
 
     fn hold(&mut self, piece: Piece, place: u64) {
         self.bytes += piece.charge();
+        self.tail.end += piece.charge() as u64;
         if let Piece::Output(stream, from, length) = &piece {
-            self.end[*stream as usize] += piece.charge() as u64;
+            self.tail.streams[*stream as usize] = self.tail.end;
             self.output[*stream as usize] = from + u64::from(*length);
         }
-        let position = self.end;
+        let position = self.tail.end;
         self.events.push_back(Held { piece, position, place });
+    }
+
+    /// Adds the first of `pieces` to the last event, if that is output of the same stream that nobody has been shown yet:
+    /// what is written in small pieces would take several times the room otherwise. Returns what is left.
+    fn grow(&mut self, mut pieces: Vec<Piece>, most: usize) -> Vec<Piece> {
+        let is_shown = self.number() <= self.shown;
+        let Some(Held { piece: Piece::Output(stream, from, length), position, place }) = self.events.back_mut() else {
+            return pieces;
+        };
+        let Some(Piece::Output(more_of, begin, more)) = pieces.first() else { return pieces };
+        let grown = *length + *more;
+        let fits = more_of == stream && *begin == *from + u64::from(*length) && grown as usize <= most;
+        if is_shown || !fits || !self.journal.amend(*place, grown) {
+            return pieces;
+        }
+        let more = u64::from(*more);
+        *length = grown;
+        *position += more;
+        self.bytes += more as usize;
+        self.tail.end += more;
+        self.tail.streams[*stream as usize] = self.tail.end;
+        self.output[*stream as usize] += more;
+        pieces.remove(0);
+        pieces
     }
 
     /// Drops the oldest events until what is left is within the limit. The newest stays even if it alone is over it: the
@@ -631,22 +716,60 @@ impl Inner {
 
     /// Writes the flags of the head, and of the rest what was written the last time.
     fn write_flags(&mut self) {
-        let Head { submitted, stop, .. } = self.head;
-        self.journal.set_head(&Head { submitted, stop, ..self.journal.head() });
+        let Head { submitted, stop, stopped_at, readers, taken, alone_since, ended_at, .. } = self.head;
+        let written = self.journal.head();
+        let head = Head { submitted, stop, stopped_at, readers, taken, alone_since, ended_at, ..written };
+        if head != written {
+            self.journal.set_head(&head);
+        }
+    }
+
+    /// Notes who reads, for the next daemon. Before the command is handed over, there is nothing to go on with, and what
+    /// is noted then is written with that.
+    fn note_readers(&mut self) {
+        (self.head.readers, self.head.taken) = self.followers.waited_for();
+        if self.head.submitted > 0 && !self.closed {
+            self.write_flags();
+        }
     }
 
     /// Notes that `follower` has taken the first `index` of the events held, and whatever came before those. Returns
     /// whether that is new.
-    fn took(&mut self, follower: Option<u64>, index: usize, of: impl FnOnce(Position) -> [Option<u64>; 2]) -> bool {
+    fn took(&mut self, limits: &Limits, follower: Option<u64>, index: usize, reads: Reads) -> bool {
+        let Some(follower) = follower else { return false };
         let position = match index.checked_sub(1) {
             None => Some(self.head.position),
-            // None: a number that is still to come.
             Some(before) => self.events.get(before).map(|held| held.position),
         };
-        // Who waits for what is still to come says nothing about how fast it will be read.
-        let taken = position.map_or([None; 2], of);
-        follower.is_some_and(|follower| self.followers.took(follower, taken))
+        // None: a number that is still to come. Who waits for that says nothing about how fast it will be read.
+        let (reads, taken) = position.map_or((Reads::Future, 0), |position| (reads, position));
+        let moved = self.followers.took(follower, reads, taken);
+        if moved {
+            let (readers, taken) = self.followers.waited_for();
+            let told = self.head.taken.abs_diff(taken) <= limits.bytes as u64 / TOLD_PART;
+            if !told || readers != self.head.readers {
+                self.note_readers();
+            }
+        }
+        moved
     }
+}
+
+impl Head {
+    fn noted(&self) -> Option<Noted> {
+        let reason = u8::try_from(self.stop).ok()?.checked_sub(1)?;
+        Some(Noted { reason, at: Duration::from_nanos(self.stopped_at) })
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// When that was, by the clock of this process, given the time since the machine was started.
+pub fn instant(since_boot: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(kernel::since_boot().saturating_sub(since_boot)).unwrap_or(now)
 }
 
 fn render(event: &Event) -> Rendered {

@@ -28,7 +28,7 @@ mod waiting;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,7 +45,7 @@ use thaw_client::types;
 #[cfg(fuzzing)]
 pub use image_run::fuzz_account;
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
-pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Rendered, Stream};
+pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Patience, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 pub use spool::{Files, Spools};
@@ -68,7 +68,8 @@ pub struct Settings {
     pub retained_bytes: usize,
     /// Time without a reader before an execution without `background` is cancelled.
     pub disconnect_grace: Duration,
-    /// The same for one that has survived a restart of the daemon, at first.
+    /// The same for one that has survived a restart of the daemon, at first; and how long a command waits for a reader
+    /// that went away.
     pub reconnect_grace: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
@@ -82,6 +83,15 @@ pub struct Settings {
     pub max_queue_timeout: Duration,
     /// Executions of one user at the same time, those that wait included.
     pub max_per_user: usize,
+}
+
+impl Settings {
+    fn log_limits(&self) -> log::Limits {
+        log::Limits {
+            bytes: self.output_bytes,
+            patience: Patience { stall: self.reader_stall, away: self.reconnect_grace },
+        }
+    }
 }
 
 /// A provider that can be asked to run something.
@@ -164,6 +174,8 @@ pub struct Handle {
     waiting: Waiting,
     /// What the next daemon has to know to go on with it.
     command: Mutex<Option<survive::Running>>,
+    /// When its time is over, by the clock of [`survive::now`]; once its first command has started.
+    deadline: OnceLock<Duration>,
     keeper: Option<Arc<Keeper>>,
     /// Whether the keeper has it.
     kept: AtomicBool,
@@ -233,15 +245,25 @@ impl Handle {
         }
     }
 
-    /// Asks for it to end; the `exit` event says when it has.
+    /// Asks for it to end; the `exit` event says when it has. Once this has returned, it will, whatever becomes of this
+    /// daemon.
     pub fn cancel(&self) {
+        if !self.log.is_closed() {
+            self.log.note_stop(ending::Stop::Cancelled as u8);
+        }
         self.cancel.cancel();
     }
 
     /// Counts as a reader until the guard is dropped.
     pub fn read(self: &Arc<Self>) -> Reader {
+        self.reader(true)
+    }
+
+    /// One who `follows` is waited for by the command.
+    fn reader(self: &Arc<Self>, follows: bool) -> Reader {
+        let follower = follows.then(|| self.log.join());
         self.readers.send_modify(|readers| *readers += 1);
-        Reader { follower: self.log.join(), handle: Arc::clone(self) }
+        Reader { follower, handle: Arc::clone(self) }
     }
 }
 
@@ -255,7 +277,7 @@ fn span(id: &str, provider: &str, user: &str, request_id: Option<&str>) -> traci
 #[derive(Debug)]
 pub struct Reader {
     handle: Arc<Handle>,
-    follower: u64,
+    follower: Option<u64>,
 }
 
 impl Reader {
@@ -266,7 +288,7 @@ impl Reader {
 
     /// The next events; see [`Log::next`].
     pub async fn next(&self, after: u64, max: usize) -> Vec<Numbered> {
-        self.handle.log.next(Some(self.follower), after, max).await
+        self.handle.log.next(self.follower, after, max).await
     }
 
     /// The bytes that are there now; see [`Log::read_output`].
@@ -274,7 +296,7 @@ impl Reader {
     /// # Errors
     /// [`Dropped`].
     pub fn read_output(&self, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
-        self.handle.log.read_output(Some(self.follower), cursor)
+        self.handle.log.read_output(self.follower, cursor)
     }
 
     /// The next bytes; see [`Log::next_output`].
@@ -282,13 +304,15 @@ impl Reader {
     /// # Errors
     /// [`Dropped`].
     pub async fn next_output(&self, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
-        self.handle.log.next_output(Some(self.follower), cursor).await
+        self.handle.log.next_output(self.follower, cursor).await
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.handle.log.leave(self.follower);
+        if let Some(follower) = self.follower {
+            self.handle.log.leave(follower);
+        }
         self.handle.readers.send_modify(|readers| *readers -= 1);
     }
 }
@@ -392,8 +416,7 @@ impl Executions {
             self.metrics.refused(&plan.provider, &error);
             error
         })?;
-        let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
-        let log = Log::new(limits, self.spools.files()?)?;
+        let log = Log::new(self.settings.log_limits(), self.spools.files()?)?;
         let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
         let span = span(&id, &plan.provider, &plan.user, request_id.as_deref());
         let handle = Arc::new(Handle {
@@ -421,10 +444,11 @@ impl Executions {
             readers: watch::Sender::new(0),
             waiting: Waiting::new(audience == Audience::Events, background),
             command: Mutex::default(),
+            deadline: OnceLock::new(),
             keeper: self.keeper.clone(),
             kept: AtomicBool::new(false),
         });
-        let reader = handle.read();
+        let reader = handle.reader(audience != Audience::None);
         {
             let mut known = self.known();
             // Under the lock with which `shut_down` takes stock: nothing slips in behind it.
@@ -456,7 +480,8 @@ impl Executions {
     fn ended(&self, handle: &Handle, keep: bool) {
         let mut known = self.known();
         if keep {
-            let until = Instant::now() + self.settings.retention;
+            let ended_at = handle.log.ended_at().map_or_else(Instant::now, survive::instant);
+            let until = ended_at + self.settings.retention;
             let bytes = handle.log.bytes();
             known.ended.push_back(Ended { id: handle.id.clone(), until, bytes });
             known.ended_bytes += bytes;

@@ -183,7 +183,7 @@ impl Running {
             tag: command.tag,
             baseline: container.baseline(),
             since,
-            deadline: since + handle.timeout,
+            deadline: handle.deadline.get().map_or(since + handle.timeout, |until| survive::instant(*until)),
             from: 0,
             begun: None,
             stdout: handle.source(stdout, Stream::Stdout)?,
@@ -368,7 +368,7 @@ async fn begin(
     plan: &mut Plan,
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
-    let (container, path, submitted) = hand_over(handle, plan).await?;
+    let (container, path, submitted) = hand_over(handle, plan, executions.settings.disconnect_grace).await?;
     let Submitted { tag, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     container.thaw()?;
     steps::at("claim.thawed");
@@ -413,6 +413,7 @@ async fn begin(
         (None, None) => Meaning::Bytes,
     };
     let since = Instant::now();
+    let _ = handle.deadline.set(survive::now() + handle.timeout);
     Ok((
         Running {
             container,
@@ -433,7 +434,11 @@ async fn begin(
 
 /// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
 /// replaced: nothing has run in it.
-async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath, Submitted), StartError> {
+async fn hand_over(
+    handle: &Handle,
+    plan: &Plan,
+    grace: Duration,
+) -> Result<(Container, ClaimPath, Submitted), StartError> {
     if let Some(late) = &plan.late
         && let Some(Claimed { mut container, guard, .. }) = plan.origin.claim_prestarted().await?
     {
@@ -447,7 +452,7 @@ async fn hand_over(handle: &Handle, plan: &Plan) -> Result<(Container, ClaimPath
     }
     let mut attempts = 1;
     loop {
-        let Claimed { mut container, path, guard } = waiting::claim(handle, plan).await?;
+        let Claimed { mut container, path, guard } = waiting::claim(handle, plan, grace).await?;
         let late = plan.late.as_ref().filter(|_| container.has_cli());
         let submitted = match late {
             Some(late) => submit_late(handle, plan, late, &mut container, guard),
@@ -522,7 +527,8 @@ async fn submit(
     let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
     // Before it is claimed, so that the next daemon knows whose it was.
     let (id, tag) = (container.id().to_owned(), container.next_tag());
-    handle.set_command(Command { container: id, tag, path, since: survive::now() }, [stdout.as_fd(), stderr.as_fd()]);
+    let (since, until) = (survive::now(), handle.deadline.get().copied());
+    handle.set_command(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
     steps::at("claim.kept");
     container.claim(&handle.id)?;
     steps::at("claim.raised");
@@ -611,7 +617,7 @@ async fn follow(
     handle: &Arc<Handle>,
     running: &mut Running,
     first_grace: Duration,
-    mut stop: Option<Stop>,
+    stop: Option<(Stop, Duration)>,
 ) -> (End, Option<Stop>) {
     let Running { container, tag, stdout, stderr, since, deadline, from, begun, heard, guard, .. } = running;
     let mut silent = handle.log.spool(Stream::Stdout).length() == *from;
@@ -626,19 +632,19 @@ async fn follow(
     };
     let mut sink = Sink { handle, heard, on_first };
     let kill_grace = executions.settings.kill_grace;
-    let mut kill_at = stop.map(|reason| ask_to_end(container, *tag, reason, kill_grace));
+    let mut kill_at = stop.map(|(reason, since)| ask_to_end(container, *tag, reason, since + kill_grace));
+    let mut stop = stop.map(|(reason, _)| reason);
     let deadline = tokio::time::Instant::from_std(*deadline);
     let start_deadline = handle.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
-    let mut abandoned = std::pin::pin!(abandoned(handle, first_grace, executions.settings.disconnect_grace));
+    let mut abandoned = std::pin::pin!(handle.abandoned(first_grace, executions.settings.disconnect_grace));
 
     let end = loop {
-        // Not read while its readers are far behind, the command waits on a full pipe, as it would for `less`. Not one
-        // that is to end: it may have to write something before it can.
+        // Not read while a reader is far behind, the command waits on a full pipe, as it would for `less`.
         let seen = handle.log.moves();
-        let is_ahead = |stream| stop.is_none() && handle.log.is_ahead(stream);
-        let (stdout_waits, stderr_waits) = (is_ahead(Stream::Stdout), is_ahead(Stream::Stderr));
+        let waits_until = handle.log.waits_until(stop.is_some());
+        let is_read = waits_until.is_none();
         let wanted = tokio::select! {
-            read = stdout.read(), if stdout.is_open() && !stdout_waits => {
+            read = stdout.read(), if stdout.is_open() && is_read => {
                 guard.take();
                 if read {
                     silent = false;
@@ -649,14 +655,14 @@ async fn follow(
                 }
                 None
             }
-            read = stderr.read(), if stderr.is_open() && !stderr_waits => {
+            read = stderr.read(), if stderr.is_open() && is_read => {
                 guard.take();
                 if read {
                     sink.stderr(false);
                 }
                 None
             }
-            () = handle.log.progress(seen), if stdout_waits || stderr_waits => None,
+            () = progress(handle, seen, waits_until), if !is_read => None,
             () = sink.heard.meaning.send() => None,
             ended = container.ended(*tag) => break match ended {
                 Ok(Some(status)) => End::Status(status),
@@ -685,10 +691,12 @@ async fn follow(
             }
         };
         if let Some(reason) = wanted {
+            // Should this daemon be killed now, the next one says the same reason. If another one was noted before, that
+            // is what somebody was promised.
+            let noted = handle.log.note_stop(reason as u8);
+            let reason = Stop::noted(noted).unwrap_or(reason);
             stop = Some(reason);
-            // Should this daemon be killed now, the next one says the same reason.
-            handle.log.note_stop(reason as u8);
-            kill_at = Some(ask_to_end(container, *tag, reason, kill_grace));
+            kill_at = Some(ask_to_end(container, *tag, reason, noted.at + kill_grace));
         }
     };
     guard.take();
@@ -712,10 +720,20 @@ async fn follow(
     (end, stop)
 }
 
-/// Politely first: a CLI may be writing a refreshed token. Returns when it has to be killed.
-fn ask_to_end(container: &Container, tag: u32, reason: Stop, grace: Duration) -> tokio::time::Instant {
+/// Politely first: a CLI may be writing a refreshed token. Returns when it has to be killed: at `kill_at`, by the clock of
+/// [`survive::now`], or now.
+fn ask_to_end(container: &Container, tag: u32, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
     let polite = reason != Stop::Shutdown && container.signal(tag, libc::SIGTERM).is_ok();
-    tokio::time::Instant::now() + if polite { grace } else { Duration::ZERO }
+    let now = tokio::time::Instant::now();
+    if polite { now + kill_at.saturating_sub(survive::now()) } else { now }
+}
+
+/// Waits for a reader, at most until then; never ends without a time.
+async fn progress(handle: &Handle, seen: u64, until: Option<tokio::time::Instant>) {
+    match until {
+        Some(until) => handle.log.progress(seen, until).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn kill(container: &Container) {
@@ -728,23 +746,5 @@ async fn at(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Ends when nobody has read the execution for the grace period, at first another one; never for one that may run in the
-/// background.
-async fn abandoned(handle: &Handle, first_grace: Duration, grace: Duration) {
-    if handle.background {
-        return std::future::pending().await;
-    }
-    let mut readers = handle.readers.subscribe();
-    let mut patience = first_grace;
-    loop {
-        // The sender lives as long as the handle.
-        let _ = readers.wait_for(|readers| *readers == 0).await;
-        if tokio::time::timeout(patience, readers.wait_for(|readers| *readers > 0)).await.is_err() {
-            return;
-        }
-        patience = grace;
     }
 }

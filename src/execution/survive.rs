@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::ending::Stop;
 use super::log::{self, Log, Recovered, Stream};
 use super::output::Source;
 use super::spool::Files;
@@ -58,6 +59,9 @@ pub struct Running {
     pub path: ClaimPath,
     /// When, by the clock of [`now`].
     pub since: Duration,
+    /// When the execution's time is over, by the same clock, if this is not its first command.
+    #[serde(default)]
+    pub until: Option<Duration>,
 }
 
 /// Time since the machine was started, without the time that it slept: the same clock for every daemon.
@@ -198,8 +202,7 @@ impl Executions {
                 Ok(ExecutionState::Running)
             }
             Err(reason) => {
-                let detail = format!("{LOST}: {reason}");
-                run::finish(&handle, lost(&handle, detail));
+                run::finish(&handle, lost(&handle, &recovered, &reason));
                 self.metrics.lost(&handle.provider);
                 self.ended(&handle, true);
                 Err(reason)
@@ -220,8 +223,7 @@ impl Executions {
         let files = Files { journal: next()?, output: [next()?, next()?] };
         let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
         let pipes = copy().zip(copy());
-        let limits = log::Limits { bytes: self.settings.output_bytes, stall: self.settings.reader_stall };
-        let (log, recovered) = Log::recover(limits, files).map_err(|error| error.to_string())?;
+        let (log, recovered) = Log::recover(self.settings.log_limits(), files).map_err(|error| error.to_string())?;
         Ok(Understood { note, log, recovered, pipes })
     }
 
@@ -254,6 +256,7 @@ impl Executions {
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(false, note.background),
+            deadline: note.command.as_ref().and_then(|command| command.until).map(OnceLock::from).unwrap_or_default(),
             command: Mutex::new(note.command),
             keeper: self.keeper.clone(),
             kept: AtomicBool::new(true),
@@ -311,14 +314,20 @@ fn resumable(
     Ok((container, [stdout, stderr], command))
 }
 
-fn lost(handle: &Handle, detail: String) -> Exit {
+/// The end of an execution that cannot be gone on with. If it was to end anyway, that is why it ended: whoever cancelled
+/// it was promised so.
+fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
     let since = handle.command().map_or(Duration::ZERO, |command| now().saturating_sub(command.since));
+    let (reason, detail) = match Stop::recovered(recovered) {
+        Some((stop, _)) => (stop.reason(), None),
+        None => (ExitReason::Lost, Some(format!("{LOST}: {reason}"))),
+    };
     Exit {
         code: None,
         signal: None,
-        reason: ExitReason::Lost,
+        reason,
         success: false,
-        detail: Some(detail),
+        detail,
         duration_ms: since.as_millis() as u64,
         cpu_ms: 0,
         memory_peak_bytes: 0,
@@ -328,6 +337,5 @@ fn lost(handle: &Handle, detail: String) -> Exit {
 
 /// When that was, by the clock of this process.
 pub fn instant(since: Duration) -> Instant {
-    let now_here = Instant::now();
-    now_here.checked_sub(now().saturating_sub(since)).unwrap_or(now_here)
+    log::instant(since).into_std()
 }

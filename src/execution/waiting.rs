@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
-use super::{Handle, StartError};
+use super::{Handle, StartError, log};
 use crate::pool::{Claimed, Want};
 use thaw_client::types::{Event, ExecutionState, Queued};
 
@@ -102,30 +102,48 @@ impl Handle {
         status.queue_position = None;
     }
 
-    /// Ends when nobody wants the execution any more: its client went away before it had an answer, or streamed and
-    /// stopped.
-    async fn left(&self) {
+    /// Ends when nobody wants the execution any more: its client went away before it had an answer, or streamed and has
+    /// not come back for `grace`.
+    async fn left(&self, grace: Duration) {
         if self.waiting.events && self.waiting.background {
             return std::future::pending().await;
         }
-        let mut readers = self.readers.subscribe();
         tokio::select! {
             () = self.waiting.left.cancelled() => {}
+            () = self.abandoned(grace, grace), if self.waiting.events => {}
+        }
+    }
+
+    /// Ends when nobody has read the execution for `grace`, at first for another time; never for one that may run in the
+    /// background.
+    pub(super) async fn abandoned(&self, first_grace: Duration, grace: Duration) {
+        if self.background {
+            return std::future::pending().await;
+        }
+        let mut readers = self.readers.subscribe();
+        let mut patience = first_grace;
+        loop {
             // The sender lives as long as the handle.
-            _ = readers.wait_for(|readers| *readers == 0), if self.waiting.events => {}
+            let _ = readers.wait_for(|readers| *readers == 0).await;
+            // A time that began under an earlier daemon goes on.
+            let since = self.log.alone_since().map_or_else(tokio::time::Instant::now, log::instant);
+            if tokio::time::timeout_at(since + patience, readers.wait_for(|readers| *readers > 0)).await.is_err() {
+                return;
+            }
+            patience = grace;
         }
     }
 }
 
-/// Claims a container, waiting for one if need be.
-pub async fn claim(handle: &Handle, plan: &Plan) -> Result<Claimed, StartError> {
+/// Claims a container, waiting for one if need be, though not without a reader for longer than `grace`.
+pub async fn claim(handle: &Handle, plan: &Plan, grace: Duration) -> Result<Claimed, StartError> {
     let on_position = |position| handle.waits(position);
     let prestarted = plan.late.as_ref().and_then(|_| plan.origin.prestarted());
     let want = Want { user: &handle.user, wait: plan.queue_timeout, on_position: &on_position, prestarted };
     let claimed = tokio::select! {
         biased;
         claimed = plan.origin.claim(&want) => claimed,
-        () = handle.left() => return Err(StartError::Left),
+        () = handle.left(grace) => return Err(StartError::Left),
     };
     handle.waits_no_longer();
     Ok(claimed?)

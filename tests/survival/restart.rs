@@ -186,3 +186,95 @@ async fn a_keeper_that_dies_is_replaced_and_told_everything() {
     assert!(daemon.settled().await.iter().any(|container| before.contains(&container.id)));
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_acknowledged_is_kept_although_the_daemon_is_killed_at_once() {
+    let mut daemon = Daemon::start(|setup| setup.pool(2)).await;
+    for round in 0..12 {
+        let request = ExecutionRequest { background: true, ..shell("sleep 1000") };
+        let id = daemon.client.create(&request).await.unwrap().id;
+        daemon.client.cancel(&id).await.unwrap();
+        daemon.kill();
+        daemon.launch().await;
+        let exit = eventually("it ends", || async { daemon.client.execution(&id).await.unwrap().exit }).await;
+        assert_eq!(exit.reason, ExitReason::Cancelled, "round {round}: {exit:?}");
+    }
+    daemon.settled().await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_cancelled_in_the_queue_is_cancelled_for_the_next_daemon() {
+    let mut daemon = Daemon::start(|setup| setup.pool(0).set("container.max", 1)).await;
+    let occupant = ExecutionRequest { background: true, ..shell("sleep 1000") };
+    let occupant = daemon.client.create(&occupant).await.unwrap().id;
+    let stream = daemon.client.execute_stream(&shell("true")).await.unwrap();
+    let id = stream.execution().unwrap().to_owned();
+    daemon.client.cancel(&id).await.unwrap();
+    daemon.kill();
+    daemon.launch().await;
+    let exit = eventually("it has ended", || async { daemon.client.execution(&id).await.unwrap().exit }).await;
+    assert_eq!(exit.reason, ExitReason::Cancelled, "{exit:?}");
+    daemon.client.cancel(&occupant).await.unwrap();
+    daemon.stop().await;
+}
+
+/// Kills the daemon again and again, each time soon after it has come up, until the execution has ended; for how long that
+/// took after `limit`.
+async fn restarted_until_it_ends(daemon: &mut Daemon, id: &str, limit: Duration) -> Duration {
+    let begun = std::time::Instant::now();
+    loop {
+        let until = tokio::time::Instant::now() + Duration::from_millis(400);
+        while tokio::time::Instant::now() < until {
+            if daemon.client.execution(id).await.unwrap().exit.is_some() {
+                return begun.elapsed().saturating_sub(limit);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        daemon.kill();
+        daemon.launch().await;
+        assert!(begun.elapsed() < crate::support::PATIENCE, "the wait begins anew in each daemon");
+    }
+}
+
+#[tokio::test]
+async fn no_grace_period_begins_anew_in_the_next_daemon() {
+    let graces = |setup: crate::support::Setup| {
+        setup
+            .pool(2)
+            .set("execution.kill_grace_ms", 1500)
+            .set("execution.disconnect_grace_ms", 1500)
+            .set("execution.reconnect_grace_ms", 1500)
+    };
+    let mut daemon = Daemon::start(graces).await;
+    // It ignores SIGTERM, and has to be killed.
+    let script = "trap '' TERM; while :; do sleep 0.1; done";
+    let request = ExecutionRequest { background: true, timeout_ms: Some(300), ..shell(script) };
+    let id = daemon.client.create(&request).await.unwrap().id;
+    let late = restarted_until_it_ends(&mut daemon, &id, Duration::from_millis(1800)).await;
+    let exit = daemon.client.execution(&id).await.unwrap().exit.unwrap();
+    assert_eq!(exit.reason, ExitReason::Timeout);
+    assert!(late < Duration::from_secs(15), "{late:?}");
+    // Its client went away before the first kill, and never comes back.
+    let stream = daemon.client.execute_stream(&shell("sleep 1000")).await.unwrap();
+    let id = stream.execution().unwrap().to_owned();
+    drop(stream);
+    let late = restarted_until_it_ends(&mut daemon, &id, Duration::from_millis(1500)).await;
+    let exit = daemon.client.execution(&id).await.unwrap().exit.unwrap();
+    assert_eq!(exit.reason, ExitReason::Cancelled);
+    assert!(late < Duration::from_secs(15), "{late:?}");
+    daemon.settled().await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_ended_is_kept_no_longer_because_of_a_restart() {
+    let mut daemon = Daemon::start(|setup| setup.pool(1).set("execution.retention_seconds", 3)).await;
+    let id = daemon.sh("true").await.exited(0).started.execution;
+    assert!(daemon.client.execution(&id).await.is_ok());
+    daemon.kill();
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    daemon.launch().await;
+    assert!(daemon.client.execution(&id).await.is_err(), "its time was over before this daemon began");
+    daemon.stop().await;
+}

@@ -151,6 +151,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
     match cli.command {
         Command::Run(args) => return Box::pin(run::run(&client, *args, cli.format)).await,
         Command::Cancel(args) => return view::cancel(&client, &args).await,
+        Command::Logs(args) => return logs::logs(&client, &args, cli.format).await,
         Command::Image(command) => return Box::pin(image::image(&command, cli.format)).await,
         Command::Top(args) => return top::top(&client, &args, cli.format).await,
         Command::Doctor => return doctor::doctor(&client, cli.format).await,
@@ -160,7 +161,6 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Containers => view::containers(&client, cli.format).await?,
         Command::Providers => view::providers(&client, cli.format).await?,
         Command::Images => view::images(&client, cli.format).await?,
-        Command::Logs(args) => logs::logs(&client, &args, cli.format).await?,
         Command::Inspect(args) => view::inspect(&client, &args).await?,
         Command::Paper { directory } => paper::write(&Cli::command(), &paper::CLIENT, &directory)?,
         Command::Version => print(&format!("thawctl {}\n", env!("CARGO_PKG_VERSION")))?,

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::printer::{Mode, Printer};
-use super::{CtlError, Format};
+use super::{CtlError, Format, exit};
 use thaw_client::client::Client;
 use thaw_client::types::Event;
 
@@ -17,6 +17,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// Arguments of `thawctl logs`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit code: 0, whatever the execution came to; 125 when thawctl or the daemon failed, or a part of the output is missing \
+(a gap), because it was more than the daemon keeps.")]
 pub(super) struct Args {
     /// Id of the execution, see `thawctl ps --all`
     id: String,
@@ -31,8 +34,8 @@ pub(super) struct Args {
     raw: bool,
 }
 
-/// Prints the output; what the execution came to is in `thawctl inspect`.
-pub(super) async fn logs(client: &Client, args: &Args, format: Format) -> Result<(), CtlError> {
+/// Prints the output and gives the exit code; what the execution came to is in `thawctl inspect`.
+pub(super) async fn logs(client: &Client, args: &Args, format: Format) -> Result<u8, CtlError> {
     // Only prompts have a model.
     let is_prompt = client.execution(&args.id).await?.model.is_some();
     let mode = match format {
@@ -61,5 +64,6 @@ pub(super) async fn logs(client: &Client, args: &Args, format: Format) -> Result
             break;
         }
     }
-    Ok(printer.finish()?)
+    printer.finish()?;
+    Ok(if printer.is_incomplete() { exit::FAILED } else { 0 })
 }

@@ -35,6 +35,8 @@ pub(super) struct Printer<O, E> {
     wrote_answer: bool,
     at_line_start: bool,
     tail: Vec<u8>,
+    /// Events that were dropped before we read them.
+    missing: u64,
 }
 
 impl<O: Write, E: Write> Printer<O, E> {
@@ -52,13 +54,22 @@ impl<O: Write, E: Write> Printer<O, E> {
             wrote_answer: false,
             at_line_start: true,
             tail,
+            missing: 0,
         }
+    }
+
+    /// Whether a part of what was asked for was dropped before it could be read.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.missing > 0
     }
 
     /// Writes one event with its sequence number.
     pub(super) fn event(&mut self, id: u64, event: &Event) -> io::Result<()> {
         if self.first_output_ms.is_none() && matches!(event, Event::Stdout(_) | Event::Stderr(_) | Event::Delta(_)) {
             self.first_output_ms = Some(self.began.elapsed().as_millis());
+        }
+        if let Event::Gap(gap) = event {
+            self.missing += (gap.to + 1).saturating_sub(gap.from);
         }
         if self.mode == Mode::Json {
             let mut line = serde_json::to_value(event)?;
@@ -93,7 +104,7 @@ impl<O: Write, E: Write> Printer<O, E> {
                 write_flushed(&mut self.out, delta.text.as_bytes())
             }
             Event::Gap(gap) if self.mode != Mode::Json => self.note(&format!(
-                "events {} to {} are lost: the daemon's log was full before we read them",
+                "gap: events {} to {} are lost: the daemon's log was full before we read them",
                 gap.from, gap.to
             )),
             Event::Exit(exit) => self.exit(exit),
@@ -123,7 +134,14 @@ impl<O: Write, E: Write> Printer<O, E> {
             self.note(&summary(exit, self.first_output_ms))?;
         }
         if let Some(complaint) = complaint {
-            return self.note(&complaint);
+            self.note(&complaint)?;
+        }
+        if self.is_incomplete() {
+            let ended = exit.code.map_or_else(String::new, |code| format!("; the command itself exited with {code}"));
+            return self.note(&format!("gap: {} events are missing, the output is incomplete{ended}", self.missing));
+        }
+        if exit::complaint(exit, self.is_prompt).is_some() {
+            return Ok(());
         }
         if self.mode == Mode::Answer && exit.success && !self.wrote_answer {
             return self.note("no answer text could be read from the CLI's output; --raw shows that output");
@@ -213,6 +231,20 @@ mod tests {
             (out.as_slice(), err.as_str()),
             (&b"201\n"[..], "thawctl: waiting for a container, number 3 in the queue\n")
         );
+    }
+
+    #[test]
+    fn what_is_missing_is_said_at_once_and_at_the_end() {
+        let gap = r#"{"event":"gap","data":{"from":2,"to":4}}"#;
+        for mode in [Mode::Answer, Mode::Raw, Mode::Json] {
+            let (_, err) = printed(mode, true, &[OUT, gap, DELTA, GOOD]);
+            assert!(
+                err.ends_with(
+                    "gap: 3 events are missing, the output is incomplete; the command itself exited with 0\n"
+                )
+            );
+            assert_eq!(err.contains("gap: events 2 to 4 are lost"), mode != Mode::Json, "{err}");
+        }
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub(super) async fn run(client: &Client, args: Args, format: Format) -> Result<u
             return Err(error.into());
         }
         if let Event::Exit(exit) = &event {
-            return Ok(exit::code(exit, interrupts.received()));
+            let code = exit::code(exit, interrupts.received());
+            return Ok(if printer.is_incomplete() { exit::FAILED } else { code });
         }
     }
 }

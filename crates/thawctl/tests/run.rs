@@ -68,6 +68,18 @@ fn prompt_events() -> Vec<(&'static str, Value)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_missing_is_a_failure() {
+    let gap = ("gap", json!({ "from": 2, "to": 5 }));
+    let fake =
+        Fake::start(Script { events: vec![started(), gap, stdout("the rest\n"), success()], ..Script::default() });
+    for args in [&["run", "openai", "--", "x"][..], &["run", "--json", "openai", "--", "x"], &["logs", "e-1"]] {
+        let done = output(&mut thawctl(&fake, args)).await;
+        assert_eq!(done.status.code(), Some(125), "{args:?}: {}", text(&done.stderr));
+        assert!(text(&done.stderr).contains("gap: 4 events are missing"), "{args:?}: {}", text(&done.stderr));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_prints_its_answer_and_nothing_else() {
     let fake = Fake::start(Script { events: prompt_events(), ..Script::default() });
     let done = output(&mut thawctl(&fake, &["run", "openai", "3*67", "--model", "m", "--timeout", "2.5"])).await;

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cursor, Limits, Log, Stream};
+use tokio::time::Instant;
+
+use super::{Cursor, Limits, Log, Patience, Stream};
 use crate::execution::spool::Spools;
 use thaw_client::types::{Delta, Event, Exit, ExitReason};
 
 fn limits(bytes: usize) -> Limits {
-    Limits { bytes, stall: Duration::from_secs(1) }
+    Limits { bytes, patience: Patience { stall: Duration::from_secs(1), away: Duration::from_secs(60) } }
 }
 
 fn log(bytes: usize) -> Log {
@@ -100,50 +102,56 @@ async fn readers_wait_for_events_and_end_with_exit() {
     assert_eq!(reader.await.unwrap(), ["delta", "delta", "delta", "exit"]);
 }
 
-/// 1 KiB of standard output or standard error.
+/// 1 KiB of standard output or standard error, each shown to somebody before the next.
 fn write(log: &Log, stream: Stream, times: usize) {
     for _ in 0..times {
         log.push_output(stream, &[b'x'; 1024]);
+        let number = log.lock().number();
+        log.read(None, number - 1, 1);
     }
 }
 
+fn waits(log: &Log) -> bool {
+    log.waits_until(false).is_some()
+}
+
 #[test]
-fn a_reader_of_one_stream_says_nothing_about_the_other() {
+fn a_reader_of_one_stream_misses_nothing_of_the_other() {
     let log = log(64 << 10);
-    let (out, err) = (log.join(), log.join());
-    let mut cursors = [Cursor::new(Stream::Stdout, 0), Cursor::new(Stream::Stderr, 0)];
-    log.read_output(Some(out), &mut cursors[0]).unwrap();
+    let err = log.join();
+    let mut cursor = Cursor::new(Stream::Stderr, 0);
+    log.read_output(Some(err), &mut cursor).unwrap();
     write(&log, Stream::Stdout, 20);
-    assert!(log.is_ahead(Stream::Stdout) && !log.is_ahead(Stream::Stderr));
-    // It skims all that is not its own.
-    log.read_output(Some(err), &mut cursors[1]).unwrap();
-    log.read_output(Some(err), &mut cursors[1]).unwrap();
-    assert!(log.is_ahead(Stream::Stdout), "nobody has read it");
-    log.read_output(Some(out), &mut cursors[0]).unwrap();
-    log.read_output(Some(out), &mut cursors[0]).unwrap();
-    assert!(!log.is_ahead(Stream::Stdout), "now it is read");
+    assert!(!waits(&log), "there is nothing that it wants");
+    write(&log, Stream::Stderr, 1);
+    assert!(waits(&log), "what it wants is behind all that");
+    log.read_output(Some(err), &mut cursor).unwrap();
+    log.read_output(Some(err), &mut cursor).unwrap();
+    assert!(!waits(&log), "now it is read");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_waits_for_who_is_left_and_for_nobody_that_stalls() {
+async fn a_command_waits_for_the_slowest_and_for_nobody_that_stalls() {
     let log = log(64 << 10);
     let (fast, slow) = (log.join(), log.join());
     log.read(Some(slow), 0, 64);
     write(&log, Stream::Stdout, 20);
     log.read(Some(fast), 20, 64);
-    assert!(!log.is_ahead(Stream::Stdout), "the fast one has read all");
-    log.leave(fast);
-    assert!(log.is_ahead(Stream::Stdout), "the slow one is alone now");
-    let seen = log.moves();
+    let (begun, seen) = (Instant::now(), log.moves());
     log.read(Some(slow), 1, 64);
-    log.progress(seen).await;
-    assert!(log.is_ahead(Stream::Stdout), "it moved before anybody waited, and has not stalled");
-    let begun = tokio::time::Instant::now();
-    log.progress(log.moves()).await;
+    log.progress(seen, log.waits_until(false).unwrap()).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "it moved");
+    log.progress(log.moves(), log.waits_until(false).unwrap()).await;
     assert_eq!(begun.elapsed(), Duration::from_secs(1));
-    assert!(!log.is_ahead(Stream::Stdout), "it has stalled");
+    assert!(!waits(&log), "it has stalled");
     log.read(Some(slow), 2, 64);
-    assert!(log.is_ahead(Stream::Stdout), "it reads again");
+    assert!(waits(&log), "it reads again");
+    assert!(log.waits_until(true).is_none(), "a command that ends may write more");
+    log.leave(slow);
+    let until = log.waits_until(false).unwrap();
+    assert_eq!(until - begun, Duration::from_secs(61), "it may come back");
+    tokio::time::sleep_until(until).await;
+    assert!(!waits(&log));
 }
 
 #[test]
@@ -156,7 +164,61 @@ fn places_that_are_still_to_come_hold_up_nobody_and_let_nobody_pass() {
     log.read_output(Some(dreamer), &mut cursor).unwrap();
     write(&log, Stream::Stdout, 20);
     log.read_output(Some(dreamer), &mut cursor).unwrap();
-    assert!(log.is_ahead(Stream::Stdout), "who waits for the future has read nothing");
-    log.leave(reader);
-    assert!(!log.is_ahead(Stream::Stdout));
+    assert!(waits(&log), "who waits for the future has read nothing");
+    log.read(Some(reader), 20, 64);
+    assert!(!waits(&log));
+}
+
+#[test]
+fn small_pieces_that_nobody_has_seen_are_one_event() {
+    let files = Spools::default().files().unwrap();
+    let copy = crate::execution::spool::Files {
+        journal: Arc::clone(&files.journal),
+        output: files.output.each_ref().map(Arc::clone),
+    };
+    let log = Log::new(limits(1 << 20), files).unwrap();
+    let put = |stream, count| (0..count).for_each(|_| log.push_output(stream, b"ab"));
+    put(Stream::Stdout, 1000);
+    put(Stream::Stderr, 10);
+    assert_eq!(log.read(None, 0, 1).len(), 1);
+    put(Stream::Stderr, 10);
+    assert_eq!(log.read(None, 0, 99).len(), 2);
+    put(Stream::Stderr, 10);
+    let same = |log: &Log| {
+        let events = log.read(None, 0, 99);
+        let lengths: Vec<_> = events.iter().map(|event| (event.event.name, event.event.data.len() - 11)).collect();
+        assert_eq!(lengths, [("stdout", 2000), ("stderr", 40), ("stderr", 20)], "what was shown stays as it was");
+    };
+    same(&log);
+    same(&Log::recover(limits(1 << 20), copy).unwrap().0);
+}
+
+#[test]
+fn the_next_daemon_waits_for_the_readers_of_this_one() {
+    let files = Spools::default().files().unwrap();
+    let copy = || crate::execution::spool::Files {
+        journal: Arc::clone(&files.journal),
+        output: files.output.each_ref().map(Arc::clone),
+    };
+    let first = Log::new(limits(64 << 10), copy()).unwrap();
+    let reader = first.join();
+    first.note_submitted();
+    first.read(Some(reader), 0, 64);
+    write(&first, Stream::Stdout, 17);
+    assert!(waits(&first));
+    assert_eq!(first.note_stop(3).reason, 3);
+    assert_eq!(first.note_stop(2).reason, 3, "the first counts");
+    let (second, recovered) = Log::recover(limits(64 << 10), copy()).unwrap();
+    let alone_since = second.alone_since().unwrap();
+    assert_eq!(recovered.stop.unwrap().reason, 3);
+    assert!(waits(&second), "its reader is away");
+    let (third, again) = Log::recover(limits(64 << 10), copy()).unwrap();
+    assert_eq!((again.stop, third.alone_since()), (recovered.stop, Some(alone_since)), "no wait begins anew");
+    let back = third.join();
+    third.read(Some(back), 17, 64);
+    assert!(!waits(&third) && third.alone_since().is_none());
+    third.leave(back);
+    let (fourth, _) = Log::recover(limits(64 << 10), copy()).unwrap();
+    assert!(!waits(&fourth), "it had taken everything");
+    assert!(fourth.alone_since().is_some());
 }
