@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod egress;
 pub mod execution;
 pub mod keeper;
+mod peer;
 pub mod pool;
 pub mod provider;
 pub mod reload;

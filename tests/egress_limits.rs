@@ -66,11 +66,7 @@ async fn bytes_pass_at_the_rate_of_the_container_in_both_directions() {
     let head = format!(
         "POST http://upstream.test:{port}/ HTTP/1.1\\r\\nconnection: close\\r\\ncontent-length: 3000000\\r\\n\\r\\n"
     );
-    // Its input stays open: a client that has said all and hangs up is taken to be gone.
-    let post = format!(
-        "rm -f /tmp/f; mkfifo /tmp/f; (printf '{head}'; head -c 3000000 /dev/zero; sleep 60) > /tmp/f & \
-         nc 127.0.0.1 3128 < /tmp/f | head -n 1"
-    );
+    let post = format!("(printf '{head}'; head -c 3000000 /dev/zero) | nc 127.0.0.1 3128 | head -n 1");
     // Two at once share it: 6 MB.
     let both = format!("({get}) & {get}; wait");
     for (mbit, least) in [(8, [2.0, 2.0, 5.0]), (0, [0.0; 3])] {
@@ -90,26 +86,57 @@ async fn bytes_pass_at_the_rate_of_the_container_in_both_directions() {
 }
 
 #[tokio::test]
+async fn a_client_in_a_container_that_closes_its_sending_half_gets_its_answer() {
+    let port = upstream().await;
+    let daemon = daemon(port, |setup| setup.set("egress.limits.run_mbit_per_second", 0)).await;
+    let request = format!("POST http://upstream.test:{port}/ HTTP/1.1\\r\\ncontent-length: 1\\r\\n\\r\\nx");
+    let script = format!(
+        "for i in 1 2 3 4 5 6 7 8 9 10; do printf '{request}' | nc 127.0.0.1 3128 | head -n 1; \
+         wget -q -O - http://upstream.test:{port}/ | wc -c; done"
+    );
+    let (outcome, _) = timed(&daemon, &script).await;
+    assert_eq!(outcome.text(), "HTTP/1.1 200 OK\r\n3000000\n".repeat(10));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_open_tunnels_is_told_what_to_use_instead() {
+    let port = upstream().await;
+    let daemon = daemon(port, |setup| setup).await;
+    let (outcome, _) = timed(&daemon, &format!("wget -O - https://upstream.test:{port}/ || true")).await;
+    assert!(outcome.errors().contains("400 https needs a tunnel (CONNECT): use curl"), "{}", outcome.errors());
+    let script = format!(
+        "printf 'GET https://upstream.test:{port}/ HTTP/1.1\\r\\n\\r\\n' | nc 127.0.0.1 3128; \
+         printf 'GET https://upstream.test/ HTTP/1.1\\r\\n\\r\\n' | nc 127.0.0.1 3128"
+    );
+    let (outcome, _) = timed(&daemon, &script).await;
+    for authority in [format!("CONNECT upstream.test:{port}, as curl"), "CONNECT upstream.test:443, as curl".into()] {
+        assert!(outcome.text().contains(&authority), "{}", outcome.text());
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn each_limit_is_the_configured_one() {
     let port = upstream().await;
     let daemon = daemon(port, |setup| {
         let setup = setup.set("egress.limits.connections", 2).set("egress.limits.header_bytes", 8192);
+        let setup = setup.set("egress.limits.place_timeout_seconds", 1);
         setup.set("egress.limits.header_timeout_seconds", 1).set("egress.limits.idle_timeout_seconds", 2)
     })
     .await;
     let connect = format!("CONNECT upstream.test:{port} HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n");
-    // Two tunnels are open; the third connection is told that it is one too many. What keeps them open dies with the
-    // container.
+    // Two tunnels are open; the third connection waits and is then told that it is one too many. What keeps them open
+    // dies with the container.
     let script = format!(
         "for i in 1 2; do (printf '{connect}'; sleep 60) | nc 127.0.0.1 3128 > /tmp/tunnel$i & done; \
          until [ -s /tmp/tunnel1 ] && [ -s /tmp/tunnel2 ]; do sleep 0.02; done; \
-         mkfifo /tmp/third; (printf '{connect}'; sleep 20) > /tmp/third & nc 127.0.0.1 3128 < /tmp/third | head -n 1"
+         printf '{connect}' | nc 127.0.0.1 3128 | head -n 1"
     );
-    // To the proxy, a client that closes its side has hung up: the third one keeps it open, too.
     let (outcome, _) = timed(&daemon, &script).await;
     assert!(outcome.text().starts_with("HTTP/1.1 503 "), "connections: {}", outcome.text());
-    let script = "mkfifo /tmp/f; (printf 'GET http://upstream.test/ HTTP/1.1\\r\\nx: '; head -c 9000 /dev/zero | tr '\\0' x; \
-                  printf '\\r\\n\\r\\n'; sleep 20) > /tmp/f & nc 127.0.0.1 3128 < /tmp/f | head -n 1";
+    let script = "(printf 'GET http://upstream.test/ HTTP/1.1\\r\\nx: '; head -c 9000 /dev/zero | tr '\\0' x; \
+                  printf '\\r\\n\\r\\n') | nc 127.0.0.1 3128 | head -n 1";
     let (outcome, _) = timed(&daemon, script).await;
     assert!(outcome.text().starts_with("HTTP/1.1 431 "), "header_bytes: {}", outcome.text());
     // What feeds it goes on, and dies with the container when the other end has closed.
@@ -126,6 +153,8 @@ async fn each_limit_is_the_configured_one() {
 async fn a_limit_that_cannot_be_is_refused_by_name() {
     for (key, value) in [
         ("connections", 0),
+        ("waiting", 0),
+        ("place_timeout_seconds", 0),
         ("header_bytes", 100),
         ("header_timeout_seconds", 0),
         ("connect_timeout_seconds", 100_000),

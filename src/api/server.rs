@@ -29,6 +29,7 @@ use thaw_client::config::{Connections, TURNED_AWAY};
 
 use super::ApiError;
 use super::stall::Stalling;
+use crate::peer;
 
 /// What those may ask all the same: otherwise clients could make the daemon look dead.
 const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -113,6 +114,7 @@ async fn accept(listener: &UnixListener, shared: &Arc<Shared>, tasks: &TaskTrack
 
 async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: bool) {
     let peer = PeerCredentials::of(&stream);
+    let stream = Arc::new(stream);
     let welcome = if !shared.admits(peer.uid) {
         tracing::warn!(peer_uid = peer.uid, peer_pid = peer.pid, "refused: not among `api.connections.allowed_uids`");
         Welcome::Stranger(peer.uid)
@@ -135,12 +137,21 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: b
         .header_read_timeout(Duration::from_secs(shared.limits.header_timeout_seconds))
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Stalling::new(stream, stall)), service);
+        // A client may have said all that it has to say, and still wait for the answer: see `peer`.
+        .half_close(true)
+        .serve_connection(TokioIo::new(Stalling::new(peer::Shared(Arc::clone(&stream)), stall)), service);
     let mut connection = std::pin::pin!(connection);
+    let mut gone = std::pin::pin!(peer::gone(&*stream));
     let mut stopping = false;
     let ended = loop {
         tokio::select! {
+            // First what has arrived: who asks for a cancellation and leaves is still heard.
+            biased;
             ended = connection.as_mut() => break ended,
+            () = gone.as_mut() => {
+                tracing::debug!(peer_uid = peer.uid, peer_pid = peer.pid, "the client is gone");
+                return;
+            }
             () = shared.stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();

@@ -147,16 +147,18 @@ const OWN_FILES: u64 = 128;
 /// Descriptors that the output of an execution is in.
 const FILES_PER_EXECUTION: u64 = 3;
 
-/// Descriptors that one container can cost: about 20 to hold it, and two for each of the 72 connections that its way
-/// out accepts at once.
-const FILES_PER_CONTAINER: u64 = 160;
+/// Descriptors that holding one container costs, and the connections that are told of a time-out.
+const FILES_PER_CONTAINER: u64 = 32;
 
 /// Raises the limit on open files as far as it goes. The usual 1024 are what eight containers can use up at will, and
 /// then nobody gets in or out any more.
 fn raise_open_files(config: &Config) {
     let (clients, executions) = (config.api.connections.max as u64, config.execution.retained as u64);
     let containers = config.container.max as u64;
-    let needed = OWN_FILES + clients + FILES_PER_CONTAINER * containers + FILES_PER_EXECUTION * executions;
+    // Each connection that is served has one to the upstream.
+    let egress = &config.egress.limits;
+    let per_container = FILES_PER_CONTAINER + 2 * egress.connections as u64 + egress.waiting as u64;
+    let needed = OWN_FILES + clients + per_container * containers + FILES_PER_EXECUTION * executions;
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit on open files");

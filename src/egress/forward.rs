@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -13,8 +14,9 @@ use tokio::net::TcpStream;
 
 use super::meter::Metered;
 use super::metrics::Outcome;
-use super::proxy::{BUFFER_BYTES, Shared, Slot};
 use super::refusal::Refusal;
+use super::shared::{BUFFER_BYTES, Shared};
+use super::slot::Slot;
 use super::target::split_authority;
 
 /// Body of an answer: the proxy's own text, or the upstream's as it arrives.
@@ -37,7 +39,8 @@ const HOP_BY_HOP: [HeaderName; 5] =
 pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Request<Incoming>) -> Response<ProxyBody> {
     let connect = request.method() == Method::CONNECT;
     let result = if !slot.is_served() {
-        Err((Refusal::TooManyConnections(shared.limits.connections), Some(request)))
+        let (connections, waited) = (shared.limits.connections, shared.limits.place_timeout.as_secs());
+        Err((Refusal::TooManyConnections { connections, waited }, Some(request)))
     } else if connect {
         tunnel(shared, slot, request).await.map_err(|refusal| (refusal, None))
     } else {
@@ -118,7 +121,9 @@ async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target,
     match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTP => {}
         Some(scheme) if *scheme == Scheme::HTTPS => {
-            return Err(Refusal::Malformed("https goes through a tunnel: use CONNECT host:port"));
+            let authority = uri.authority().map_or("", |authority| authority.as_str());
+            let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
+            return Err(Refusal::PlainHttps { authority: format!("{host}:{}", port.unwrap_or(443)) });
         }
         Some(_) => return Err(Refusal::Malformed("only http URLs are forwarded")),
         None => {
@@ -255,6 +260,7 @@ fn refused(refusal: &Refusal, close: bool) -> Response<ProxyBody> {
     let text = format!("thawd: {refusal}\n");
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
     *response.status_mut() = refusal.status();
+    response.extensions_mut().insert(ReasonPhrase::from_static(refusal.phrase()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if close {

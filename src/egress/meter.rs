@@ -100,6 +100,11 @@ impl Account {
         self.metrics.open.dec();
     }
 
+    /// One more connection waits for a place, or one less.
+    pub(super) fn waiting(&self, change: i64) {
+        self.metrics.waiting.inc_by(change);
+    }
+
     fn sent(&self, bytes: usize) {
         self.out.take(bytes);
         self.bytes_out.fetch_add(bytes as u64, Relaxed);

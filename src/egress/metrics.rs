@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// |---|---|---|
 /// | `thawd_egress_connections_total` | counter | `decision`: `allowed`, `not_allowed`, `private_address`, `malformed`, `limited`, `failed` |
 /// | `thawd_egress_connections_open` | gauge | |
+/// | `thawd_egress_connections_waiting` | gauge | |
 /// | `thawd_egress_bytes_total` | counter | `direction`: `out` (to upstreams), `in` (from upstreams) |
 ///
 /// One tunnel or one plain request counts as one connection in the first, since each has its own upstream connection.
@@ -19,6 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct EgressMetrics {
     connections: Family<DecisionLabel, Counter>,
     pub(super) open: Gauge,
+    pub(super) waiting: Gauge,
     pub(super) bytes_out: Counter,
     pub(super) bytes_in: Counter,
 }
@@ -78,6 +80,12 @@ impl EgressMetrics {
             "Connections from containers that the egress proxies hold now",
             open.clone(),
         );
+        let waiting = Gauge::default();
+        registry.register(
+            "thawd_egress_connections_waiting",
+            "Connections from containers that wait for a place among those that the egress proxies serve",
+            waiting.clone(),
+        );
         let bytes = Family::<DirectionLabel, Counter>::default();
         registry.register_with_unit(
             "thawd_egress",
@@ -86,7 +94,7 @@ impl EgressMetrics {
             bytes.clone(),
         );
         let direction = |direction| bytes.get_or_create_owned(&DirectionLabel { direction });
-        Self { connections, open, bytes_out: direction("out"), bytes_in: direction("in") }
+        Self { connections, open, waiting, bytes_out: direction("out"), bytes_in: direction("in") }
     }
 
     pub(super) fn count(&self, outcome: Outcome) {

@@ -18,6 +18,7 @@
 //!
 //! What users configure is described in `docs/egress.md`.
 
+mod accept;
 mod address;
 mod dial;
 mod forward;
@@ -27,6 +28,8 @@ mod policy;
 mod proxy;
 mod rate;
 mod refusal;
+mod shared;
+mod slot;
 mod target;
 
 use std::time::Duration;
@@ -43,9 +46,13 @@ pub use refusal::Refusal;
 /// Bounds on what one container can make the daemon hold. All are per container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections served at once; one more is answered with 503. Default 64: codex, claude and gemini were seen
-    /// to hold fewer than ten.
+    /// Connections served at once; further ones wait. Default 64: codex, claude and gemini were seen to hold fewer than
+    /// ten, and npm opens as many as there are packages.
     pub connections: usize,
+    /// Connections that wait for one of those places; further ones wait in the kernel's backlog. Default 256.
+    pub waiting: usize,
+    /// Longest wait for a place; then the answer is 503. Default 10 s, as long as connecting may take.
+    pub place_timeout: Duration,
     /// Bytes of a request's line and headers; more is answered with 431. Default 32 KiB, twice what Node.js sends
     /// or accepts.
     pub header_bytes: usize,
@@ -77,6 +84,8 @@ impl From<&LimitSettings> for Limits {
     fn from(settings: &LimitSettings) -> Self {
         Self {
             connections: settings.connections,
+            waiting: settings.waiting,
+            place_timeout: Duration::from_secs(settings.place_timeout_seconds),
             header_bytes: settings.header_bytes,
             header_timeout: Duration::from_secs(settings.header_timeout_seconds),
             connect_timeout: Duration::from_secs(settings.connect_timeout_seconds),

@@ -13,6 +13,15 @@ pub enum Refusal {
     /// The request is not one that a forward proxy can take, or has more than one reading.
     #[error("malformed proxy request: {0}")]
     Malformed(&'static str),
+    /// An https URL to be fetched. The proxy does not take TLS apart, so that it has to begin at the client.
+    #[error(
+        "an https URL cannot be fetched through this proxy; the client has to open a tunnel with CONNECT {authority}, as \
+         curl, git, node and Python do and busybox's wget does not"
+    )]
+    PlainHttps {
+        /// Host and port as a tunnel would name them.
+        authority: String,
+    },
     /// No pattern of the allow-list matches.
     #[error(
         "egress to {host}:{port} is not allowed for this provider; add \"{host}:{port}\" to `egress` in its manifest"
@@ -41,9 +50,17 @@ pub enum Refusal {
     /// The message body has a transfer coding other than `chunked`.
     #[error("the proxy understands no transfer coding but chunked")]
     TransferCoding,
-    /// The container has too many connections open.
-    #[error("this container already has {0} connections open through the egress proxy; close some and try again")]
-    TooManyConnections(usize),
+    /// The container has too many connections open, and none of them was closed in time.
+    #[error(
+        "this container already has {connections} connections open through the egress proxy, and none was closed within \
+         {waited} s; close some and try again"
+    )]
+    TooManyConnections {
+        /// As many as there may be.
+        connections: usize,
+        /// Seconds for which the connection waited.
+        waited: u64,
+    },
     /// The name did not resolve.
     #[error("cannot resolve {host}: {source}")]
     Lookup {
@@ -86,19 +103,37 @@ impl Refusal {
     /// The HTTP status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::PlainHttps { .. } => StatusCode::BAD_REQUEST,
             Self::NotAllowed { .. } | Self::Address { .. } => StatusCode::FORBIDDEN,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::TooManyConnections(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyConnections { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Lookup { .. } | Self::Connect { .. } | Self::Upstream { .. } => StatusCode::BAD_GATEWAY,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The text behind the status. Clients that show nothing else (GNU wget and busybox's, for one) show this.
+    pub(super) fn phrase(&self) -> &'static [u8] {
+        match self {
+            Self::Malformed(_) => b"Malformed proxy request",
+            Self::PlainHttps { .. } => b"https needs a tunnel (CONNECT): use curl, not busybox wget",
+            Self::NotAllowed { .. } => b"Host is not in the egress list",
+            Self::Address { .. } => b"Address is not public",
+            Self::TransferCoding => b"Transfer coding is not chunked",
+            Self::TooManyConnections { .. } => b"Too many connections of this container",
+            Self::Lookup { .. } => b"Name cannot be resolved",
+            Self::Connect { .. } => b"Cannot connect",
+            Self::Upstream { .. } => b"No valid HTTP response",
+            Self::Timeout { .. } => b"No answer in time",
         }
     }
 
     /// Host and port, as far as they were understood.
     pub fn destination(&self) -> Option<(&str, Option<u16>)> {
         match self {
-            Self::Malformed(_) | Self::TransferCoding | Self::TooManyConnections(_) => None,
+            Self::Malformed(_) | Self::PlainHttps { .. } | Self::TransferCoding | Self::TooManyConnections { .. } => {
+                None
+            }
             Self::Lookup { host, .. } => Some((host, None)),
             Self::NotAllowed { host, port }
             | Self::Address { host, port, .. }
@@ -111,10 +146,10 @@ impl Refusal {
     /// How the request is counted.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Malformed(_) | Self::TransferCoding => Outcome::Malformed,
+            Self::Malformed(_) | Self::PlainHttps { .. } | Self::TransferCoding => Outcome::Malformed,
             Self::NotAllowed { .. } => Outcome::NotAllowed,
             Self::Address { .. } => Outcome::PrivateAddress,
-            Self::TooManyConnections(_) => Outcome::Limited,
+            Self::TooManyConnections { .. } => Outcome::Limited,
             Self::Lookup { .. } | Self::Connect { .. } | Self::Timeout { .. } | Self::Upstream { .. } => {
                 Outcome::Failed
             }

@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
-    /// Connections of one container at once.
+    /// Connections of one container that are served at once.
     pub connections: usize,
+    /// Connections of one container that wait for a place among those.
+    pub waiting: usize,
+    /// Seconds for which a connection waits for a place before it is answered 503.
+    pub place_timeout_seconds: u64,
     /// Bytes of a request's line and headers.
     pub header_bytes: usize,
     /// Seconds for them to arrive, and for which a connection may be idle between two requests.
@@ -28,6 +32,8 @@ impl Default for LimitSettings {
     fn default() -> Self {
         Self {
             connections: 64,
+            waiting: 256,
+            place_timeout_seconds: 10,
             header_bytes: 32 * 1024,
             header_timeout_seconds: 30,
             connect_timeout_seconds: 10,
@@ -48,6 +54,8 @@ impl LimitSettings {
         const DAY: u64 = 24 * 3600;
         for (key, value, least, most) in [
             ("connections", self.connections as u64, 1, 65_536),
+            ("waiting", self.waiting as u64, 1, 65_536),
+            ("place_timeout_seconds", self.place_timeout_seconds, 1, DAY),
             // hyper needs 8 KiB to read a head at all.
             ("header_bytes", self.header_bytes as u64, 8 * 1024, 1 << 20),
             ("header_timeout_seconds", self.header_timeout_seconds, 1, DAY),

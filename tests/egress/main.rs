@@ -2,185 +2,23 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bed;
+mod crowd;
+mod half_closed;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use bed::{Bed, Client, Namespace, PATIENCE, echo, listen, once, tunnel, unlimited};
 use prometheus_client::registry::Registry;
 use thawd::egress::{EgressError, EgressMetrics, Limits, Policy, Proxy};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 const MIB: usize = 1024 * 1024;
-/// Nothing on loopback takes this long; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The usual limits, but as fast as can be.
-fn unlimited() -> Limits {
-    Limits { run_mbit_per_second: 0, idle_mbit_per_second: 0, ..Limits::default() }
-}
-
-/// A running proxy and where its listener is.
-struct Bed {
-    proxy: Proxy,
-    port: u16,
-    registry: Registry,
-}
-
-impl Bed {
-    /// `upstream.test` and `other.test` are static names for 127.0.0.1.
-    fn new(patterns: &[&str]) -> Self {
-        Self::with(patterns, unlimited())
-    }
-
-    fn with(patterns: &[&str], limits: Limits) -> Self {
-        let home: IpAddr = "127.0.0.1".parse().unwrap();
-        let resolve = BTreeMap::from([("upstream.test".into(), vec![home]), ("other.test".into(), vec![home])]);
-        Self::serve(Policy::new(patterns, resolve, vec![]).unwrap(), limits)
-    }
-
-    fn serve(policy: Policy, limits: Limits) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut registry = Registry::default();
-        let metrics = Arc::new(EgressMetrics::new(&mut registry));
-        let proxy = Proxy::serve_with(listener, Arc::new(policy), "c-1".into(), metrics, limits).unwrap();
-        Self { proxy, port, registry }
-    }
-
-    async fn connect(&self) -> Client {
-        Client(BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()))
-    }
-
-    /// Sends one request and returns the whole answer, read until the proxy closes or the body's length is reached.
-    async fn ask(&self, request: &str) -> Answer {
-        let mut client = self.connect().await;
-        client.send(request).await;
-        client.answer().await
-    }
-
-    async fn get(&self, url: &str) -> Answer {
-        self.ask(&format!("GET {url} HTTP/1.1\r\nHost: ignored.test\r\n\r\n")).await
-    }
-
-    fn metric(&self, line: &str) -> u64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0)
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    async fn send(&mut self, text: &str) {
-        self.0.get_mut().write_all(text.as_bytes()).await.unwrap();
-    }
-
-    async fn head(&mut self) -> (u16, String) {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            let read = timeout(PATIENCE, self.0.read_line(&mut head)).await.unwrap().unwrap();
-            assert_ne!(read, 0, "connection closed inside of the head: {head:?}");
-        }
-        let status =
-            head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("status in {head:?}"));
-        (status, head.to_ascii_lowercase())
-    }
-
-    async fn answer(&mut self) -> Answer {
-        let (status, head) = self.head().await;
-        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
-        let mut body = vec![];
-        match length {
-            Some(length) => {
-                body.resize(length, 0);
-                timeout(PATIENCE, self.0.read_exact(&mut body)).await.unwrap().unwrap();
-            }
-            None => {
-                timeout(PATIENCE, self.0.read_to_end(&mut body)).await.unwrap().unwrap();
-            }
-        }
-        Answer { status, head, body: String::from_utf8(body).unwrap() }
-    }
-
-    async fn line(&mut self) -> String {
-        let mut line = String::new();
-        timeout(PATIENCE, self.0.read_line(&mut line)).await.unwrap().unwrap();
-        line
-    }
-
-    /// Whether the other end closes (or resets) the connection; bytes before that are an error.
-    async fn is_closed(&mut self) -> bool {
-        let mut rest = vec![];
-        match timeout(PATIENCE, self.0.read_to_end(&mut rest)).await {
-            Ok(_) => rest.is_empty(),
-            Err(_) => false,
-        }
-    }
-}
-
-async fn listen() -> (TcpListener, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (listener, port)
-}
-
-/// Answers each connection's bytes with the same bytes and counts connections.
-async fn echo() -> (u16, Arc<AtomicUsize>) {
-    let (listener, port) = listen().await;
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&count);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            counter.fetch_add(1, SeqCst);
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-            });
-        }
-    });
-    (port, count)
-}
-
-/// Takes one connection, reads one request head, sends `answer`, closes; returns the head.
-async fn once(answer: &'static str) -> (u16, JoinHandle<String>) {
-    let (listener, port) = listen().await;
-    let head = tokio::spawn(async move {
-        let mut client = Client(BufReader::new(listener.accept().await.unwrap().0));
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(client.0.read_line(&mut head).await.unwrap(), 0, "{head:?}");
-        }
-        client.send(answer).await;
-        head
-    });
-    (port, head)
-}
-
-async fn tunnel(bed: &Bed, target: &str) -> Client {
-    let mut client = bed.connect().await;
-    client.send(&format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-    let (status, head) = client.head().await;
-    assert_eq!(status, 200, "{head}");
-    assert!(!head.contains("transfer-encoding") && !head.contains("via"), "{head}");
-    client
-}
-
 #[tokio::test]
 async fn connect_opens_a_tunnel_to_an_allowed_static_name() {
     let (port, _) = echo().await;
@@ -479,29 +317,6 @@ async fn upstream_trouble_is_told_apart() {
 }
 
 #[tokio::test]
-async fn the_connection_limit_answers_503_and_recovers() {
-    let (port, _) = echo().await;
-    let target = format!("upstream.test:{port}");
-    let bed = Bed::with(&[&target], Limits { connections: 2, ..unlimited() });
-    let mut held = vec![tunnel(&bed, &target).await, tunnel(&bed, &target).await];
-    assert_eq!(bed.proxy.usage().open, 2);
-    let answer = bed.ask(&format!("CONNECT {target} HTTP/1.1\r\n\r\n")).await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("already has 2 connections"), "{answer:?}");
-    assert_eq!(bed.metric("thawd_egress_connections_total{decision=\"limited\"}"), 1);
-
-    held.pop();
-    timeout(PATIENCE, async {
-        while bed.proxy.usage().open > 1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap();
-    tunnel(&bed, &target).await;
-}
-
-#[tokio::test]
 async fn idle_tunnels_and_silent_upstreams_end() {
     let (port, _) = echo().await;
     let (silent, silent_port) = listen().await;
@@ -548,18 +363,6 @@ async fn shutdown_and_drop_close_the_listener_and_all_tunnels() {
         assert!(open.is_closed().await && waiting.is_closed().await);
         assert!(TcpStream::connect(("127.0.0.1", proxy_port)).await.is_err());
     }
-}
-
-#[tokio::test]
-async fn a_client_that_goes_away_ends_its_upstream() {
-    let (listener, port) = listen().await;
-    let bed = Bed::new(&[&format!("upstream.test:{port}")]);
-    let mut client = bed.connect().await;
-    client.send(&format!("GET http://upstream.test:{port}/ HTTP/1.1\r\n\r\n")).await;
-    let mut upstream = Client(BufReader::new(listener.accept().await.unwrap().0));
-    while upstream.line().await != "\r\n" {}
-    drop(client);
-    assert!(upstream.is_closed().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -617,44 +420,6 @@ fn a_proxy_needs_a_runtime() {
     let metrics = Arc::new(EgressMetrics::new(&mut Registry::default()));
     let result = Proxy::serve(listener, Arc::new(Policy::default()), "c-1".into(), metrics);
     assert!(matches!(result, Err(EgressError::NoRuntime)));
-}
-
-/// A process that holds a network namespace with nothing but `lo`, as a container does.
-struct Namespace(Child);
-
-impl Namespace {
-    fn new() -> Self {
-        let mut child = Command::new("unshare")
-            .args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 60"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let stdout = child.stdout.take().unwrap();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
-    }
-
-    /// Runs `f` on a thread of its own inside the namespace.
-    fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        let file = std::fs::File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-                rustix::thread::move_into_link_name_space(file.as_fd(), kind).unwrap();
-                f()
-            });
-            inside.join().unwrap()
-        })
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
 }
 
 #[tokio::test]

@@ -1,0 +1,161 @@
+//! What the connections of one container share: its account, its limits, and their common end.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::Limits;
+use super::dial::Dialer;
+use super::meter::Account;
+use super::metrics::EgressMetrics;
+use super::policy::Policy;
+use super::refusal::Refusal;
+use crate::telemetry::escape_control;
+
+/// Most that hyper buffers per connection and direction, bytes. Bounds memory, not message size.
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Log lines about refusals that one container can cause per [`LOG_WINDOW`]; the metrics count them all.
+const LOG_LINES: u32 = 20;
+const LOG_WINDOW: Duration = Duration::from_secs(60);
+
+/// What the tasks of one proxy share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) container: String,
+    pub(super) dialer: Dialer,
+    pub(super) limits: Limits,
+    pub(super) account: Arc<Account>,
+    log: Mutex<LogGate>,
+    /// What log lines about connections belong to, once the container serves an execution.
+    owner: OnceLock<tracing::Span>,
+    tasks: TaskTracker,
+    end: CancellationToken,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Shared {
+    /// For the container of this name. Tasks run on `runtime`.
+    pub(super) fn new(
+        policy: Arc<Policy>,
+        container: &str,
+        metrics: Arc<EgressMetrics>,
+        limits: Limits,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        Self {
+            container: escape_control(container).into_owned(),
+            dialer: Dialer::new(policy, limits.lookups, limits.connect_timeout),
+            account: Arc::new(Account::new(metrics, limits.idle_mbit_per_second)),
+            log: Mutex::new(LogGate::default()),
+            owner: OnceLock::new(),
+            tasks: TaskTracker::new(),
+            end: CancellationToken::new(),
+            runtime,
+            limits,
+        }
+    }
+
+    /// See [`super::Proxy::belongs_to`].
+    pub(super) fn belongs_to(&self, span: tracing::Span) {
+        let _ = self.owner.set(span);
+    }
+
+    /// Ends all tasks.
+    pub(super) fn cancel(&self) {
+        self.end.cancel();
+    }
+
+    /// Ends all tasks, and returns when they have ended.
+    pub(super) async fn end(&self) {
+        self.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Runs a task that ends with the proxy.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let end = self.end.clone();
+        let bounded = async move {
+            // `None` means cancelled, which drops the task and with it its sockets.
+            let _ = end.run_until_cancelled_owned(task).await;
+        };
+        // Not awaited by handle: the tracker knows when it has ended.
+        let span = self.owner.get().cloned().unwrap_or_else(tracing::Span::none);
+        drop(self.tasks.spawn_on(bounded.instrument(span), &self.runtime));
+    }
+
+    /// Counts and logs a request that did not go out.
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        self.account.count(refusal.outcome());
+        // The gate is plain data, valid whoever held it.
+        let turn = self.log.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now());
+        match turn {
+            Turn::Silent => {}
+            Turn::Write | Turn::Last => {
+                let (host, port) = refusal.destination().map_or((None, None), |(host, port)| (Some(host), port));
+                let reason = refusal.to_string();
+                tracing::warn!(
+                    target: "egress",
+                    container = %self.container,
+                    host = host.map(escape_control).as_deref(),
+                    port,
+                    reason = &*escape_control(&reason),
+                    "egress refused"
+                );
+            }
+        }
+        if turn == Turn::Last {
+            tracing::warn!(target: "egress", container = %self.container, "further refusals are not logged for a minute");
+        }
+    }
+}
+
+/// Keeps one container from filling the log.
+#[derive(Debug, Default)]
+struct LogGate {
+    window: Option<Instant>,
+    lines: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Write,
+    /// Write, and say that no more follow.
+    Last,
+    Silent,
+}
+
+impl LogGate {
+    fn turn(&mut self, now: Instant) -> Turn {
+        if self.window.is_none_or(|start| now.duration_since(start) >= LOG_WINDOW) {
+            *self = Self { window: Some(now), lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        match self.lines {
+            ..LOG_LINES => Turn::Write,
+            LOG_LINES => Turn::Last,
+            _ => Turn::Silent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_logged_twenty_times_a_minute() {
+        let start = Instant::now();
+        let mut gate = LogGate::default();
+        let turns: Vec<Turn> = (0..100).map(|_| gate.turn(start)).collect();
+        assert_eq!(turns.iter().filter(|&&turn| turn == Turn::Write).count(), 19);
+        assert_eq!(turns.iter().filter(|&&turn| turn == Turn::Last).count(), 1);
+        assert_eq!(gate.turn(start + LOG_WINDOW / 2), Turn::Silent);
+        assert_eq!(gate.turn(start + LOG_WINDOW), Turn::Write);
+    }
+}
