@@ -56,10 +56,10 @@ STATIC_DIR ?= target/static
 SCRIPTS = tests/deps tests/leftovers tests/audit tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
 	tests/bed/uml-systemd tests/bed/qemu-systemd tests/bed/stock-kernel tests/bed/debian-apt tests/bed/rootfs \
 	tests/bed/guest-process tests/bed/guest/init tests/bed/guest/stage2 tests/bed/guest/initrd tests/bed/guest/payload tests/systemd/run tests/systemd/guest tests/systemd/lib $(wildcard tests/systemd/scenarios/*) \
-	systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice .ci/run \
+	systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice images/fresh .ci/run \
 	$(wildcard tests/demo/*.sh)
 
-.PHONY: help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice demo test test-suites \
+.PHONY: help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
 	test-unit test-native test-v2 test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
 
 help: ## List the targets
@@ -139,6 +139,9 @@ unified: toolchain ## Build the program of the image "unified", static and small
 
 images: need-root deps build unified ## Build the runtime images of the three clients, and the one of API clients
 	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
+
+fresh: need-root deps build unified ## Pin the newest packages, build the images, try the real clients, tell what changed (as root; weekly)
+	images/fresh
 
 images-twice: need-root deps build ## Build the images twice from empty caches and compare their digests and sizes
 	images/twice $(IMAGES)

@@ -2,10 +2,16 @@
 //! from the Debian and npm registries, about 200 MB once. The tests of pins need nothing but loopback.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "image_build/errors.rs"]
+mod errors;
 #[path = "image_build/mirror.rs"]
 mod mirror;
+#[path = "image_build/npm.rs"]
+mod npm;
 #[path = "image_build/pins.rs"]
 mod pins;
+#[path = "image_build/registry.rs"]
+mod registry;
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -105,7 +111,7 @@ fn a_lock_that_is_renewed_pins_what_the_manifest_names() {
     let manifest = folder.join("images/google");
     let error = build(&manifest, &options, &Terminal::new("google")).unwrap_err().to_string();
     assert!(error.contains("debian.lock: is missing; renew it with `thawctl image lock`"), "{error}");
-    let changes = lock(&manifest, &options, &Terminal::new("google")).unwrap();
+    let changes = lock(&manifest, false, &options, &Terminal::new("google")).unwrap();
     assert!(changes.iter().any(|change| change.starts_with("libc6: nothing -> 2.41-")), "{changes:?}");
     let text = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
     assert!(text("images/google/package-lock.json").contains("\"node_modules/@google/gemini-cli\""));

@@ -24,9 +24,12 @@ fn answer(stream: &TcpStream, folder: &Path) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     // apt sends several requests without waiting for answers.
     while let Some(line) = lines.next() {
-        let path = line.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').replace("%2b", "+");
+        let path =
+            line.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').replace("%2b", "+").replace("%2f", "/");
         while lines.next().is_some_and(|header| !header.is_empty()) {}
-        let (status, body) = match fs::read(folder.join(&path)) {
+        // npm asks for the list of a package by its name, below which are its archives.
+        let list = folder.join(format!("{path}.json"));
+        let (status, body) = match fs::read(folder.join(&path)).or_else(|_| fs::read(list)) {
             Ok(body) => ("200 OK", body),
             Err(_) => ("404 Not Found", Vec::new()),
         };
@@ -112,6 +115,11 @@ impl Mirror {
         self.sign();
     }
 
+    /// A file of the mirror, to be spoiled.
+    pub fn file(&self, below: &str) -> PathBuf {
+        self.path("www").join(below)
+    }
+
     /// Writes the lists anew, and signs them.
     pub fn sign(&self) {
         let mut list = String::new();
@@ -120,9 +128,16 @@ impl Mirror {
         names.sort();
         for name in names {
             let deb = self.path("www/pool").join(&name);
-            let control = run(Command::new("dpkg-deb").arg("--field").arg(&deb));
+            // What is said of a package that is none is its file's name.
+            let control = match Command::new("dpkg-deb").arg("--field").arg(&deb).output().unwrap() {
+                output if output.status.success() => String::from_utf8(output.stdout).unwrap(),
+                _ => {
+                    let parts: Vec<_> = name.to_str().unwrap().split('_').collect();
+                    format!("Package: {}\nVersion: {}\nArchitecture: amd64\n", parts[0], parts[1])
+                }
+            };
             let size = fs::metadata(&deb).unwrap().len();
-            list += &String::from_utf8(control).unwrap();
+            list += &control;
             list += &format!("Filename: pool/{}\nSize: {size}\nSHA256: {}\n\n", name.display(), sha256(&deb));
         }
         let suite = self.path("www/dists/trixie");

@@ -14,9 +14,9 @@ use thaw_image::progress::Quiet;
 use super::mirror::Mirror;
 
 /// An image on a base of two packages: `tool` needs `lib`.
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    mirror: Mirror,
+    pub mirror: Mirror,
 }
 
 const IMAGE: &str = r#"
@@ -41,7 +41,7 @@ keep = ["/usr/bin/tool", "/usr/lib/lib.so"]
 
 impl Place {
     /// With version 1.0 of both locked, and the other files of this repository's rootfs.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let place = Place { folder: tempfile::tempdir().unwrap(), mirror: Mirror::new() };
         place.mirror.add("lib", "1.0", "", "/usr/lib/lib.so", "lib 1.0");
         place.mirror.add("tool", "1.0", "lib (>= 1.0)", "/usr/bin/tool", "tool 1.0");
@@ -54,27 +54,27 @@ impl Place {
         fs::write(rootfs.join("tiny.toml"), BASE).unwrap();
         fs::create_dir_all(place.manifest()).unwrap();
         fs::write(place.manifest().join("image.toml"), IMAGE).unwrap();
-        let changes = lock(&place.manifest(), &place.options("first"), &Quiet).unwrap();
+        let changes = lock(&place.manifest(), false, &place.options("first"), &Quiet).unwrap();
         assert_eq!(changes, ["lib: nothing -> 1.0", "tool: nothing -> 1.0"]);
         place
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    pub fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    fn manifest(&self) -> PathBuf {
+    pub fn manifest(&self) -> PathBuf {
         self.path("images/tiny")
     }
 
     /// Options with a cache of that name.
-    fn options(&self, cache: &str) -> BuildOptions {
+    pub fn options(&self, cache: &str) -> BuildOptions {
         let mut options = BuildOptions::new(self.path("layout"), self.path(cache));
         options.debian_mirror = Some(self.mirror.line());
         options
     }
 
-    fn build(&self, cache: &str) -> Result<BuildReport, BuildError> {
+    pub fn build(&self, cache: &str) -> Result<BuildReport, BuildError> {
         build(&self.manifest(), &self.options(cache), &Quiet)
     }
 
@@ -92,7 +92,7 @@ impl Place {
         (fs::read_to_string(image.rootfs.join(file)).unwrap(), label)
     }
 
-    fn thawctl(&self, arguments: &[&str]) -> Output {
+    pub fn thawctl(&self, arguments: &[&str]) -> Output {
         Command::new(crate::programs::thawctl()).arg("image").args(arguments).output().unwrap()
     }
 }
@@ -111,7 +111,7 @@ fn a_version_that_left_the_mirror_gives_way_to_the_newest_and_the_image_says_so(
     let error = place.locked("second").unwrap_err().to_string();
     let (lock, manifest) = (place.path("images/tiny/../../rootfs/tiny.lock"), place.manifest());
     let expected = format!(
-        "{}: lib 1.0 is neither in the cache nor to be had any more: run `thawctl image lock {}` to pin the newest, or \
+        "{}: lib 1.0 is neither in the cache nor to be had any more: run `thawctl image lock {}`, or \
          build without --locked",
         lock.display(),
         manifest.display()
@@ -149,7 +149,7 @@ fn a_version_that_left_the_mirror_gives_way_to_the_newest_and_the_image_says_so(
 }
 
 fn lock_again(place: &Place) -> Vec<String> {
-    lock(&place.manifest(), &place.options("second"), &Quiet).unwrap()
+    lock(&place.manifest(), false, &place.options("second"), &Quiet).unwrap()
 }
 
 #[test]

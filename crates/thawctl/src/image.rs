@@ -10,11 +10,14 @@ use super::image_registry::{self, PullArgs, PushArgs};
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::{bytes, table};
 use super::{CtlError, Format, complain, print};
-use thaw_image::build::{BuildOptions, BuildReport, LayerCompression, build, lock, outdated};
+use thaw_image::build::{BuildError, BuildOptions, BuildReport, LayerCompression, build, check, lock, outdated};
 use thaw_image::progress::Terminal;
 
 /// Where downloads and layers are kept between builds (Filesystem Hierarchy Standard, section 5.5).
 const CACHE_DIR: &str = "/var/cache/thawd/build";
+
+/// Exit code of `lock --check` when a lock is not the newest.
+const STALE: u8 = 1;
 
 /// What to do with images.
 #[derive(Debug, clap::Subcommand)]
@@ -22,9 +25,9 @@ pub(super) enum Command {
     /// Build an OCI image layout from an image folder, without Docker
     Build(BuildArgs),
     /// Pin the newest packages: of npm those that fit image.toml, of Debian those of the base's suite
-    Lock(Args),
+    Lock(LockArgs),
     /// List npm packages that have a newer version than image.toml names
-    Outdated(Args),
+    Outdated(OutdatedArgs),
     /// List the images of the store
     #[command(visible_alias = "list")]
     Ls(StoreArgs),
@@ -47,8 +50,18 @@ pub(super) enum Command {
 /// Arguments of `build`.
 #[derive(Debug, clap::Args)]
 pub(super) struct BuildArgs {
-    #[command(flatten)]
-    common: Args,
+    /// Folder that holds image.toml
+    #[arg(value_name = "DIR")]
+    manifest_dir: PathBuf,
+    /// Where the image layout is written [default: the daemon's, /var/lib/thawd/layouts/NAME]
+    #[arg(long, short, value_name = "LAYOUT_DIR")]
+    output: Option<PathBuf>,
+    /// How layers are compressed: gzip for tools that cannot read zstd
+    #[arg(long, value_enum, default_value_t)]
+    compression: LayerCompression,
+    /// Folder of our own static programs [default: target/static of the repository that DIR is in]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     /// Mirror that keeps old versions, for locked packages that the Debian mirror has no more, or `none`
     /// [default: snapshot.debian.org, unless --debian-mirror names another mirror]
     #[arg(long, value_name = "MIRROR")]
@@ -56,45 +69,82 @@ pub(super) struct BuildArgs {
     /// Fail when something is not to be had as it is locked, instead of taking the newest
     #[arg(long)]
     locked: bool,
+    #[command(flatten)]
+    sources: Sources,
 }
 
-/// Arguments of `build`, `lock` and `outdated`.
+/// Arguments of `lock`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct LockArgs {
+    /// Folders that hold image.toml
+    #[arg(value_name = "DIR", required = true)]
+    manifest_dirs: Vec<PathBuf>,
+    /// Only list what is not the newest or not to be had any more, one line each; exits 1 if something is
+    #[arg(long)]
+    check: bool,
+    /// Write the newest versions of npm packages into image.toml first; of Node the newest of its major version
+    #[arg(long, conflicts_with = "check")]
+    newest: bool,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+/// Arguments of `outdated`.
+#[derive(Debug, clap::Args)]
+pub(super) struct OutdatedArgs {
     /// Folder that holds image.toml
     #[arg(value_name = "DIR")]
     manifest_dir: PathBuf,
-    /// Where the image layout is written [default: the daemon's, /var/lib/thawd/layouts/NAME]
-    #[arg(long, short, value_name = "LAYOUT_DIR")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+/// Where packages come from.
+#[derive(Debug, clap::Args)]
+struct Sources {
     /// Where downloads and layers are kept between builds
     #[arg(long, value_name = "DIR", default_value = CACHE_DIR)]
     cache: PathBuf,
-    /// How layers are compressed: gzip for tools that cannot read zstd
-    #[arg(long, value_enum, default_value_t)]
-    compression: LayerCompression,
-    /// Folder of our own static programs [default: target/static of the repository that DIR is in]
-    #[arg(long, value_name = "DIR")]
-    programs: Option<PathBuf>,
-    /// Debian mirror, as an address or as a line of sources.list [default: mmdebstrap's]
+    /// Debian mirror, as an address or as lines of sources.list [default: mmdebstrap's]
     #[arg(long, value_name = "MIRROR")]
     debian_mirror: Option<String>,
+    /// npm registry, as an address [default: npm's]
+    #[arg(long, value_name = "ADDRESS")]
+    npm_registry: Option<String>,
+    /// When mmdebstrap, apt, npm or dpkg-deb fails, print all that it wrote
+    #[arg(long, short)]
+    verbose: bool,
 }
 
-impl Args {
-    fn folder(&self) -> Result<PathBuf, CtlError> {
-        self.manifest_dir.canonicalize().map_err(|e| usage(&self.manifest_dir, &e))
+impl Sources {
+    /// For what makes no layout.
+    fn options(&self) -> BuildOptions {
+        let mut options = BuildOptions::new("", &self.cache);
+        options.debian_mirror.clone_from(&self.debian_mirror);
+        options.npm_registry.clone_from(&self.npm_registry);
+        options
     }
 
+    /// Prints what a program wrote, if that is wanted.
+    fn told<T>(&self, result: Result<T, BuildError>) -> Result<T, CtlError> {
+        if let (Err(error), true) = (&result, self.verbose) {
+            error.raw().unwrap_or_default().lines().for_each(complain);
+        }
+        Ok(result?)
+    }
+}
+
+impl BuildArgs {
     fn options(&self, name: &str) -> Result<BuildOptions, CtlError> {
-        let layout = match &self.output {
+        let mut options = self.sources.options();
+        options.layout_dir = match &self.output {
             Some(layout) => layout.clone(),
             None => daemon_config()?.paths.layouts().join(name),
         };
-        let mut options = BuildOptions::new(layout, &self.cache);
         options.compression = self.compression;
-        options.debian_mirror.clone_from(&self.debian_mirror);
         options.programs_dir.clone_from(&self.programs);
+        options.debian_snapshot.clone_from(&self.debian_snapshot);
+        options.locked = self.locked;
         Ok(options)
     }
 }
@@ -104,12 +154,8 @@ impl Args {
 pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
     match command {
         Command::Build(args) => built(args, format)?,
-        Command::Lock(args) => {
-            let folder = args.folder()?;
-            let name = name_of(&folder);
-            let changes = lock(&folder, &args.options(&name)?, &Terminal::new(&name))?;
-            print(&changes.iter().map(|change| format!("{change}\n")).collect::<String>())?;
-        }
+        Command::Lock(args) if args.check => return checked(args, format),
+        Command::Lock(args) => locked(args)?,
         Command::Outdated(args) => newer(args, format)?,
         Command::Ls(args) => image_store::ls(args, format)?,
         Command::Inspect(args) => image_store::inspect(args)?,
@@ -123,23 +169,56 @@ pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlEr
     Ok(0)
 }
 
+fn locked(args: &LockArgs) -> Result<(), CtlError> {
+    for folder in &args.manifest_dirs {
+        let folder = canonical(folder)?;
+        let progress = Terminal::new(&name_of(&folder));
+        let changes = args.sources.told(lock(&folder, args.newest, &args.sources.options(), &progress))?;
+        print(&changes.iter().map(|change| format!("{change}\n")).collect::<String>())?;
+    }
+    Ok(())
+}
+
+/// Lists what is stale of each image; the exit code says whether there is anything.
+fn checked(args: &LockArgs, format: Format) -> Result<u8, CtlError> {
+    let mut found = Vec::new();
+    for folder in &args.manifest_dirs {
+        let folder = canonical(folder)?;
+        let name = name_of(&folder);
+        let stale = args.sources.told(check(&folder, &args.sources.options(), &Terminal::new(&name)))?;
+        found.extend(stale.into_iter().map(|one| (name.clone(), one)));
+    }
+    let text = match format {
+        Format::Table => found.iter().map(|(image, one)| format!("{image}: {one}\n")).collect(),
+        Format::Json => {
+            let items: Vec<_> = found
+                .iter()
+                .map(|(image, one)| {
+                    json!({ "image": image, "package": one.package, "locked": one.locked, "newest": one.newest,
+                        "is_there": one.is_there })
+                })
+                .collect();
+            format!("{}\n", serde_json::to_string_pretty(&items).map_err(io::Error::from)?)
+        }
+    };
+    print(&text)?;
+    Ok(if found.is_empty() { 0 } else { STALE })
+}
+
 fn built(args: &BuildArgs, format: Format) -> Result<(), CtlError> {
-    let folder = args.common.folder()?;
+    let folder = canonical(&args.manifest_dir)?;
     let name = name_of(&folder);
-    let mut options = args.common.options(&name)?;
-    options.debian_snapshot.clone_from(&args.debian_snapshot);
-    options.locked = args.locked;
+    let options = args.options(&name)?;
     if let Some(parent) = options.layout_dir.parent() {
         std::fs::create_dir_all(parent).map_err(|e| usage(parent, &e))?;
     }
-    let report = build(&folder, &options, &Terminal::new(&name))?;
+    let report = args.sources.told(build(&folder, &options, &Terminal::new(&name)))?;
     report.notes.iter().for_each(|note| complain(note));
     Ok(print(&described(&report, format)?)?)
 }
 
-fn newer(args: &Args, format: Format) -> Result<(), CtlError> {
-    let folder = args.folder()?;
-    let found = outdated(&folder, &args.options(&name_of(&folder))?)?;
+fn newer(args: &OutdatedArgs, format: Format) -> Result<(), CtlError> {
+    let found = args.sources.told(outdated(&canonical(&args.manifest_dir)?, &args.sources.options()))?;
     let text = match format {
         Format::Table => {
             let rows = found.into_iter().map(|one| [one.package, one.pinned, one.newest]);
@@ -154,6 +233,10 @@ fn newer(args: &Args, format: Format) -> Result<(), CtlError> {
         }
     };
     Ok(print(&text)?)
+}
+
+fn canonical(folder: &Path) -> Result<PathBuf, CtlError> {
+    folder.canonicalize().map_err(|e| usage(folder, &e))
 }
 
 fn name_of(folder: &Path) -> String {

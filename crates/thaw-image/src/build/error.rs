@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How much of what a program writes to standard error is kept, bytes from the end.
+const LONGEST_RAW: usize = 64 << 10;
+
 /// Why an image could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -40,14 +43,14 @@ pub enum BuildError {
         package: String,
     },
     /// A program that was run said no.
-    #[error("{program} failed ({status}): {stderr}")]
+    #[error("{program} failed ({status}): {}", super::cause::cause(program, raw))]
     Program {
         /// The program.
         program: &'static str,
         /// How it ended.
         status: std::process::ExitStatus,
-        /// The end of what it wrote to standard error.
-        stderr: String,
+        /// What it wrote to standard error.
+        raw: String,
     },
     /// `package-lock.json` and `image.toml` do not belong together.
     #[error("{}: {reason}; renew it with `thawctl image lock`", path.display())]
@@ -58,18 +61,14 @@ pub enum BuildError {
         reason: String,
     },
     /// What is locked is nowhere any more, and nothing else was wanted.
-    #[error(
-        "{}: {what} is neither in the cache nor to be had any more: run `thawctl image lock {}` to pin the newest, \
-         or build without --locked",
-        path.display(), manifest_dir.display()
-    )]
+    #[error("{}: {what} is neither in the cache nor to be had any more: run `{command}`, or build without --locked", path.display())]
     Withdrawn {
         /// The lock file.
         path: PathBuf,
         /// Name and version of each package.
         what: String,
-        /// The folder of the image.
-        manifest_dir: PathBuf,
+        /// What renews the lock.
+        command: String,
     },
     /// The layout folder holds something that is not an image layout.
     #[error("{} is not empty and no OCI image layout: name another folder", path.display())]
@@ -85,9 +84,15 @@ impl BuildError {
     }
 
     pub(super) fn program(program: &'static str, status: std::process::ExitStatus, stderr: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(stderr);
-        let lines: Vec<&str> = text.lines().collect();
-        let stderr = lines[lines.len().saturating_sub(12)..].join("\n");
-        BuildError::Program { program, status, stderr }
+        let from = stderr.len().saturating_sub(LONGEST_RAW);
+        BuildError::Program { program, status, raw: String::from_utf8_lossy(&stderr[from..]).into_owned() }
+    }
+
+    /// All that the program that failed wrote to standard error.
+    pub fn raw(&self) -> Option<&str> {
+        match self {
+            BuildError::Program { raw, .. } => Some(raw),
+            _ => None,
+        }
     }
 }

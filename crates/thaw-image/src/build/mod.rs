@@ -5,6 +5,7 @@
 //! it is made from, so images share the lower ones and an unchanged image is rebuilt in milliseconds.
 
 mod base;
+mod cause;
 mod debian;
 mod entrypoint;
 mod error;
@@ -26,7 +27,7 @@ pub use self::error::BuildError;
 use self::layer::LayerCache;
 pub use self::layer::LayerCompression;
 pub use self::npm::Outdated;
-pub use self::pins::Moved;
+pub use self::pins::{Moved, Stale};
 use self::work::{Inputs, Work};
 use super::progress::Progress;
 
@@ -50,6 +51,8 @@ pub struct BuildOptions {
     pub snapshot_patience: Duration,
     /// Whether to fail when something is not to be had as it is locked, instead of taking the newest.
     pub locked: bool,
+    /// npm registry, an address; `None` leaves the choice to npm's own configuration.
+    pub npm_registry: Option<String>,
     /// How layers are compressed.
     pub compression: LayerCompression,
 }
@@ -66,6 +69,7 @@ impl BuildOptions {
             debian_snapshot: None,
             snapshot_patience: Duration::from_secs(90),
             locked: false,
+            npm_registry: None,
             compression: LayerCompression::default(),
         }
     }
@@ -141,6 +145,7 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
         options,
         cache: &cache,
         progress,
+        packages: None,
         modules: None,
         notes: Vec::new(),
         unlocked: Vec::new(),
@@ -179,25 +184,52 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
 }
 
 /// Writes `package-lock.json` anew from the versions in `image.toml`, with the newest dependencies that fit, and the
-/// lock of the base from what the Debian mirror has. Returns what changed of the latter, one line each.
-pub fn lock(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progress) -> Result<Vec<String>, BuildError> {
+/// lock of the base from what the Debian mirror has. With `newest`, `image.toml` gets the newest versions before. Returns
+/// what changed, one line each.
+pub fn lock(
+    manifest_dir: &Path,
+    newest: bool,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<Vec<String>, BuildError> {
+    let mut inputs = Inputs::read(manifest_dir, options)?;
+    fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
+    let _one_at_a_time = lock_cache(&options.cache_dir)?;
+    let mut changes = Vec::new();
+    if newest {
+        changes = npm::newest_in_manifest(manifest_dir, &inputs.image, options)?;
+        inputs = Inputs::read(manifest_dir, options)?;
+    }
+    if !inputs.image.packages().is_empty() {
+        let renewed = npm::renew_lock(manifest_dir, &inputs.image, options, progress)?;
+        changes.extend(renewed.into_iter().filter(|change| !changes.contains(change)).collect::<Vec<_>>());
+    }
+    if let Some(recipe) = &inputs.base.debian {
+        changes.extend(debian::renew_lock(recipe, &debian::lock_path(&inputs.base_path), options, progress)?);
+    }
+    Ok(changes)
+}
+
+/// What of the locks of an image is not the newest, or not to be had any more. Changes no lock.
+pub fn check(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progress) -> Result<Vec<Stale>, BuildError> {
     let inputs = Inputs::read(manifest_dir, options)?;
     fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
     let _one_at_a_time = lock_cache(&options.cache_dir)?;
+    let mut stale = Vec::new();
     if !inputs.image.packages().is_empty() {
-        npm::renew_lock(manifest_dir, &inputs.image, &options.cache_dir, progress)?;
+        stale.extend(npm::check(manifest_dir, &inputs.image, options, progress)?);
     }
-    match &inputs.base.debian {
-        Some(recipe) => debian::renew_lock(recipe, &debian::lock_path(&inputs.base_path), options, progress),
-        None => Ok(Vec::new()),
+    if let Some(recipe) = &inputs.base.debian {
+        stale.extend(debian::check(recipe, &debian::lock_path(&inputs.base_path), options, progress)?);
     }
+    Ok(stale)
 }
 
 /// The npm packages of an image of which the registry has a newer version than `image.toml` names.
 pub fn outdated(manifest_dir: &Path, options: &BuildOptions) -> Result<Vec<Outdated>, BuildError> {
     let inputs = Inputs::read(manifest_dir, options)?;
     fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
-    npm::outdated(&inputs.image, &options.cache_dir)
+    npm::outdated(&inputs.image, options)
 }
 
 /// Holds the cache for one build, until the file is closed.

@@ -1,11 +1,44 @@
 //! Pins are what is preferred: what became of those that nobody has any more.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Label of an image that was not built from exactly what its locks pin; its value says what was used instead.
 pub(super) const LABEL: &str = "org.thawd.image.unlocked";
+
+/// For how long what nobody had any more is taken as gone without asking again.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
+/// A locked package that is not the newest, or not to be had any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stale {
+    /// Its name in its registry.
+    pub package: String,
+    /// The version that the lock pins; `None` if the lock does not have the package.
+    pub locked: Option<String>,
+    /// The version that a new lock would pin; `None` if it would not have the package.
+    pub newest: Option<String>,
+    /// Whether the locked version is still to be had from the mirror or registry.
+    pub is_there: bool,
+}
+
+/// One line for the operator.
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stale { package, locked, newest, is_there } = self;
+        match locked {
+            Some(locked) => write!(f, "{package}: locked {locked}")?,
+            None => write!(f, "{package}: not locked")?,
+        }
+        match newest {
+            Some(newest) => write!(f, ", newest {newest}")?,
+            None => write!(f, ", not needed or not there any more")?,
+        }
+        if locked.is_some() && !is_there { write!(f, "; the locked one is no longer to be had") } else { Ok(()) }
+    }
+}
 
 /// A package that was not used as it is locked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +90,15 @@ mod tests {
         assert_eq!(label(&all), "a 1 -> 2, b 1 -> none, c none -> 3");
         assert_eq!(all[0].to_string(), "a: locked 1, built with 2: the mirror has another");
         assert_eq!(all[1].to_string(), "b: locked 1, built without it: the mirror has another");
+        let mut stale = Stale {
+            package: "a".to_owned(),
+            locked: Some("1".to_owned()),
+            newest: Some("2".to_owned()),
+            is_there: true,
+        };
+        assert_eq!(stale.to_string(), "a: locked 1, newest 2");
+        stale.is_there = false;
+        assert_eq!(stale.to_string(), "a: locked 1, newest 2; the locked one is no longer to be had");
         assert_eq!(all[2].to_string(), "c: not in the lock, built with 3: the mirror has another");
     }
 }

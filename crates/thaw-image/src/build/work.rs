@@ -77,6 +77,8 @@ pub(super) struct Work<'a> {
     pub(super) options: &'a BuildOptions,
     pub(super) cache: &'a LayerCache,
     pub(super) progress: &'a dyn Progress,
+    /// The npm packages to use, once that was needed.
+    pub(super) packages: Option<npm::Pinned>,
     /// `node_modules`, once it was needed.
     pub(super) modules: Option<npm::Modules>,
     pub(super) notes: Vec<String>,
@@ -121,21 +123,47 @@ impl Work<'_> {
     }
 
     pub(super) fn node(&mut self, version: &str) -> Result<Built, BuildError> {
-        let mut hash = InputHash::new("node");
-        hash_tree(&mut hash, &self.inputs.skeleton)?;
-        hash.add(npm::integrity(&self.inputs.manifest_dir, recipe::NODE_PACKAGE)?.as_bytes());
+        let inputs = self.inputs;
         let strip = npm::strip_version();
-        hash.add(strip.as_deref().unwrap_or("unstripped").as_bytes());
         if strip.is_none() {
             self.notes.push(
                 "strip is not installed (apt-get install binutils): the Node layer is about 18 MB larger".to_owned(),
             );
         }
-        let made_by = format!("npm {} {version}", recipe::NODE_PACKAGE);
+        let mut used_version = version.to_owned();
+        let mut made_of = InputHash::new("node");
+        hash_tree(&mut made_of, &inputs.skeleton)?;
+        let of = |pinned: &npm::Pinned| {
+            let mut hash = made_of.clone();
+            hash.add(pinned.integrity(recipe::NODE_PACKAGE).unwrap_or_default().as_bytes());
+            hash.add(strip.as_deref().unwrap_or("unstripped").as_bytes());
+            hash
+        };
+        let mut hash = of(&npm::Pinned::read(&inputs.manifest_dir, &inputs.image)?);
+        if !self.is_cached(hash.clone()) {
+            let used = self.packages()?;
+            hash = of(used);
+            let moved: Vec<Moved> = used.moved_of(|package| package == recipe::NODE_PACKAGE);
+            used_version = moved.iter().find_map(|one| one.used.clone()).unwrap_or(used_version);
+            self.unlocked.extend(moved);
+        }
+        let made_by = format!("npm {} {used_version}", recipe::NODE_PACKAGE);
         self.layer("node", made_by, hash, |work| {
             let skeleton = &work.inputs.skeleton;
             npm::node_tree(work.modules()?, skeleton, strip.is_some())
         })
+    }
+
+    /// The npm packages to use, which are the locked ones if they are to be had.
+    fn packages(&mut self) -> Result<&npm::Pinned, BuildError> {
+        let inputs = self.inputs;
+        if self.packages.is_none() {
+            let locked = npm::Pinned::read(&inputs.manifest_dir, &inputs.image)?;
+            let (used, modules) = npm::choose(&locked, &inputs.manifest_dir, self.options, self.progress)?;
+            self.modules = modules;
+            self.packages = Some(used);
+        }
+        Ok(self.packages.as_ref().expect("it was set just above"))
     }
 
     /// The image's own files; `None` if there are none.
@@ -160,7 +188,16 @@ impl Work<'_> {
         hash_tree(&mut hash, &own)?;
         hash.add(&inputs.image_bytes);
         if !inputs.image.copy.is_empty() {
-            hash.add(&npm::lock_bytes(&inputs.manifest_dir)?);
+            let mut as_locked = hash.clone();
+            npm::Pinned::read(&inputs.manifest_dir, &inputs.image)?.hash(&mut as_locked);
+            if self.is_cached(as_locked.clone()) {
+                hash = as_locked;
+            } else {
+                let used = self.packages()?;
+                used.hash(&mut hash);
+                let moved: Vec<Moved> = used.moved_of(|package| package != recipe::NODE_PACKAGE);
+                self.unlocked.extend(moved);
+            }
         }
         let made_by = format!("images/{}/image.toml", inputs.image.name);
         let built = self.layer("cli", made_by, hash, |work| {
@@ -174,9 +211,12 @@ impl Work<'_> {
 
     fn modules(&mut self) -> Result<&npm::Modules, BuildError> {
         if self.modules.is_none() {
-            let inputs = self.inputs;
-            let modules = npm::install(&inputs.manifest_dir, &inputs.image, &self.options.cache_dir, self.progress)?;
-            self.modules = Some(modules);
+            self.packages()?;
+        }
+        // To choose packages may have installed them.
+        if self.modules.is_none() {
+            let (options, progress) = (self.options, self.progress);
+            self.modules = Some(self.packages()?.install(options, progress)?);
         }
         Ok(self.modules.as_ref().expect("it was set just above"))
     }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::super::pins::Moved;
 use super::super::{BuildError, run};
-use super::{Chosen, Package};
+use super::lock::{Chosen, Package};
 
 /// `name (relation version)` of a package's dependencies.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,18 +1,14 @@
 //! Asks a Debian mirror, by way of mmdebstrap: it knows the mirrors and keys of each release, and apt inside of what it
 //! sets up checks signatures and hashes. Nothing is installed and no script of a package is run.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process_group};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use super::super::recipe::Debian;
 use super::super::{BuildError, run};
-use super::{Package, sha256_of};
+use super::lock::{Package, sha256_of};
 use crate::progress::Progress;
 
 /// Where packages come from.
@@ -67,6 +63,12 @@ if [ -n "$THAWD_NEWEST" ]; then
 fi
 "#;
 
+/// The same, ended when it takes too long. mmdebstrap itself goes on, and removes its folder.
+const IMPATIENT: &str = r#"timeout --kill-after=5 "$THAWD_SECONDS" sh -c "$THAWD_HOOK" || {
+  [ $? != 124 ] || echo "E: no answer within $THAWD_SECONDS s" >&2
+  exit 1
+}"#;
+
 /// Fetches what is wanted into the pool (`SHA256.deb`).
 pub(super) fn fetch(
     recipe: &Debian,
@@ -90,16 +92,17 @@ pub(super) fn fetch(
         Wanted::Newest(names) => (Vec::new(), names.to_vec()),
     };
     let mut command = Command::new("mmdebstrap");
-    command.args(["--variant=custom", "--skip=update", "--format=null", "--quiet"]).args(APT);
+    command.args(["--variant=custom", "--skip=update,chroot/mount", "--format=null", "--quiet"]).args(APT);
     command.env("THAWD_WORK", &work).env("THAWD_HOOK", HOOK);
     command.env("THAWD_EXACTLY", exactly.join(" ")).env("THAWD_NEWEST", newest.join(" "));
-    command.arg(r#"--extract-hook=eval "$THAWD_HOOK""#);
-    command.arg(&recipe.suite).arg("/dev/null").args(&mirror.lines);
-    let result = match mirror.patience {
-        None => run("mmdebstrap", "mmdebstrap", &mut command).map(drop),
-        Some(patience) => run_for(&mut command, patience, &work),
+    match mirror.patience {
+        None => command.arg(r#"--extract-hook=eval "$THAWD_HOOK""#),
+        Some(patience) => command
+            .env("THAWD_SECONDS", patience.as_secs().max(1).to_string())
+            .arg(format!("--extract-hook={IMPATIENT}")),
     };
-    let result = result.and_then(|()| gathered(&work, &pool));
+    command.arg(&recipe.suite).arg("/dev/null").args(&mirror.lines);
+    let result = run("mmdebstrap", "mmdebstrap", &mut command).and_then(|_| gathered(&work, &pool));
     let outcome = match (&result, wanted) {
         (Err(_), _) => "failed".to_owned(),
         (Ok(found), Wanted::Exactly(packages)) if found.packages.len() < packages.len() => {
@@ -143,48 +146,4 @@ fn described(path: &Path) -> Result<Package, BuildError> {
     };
     let sha256 = sha256_of(path).map_err(|error| BuildError::io(path, error))?;
     Ok(Package { name: name.into(), version: version.into(), architecture: architecture.into(), sha256 })
-}
-
-/// Runs mmdebstrap for no longer than `patience`. It has a process group of its own, so that all that it started ends
-/// with it; SIGTERM lets it remove its folder.
-fn run_for(command: &mut Command, patience: Duration, work: &Path) -> Result<(), BuildError> {
-    let path: PathBuf = work.join("said");
-    let fail = |error| BuildError::io(&path, error);
-    let said = File::create(&path).map_err(fail)?;
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            BuildError::Missing { what: "mmdebstrap".to_owned(), package: "mmdebstrap".to_owned() }
-        }
-        _ => BuildError::io(Path::new("mmdebstrap"), error),
-    })?;
-    let end = Instant::now() + patience;
-    let mut asked_to_end = None;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(fail)? {
-            break status;
-        }
-        match asked_to_end {
-            None if Instant::now() > end => {
-                signal(&child, Signal::TERM);
-                asked_to_end = Some(Instant::now());
-            }
-            Some(since) if since.elapsed() > Duration::from_secs(5) => signal(&child, Signal::KILL),
-            _ => {}
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    if status.success() {
-        return Ok(());
-    }
-    let stderr = match asked_to_end {
-        Some(_) => format!("E: no answer within {} s", patience.as_secs()),
-        None => fs::read_to_string(&path).map_err(fail)?,
-    };
-    Err(BuildError::program("mmdebstrap", status, stderr.as_bytes()))
-}
-
-fn signal(child: &Child, signal: Signal) {
-    // It may just have ended: the next look finds that.
-    let _ = kill_process_group(Pid::from_child(child), signal);
 }

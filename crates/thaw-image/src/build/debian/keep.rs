@@ -38,6 +38,7 @@ impl<'a> Kept<'a> {
             .arg(package)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => {
@@ -47,12 +48,14 @@ impl<'a> Kept<'a> {
             })?;
         let stdout = child.stdout.take().ok_or_else(|| fail(std::io::ErrorKind::BrokenPipe.into()))?;
         let result = self.add_archive(package, stdout, tree);
-        let status = child.wait().map_err(fail)?;
-        result?;
-        if status.success() {
-            return Ok(());
+        // A few lines, which fit into the pipe.
+        let output = child.wait_with_output().map_err(fail)?;
+        match result {
+            // Reading ended early, so that the writer was cut off.
+            Err(refused @ BuildError::Path { .. }) => Err(refused),
+            _ if !output.status.success() => Err(BuildError::program("dpkg-deb", output.status, &output.stderr)),
+            other => other,
         }
-        Err(BuildError::Program { program: "dpkg-deb", status, stderr: package.display().to_string() })
     }
 
     fn add_archive(&mut self, package: &Path, archive: impl Read, tree: &mut Tree) -> Result<(), BuildError> {
@@ -159,8 +162,7 @@ fn subject_hash(certificate: &[u8]) -> Result<String, BuildError> {
     }
     let output = child.wait_with_output().map_err(fail)?;
     if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(BuildError::Program { program: "openssl", status: output.status, stderr });
+        return Err(BuildError::program("openssl", output.status, &output.stderr));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
