@@ -46,6 +46,7 @@ fn requests(criterion: &mut Criterion) {
     let command = Command {
         argv: ["codex", "exec", "--json", "-m", "gpt-5-codex", "-"].map(str::to_owned).to_vec(),
         env: (0..16).map(|number| (format!("NAME_{number}"), "value".to_owned())).collect(),
+        with_host_name: Vec::new(),
         cwd: "/home/runtime".to_owned(),
         user: 1000,
         group: 1000,

@@ -607,7 +607,7 @@ impl Source {
         let image = image(&self.images, &provider.image, &self.layout)?;
         *self.image_env.lock().unwrap_or_else(PoisonError::into_inner) = image.config.env.clone();
         let prestarted = plan.map(|plan| {
-            let command = execution::prestart_command(plan, &provider.home, &image.config.env, self.proxy_port)
+            let command = execution::prestart_command(plan, provider, &image.config.env, self.proxy_port)
                 .map_err(|error| format!("the manifest's [prestart]: {error}"))?;
             Ok::<_, String>(Arc::new(Prestarted { plan: Arc::clone(plan), command }))
         });

@@ -45,7 +45,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("dir = \".gemini\"", "dir = \"/etc\"", "`credentials.dir` must be relative"),
     ("files = [\"oauth_creds.json\"]", "files = [\"a/b\"]", "not a plain file name"),
     ("files = [\"oauth_creds.json\"]", "files = [\"..\"]", "not a plain file name"),
-    ("env = [\"GEMINI_API_KEY\",", "env = [\"GEMINI-KEY\",", "not a variable's name"),
+    ("env = [\"GEMINI_API_KEY\",", "env = [\"GEMINI=KEY\",", "must not be empty or contain `=`"),
     ("env = [\"GEMINI_API_KEY\",", "env = [\"NO_COLOR\",", "which `env` sets already"),
     ("tmpfs_mib = 8", "tmpfs_mib = 0", "not between 1 and 1048576"),
     ("NO_COLOR = \"1\"", "HTTPS_PROXY = \"http://x\"", "the daemon's to set"),

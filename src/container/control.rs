@@ -15,6 +15,9 @@ pub const MAX_ARGUMENT: usize = 128 * 1024;
 /// Send buffer asked for, bytes: the kernel charges bookkeeping on top of the largest datagram.
 const SEND_BUFFER: usize = 2 * MAX_DATAGRAM;
 
+/// Longest host name of a container, bytes (`HOST_NAME_MAX`, limits.h).
+const MAX_HOST_NAME: usize = 64;
+
 /// What to run in a container.
 #[derive(Clone)]
 pub struct Command {
@@ -22,6 +25,9 @@ pub struct Command {
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
+    /// Variables of `env` whose value the container's host name is appended to when the command is handed over: which
+    /// container it will be is not known before.
+    pub with_host_name: Vec<&'static str>,
     /// Working directory inside.
     pub cwd: String,
     /// User id inside.
@@ -46,6 +52,9 @@ pub enum CommandError {
     /// A NUL byte.
     #[error("arguments and variables cannot contain a NUL byte")]
     Nul,
+    /// A variable that cannot be told from its value.
+    #[error("a variable cannot be called {0:?}: its name must not be empty or contain `=`")]
+    Name(String),
     /// Too many strings.
     #[error("{0} arguments or variables are more than the limit of {MAX_STRINGS}")]
     TooMany(usize),
@@ -92,9 +101,24 @@ impl Control {
     ///
     /// # Errors
     /// The container is gone (EPIPE), or the command is too large.
-    pub fn spawn(&self, tag: u32, command: &Encoded, stdio: [BorrowedFd<'_>; thaw_wire::SPAWN_FDS]) -> io::Result<()> {
+    pub fn spawn(
+        &self,
+        tag: u32,
+        command: &Encoded,
+        host_name: &str,
+        stdio: [BorrowedFd<'_>; thaw_wire::SPAWN_FDS],
+    ) -> io::Result<()> {
         let header = SpawnHeader { tag, ..command.header }.encode();
-        kernel::send(self.socket.fd(), &[&header, &command.strings], &stdio)
+        // Gathered by the kernel: the strings hold secrets, of which no copy is made here.
+        let mut parts: Vec<&[u8]> = vec![&header];
+        let mut from = 0;
+        for place in &command.host_name_at {
+            parts.push(&command.strings[from..*place]);
+            parts.push(host_name.as_bytes());
+            from = *place;
+        }
+        parts.push(&command.strings[from..]);
+        kernel::send(self.socket.fd(), &parts, &stdio)
     }
 
     /// Asks for a signal to be sent to a command's process group.
@@ -157,6 +181,8 @@ impl AsFd for Control {
 pub struct Encoded {
     header: SpawnHeader,
     strings: zeroize::Zeroizing<Vec<u8>>,
+    /// Where in `strings` the host name is put in, ascending.
+    host_name_at: Vec<usize>,
 }
 
 impl std::fmt::Debug for Encoded {
@@ -170,6 +196,7 @@ impl Encoded {
     /// Forgets what it was, secrets included.
     pub fn wipe(&mut self) {
         self.strings = zeroize::Zeroizing::default();
+        self.host_name_at.clear();
     }
 }
 
@@ -187,6 +214,9 @@ impl Command {
                 return Err(CommandError::TooMany(count));
             }
         }
+        if let Some((name, _)) = self.env.iter().find(|(name, _)| name.is_empty() || name.contains('=')) {
+            return Err(CommandError::Name(name.clone()));
+        }
         let lengths = self.argv.iter().map(String::len).chain(self.env.iter().map(|(k, v)| k.len() + 1 + v.len()));
         let mut total = thaw_wire::SPAWN_HEADER_LEN + self.cwd.len() + 1;
         for length in lengths {
@@ -195,8 +225,9 @@ impl Command {
             }
             total += length + 1;
         }
-        if total > MAX_DATAGRAM {
-            return Err(CommandError::TooLarge(total));
+        let names = self.with_host_name.len() * MAX_HOST_NAME;
+        if total + names > MAX_DATAGRAM {
+            return Err(CommandError::TooLarge(total + names));
         }
         // Reserved whole, so that growing never leaves a copy of a secret behind.
         let mut strings = zeroize::Zeroizing::new(Vec::with_capacity(total));
@@ -208,17 +239,25 @@ impl Command {
                 strings.extend_from_slice(part.as_bytes());
             }
             strings.push(0);
-            Ok(())
+            Ok(strings.len() - 1)
         };
         put(&[&self.cwd])?;
         for argument in &self.argv {
             put(&[argument])?;
         }
+        let mut host_name_at = Vec::new();
         for (name, value) in &self.env {
-            put(&[name, "=", value])?;
+            let end = put(&[name, "=", value])?;
+            if self.with_host_name.contains(&name.as_str()) {
+                host_name_at.push(end);
+            }
         }
         let (argc, envc) = (self.argv.len() as u32, self.env.len() as u32);
-        Ok(Encoded { header: SpawnHeader { tag: 0, uid: self.user, gid: self.group, argc, envc }, strings })
+        Ok(Encoded {
+            header: SpawnHeader { tag: 0, uid: self.user, gid: self.group, argc, envc },
+            strings,
+            host_name_at,
+        })
     }
 }
 
@@ -228,13 +267,15 @@ mod tests {
 
     fn command(argv: &[&str]) -> Command {
         let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
-        Command { argv, env: vec![("A".to_owned(), "b".to_owned())], cwd: "/".to_owned(), user: 1000, group: 1000 }
+        let env = vec![("A".to_owned(), "b".to_owned())];
+        Command { argv, env, with_host_name: vec!["A"], cwd: "/".to_owned(), user: 1000, group: 1000 }
     }
 
     #[test]
     fn a_command_becomes_terminated_strings() {
         let encoded = command(&["echo", "", "x y"]).encode().unwrap();
         assert_eq!(encoded.strings.as_slice(), b"/\0echo\0\0x y\0A=b\0");
+        assert_eq!(encoded.host_name_at, [encoded.strings.len() - 1], "behind the value");
     }
 
     #[test]
@@ -243,6 +284,11 @@ mod tests {
         assert_eq!(command(&[""]).encode().unwrap_err(), CommandError::Empty);
         assert_eq!(command(&["a", "b\0c"]).encode().unwrap_err(), CommandError::Nul);
         assert_eq!(command(&["a"; MAX_STRINGS + 1]).encode().unwrap_err(), CommandError::TooMany(MAX_STRINGS + 1));
+        for name in ["", "A=B", "="] {
+            let mut command = command(&["a"]);
+            command.env = vec![(name.to_owned(), String::new())];
+            assert_eq!(command.encode().unwrap_err(), CommandError::Name(name.to_owned()));
+        }
         let long = "x".repeat(MAX_ARGUMENT);
         assert_eq!(command(&["a", &long]).encode().unwrap_err(), CommandError::TooLong(MAX_ARGUMENT));
         let half = "x".repeat(MAX_ARGUMENT - 1);

@@ -274,7 +274,7 @@ impl Container {
     /// The container is gone.
     pub fn submit(&mut self, command: &Encoded, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, ContainerError> {
         self.next_tag += 1;
-        self.control.spawn(self.next_tag, command, stdio).map_err(ContainerError::Control)?;
+        self.control.spawn(self.next_tag, command, self.id(), stdio).map_err(ContainerError::Control)?;
         Ok(self.next_tag)
     }
 

@@ -23,9 +23,7 @@ pub enum Refusal {
         authority: String,
     },
     /// No pattern of the allow-list matches.
-    #[error(
-        "egress to {host}:{port} is not allowed for this provider; add \"{host}:{port}\" to `egress` in its manifest"
-    )]
+    #[error("egress to {host}:{port} is not allowed for this provider; {}", not_allowed(host, *port))]
     NotAllowed {
         /// Normalised host.
         host: String,
@@ -34,8 +32,8 @@ pub enum Refusal {
     },
     /// The host is allowed, but not the address that it has.
     #[error(
-        "egress to {host}:{port} is refused because its address {ip} is not public ({class} address); to allow it, add \
-         its network to `egress.allow_private` in thawd.toml"
+        "egress to {host}:{port} is refused because its address {ip} is not public ({class} address); {}",
+        private(host)
     )]
     Address {
         /// Host as allowed.
@@ -97,6 +95,29 @@ pub enum Refusal {
         /// What was wrong.
         reason: String,
     },
+}
+
+/// What helps whoever asks for the machine that it runs on: the proxy's loopback is another one.
+const DIRECTLY: &str = "this is your own container: connect directly, not through the proxy (set NO_PROXY)";
+
+fn not_allowed(host: &str, port: u16) -> String {
+    if is_own(host) { DIRECTLY.to_owned() } else { format!("add \"{host}:{port}\" to `egress` in its manifest") }
+}
+
+fn private(host: &str) -> String {
+    let allow = "add its network to `egress.allow_private` in thawd.toml";
+    match is_own(host) {
+        true => format!("{DIRECTLY}; to allow the host's own, {allow}"),
+        false => format!("to allow it, {allow}"),
+    }
+}
+
+/// Whether a program that asks for this host means its own container.
+fn is_own(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| ip.to_canonical());
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
 impl Refusal {

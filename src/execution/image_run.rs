@@ -150,6 +150,8 @@ pub struct Runnable {
     pub cwd: String,
     /// User and group id.
     pub ids: (u32, u32),
+    /// Memory limit of its container.
+    pub memory_bytes: u64,
     /// Wall-clock limit when the request names none.
     pub timeout: std::time::Duration,
 }
@@ -207,6 +209,7 @@ impl Images {
             home: account.home,
             cwd: if workdir.is_empty() { "/".to_owned() } else { workdir.clone() },
             ids: (account.uid, account.gid),
+            memory_bytes: self.settings.limits.memory_bytes,
             timeout: self.settings.timeout,
         })
     }

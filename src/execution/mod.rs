@@ -10,6 +10,7 @@
 //! cancellation, and count as readers while they stream.
 
 mod ending;
+mod environment;
 mod followers;
 mod image_run;
 mod journal;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use zeroize::{Zeroize, Zeroizing};
 
+use super::environment;
 use super::image_run::{self, ImageRunError, Images, Origin};
 use super::late::Late;
 use super::{Served, Settings};
@@ -24,9 +25,6 @@ const MAX_NAME: usize = 64;
 /// Most labels, and the longest label value, characters.
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_VALUE: usize = 256;
-
-/// Search path when the image names none.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is wrong with a request; [`RequestError::code`] is stable.
 #[derive(Debug, thiserror::Error)]
@@ -197,13 +195,14 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let runnable = images.prepare(&name, request.command.as_deref())?;
     let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
-    let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
-    env.extend(runnable.env);
+    let mut env = environment::of_image(runnable.env);
     env.extend(runnable.home.map(|home| ("HOME".to_owned(), home)));
-    set_proxy(settings.proxy_port, &mut env);
+    environment::set_proxy(settings.proxy_port, &mut env);
     env.extend(request.env);
+    let with_host_name = environment::complete(runnable.memory_bytes, &mut env);
     let (user, group) = runnable.ids;
-    let command = Command { argv: runnable.argv, env: env.into_iter().collect(), cwd: runnable.cwd, user, group };
+    let env = env.into_iter().collect();
+    let command = Command { argv: runnable.argv, env, with_host_name, cwd: runnable.cwd, user, group };
     Ok(Plan {
         provider: image_run::LABEL.to_owned(),
         user: request.user,
@@ -300,9 +299,11 @@ fn provider_plan(
     let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
     let (prestarted, late) = late(target, &request, &credentials, task.model.as_deref()).unzip();
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
-    let env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
+    let mut env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
+    let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
-    let mut command = Command { argv: task.argv, env, cwd: provider.home.clone(), user, group };
+    let env = env.into_iter().collect();
+    let mut command = Command { argv: task.argv, env, with_host_name, cwd: provider.home.clone(), user, group };
     let encoded = command.encode();
     // Keys were among them; the encoded form wipes itself.
     command.env.iter_mut().for_each(|(_, value)| value.zeroize());
@@ -357,16 +358,17 @@ fn late(
 /// See [`CommandError`].
 pub fn prestart_command(
     plan: &prestart::Plan,
-    home: &str,
+    provider: &Provider,
     image_env: &[(String, String)],
     proxy_port: u16,
 ) -> Result<Encoded, CommandError> {
-    let mut env = base_environment(image_env, home);
+    let mut env = environment::of_provider(image_env, &provider.home);
     env.extend(plan.env.iter().cloned());
-    set_proxy(proxy_port, &mut env);
+    environment::set_proxy(proxy_port, &mut env);
+    let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let env = env.into_iter().collect();
-    Command { argv: plan.argv.clone(), env, cwd: plan.cwd.clone(), user, group }.encode()
+    Command { argv: plan.argv.clone(), env, with_host_name, cwd: plan.cwd.clone(), user, group }.encode()
 }
 
 fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
@@ -377,11 +379,12 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     if request.user.is_empty() || request.user.len() > MAX_NAME || !id(&request.user) {
         return invalid("user", "must be 1 to 64 characters of a-z, 0-9 and -");
     }
-    for name in request.env.keys() {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        let first = name.bytes().next().unwrap_or(b'0');
-        if first.is_ascii_digit() || !name.bytes().all(plain) {
-            return invalid("env", "names must be letters, digits and _ and not begin with a digit");
+    for (name, value) in &request.env {
+        if !environment::is_name(name) {
+            return invalid("env", "names must not be empty or contain `=` or a NUL character");
+        }
+        if value.contains('\0') {
+            return invalid("env", &format!("has a NUL character in the value of {name:?}, where a value ends"));
         }
     }
     let label = |text: &str| !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(|c| !c.is_control());
@@ -404,32 +407,13 @@ fn environment(
     task: Vec<(String, String)>,
     credentials: &BTreeMap<String, Secret>,
     request: &BTreeMap<String, String>,
-) -> Vec<(String, String)> {
+) -> BTreeMap<String, String> {
     let image_env = target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut env = base_environment(&image_env, &provider.home);
+    let mut env = environment::of_provider(&image_env, &provider.home);
     drop(image_env);
     env.extend(task);
-    set_proxy(settings.proxy_port, &mut env);
+    environment::set_proxy(settings.proxy_port, &mut env);
     env.extend(credentials.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     env.extend(request.clone());
-    env.into_iter().collect()
-}
-
-/// What every process of a provider finds: the image's environment, and who and where it is.
-fn base_environment(image_env: &[(String, String)], home: &str) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
-    env.extend(image_env.iter().cloned());
-    for (name, value) in [("HOME", home), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")] {
-        env.insert(name.to_owned(), value.to_owned());
-    }
     env
-}
-
-/// The way out of the container, in every form that programs look for it.
-fn set_proxy(port: u16, env: &mut BTreeMap<String, String>) {
-    let proxy = format!("http://127.0.0.1:{port}");
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-        env.insert(name.to_owned(), proxy.clone());
-    }
-    env.insert("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned());
 }

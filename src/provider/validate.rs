@@ -230,13 +230,11 @@ pub(super) fn check_text(key: &str, text: &str) -> Result<(), Invalid> {
 }
 
 fn check_variable(key: &str, name: &str) -> Result<(), Invalid> {
-    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !plain {
-        return invalid(key, format!("has {name:?}, which is not a variable's name"));
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return invalid(key, format!("has {name:?}; a variable's name must not be empty or contain `=` or NUL"));
     }
     let upper = name.to_ascii_uppercase();
-    if upper == "HOME" || upper.ends_with("_PROXY") {
+    if upper == "HOME" || (upper.ends_with("_PROXY") && upper != "NO_PROXY") {
         return invalid(key, format!("sets {name}, which is the daemon's to set"));
     }
     Ok(())

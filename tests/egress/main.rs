@@ -215,6 +215,27 @@ async fn allowed_names_do_not_open_private_addresses() {
 }
 
 #[tokio::test]
+async fn whoever_asks_the_proxy_for_the_own_container_is_told_to_connect_directly() {
+    let (port, count) = echo().await;
+    let everywhere = Policy::new(&["*:*".to_owned()], BTreeMap::new(), vec![]).unwrap();
+    for bed in [Bed::new(&["upstream.test:1"]), Bed::serve(everywhere, unlimited())] {
+        for host in ["localhost", "LOCALHOST.", "127.0.0.1", "127.9.9.9", "0.0.0.0", "[::1]", "[::]"] {
+            for request in [
+                format!("CONNECT {host}:{port} HTTP/1.1\r\n\r\n"),
+                format!("GET http://{host}:{port}/ HTTP/1.1\r\n\r\n"),
+            ] {
+                let body = bed.ask(&request).await.body;
+                assert!(body.contains("this is your own container: connect directly"), "{host}: {body}");
+                assert!(!body.contains("manifest"), "{host}: {body}");
+            }
+        }
+    }
+    let answer = Bed::new(&[]).ask("CONNECT a.localhost:80 HTTP/1.1\r\n\r\n").await;
+    assert!(answer.body.contains("connect directly"), "{}", answer.body);
+    assert_eq!(count.load(SeqCst), 0);
+}
+
+#[tokio::test]
 async fn configured_private_networks_are_open_to_allowed_names_only() {
     let (port, _) = echo().await;
     let private = vec!["127.0.0.0/8".parse().unwrap()];

@@ -1,0 +1,154 @@
+//! The environment of a command: what the daemon sets, and what it adds to what image and request say.
+
+use std::collections::BTreeMap;
+
+/// Search path when the image names none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What must not go through the proxy: the container's own loopback. The name in brackets is how Node's `fetch`
+/// compares addresses of IPv6; the container's host name follows when the command is handed over.
+const OWN: [&str; 4] = ["localhost", "127.0.0.1", "::1", "[::1]"];
+
+/// The variable in both spellings: curl reads the second, Go prefers the first.
+const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// Heap of V8 in `NODE_OPTIONS`, in the spellings that V8 and Node take.
+const HEAP_OPTIONS: [&str; 3] = ["--max-old-space-size", "--max_old_space_size", "--max-heap-size"];
+
+/// Smallest memory outside of V8's old generation that is left to a process of Node's: its code, stacks, buffers and
+/// young generation (30 MiB of them anonymous in an idle Node 22).
+const BESIDE_HEAP_BYTES: u64 = 128 << 20;
+
+/// Whether a variable can have this name: anything but nothing, `=` and NUL, as Kubernetes and Docker have it.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
+}
+
+/// What a command of any image starts from: its variables, and a search path.
+pub fn of_image(image: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
+    env.extend(image);
+    env
+}
+
+/// What every process of a provider finds: the image's environment, and who and where it is.
+pub fn of_provider(image: &[(String, String)], home: &str) -> BTreeMap<String, String> {
+    let mut env = of_image(image.iter().cloned());
+    for (name, value) in [("HOME", home), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")] {
+        env.insert(name.to_owned(), value.to_owned());
+    }
+    env
+}
+
+/// The way out of the container, in every form that programs look for it.
+pub fn set_proxy(port: u16, env: &mut BTreeMap<String, String>) {
+    let proxy = format!("http://127.0.0.1:{port}");
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        env.insert(name.to_owned(), proxy.clone());
+    }
+    env.insert("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned());
+}
+
+/// Completes what image, manifest and request have set: the container itself is reached directly, and Node's heap fits
+/// into `memory_bytes`. Returns the variables that the container's host name is to be appended to.
+pub fn complete(memory_bytes: u64, env: &mut BTreeMap<String, String>) -> Vec<&'static str> {
+    size_heap(memory_bytes, env);
+    let mut with_host_name = spare_own(env);
+    if !env.contains_key("HOSTNAME") {
+        env.insert("HOSTNAME".to_owned(), String::new());
+        with_host_name.push("HOSTNAME");
+    }
+    with_host_name
+}
+
+/// Adds the container itself to `NO_PROXY`. Programs read one spelling or the other, so both say the same.
+fn spare_own(env: &mut BTreeMap<String, String>) -> Vec<&'static str> {
+    let mut entries: Vec<&str> = Vec::new();
+    let given = NO_PROXY.iter().filter_map(|name| env.get(*name)).flat_map(|value| value.split(','));
+    for entry in given.map(str::trim).chain(OWN) {
+        if !entry.is_empty() && !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
+    // Nothing at all goes through the proxy then, and curl knows the sign only when it stands alone.
+    if entries.contains(&"*") {
+        return Vec::new();
+    }
+    let value = entries.join(",") + ",";
+    for name in NO_PROXY {
+        env.insert(name.to_owned(), value.clone());
+    }
+    NO_PROXY.to_vec()
+}
+
+/// V8 takes its heap's size from the memory that it finds, and would be killed rather than collect.
+fn size_heap(memory_bytes: u64, env: &mut BTreeMap<String, String>) {
+    let given = env.get("NODE_OPTIONS").map(String::as_str);
+    // An empty value is somebody's decision too.
+    if given == Some("") || given.is_some_and(|given| HEAP_OPTIONS.iter().any(|option| given.contains(option))) {
+        return;
+    }
+    let beside = (memory_bytes / 4).max(BESIDE_HEAP_BYTES.min(memory_bytes / 2));
+    let option = format!("--max-old-space-size={}", ((memory_bytes - beside) >> 20).max(1));
+    let value = given.map_or_else(|| option.clone(), |given| format!("{given} {option}"));
+    env.insert("NODE_OPTIONS".to_owned(), value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{complete, is_name};
+
+    fn completed(memory_mib: u64, given: &[(&str, &str)]) -> (BTreeMap<String, String>, Vec<&'static str>) {
+        let mut env = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let with_host_name = complete(memory_mib << 20, &mut env);
+        (env, with_host_name)
+    }
+
+    #[test]
+    fn names_are_what_kubernetes_and_docker_take() {
+        for name in ["A", "spring.datasource.url", "my-key", "1", " ", "a b", "ünï", "(x)", "a\nb"] {
+            assert!(is_name(name), "{name:?}");
+        }
+        for name in ["", "=", "A=B", "=A", "A\0"] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_container_itself_is_added_to_what_goes_past_the_proxy() {
+        let own = "localhost,127.0.0.1,::1,[::1],";
+        for (given, expected) in [
+            (&[][..], own.to_owned()),
+            (&[("NO_PROXY", "corp.test")], format!("corp.test,{own}")),
+            (&[("no_proxy", " a , b,,")], format!("a,b,{own}")),
+            (&[("NO_PROXY", "a,b"), ("no_proxy", "b,c")], format!("a,b,c,{own}")),
+            (&[("NO_PROXY", "::1,x")], "::1,x,localhost,127.0.0.1,[::1],".to_owned()),
+        ] {
+            let (env, with_host_name) = completed(512, given);
+            assert_eq!((&env["NO_PROXY"], &env["no_proxy"]), (&expected, &expected), "{given:?}");
+            assert_eq!(with_host_name, ["NO_PROXY", "no_proxy", "HOSTNAME"]);
+        }
+        let (env, with_host_name) = completed(512, &[("NO_PROXY", "*"), ("HOSTNAME", "mine")]);
+        assert_eq!((env["NO_PROXY"].as_str(), env.get("no_proxy"), env["HOSTNAME"].as_str()), ("*", None, "mine"));
+        assert!(with_host_name.is_empty());
+    }
+
+    #[test]
+    fn the_heap_of_node_leaves_room_in_every_container() {
+        for (memory_mib, heap_mib) in [(1, 1), (64, 32), (256, 128), (512, 384), (1024, 768), (8192, 6144)] {
+            let expected = format!("--max-old-space-size={heap_mib}");
+            assert_eq!(completed(memory_mib, &[]).0["NODE_OPTIONS"], expected, "{memory_mib}");
+        }
+        for (given, expected) in [
+            ("--enable-source-maps", "--enable-source-maps --max-old-space-size=384"),
+            ("", ""),
+            ("--max-old-space-size=99", "--max-old-space-size=99"),
+            ("--x --max_old_space_size=99", "--x --max_old_space_size=99"),
+            ("--max-old-space-size-percentage=50", "--max-old-space-size-percentage=50"),
+        ] {
+            assert_eq!(completed(512, &[("NODE_OPTIONS", given)]).0["NODE_OPTIONS"], expected);
+        }
+    }
+}
