@@ -9,6 +9,7 @@ mod limits;
 mod man;
 mod pages;
 mod problems;
+mod seccomp;
 mod specification;
 
 #[path = "../support/programs.rs"]

@@ -10,9 +10,11 @@
 mod client;
 mod confine;
 mod filesystem;
+mod filter;
 mod protocol;
 mod server;
 
 pub use client::{Spawned, Spawner, SpawnerError};
+pub use filter::page as filter_page;
 pub use protocol::CreateRequest;
 pub use server::serve;
