@@ -413,6 +413,7 @@ fn container_settings(config: &Config) -> container::Settings {
         ephemeral_bytes: config.container.ephemeral_bytes,
         ephemeral_inodes: config.container.ephemeral_inodes,
         open_files: config.container.open_files,
+        limit_visible_cpus: config.container.limit_visible_cpus,
         id_start: config.container.id_start,
         create_timeout: Duration::from_secs(config.container.create_timeout_seconds),
         proxy_port: config.egress.port,

@@ -46,6 +46,8 @@ pub struct Settings {
     pub ephemeral_inodes: u64,
     /// Open files per process.
     pub open_files: u64,
+    /// Whether a container is told of as many processors as it may use, rather than of all of the host.
+    pub limit_visible_cpus: bool,
     /// First host id.
     pub id_start: u32,
     /// Longest creation.
@@ -56,6 +58,14 @@ pub struct Settings {
     pub egress: egress::Limits,
     /// Existing directory that new roots are attached to for a moment, each in its own mount namespace.
     pub mount_point: PathBuf,
+}
+
+impl Settings {
+    /// Processors that a container with these limits is told of; 0 for all.
+    fn visible_cpus(&self, limits: &Limits) -> u32 {
+        let most = limits.cpu_burst.map_or(limits.cpu, |burst| burst.max(limits.cpu));
+        if self.limit_visible_cpus { (most.ceil() as u32).max(1) } else { 0 }
+    }
 }
 
 /// The limit on containers is reached.
@@ -477,6 +487,9 @@ impl Containers {
             ephemeral_bytes: self.settings.ephemeral_bytes,
             ephemeral_inodes: self.settings.ephemeral_inodes,
             proxy_port: self.settings.proxy_port,
+            memory_bytes: template.run.memory_bytes,
+            cpus: self.settings.visible_cpus(&template.run),
+            sees_cgroup: self.hierarchy.layout().is_v2(),
             open_files: self.settings.open_files,
             cgroups: self.hierarchy.extra_directories(id),
         }

@@ -52,8 +52,8 @@ pub fn create(owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
         Err(errno) => return Err(failed("keep the credential tmpfs out of swap")(errno)),
     }
     rustix::mount::fsconfig_create(&context).map_err(failed("create the credential tmpfs"))?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    // Executable, as the home that it lies in: CLIs keep hooks, plugins and downloaded tools there.
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(failed("mount the credential tmpfs"))
 }

@@ -268,6 +268,18 @@ impl Container {
         Ok(self.remains.cgroup().thaw()?)
     }
 
+    /// Makes `pipe` belong to the user of its commands, who may then open it again as `/dev/stdout` and the like. Both
+    /// ends have one owner, so this is not done for the pipes of a conversation with a CLI: commands that the CLI starts
+    /// would be able to speak in its place.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn give(&self, pipe: BorrowedFd<'_>) -> Result<(), ContainerError> {
+        let group = self.owner - self.template.user + self.template.group;
+        let (user, group) = (rustix::fs::Uid::from_raw(self.owner), rustix::fs::Gid::from_raw(group));
+        rustix::fs::fchown(pipe, Some(user), Some(group)).map_err(|errno| ContainerError::Control(errno.into()))
+    }
+
     /// Hands a command over; a frozen container starts it when it thaws. Returns the command's tag.
     ///
     /// # Errors

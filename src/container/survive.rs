@@ -53,11 +53,14 @@ pub struct Orphan {
 
 /// Says whether two containers are interchangeable: the same for templates that differ only in what is set at a claim.
 pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
-    let Template { provider, rootfs, home, user, group, credentials, idle, pids, reclaim, .. } = template;
-    let super::Settings { ephemeral_bytes, ephemeral_inodes, open_files, proxy_port, .. } = settings;
+    let Template { provider, rootfs, home, user, group, credentials, idle, run, pids, reclaim, .. } = template;
+    let super::Settings { ephemeral_bytes, ephemeral_inodes, open_files, limit_visible_cpus, proxy_port, .. } =
+        settings;
+    // What it is told of memory and processors.
+    let (memory, cpu, burst) = (run.memory_bytes, run.cpu, run.cpu_burst);
     let made_from = format!(
         "{provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {idle:?} {pids} {reclaim:?} \
-         {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port}"
+         {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port} {memory} {cpu} {burst:?} {limit_visible_cpus}"
     );
     blake3::hash(made_from.as_bytes()).to_hex().to_string()
 }

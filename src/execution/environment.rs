@@ -53,6 +53,8 @@ pub fn set_proxy(port: u16, env: &mut BTreeMap<String, String>) {
 /// into `memory_bytes`. Returns the variables that the container's host name is to be appended to.
 pub fn complete(memory_bytes: u64, env: &mut BTreeMap<String, String>) -> Vec<&'static str> {
     size_heap(memory_bytes, env);
+    // Go collects more eagerly from here on, and never refuses to grow.
+    env.entry("GOMEMLIMIT".to_owned()).or_insert_with(|| format!("{}MiB", ((memory_bytes / 10 * 9) >> 20).max(1)));
     let mut with_host_name = spare_own(env);
     if !env.contains_key("HOSTNAME") {
         env.insert("HOSTNAME".to_owned(), String::new());
@@ -140,6 +142,7 @@ mod tests {
         for (memory_mib, heap_mib) in [(1, 1), (64, 32), (256, 128), (512, 384), (1024, 768), (8192, 6144)] {
             let expected = format!("--max-old-space-size={heap_mib}");
             assert_eq!(completed(memory_mib, &[]).0["NODE_OPTIONS"], expected, "{memory_mib}");
+            assert_eq!(completed(memory_mib, &[]).0["GOMEMLIMIT"], format!("{}MiB", (memory_mib * 9 / 10).max(1)));
         }
         for (given, expected) in [
             ("--enable-source-maps", "--enable-source-maps --max-old-space-size=384"),

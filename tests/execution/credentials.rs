@@ -17,6 +17,15 @@ fn with_file(mut request: ExecutionRequest, content: &str) -> ExecutionRequest {
 }
 
 #[tokio::test]
+async fn programs_beside_the_credentials_can_be_run() {
+    // CLIs keep hooks, plugins and downloaded tools in the directory of their credentials.
+    let daemon = Daemon::start(|setup| setup).await;
+    let script = "cd ~/.test && printf '#!/bin/sh\necho ran\n' > hook && chmod +x hook && ./hook";
+    assert_eq!(daemon.sh(script).await.exited(0).text(), "ran\n");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_file_lies_on_a_tmpfs_of_its_own_for_the_user_alone() {
     let daemon = Daemon::start(|setup| setup).await;
     let script = "stat -c '%u %g %a' ~/.test ~/.test/token; cat ~/.test/token; echo; grep /.test /proc/self/mountinfo";

@@ -7,6 +7,7 @@
 
 mod cgroups;
 mod daemon;
+mod host_image;
 mod http;
 mod image;
 mod machine;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use cgroups::{ContainerCgroup, hierarchies};
 pub use daemon::Daemon;
+pub use host_image::HostImage;
 pub use http::{Answer, header_end};
 pub use image::layouts;
 pub use machine::{Process, children, mounts_below, open_files, processes_in_cgroup, resident_bytes, status_field};

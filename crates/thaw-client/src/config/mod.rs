@@ -276,6 +276,9 @@ pub struct Container {
     pub ephemeral_inodes: u64,
     /// Open files per process (`RLIMIT_NOFILE`).
     pub open_files: u64,
+    /// Whether a container sees as many processors as it may use for a moment (`cpu_burst`, rounded up) instead of the
+    /// host's, and is kept on them.
+    pub limit_visible_cpus: bool,
     /// First host id of the range that containers' user and group ids are mapped to; each takes 65,536.
     pub id_start: u32,
     /// Longest creation, seconds: then the container is given up and destroyed.
@@ -289,6 +292,7 @@ impl Default for Container {
             ephemeral_bytes: 100 << 20,
             ephemeral_inodes: 25_600,
             open_files: 16_384,
+            limit_visible_cpus: true,
             // Above what login.defs(5), useradd(8) and systemd's dynamic and container users hand out.
             id_start: 1_879_048_192,
             create_timeout_seconds: 30,

@@ -51,6 +51,11 @@ impl Layout {
         }
     }
 
+    /// Whether the v2 hierarchy has the controllers, limits and accounting with them.
+    pub fn is_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. })
+    }
+
     /// One word for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

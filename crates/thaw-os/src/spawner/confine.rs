@@ -18,9 +18,6 @@ use crate::kernel;
 const KEPT: CapabilitySet =
     CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::KILL).union(CapabilitySet::SETPCAP);
 
-/// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
-const OOM_SCORE_ADJ: &str = "500";
-
 /// Core dumps, bytes. Not 0: that would still start the host's handler where core_pattern is a pipe, and it may store
 /// a user's credentials. 1 is the value at which the kernel starts none (fs/coredump.c), and no core is that small.
 const CORE_BYTES: u64 = 1;
@@ -40,7 +37,6 @@ impl Confinement {
 
     /// Becomes root of the new user namespace: until now this process still has the daemon's ids.
     pub fn become_root(&self) -> Result<()> {
-        fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).map_err(|error| format!("set oom_score_adj: {error}"))?;
         rustix::thread::set_thread_groups(&[]).map_err(|errno| format!("drop supplementary groups: {errno}"))?;
         let (gid, uid) = (Gid::ROOT, Uid::ROOT);
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| format!("set the group: {errno}"))?;

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
 use super::protocol::CreateRequest;
+use super::view::View;
 use crate::kernel;
 
 /// Devices that every container has: name, major, minor (Linux Documentation/admin-guide/devices.txt).
@@ -26,6 +27,10 @@ const MASKED: [&str; 9] =
 
 /// Parts of `/proc` that stay readable but must not be written.
 const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// Settings of the container's own network, which has `lo` alone (Linux Documentation/networking/ip-sysctl.rst): every
+/// port is free to every user, and ping needs no privilege.
+const NETWORK_SETTINGS: [(&str, &[u8]); 2] = [("ip_unprivileged_port_start", b"0"), ("ping_group_range", b"0 65535")];
 
 /// Root of the container, and its group.
 const ROOT: (u32, u32) = (0, 0);
@@ -43,13 +48,15 @@ pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Mounts everything and makes `root` the root. Returns the credential directory, if there is one.
-pub fn set_up(request: &CreateRequest, root: &OwnedFd, mount_point: OwnedFd) -> Result<Option<OwnedFd>> {
+pub fn set_up(request: &CreateRequest, view: &View, root: &OwnedFd, mount_point: OwnedFd) -> Result<Option<OwnedFd>> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private"))?;
     attach(root.as_fd(), mount_point.as_fd(), "the root file system")?;
     drop(mount_point);
 
-    proc(root.as_fd())?;
+    let proc = proc(root.as_fd())?;
+    generated(request, view, root.as_fd(), proc.as_fd())?;
+    control_group(request, root.as_fd())?;
     let shm = devices(root.as_fd())?;
     let credentials = writable(request, root.as_fd(), shm.as_fd())?;
 
@@ -100,11 +107,19 @@ fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
     Ok(mount)
 }
 
-fn proc(root: BorrowedFd<'_>) -> Result<()> {
+fn proc(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     // Processes of other users are invisible: uid 1000 does not even see thaw-init (proc(5), hidepid).
     let proc = new_mount("proc", &[("hidepid", "invisible")], attributes)?;
+    for (name, value) in NETWORK_SETTINGS {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&proc, format!("sys/net/ipv4/{name}"), flags, Mode::empty()) {
+            Ok(file) => write_all(&file, value).map_err(failed(format!("set {name}")))?,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(format!("open {name}"))(errno)),
+        }
+    }
     attach(proc.as_fd(), target(root, "proc")?.as_fd(), "/proc")?;
     for name in MASKED {
         let Some(place) = existing(proc.as_fd(), name)? else { continue };
@@ -126,7 +141,85 @@ fn proc(root: BorrowedFd<'_>) -> Result<()> {
             .map_err(|error| format!("make /proc/{name} read-only: {error}"))?;
         attach(copy.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
     }
+    Ok(proc)
+}
+
+/// Files that thawd writes, over those of the image and of `/proc`. They lie on a tmpfs of their own, which the
+/// writable part covers afterwards.
+fn generated(request: &CreateRequest, view: &View, root: BorrowedFd<'_>, proc: BorrowedFd<'_>) -> Result<()> {
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let files = new_mount("tmpfs", &[("mode", "0755"), ("size", "1m"), ("nr_inodes", "32")], attributes)?;
+    attach(files.as_fd(), target(root, "tmp")?.as_fd(), "/tmp")?;
+    let cover = |name: &str, content: &str, place: BorrowedFd<'_>, what: &str| -> Result<()> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&files, name, flags, Mode::from_raw_mode(0o444))
+            .map_err(failed(format!("create {what}")))?;
+        write_all(&file, content.as_bytes()).map_err(failed(format!("write {what}")))?;
+        let name = CString::new(name).map_err(|error| error.to_string())?;
+        let mount = kernel::bind_detached(files.as_fd(), &name).map_err(|error| format!("bind {what}: {error}"))?;
+        let attributes = attributes.bits() as u64 | libc::MOUNT_ATTR_RDONLY;
+        kernel::set_mount_attributes(mount.as_fd(), attributes, None)
+            .map_err(|error| format!("make {what} read-only: {error}"))?;
+        attach(mount.as_fd(), place, what)
+    };
+    for (name, content) in View::etc(&request.id) {
+        // An image whose /etc or file is a link, or a device, has it its own way.
+        let Some(place) = plain_file(root, &format!("etc/{name}"))? else { continue };
+        cover(name, &content, place.as_fd(), &format!("/etc/{name}"))?;
+    }
+    for (name, content) in view.proc(request.memory_bytes, request.cpus as usize) {
+        let Some(place) = existing(proc, name)? else { continue };
+        cover(name, &content, place.as_fd(), &format!("/proc/{name}"))?;
+    }
     Ok(())
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(file, bytes)?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// A regular file of the image to mount on; `None` if it has none there.
+fn plain_file(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+        Ok(place) => {
+            let stat = rustix::fs::fstat(&place).map_err(failed(format!("stat {path}")))?;
+            Ok((FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(place))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(errno) => Err(failed(format!("open {path}"))(errno)),
+    }
+}
+
+/// The container's own control group, read-only, where an image has a directory for it. Its namespace has it as the
+/// root, so that nothing of others is to be seen; the JVM, Go, Rust and .NET read their limits there.
+fn control_group(request: &CreateRequest, root: BorrowedFd<'_>) -> Result<()> {
+    if !request.sees_cgroup {
+        return Ok(());
+    }
+    let Ok(sys) = target(root, "sys") else { return Ok(()) };
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let plain = new_mount(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "4096"), ("nr_inodes", "8")],
+        attributes - MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )?;
+    let fs = make_directory(plain.as_fd(), "fs", 0o755, ROOT)?;
+    let place = make_directory(fs.as_fd(), "cgroup", 0o755, ROOT)?;
+    attach(plain.as_fd(), sys.as_fd(), "/sys")?;
+    kernel::set_mount_attributes(plain.as_fd(), attributes.bits() as u64, None)
+        .map_err(|error| format!("make /sys read-only: {error}"))?;
+    let own = new_mount("cgroup2", &[], attributes)?;
+    attach(own.as_fd(), place.as_fd(), "/sys/fs/cgroup")
 }
 
 fn existing(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {

@@ -13,6 +13,7 @@ mod filesystem;
 mod filter;
 mod protocol;
 mod server;
+mod view;
 
 pub use client::{Spawned, Spawner, SpawnerError};
 pub use filter::page as filter_page;

@@ -32,6 +32,12 @@ pub struct CreateRequest {
     pub ephemeral_inodes: u64,
     /// Loopback port inside on which the egress proxy listens.
     pub proxy_port: u16,
+    /// Memory that it is told to have, bytes: its limit while it serves.
+    pub memory_bytes: u64,
+    /// Processors that it is told to have; 0 for all of the host.
+    pub cpus: u32,
+    /// Whether it may read its own limits and usage in `/sys/fs/cgroup`: on v2 only, where they are.
+    pub sees_cgroup: bool,
     /// Open file limit (`RLIMIT_NOFILE`) inside.
     pub open_files: u64,
     /// Directories whose `cgroup.procs` the container is written to, besides the cgroup it is cloned into.

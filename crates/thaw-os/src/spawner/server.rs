@@ -12,10 +12,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::confine::{self, Confinement};
 use super::filesystem;
 use super::protocol::{CHILD_READY, CreateRequest, MAX_MESSAGE, Reply};
+use super::view::View;
 use crate::kernel::{self, Cloned};
 
 /// Attributes of each root file system.
 const ROOT_ATTRIBUTES: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+
+/// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
+const OOM_SCORE_ADJ: &str = "500";
 
 /// Ids that each container has: 0 to 65,535, as user_namespaces(7) examples and subuid(5) have it.
 pub const IDS_PER_CONTAINER: u32 = 65_536;
@@ -28,6 +32,7 @@ pub fn serve(init_program: &Path) -> io::Result<()> {
     confine::forbid_core_dumps();
     let init = seal(init_program)?;
     let confinement = Confinement::new().map_err(io::Error::other)?;
+    let view = View::read();
     let socket = rustix::stdio::stdin();
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
@@ -38,7 +43,7 @@ pub fn serve(init_program: &Path) -> io::Result<()> {
         if received.length == 0 {
             return Ok(());
         }
-        let outcome = create(&buffer[..received.length], received.fds, init.as_fd(), &confinement);
+        let outcome = create(&buffer[..received.length], received.fds, init.as_fd(), &confinement, &view);
         let (reply, fds) = match outcome {
             Ok(created) => created,
             Err(failed) => (Reply::Failed { message: failed.message }, failed.pidfd.into_iter().collect()),
@@ -83,6 +88,7 @@ fn create(
     fds: Vec<OwnedFd>,
     init: BorrowedFd<'_>,
     confinement: &Confinement,
+    view: &View,
 ) -> Result<(Reply, Vec<OwnedFd>), Failed> {
     let request: CreateRequest =
         serde_json::from_slice(body).map_err(|error| Failed::new("understand the request", error))?;
@@ -95,7 +101,7 @@ fn create(
     match kernel::clone_container(cgroup.as_fd()).map_err(|error| Failed::new("clone the container", error))? {
         Cloned::Child => {
             drop(ours);
-            let message = match child(&request, &control, init, confinement, theirs.as_fd()) {
+            let message = match child(&request, &control, init, (confinement, view), theirs.as_fd()) {
                 Ok(never) => match never {},
                 Err(message) => message,
             };
@@ -127,6 +133,9 @@ fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(b
     for file in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
     }
+    // From here, with CAP_SYS_RESOURCE over the host: then a command may raise it, and never lower it below this.
+    fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ)
+        .map_err(|error| format!("set oom_score_adj: {error}"))?;
     let (root, mapped) = root_mount(request, pid)?;
     let mut fds = vec![root];
     for directory in &request.cgroups {
@@ -203,7 +212,7 @@ fn child(
     request: &CreateRequest,
     control: &OwnedFd,
     init: BorrowedFd<'_>,
-    confinement: &Confinement,
+    (confinement, view): (&Confinement, &View),
     parent: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, String> {
     let mut buffer = [0; 16];
@@ -216,9 +225,11 @@ fn child(
     let [root]: [OwnedFd; 1] = fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
     // While this process still has the daemon's ids: root of the container may not search private directories.
     let mount_point = filesystem::open_mount_point(&request.mount_point)?;
+    let turn = request.id_base / IDS_PER_CONTAINER;
+    view.confine(request.cpus as usize, turn as usize)?;
     confinement.become_root()?;
     let mut fds = vec![confinement.listen(request.proxy_port)?];
-    fds.extend(filesystem::set_up(request, &root, mount_point)?);
+    fds.extend(filesystem::set_up(request, view, &root, mount_point)?);
     rustix::system::sethostname(request.id.as_bytes()).map_err(|errno| format!("set the host name: {errno}"))?;
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     kernel::send(parent, &[CHILD_READY], &fds).map_err(|error| format!("report ready: {error}"))?;

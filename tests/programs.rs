@@ -1,0 +1,146 @@
+//! Programs of other people's in a container: what Node, glibc, musl and Python make of what they find.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::process::Command;
+
+use support::{Daemon, HostImage, Outcome};
+use thawd::image::Store;
+use thawd::types::{ExecutionRequest, ExitReason};
+
+const MIB: i64 = 1 << 20;
+
+async fn run(daemon: &Daemon, image: &str, argv: &[&str]) -> Outcome {
+    let command = argv.iter().map(|word| (*word).to_owned()).collect();
+    let request = ExecutionRequest {
+        image: Some(image.to_owned()),
+        user: "u1".to_owned(),
+        command: Some(command),
+        ..ExecutionRequest::default()
+    };
+    daemon.run(&request).await
+}
+
+/// A daemon with an image of these programs of this machine.
+async fn with(image: HostImage, memory_mib: i64) -> Daemon {
+    let mut daemon = Daemon::prepare(|setup| {
+        let setup = setup.pool(0).set("image_run.memory_bytes", memory_mib * MIB);
+        setup.set("image_run.cpu", 1.0).set("image_run.cpu_burst", 1.0)
+    });
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    image.import(&store, &daemon.path("."), "host");
+    drop(store);
+    daemon.launch().await;
+    daemon
+}
+
+#[tokio::test]
+async fn node_collects_before_it_is_killed_and_counts_what_it_has() {
+    let daemon = with(HostImage::default().program("/usr/bin/node"), 512).await;
+    let node = async |script: &str| run(&daemon, "host", &["/usr/bin/node", "-e", script]).await;
+
+    let script = "const os=require('os'),v8=require('v8');console.log(JSON.stringify([\
+                  v8.getHeapStatistics().heap_size_limit>>20,os.totalmem()>>20,os.cpus().length,os.availableParallelism()]))";
+    let outcome = node(script).await.exited(0);
+    let seen: Vec<u64> = serde_json::from_str(outcome.text()).unwrap();
+    assert!((384..480).contains(&seen[0]), "below the limit, and not by half: {seen:?}");
+    assert_eq!(seen[1..], [512, 1, 1], "memory and processors");
+
+    // 4 GB of garbage, and 300 MB that live.
+    let garbage = "let a;for(let i=0;i<2e3;i++)a=Buffer.alloc(1e6).toString('hex');console.log('done')";
+    assert_eq!(node(garbage).await.exited(0).text(), "done\n");
+    let alive = "const a=[];for(let i=0;i<300;i++)a.push(new Array(131072).fill(i));console.log(a.length)";
+    assert_eq!(node(alive).await.exited(0).text(), "300\n");
+    // A leak ends with what V8 says of it, not with a kill that says nothing.
+    let leak = node("const a=[];for(;;)a.push(new Array(1e4).fill(a.length))").await;
+    assert_eq!(leak.exit.signal, Some(libc::SIGABRT), "{:?}", leak.exit);
+    assert_ne!(leak.exit.reason, ExitReason::Oom);
+    assert!(leak.errors().contains("heap out of memory"), "{}", leak.errors());
+
+    let own = "const s=require('http').createServer((q,r)=>r.end('ok')).listen(80,'localhost',async()=>{\
+               for(const h of ['localhost','127.0.0.1'])try{console.log(await(await fetch('http://'+h+':80')).text())}\
+               catch(e){console.log(h,e.cause.code)}s.close()})";
+    let outcome = node(own).await.exited(0);
+    assert!(outcome.text().contains("ok"), "a server of its own: {}", outcome.text());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn variables_of_the_image_and_the_request_go_before_the_size_of_the_heap() {
+    let image = HostImage::default().program("/usr/bin/node").env("NODE_OPTIONS=--max-old-space-size=100");
+    let daemon = with(image, 512).await;
+    let argv = ["/usr/bin/node", "-p", "v8.getHeapStatistics().heap_size_limit>>20"];
+    let limit: u64 = run(&daemon, "host", &argv).await.exited(0).text().trim().parse().unwrap();
+    assert!((100..200).contains(&limit), "{limit}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn glibc_and_its_programs_see_the_limits_and_know_localhost() {
+    let image = ["/usr/bin/free", "/usr/bin/nproc", "/usr/bin/getconf", "/usr/bin/getent", "/bin/sh"]
+        .into_iter()
+        .fold(HostImage::default(), HostImage::program)
+        .file("/etc/hosts", b"10.1.2.3 localhost\n")
+        .file("/etc/resolv.conf", b"nameserver 10.1.2.3\n");
+    let daemon = with(image, 512).await;
+    let script = "free -m; nproc; getconf _NPROCESSORS_ONLN; getent ahosts localhost; getent ahosts $HOSTNAME; \
+                  getent ahosts example.com || echo none";
+    let outcome = run(&daemon, "host", &["/bin/sh", "-c", script]).await.exited(0);
+    let lines: Vec<Vec<&str>> = outcome.text().lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1][..2], ["Mem:", "512"], "{}", outcome.text());
+    assert_eq!((lines[3][0], lines[4][0]), ("1", "1"), "{}", outcome.text());
+    let addresses: Vec<&str> = lines[5..].iter().map(|words| words[0]).collect();
+    assert!(addresses.contains(&"127.0.0.1") && !addresses.contains(&"10.1.2.3"), "{}", outcome.text());
+    assert_eq!(addresses.last(), Some(&"none"));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn names_under_musl_fail_at_once() {
+    // musl waits for 5 s where glibc sees that nobody listens.
+    let scratch = tempfile::tempdir().unwrap();
+    let (source, program) = (scratch.path().join("names.c"), scratch.path().join("names"));
+    let code = r#"
+        #include <netdb.h>
+        #include <stdio.h>
+        #include <time.h>
+        int main(int count, char **names) {
+            for (int i = 1; i < count; i++) {
+                struct timespec a, b;
+                struct addrinfo *found = 0;
+                clock_gettime(CLOCK_MONOTONIC, &a);
+                int failed = getaddrinfo(names[i], "80", 0, &found) != 0;
+                clock_gettime(CLOCK_MONOTONIC, &b);
+                printf("%d %ld\n", failed, (b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000);
+            }
+        }"#;
+    std::fs::write(&source, code).unwrap();
+    let built = Command::new("musl-gcc").args(["-static", "-o"]).arg(&program).arg(&source).status();
+    assert!(built.expect("tests/deps installs it").success());
+    let program = std::fs::read(program).unwrap();
+    let image = HostImage::default().file("/names", &program).file("/etc/hosts", b"").file("/etc/resolv.conf", b"");
+    let daemon = with(image, 64).await;
+    let outcome = run(&daemon, "host", &["/names", "localhost", "example.com", "a.b.c.example"]).await.exited(0);
+    let results: Vec<Vec<u64>> =
+        outcome.text().lines().map(|line| line.split(' ').map(|word| word.parse().unwrap()).collect()).collect();
+    assert_eq!(results.iter().map(|result| result[0]).collect::<Vec<_>>(), [0, 1, 1], "{}", outcome.text());
+    assert!(results.iter().all(|result| result[1] < 200), "milliseconds: {}", outcome.text());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn python_counts_the_processors_that_it_may_use() {
+    let version = Command::new("/usr/bin/python3").args(["-c", "import os; print(os.__file__)"]).output().unwrap();
+    let library = String::from_utf8(version.stdout).unwrap().trim().trim_end_matches("/os.py").to_owned();
+    let image = ["", "/encodings", "/collections", "/re"]
+        .into_iter()
+        .fold(HostImage::default().program("/usr/bin/python3"), |image, part| {
+            image.folder(&format!("{library}{part}"))
+        });
+    let daemon = with(image, 128).await;
+    let script = "import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))";
+    let outcome = run(&daemon, "host", &["/usr/bin/python3", "-S", "-c", script]).await.exited(0);
+    assert_eq!(outcome.text(), "1 1\n");
+    daemon.stop().await;
+}
