@@ -161,6 +161,52 @@ async fn what_waiting_containers_hold_is_told_by_stage() {
     daemon.stop().await;
 }
 
+/// A manifest's CLI that begins as the usual one does and then goes on with `script` when it gets the prompt.
+fn speaking(setup: Setup, script: &str) -> Setup {
+    let mut setup = bound(setup);
+    setup.clear_providers();
+    let mut manifest: toml::Table = MANIFEST.parse().unwrap();
+    let begin = r#"while read -r line; do case $line in
+        *'"initialize"'*) echo '{"type":"control_response","response":{"subtype":"success","request_id":"initialize"}}' ;;
+        *'"user"'*) break ;;
+        esac; done"#;
+    manifest["prestart"]["argv"][2] = format!("{begin}\n{script}").into();
+    setup.add_provider(&manifest.to_string()).set("provider.bound.prestarted", 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cli_that_asks_on_and_reads_nothing_is_ended() {
+    // Requests of 60 kB, which are answered with as much: without a limit the daemon would hold all of them.
+    let script = r#"id=$(head -c 60000 /dev/zero | tr '\0' a)
+        while :; do echo '{"type":"control_request","request_id":"'$id'"}'; done"#;
+    let daemon = Daemon::start(|setup| speaking(setup, script)).await;
+    waiting(&daemon).await;
+    let before = support::resident_bytes(daemon.pid());
+    let outcome = daemon.run(&ask("first")).await;
+    assert!(outcome.started.prestarted, "{:?}", outcome.started);
+    let detail = outcome.exit.detail.clone().unwrap_or_default();
+    assert!(!outcome.exit.success && detail.contains("asks for more than it reads"), "{:?}", outcome.exit);
+    let after = support::resident_bytes(daemon.pid());
+    assert!(after < before + 16 * MIB, "{before} bytes before, {after} after");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pipes_of_a_conversation_are_out_of_reach_of_what_the_cli_starts() {
+    let script = r#"
+        for place in /dev/stdout /dev/stderr /dev/stdin /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/2; do
+            (sh -c ": >> $place") 2>/dev/null && reached="$reached $place"
+            (sh -c ": < $place") 2>/dev/null && reached="$reached $place"
+        done
+        echo '{"type":"result","subtype":"success","is_error":false,"result":"reached:'$reached'"}'"#;
+    let daemon = Daemon::start(|setup| speaking(setup, script)).await;
+    waiting(&daemon).await;
+    let outcome = daemon.run(&ask("first")).await;
+    assert!(outcome.started.prestarted && outcome.exit.success, "{:?}", outcome.exit);
+    assert_eq!(answer(&outcome), "reached:");
+    daemon.stop().await;
+}
+
 /// What cannot use a prestarted CLI stays in the line, and who can gets it although it came later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cli_that_becomes_ready_goes_to_who_waits_for_it() {

@@ -11,6 +11,13 @@ use crate::provider::Verdict;
 use crate::provider::prestart::{Action, Driver, Input, LateRequest};
 use thaw_client::types::Secret;
 
+/// Most that waits for a CLI to read it besides what it is to do, bytes: each of its requests is answered, with an id of
+/// its own choosing, and one that asks on without reading the answers would fill this process's memory.
+const UNREAD_ANSWERS: usize = 256 * 1024;
+
+/// Bytes that one of a prompt can take in JSON (`\\u0000`).
+const ESCAPED: usize = 6;
+
 /// What a prestarted CLI is told at the claim; the files are the plan's.
 pub struct Late {
     /// The prompt.
@@ -55,6 +62,8 @@ pub struct Conversation {
     stdin: pipe::Sender,
     /// Not written yet: a pipe holds 64 KiB, and a CLI may read slowly.
     unsent: Zeroizing<Vec<u8>>,
+    /// Most that this may be, bytes.
+    most_unsent: usize,
     verdict: Option<Verdict>,
 }
 
@@ -66,9 +75,11 @@ impl std::fmt::Debug for Conversation {
 }
 
 impl Conversation {
-    /// Begins with `input`, of which as much as fits is written at once: the CLI finds it when it thaws.
-    pub fn begin(driver: Driver, stdin: pipe::Sender, input: &Input) -> Self {
-        let mut this = Self { driver, stdin, unsent: Zeroizing::default(), verdict: None };
+    /// Begins with `input`, of which as much as fits is written at once: the CLI finds it when it thaws. A prompt of
+    /// `prompt_bytes` is in it or follows later.
+    pub fn begin(driver: Driver, stdin: pipe::Sender, input: &Input, prompt_bytes: usize) -> Self {
+        let most_unsent = input.len() + ESCAPED * prompt_bytes + UNREAD_ANSWERS;
+        let mut this = Self { driver, stdin, unsent: Zeroizing::default(), most_unsent, verdict: None };
         this.say(input);
         this
     }
@@ -104,6 +115,11 @@ impl Conversation {
         let mut deltas = Vec::new();
         for action in self.driver.on_stdout(bytes) {
             match action {
+                Action::Write(input) if self.unsent.len() + input.len() > self.most_unsent => {
+                    let error = "it asks for more than it reads answers to".to_owned();
+                    self.verdict = Some(Verdict { success: Some(false), error: Some(error) });
+                    break;
+                }
                 Action::Write(input) => self.say(&input),
                 Action::Delta(text) => deltas.push(text),
                 Action::Done(verdict) => self.verdict = Some(verdict),

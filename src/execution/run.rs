@@ -508,7 +508,7 @@ fn submit_late(
         container.inject(&files)?;
     }
     let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
-    let conversation = Some(Conversation::begin(driver, stdin, &input));
+    let conversation = Some(Conversation::begin(driver, stdin, &input, late.prompt.len()));
     let (stdout, stderr) = (stdout.into_nonblocking_fd()?, stderr.into_nonblocking_fd()?);
     Ok(Submitted { tag, baseline: container.baseline(), stdin: None, stdout, stderr, conversation, guard })
 }
@@ -538,6 +538,12 @@ async fn submit(
     }
     steps::at("claim.injected");
     let baseline = container.baseline();
+    for pipe in [stdout_writer.as_fd(), stderr_writer.as_fd()]
+        .into_iter()
+        .chain(plan.stdin.as_ref().map(|_| stdin_reader.as_fd()))
+    {
+        container.give(pipe)?;
+    }
     let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
     steps::at("claim.submitted");
     handle.log.note_submitted();
