@@ -73,6 +73,22 @@ fn the_unified_image_is_told_all_but_the_prompt_by_its_environment() {
 }
 
 #[test]
+fn google_takes_its_variables_by_the_names_that_others_use() {
+    let google = &shipped()["google"];
+    let given = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), ())).collect::<BTreeMap<_, _>>();
+    assert_eq!(google.without_aliases(given(&["GOOGLE_API_KEY"])).unwrap(), given(&["GEMINI_API_KEY"]));
+    assert_eq!(google.without_aliases(given(&["GEMINI_API_KEY"])).unwrap(), given(&["GEMINI_API_KEY"]));
+    let both = google.without_aliases(given(&["GEMINI_API_KEY", "GOOGLE_API_KEY"]));
+    assert!(matches!(both, Err(CredentialError::Several { .. })), "{both:?}");
+    let mut env = BTreeMap::from([("GOOGLE_PROJECT_ID".to_owned(), "p".to_owned())]);
+    google.add_aliased(&mut env);
+    assert_eq!((env["GOOGLE_PROJECT_ID"].as_str(), env["GOOGLE_CLOUD_PROJECT"].as_str()), ("p", "p"));
+    env.insert("GOOGLE_CLOUD_PROJECT".to_owned(), "q".to_owned());
+    google.add_aliased(&mut env);
+    assert_eq!(env["GOOGLE_CLOUD_PROJECT"], "q", "the CLI's own name goes first");
+}
+
+#[test]
 fn codex_reads_the_prompt_from_standard_input() {
     let openai = &shipped()["openai"];
     let run = openai.invocation(&spec(&["auth.json"], &[])).unwrap();

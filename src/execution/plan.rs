@@ -243,7 +243,7 @@ fn queue_timeout(asked_ms: Option<u64>, settings: &Settings) -> Result<Duration,
 }
 
 fn provider_plan(
-    request: ExecutionRequest,
+    mut request: ExecutionRequest,
     served: &BTreeMap<String, Served>,
     settings: &Settings,
 ) -> Result<Plan, RequestError> {
@@ -252,7 +252,10 @@ fn provider_plan(
         return Err(RequestError::UnknownProvider { name: request.provider, known });
     };
     check_names(&request)?;
-    let credentials = request.credentials.clone().unwrap_or_default();
+    let mut credentials = request.credentials.clone().unwrap_or_default();
+    let given = std::mem::take(&mut credentials.env);
+    credentials.env = target.provider.without_aliases(given).map_err(RequestError::Credentials)?;
+    target.provider.add_aliased(&mut request.env);
     let files: Vec<&str> = credentials.files.keys().map(String::as_str).collect();
     let variables: Vec<&str> = credentials.env.keys().map(String::as_str).collect();
     let provider = &target.provider;

@@ -1,5 +1,7 @@
 //! Which credentials a request may bring, by name. Their contents never come here.
 
+use std::collections::BTreeMap;
+
 use super::manifest::{Condition, CredentialSpec, Provider, When};
 
 /// Why the credentials of a request cannot be used.
@@ -44,6 +46,32 @@ pub enum CredentialError {
 }
 
 impl Provider {
+    /// Gives credential variables the names that the CLI knows them by.
+    ///
+    /// # Errors
+    /// One was given under both of its names.
+    pub fn without_aliases<T>(&self, given: BTreeMap<String, T>) -> Result<BTreeMap<String, T>, CredentialError> {
+        let mut renamed = BTreeMap::new();
+        for (name, value) in given {
+            let real = self.aliases.get(&name).filter(|real| self.credentials.env.contains(real));
+            let real = real.unwrap_or(&name).clone();
+            if renamed.insert(real.clone(), value).is_some() {
+                let given = format!("{real} under two names");
+                return Err(CredentialError::Several { provider: self.name.clone(), given });
+            }
+        }
+        Ok(renamed)
+    }
+
+    /// Sets what a request says under another name under the CLI's as well, unless it says that too.
+    pub fn add_aliased(&self, env: &mut BTreeMap<String, String>) {
+        for (alias, name) in &self.aliases {
+            if let Some(value) = env.get(alias).cloned() {
+                env.entry(name.clone()).or_insert(value);
+            }
+        }
+    }
+
     /// Checks the credentials of a prompt: known names only, exactly one source (files, or one variable), or none
     /// where the manifest allows that.
     ///

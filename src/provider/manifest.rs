@@ -40,6 +40,9 @@ pub struct Provider {
     /// Environment of every prompt, without `HOME` and the proxy variables, which are the daemon's.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Other names that a request may give to variables, and what the CLI calls them.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
     /// Credentials that the CLI takes.
     pub credentials: CredentialSpec,
     /// Arguments and environment that depend on the credential and on the operator's upstream, applied in order.

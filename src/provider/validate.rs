@@ -138,6 +138,13 @@ impl Provider {
 
     fn validate_additions(&self) -> Result<(), Invalid> {
         check_env("env", &self.env, &[])?;
+        for (alias, name) in &self.aliases {
+            check_variable("aliases", alias)?;
+            check_variable("aliases", name)?;
+            if alias == name || self.aliases.contains_key(name) || self.credentials.env.contains(alias) {
+                return invalid("aliases", format!("has {alias}, which is a variable that the CLI knows by that name"));
+            }
+        }
         for (name, effort) in &self.efforts {
             let key = format!("efforts.{name}");
             check_args(&key, &effort.args, &["model", "effort"])?;
