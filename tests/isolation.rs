@@ -367,7 +367,10 @@ async fn privileges_cannot_be_had_back() {
 fn undoing() -> Vec<Call<'static>> {
     let unlimited = || Value::Data(vec![0xff; 16]);
     let mut calls: Vec<(&str, i64, Vec<Value>, Result<(), i32>)> = Vec::new();
-    for (name, value) in [("as the daemon has it", c"-900"), ("as most have it", c"0"), ("a little less", c"499")] {
+    // CAP_SYS_RESOURCE (capabilities(7)): without it nobody can set how far a process may lower its own.
+    let own = u64::from_str_radix(&status_field(std::process::id() as i32, "CapEff"), 16).unwrap();
+    let values = [("as the daemon has it", c"-900"), ("as most have it", c"0"), ("a little less", c"499")];
+    for (name, value) in values.into_iter().take(if own & 1 << 24 == 0 { 1 } else { 3 }) {
         let open = vec![text(c"/proc/self/oom_score_adj"), n(libc::O_WRONLY), n(0)];
         calls.push(("oom_score_adj", libc::SYS_open, open, Ok(())));
         let write = vec![Value::Result(calls.len() - 1), text(value), n(value.to_bytes().len() as i32)];
@@ -397,7 +400,7 @@ fn undoing() -> Vec<Call<'static>> {
 async fn what_was_set_before_a_command_cannot_be_undone() {
     let mut daemon = Daemon::prepare(|setup| setup);
     // root of an image has thaw-init's uid, and no capability either.
-    let store = thawd::image::Store::open(&daemon.path("state/images")).unwrap();
+    let store = thaw_image::Store::open(&daemon.path("state/images")).unwrap();
     support::HostImage::default().program("/bin/busybox").import(&store, &daemon.path("."), "root");
     drop(store);
     daemon.launch().await;

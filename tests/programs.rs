@@ -6,8 +6,8 @@ mod support;
 use std::process::Command;
 
 use support::{Daemon, HostImage, Outcome};
-use thawd::image::Store;
-use thawd::types::{ExecutionRequest, ExitReason};
+use thaw_client::types::{ExecutionRequest, ExitReason};
+use thaw_image::Store;
 
 const MIB: i64 = 1 << 20;
 
@@ -37,7 +37,7 @@ async fn with(image: HostImage, memory_mib: i64) -> Daemon {
 
 #[tokio::test]
 async fn node_collects_before_it_is_killed_and_counts_what_it_has() {
-    let daemon = with(HostImage::default().program("/usr/bin/node"), 512).await;
+    let daemon = with(HostImage::default().program("/usr/bin/node").file("/etc/hosts", b""), 512).await;
     let node = async |script: &str| run(&daemon, "host", &["/usr/bin/node", "-e", script]).await;
 
     let script = "const os=require('os'),v8=require('v8');console.log(JSON.stringify([\

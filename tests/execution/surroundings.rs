@@ -71,7 +71,7 @@ async fn variables_have_any_name_and_any_value() {
     for (name, value) in [("", "x"), ("A=B", "x"), ("=", "x"), ("A\0", "x"), ("A", "x\0y")] {
         request.env = [(name.to_owned(), value.to_owned())].into();
         match daemon.client.create(&request).await.unwrap_err() {
-            thawd::client::ClientError::Problem(problem) => {
+            thaw_client::client::ClientError::Problem(problem) => {
                 assert_eq!(problem.code, "invalid_field", "{name:?}");
                 assert!(problem.detail.contains("`env`"), "{name:?}: {}", problem.detail);
             }
@@ -123,8 +123,11 @@ async fn standard_streams_can_be_opened_again() {
         assert_eq!((outcome.text(), outcome.errors()), ("a\nc\nd\nf\n1000 1000 600\n", "b\nc\ne\n"));
     }
     // Also without a provider.
-    let image =
-        thawd::types::ExecutionRequest { provider: String::new(), image: Some("test".to_owned()), ..shell(script) };
+    let image = thaw_client::types::ExecutionRequest {
+        provider: String::new(),
+        image: Some("test".to_owned()),
+        ..shell(script)
+    };
     let outcome = daemon.run(&image).await.exited(0);
     assert_eq!((outcome.text(), outcome.errors()), ("a\nc\nd\nf\n1000 1000 600\n", "b\nc\ne\n"));
     let outcome = daemon.run(&crate::support::prompt("reader", "some words")).await.exited(0);
@@ -172,8 +175,11 @@ async fn a_container_tells_of_its_own_memory_and_processors() {
     })
     .await;
     let script = format!("{COUNT}; grep MemTotal /proc/meminfo");
-    let image =
-        thawd::types::ExecutionRequest { provider: String::new(), image: Some("test".to_owned()), ..shell(&script) };
+    let image = thaw_client::types::ExecutionRequest {
+        provider: String::new(),
+        image: Some("test".to_owned()),
+        ..shell(&script)
+    };
     let outcome = daemon.run(&image).await.exited(0);
     let words: Vec<&str> = outcome.text().split_whitespace().collect();
     let two = all.min(2).to_string();
@@ -185,7 +191,8 @@ async fn a_container_tells_of_its_own_memory_and_processors() {
 async fn a_container_reads_its_own_limits_where_they_are_files() {
     let daemon = Daemon::start(|setup| setup).await;
     let v2 = crate::support::hierarchies().iter().all(|(_, controllers)| controllers.is_empty());
-    let script = "ls /sys; cd /sys/fs/cgroup && cat memory.max cpu.max pids.max && cat cgroup.procs | wc -l && \
+    let script = "ls /sys; [ -d /sys/fs/cgroup ] || exit 0; cd /sys/fs/cgroup; cat memory.max cpu.max pids.max; \
+                  wc -l < cgroup.procs; \
                   for f in memory.max cgroup.procs cgroup.kill cgroup.freeze cgroup.subtree_control memory.pressure; do \
                   echo 1 > $f; done; mkdir x; ls -d */ ..";
     let outcome = daemon.sh(script).await;
@@ -213,7 +220,7 @@ async fn names_of_the_container_itself_are_known() {
     for address in ["127.0.0.1", "::1"] {
         assert!(has(address, "localhost") && has(address, container), "{address}: {}", outcome.text());
     }
-    assert!(outcome.errors().contains("Read-only"), "{}", outcome.errors());
+    assert!(outcome.errors().contains("can't create /etc/hosts"), "{}", outcome.errors());
     daemon.stop().await;
 }
 
@@ -221,7 +228,7 @@ async fn names_of_the_container_itself_are_known() {
 async fn devices_and_descriptors_have_their_usual_names() {
     let daemon = Daemon::start(|setup| setup).await;
     let script = "cat /dev/fd/3 3<<E\nthree\nE\necho x > /dev/shm/x && cat /dev/shm/x; head -c 3 /dev/zero | wc -c; \
-                  echo gone > /dev/null; cp /usr/bin/busybox /dev/shm/sh && /dev/shm/sh echo ran";
+                  echo gone > /dev/null; cp /usr/bin/busybox /dev/shm/ && /dev/shm/busybox echo ran";
     assert_eq!(daemon.sh(script).await.exited(0).text(), "three\nx\n3\nran\n");
     daemon.stop().await;
 }

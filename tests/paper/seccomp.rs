@@ -3,7 +3,7 @@
 #[test]
 fn the_page_of_system_calls_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/seccomp.md");
-    let current = thawd::spawner::filter_page().unwrap();
+    let current = thaw_os::spawner::filter_page().unwrap();
     if std::env::var_os("THAWD_UPDATE_GOLDEN").is_some() {
         std::fs::write(path, &current).unwrap();
     }

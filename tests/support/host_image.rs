@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
-use thawd::image::Store;
-use thawd::image::progress::Quiet;
+use thaw_image::Store;
+use thaw_image::progress::Quiet;
 
 /// What goes into an image.
 #[derive(Debug, Default)]
