@@ -363,10 +363,13 @@ async fn privileges_cannot_be_had_back() {
     daemon.stop().await;
 }
 
+/// A [`Call`] that owns its arguments.
+type OwnedCall = (&'static str, i64, Vec<Value>, Result<(), i32>);
+
 /// What could undo a setting that a command was started with, and how each has to end.
 fn undoing() -> Vec<Call<'static>> {
     let unlimited = || Value::Data(vec![0xff; 16]);
-    let mut calls: Vec<(&str, i64, Vec<Value>, Result<(), i32>)> = Vec::new();
+    let mut calls: Vec<OwnedCall> = Vec::new();
     // CAP_SYS_RESOURCE (capabilities(7)): without it nobody can set how far a process may lower its own.
     let own = u64::from_str_radix(&status_field(std::process::id() as i32, "CapEff"), 16).unwrap();
     let values = [("as the daemon has it", c"-900"), ("as most have it", c"0"), ("a little less", c"499")];
