@@ -12,7 +12,7 @@ CARGO ?= cargo
 # Tests build like `cargo build` does, quickly and with checks; "make test TEST_PROFILE=release" tests what is shipped.
 TEST_PROFILE ?= test
 # The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
-V2_TESTS ?= container execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting
+V2_TESTS ?= container processes execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting
 # Seconds for each of them, and arguments for them (such as the name of one test).
 V2_TIMEOUT ?= 900
 V2_ARGS ?=

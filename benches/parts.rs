@@ -50,6 +50,8 @@ fn requests(criterion: &mut Criterion) {
         cwd: "/home/runtime".to_owned(),
         user: 1000,
         group: 1000,
+        groups: Vec::new(),
+        rlimits: Vec::new(),
     };
     group.bench_function("encode for thaw-init", |bencher| bencher.iter(|| black_box(&command).encode().unwrap()));
     let policy = Policy::new(&["api.openai.com:443", "*.openai.com:443"], BTreeMap::new(), Vec::new()).unwrap();

@@ -73,6 +73,11 @@ fn crafted(to: &Path, links: &[(&str, &str)], user: &str) {
 
 /// The same with a working directory.
 fn crafted_in(to: &Path, links: &[(&str, &str)], user: &str, workdir: &str) {
+    crafted_with(to, links, user, workdir, &[]);
+}
+
+/// The same with files: path, mode, group, content.
+fn crafted_with(to: &Path, links: &[(&str, &str)], user: &str, workdir: &str, files: &[(&str, u32, u64, &str)]) {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     let busybox = fs::read("/bin/busybox").unwrap();
@@ -93,6 +98,14 @@ fn crafted_in(to: &Path, links: &[(&str, &str)], user: &str, workdir: &str) {
     for (link, target) in &links {
         layer.append_link(&mut header, link, target).unwrap();
     }
+    header.set_entry_type(tar::EntryType::Regular);
+    for (path, mode, group, content) in files {
+        header.set_size(content.len() as u64);
+        header.set_mode(*mode);
+        header.set_gid(*group);
+        layer.append_data(&mut header, path, content.as_bytes()).unwrap();
+    }
+    header.set_gid(0);
     let layer = layer.into_inner().unwrap();
     let hex: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
     let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"User": user, "Env": ["A=b c"], "WorkingDir": workdir},
@@ -269,5 +282,36 @@ async fn starting_from_a_stored_image_copies_no_file() {
     let expected = format!("{}:{} {}", busybox.dev(), busybox.ino(), busybox.nlink());
     assert_eq!(seen, [expected.clone(), expected]);
     assert_eq!(busybox.nlink(), 2);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_of_an_image_has_its_groups_there() {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(0));
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    let files = [
+        ("etc/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home:/bin/sh\n"),
+        ("etc/group", 0o644, 0, "root:x:0:\napp:x:1000:\naudio:x:29:other,app\nvideo:x:44:other\n"),
+        ("f", 0o640, 29, "heard\n"),
+    ];
+    let cases = [
+        ("app", "1000 29\nheard\n"),
+        ("1000", "1000 29\nheard\n"),
+        ("app:app", "1000\n"),
+        ("app:video", "44\n"),
+        ("7", "0\n"),
+    ];
+    for (number, (user, _)) in cases.iter().enumerate() {
+        let archive = daemon.path("image.tar");
+        crafted_with(&archive, &[], user, "", &files);
+        store.import(&archive, Some(&format!("groups-{number}")), &Quiet).unwrap();
+    }
+    drop(store);
+    daemon.launch().await;
+    for (number, (user, expected)) in cases.iter().enumerate() {
+        let script = "/bin/busybox id -G; /bin/busybox cat /f";
+        let seen = tried(&daemon, &format!("groups-{number}"), script).await;
+        assert_eq!(seen.as_deref(), Ok(*expected), "{user}");
+    }
     daemon.stop().await;
 }

@@ -549,6 +549,13 @@ async fn thaw_init_has_what_it_needs_and_no_more() {
     for (set, expected) in [("CapInh", 0), ("CapPrm", 0x1e0), ("CapEff", 0x1e0), ("CapBnd", 0x1e0), ("CapAmb", 0)] {
         assert_eq!(u64::from_str_radix(&status_field(pid, set), 16).unwrap(), expected, "{set}");
     }
+    // Its ids are the last of the container's, and nobody else's: no user of an image can be that.
+    let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    let first: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    for ids in ["Uid", "Gid"] {
+        let ids: Vec<u32> = status_field(pid, ids).split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(ids, [first + 65_535; 4]);
+    }
     assert_eq!(status_field(pid, "NoNewPrivs"), "1");
     assert_eq!(status_field(pid, "Seccomp"), "2");
     assert_eq!(status_field(pid, "Seccomp_filters"), "2");

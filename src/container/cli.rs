@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
-use super::{Container, ContainerError, Encoded};
+use super::{Container, ContainerError, Encoded, Process, Stdio};
 use crate::provider::prestart::{Action, Driver, Plan};
 
 /// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
@@ -26,8 +26,8 @@ pub struct Prestarted {
 /// A CLI that waits for its prompt.
 #[derive(Debug)]
 pub struct Cli {
-    /// Its tag at `thaw-init`.
-    pub tag: u32,
+    /// The process.
+    pub process: Process,
     /// Speaks its protocol.
     pub driver: Driver,
     /// Its standard input.
@@ -60,23 +60,23 @@ impl Container {
     /// Starts its template's CLI in the run class and waits until it is ready and quiet.
     ///
     /// # Errors
-    /// [`ContainerError::Prestart`] when it does not become ready; those of [`Self::started`] when it cannot be run.
+    /// [`ContainerError::Prestart`] when it does not become ready; those of [`Process::started`] when it cannot be run.
     pub async fn prestart(&mut self, prestarted: &Prestarted) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
         let failed = ContainerError::Control;
         let (stdin_reader, stdin) = input_pipe().map_err(failed)?;
         let (stdout, stdout_writer) = output_pipe(PIPE_BYTES).map_err(failed)?;
         let (stderr, stderr_writer) = output_pipe(PIPE_BYTES).map_err(failed)?;
-        let stdio = [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
-        let tag = self.submit(&prestarted.command, stdio)?;
+        let stdio = Stdio::Three([stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]);
+        let process = self.processes.submit(&prestarted.command, self.id(), &stdio)?;
         drop((stdin_reader, stdout_writer, stderr_writer));
         let limit = prestarted.plan.ready_timeout;
         let late = || ContainerError::Prestart(format!("it was not ready within {} s", limit.as_secs()));
-        tokio::time::timeout(limit, self.started(tag)).await.map_err(|_| late())??;
+        tokio::time::timeout(limit, process.started()).await.map_err(|_| late())??;
         let driver = Driver::new(Arc::clone(&prestarted.plan));
         let listen = |output| pipe::Receiver::from_owned_fd(output).map_err(failed);
-        let mut cli = Cli { tag, driver, stdin, stdout: listen(stdout)?, stderr: listen(stderr)? };
-        match tokio::time::timeout(limit, self.wait_ready(&mut cli, prestarted.plan.quiet)).await {
+        let mut cli = Cli { process, driver, stdin, stdout: listen(stdout)?, stderr: listen(stderr)? };
+        match tokio::time::timeout(limit, wait_ready(&mut cli, prestarted.plan.quiet)).await {
             Ok(result) => result?,
             Err(_) => return Err(late()),
         }
@@ -84,47 +84,42 @@ impl Container {
         Ok(())
     }
 
-    async fn wait_ready(&self, cli: &mut Cli, quiet: Duration) -> Result<(), ContainerError> {
-        let broken = |reason: String| ContainerError::Prestart(reason);
-        let input = cli.driver.start();
-        cli.stdin.write_all(&input).await.map_err(ContainerError::Control)?;
-        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
-        loop {
-            let ready = cli.driver.is_ready();
-            let length = tokio::select! {
-                read = cli.stdout.read(&mut out) => read.map_err(ContainerError::Control)?,
-                read = cli.stderr.read(&mut err) => {
-                    // It belongs to nobody's execution. At its end, standard output ends too.
-                    if read.map_err(ContainerError::Control)? == 0 {
-                        return Err(broken("it closed its standard error".to_owned()));
-                    }
-                    continue;
-                }
-                ended = self.ended(cli.tag) => {
-                    return Err(broken(format!("it ended with wait status {:?}", ended?)));
-                }
-                () = tokio::time::sleep(quiet), if ready => return Ok(()),
-            };
-            if length == 0 {
-                return Err(broken("it closed its standard output".to_owned()));
-            }
-            for action in cli.driver.on_stdout(&out[..length]) {
-                match action {
-                    Action::Write(input) => cli.stdin.write_all(&input).await.map_err(ContainerError::Control)?,
-                    Action::Failed(reason) => return Err(broken(reason)),
-                    Action::Ready | Action::Delta(_) | Action::Done(_) => {}
-                }
-            }
-        }
-    }
-
     /// Whether a CLI waits in it.
     pub fn has_cli(&self) -> bool {
         self.cli.is_some()
     }
+}
 
-    /// The CLI that waits in it, for the execution that has claimed it.
-    pub fn take_cli(&mut self) -> Option<Cli> {
-        self.cli.take()
+async fn wait_ready(cli: &mut Cli, quiet: Duration) -> Result<(), ContainerError> {
+    let broken = |reason: String| ContainerError::Prestart(reason);
+    let input = cli.driver.start();
+    cli.stdin.write_all(&input).await.map_err(ContainerError::Control)?;
+    let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+    loop {
+        let ready = cli.driver.is_ready();
+        let length = tokio::select! {
+            read = cli.stdout.read(&mut out) => read.map_err(ContainerError::Control)?,
+            read = cli.stderr.read(&mut err) => {
+                // It belongs to nobody's execution. At its end, standard output ends too.
+                if read.map_err(ContainerError::Control)? == 0 {
+                    return Err(broken("it closed its standard error".to_owned()));
+                }
+                continue;
+            }
+            ended = cli.process.ended() => {
+                return Err(broken(format!("it ended with wait status {:?}", ended?)));
+            }
+            () = tokio::time::sleep(quiet), if ready => return Ok(()),
+        };
+        if length == 0 {
+            return Err(broken("it closed its standard output".to_owned()));
+        }
+        for action in cli.driver.on_stdout(&out[..length]) {
+            match action {
+                Action::Write(input) => cli.stdin.write_all(&input).await.map_err(ContainerError::Control)?,
+                Action::Failed(reason) => return Err(broken(reason)),
+                Action::Ready | Action::Delta(_) | Action::Done(_) => {}
+            }
+        }
     }
 }

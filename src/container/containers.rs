@@ -12,7 +12,9 @@ use tokio::time::timeout_at;
 use super::control::Control;
 use super::credentials;
 use super::gate::Gate;
+use super::holder::Holder;
 use super::pool_memory::{MemoryCache, PoolKey};
+use super::processes::Processes;
 use super::reaper::{self, Parts, Remains};
 use super::survive::fingerprint;
 use super::{Container, ContainerError, Template};
@@ -116,7 +118,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Status {
     pub state: State,
-    pub execution: Option<String>,
+    pub holder: Option<Holder>,
     pub pid: Option<i32>,
     pub claimed: Option<Claimed>,
 }
@@ -164,10 +166,10 @@ impl Entry {
     }
 
     /// `baseline` is what it has used so far, which is not the execution's.
-    pub fn set_claimed(&self, execution: &str, at_ms: u64, baseline: Usage) {
+    pub fn set_claimed(&self, holder: Holder, at_ms: u64, baseline: Usage) {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
-        status.execution = Some(execution.to_owned());
+        status.holder = Some(holder);
         status.claimed = Some(Claimed { at_ms, usage: baseline, network: self.network() });
     }
 
@@ -368,7 +370,10 @@ impl Containers {
             provider: entry.provider.clone(),
             stage: entry.pool.stage(),
             state: status.state,
-            execution: status.execution.clone(),
+            execution: match &status.holder {
+                Some(Holder::Execution(id)) => Some(id.clone()),
+                Some(Holder::Sandbox(_)) | None => None,
+            },
             user: None,
             claimed_at_ms: serving.map(|claimed| claimed.at_ms),
             usage: serving.map(|claimed| entry.used(&usage, &claimed)),
@@ -390,7 +395,7 @@ impl Containers {
     pub async fn create(self: &Arc<Self>, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
         let this = Arc::clone(self);
         let task = tokio::spawn(async move { this.create_here(template, place).await });
-        task.await.map_err(|error| ContainerError::Init(error.to_string()))?
+        task.await?
     }
 
     async fn create_here(&self, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
@@ -403,7 +408,7 @@ impl Containers {
             let (hierarchy, id) = (Arc::clone(&self.hierarchy), id.clone());
             let (memory, pids) = (template.idle.memory_bytes, template.pids);
             let created = tokio::task::spawn_blocking(move || hierarchy.create(&id, memory, pids)).await;
-            created.map_err(|error| ContainerError::Init(error.to_string()))??
+            created??
         };
         let entry = Arc::new(Entry {
             id: id.clone(),
@@ -413,7 +418,7 @@ impl Containers {
             created_at_ms: crate::telemetry::unix_ms(),
             limits: template.run,
             network: OnceLock::new(),
-            status: Mutex::new(Status { state: State::Creating, execution: None, pid: None, claimed: None }),
+            status: Mutex::new(Status { state: State::Creating, holder: None, pid: None, claimed: None }),
         });
         let mut remains = Remains::new(self.parts(entry, place));
 
@@ -430,7 +435,7 @@ impl Containers {
             }
             Ok(Err(error)) => return Err(error.into()),
         };
-        let Spawned { pid, pidfd, proxy, credential_dir, mapped } = spawned;
+        let Spawned { pid, pidfd, proxy, terminals, credential_dir, mapped } = spawned;
         steps::at("create.spawned");
         remains.set_process(Some(pid), Some(pidfd));
         if !mapped {
@@ -445,8 +450,8 @@ impl Containers {
             Err(_) => return Err(late()),
             Ok(Err(error)) => return Err(ContainerError::Control(error)),
             Ok(Ok(Some(Report { op: op::HELLO, value, .. }))) if value == thaw_wire::VERSION as i32 => {}
-            Ok(Ok(Some(other))) => return Err(ContainerError::Init(format!("unexpected greeting {other:?}"))),
-            Ok(Ok(None)) => return Err(ContainerError::Init("it ended during start-up".to_owned())),
+            Ok(Ok(Some(other))) => return Err(ContainerError::InitSaid(Some(other.op))),
+            Ok(Ok(None)) => return Err(ContainerError::InitEnded("during start-up")),
         }
         steps::at("create.ready");
         let owner = id_base + template.user;
@@ -460,13 +465,14 @@ impl Containers {
         };
         steps::at("create.credentials");
         Ok(Container {
-            control,
+            processes: Processes::new(control).map_err(ContainerError::Control)?,
             credentials,
             listener: listener.map(OwnedFd::from),
+            terminals,
             fingerprint: fingerprint(&self.settings, &template),
+            id_base,
             owner,
             template,
-            next_tag: 0,
             cli: None,
             resting: false,
             baseline: Usage::default(),

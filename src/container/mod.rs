@@ -1,26 +1,31 @@
-//! One container: created, rested (frozen), claimed, given credentials and a command, destroyed.
+//! One container and its processes: created, rested (frozen), claimed, given credentials and commands, destroyed.
 //!
 //! ```text
-//! create ──► ready ──► rest ──► warm (frozen) ──► wake ──► claimed ──► drop ──► destroyed
-//!                └──────────────── cold claim ─────────────────┘
+//! create ──► ready ──► rest ──► warm (frozen) ──► claim ──► Once     ──► one command ──► drop ──► destroyed
+//!                └───────────── cold claim ─────────┴────► Sandbox  ──► many commands ──► drop ──► destroyed
 //! ```
 //!
-//! A [`Container`] has one owner at a time: the pool while it is warm, then the execution that claimed it. Dropping
+//! A [`Container`] has one owner at a time: the pool while it is warm, then whoever claimed it, an execution ([`Once`]) or
+//! a sandbox ([`Sandbox`]). One that was claimed never goes back. Each of its commands is a [`Process`]. Dropping
 //! it, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel says that
 //! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back; all but the kill
 //! makes way for claims ([`gate`]).
 
 mod cli;
+mod command;
 mod containers;
 mod control;
 mod credentials;
 mod gate;
+mod holder;
 mod pool_memory;
+mod processes;
 mod reaper;
 mod survive;
+mod terminal;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,17 +33,22 @@ use crate::egress;
 use crate::steps;
 use thaw_os::cgroup::{CgroupError, Hierarchy, Limits, Reclaim, Usage};
 use thaw_os::spawner::SpawnerError;
-use thaw_wire::{Report, op, stage};
+use thaw_wire::stage;
 
 pub use cli::{Cli, PIPE_BYTES, Prestarted, output_pipe};
+pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Limit, Place, Settings};
-use control::Control;
-pub use control::{Command, CommandError, Encoded, MAX_ARGUMENT};
 pub use credentials::CredentialError;
 pub use gate::{ClaimGuard, Creating, Gate, GateSettings};
+pub use holder::{Held, Holder, Once, Sandbox};
 pub use pool_memory::PoolKey;
+use processes::Processes;
+pub use processes::{Exited, MAX_LEFT, Process};
 use reaper::Remains;
 pub use survive::{Orphan, fingerprint};
+pub use terminal::{Terminal, WindowSize};
+
+pub use thaw_wire::{INIT_ID, MAX_GROUPS, Rlimit};
 
 /// State as shown by the API.
 pub use containers::State;
@@ -96,9 +106,24 @@ pub enum ContainerError {
     /// It was not created in time.
     #[error("the container was not created within {0} s (`container.create_timeout_seconds`)")]
     CreateTimeout(u64),
-    /// `thaw-init` ended or answered nonsense.
-    #[error("thaw-init broke: {0}")]
-    Init(String),
+    /// `thaw-init` ended, and the container with it.
+    #[error("thaw-init ended {0}")]
+    InitEnded(&'static str),
+    /// `thaw-init` said something that has no meaning there: a report with this opcode, or no report at all.
+    #[error("thaw-init cannot be understood (report {0:?})")]
+    InitSaid(Option<u8>),
+    /// What an earlier daemon left is not what is needed today.
+    #[error("it cannot be taken over: {0}")]
+    Unfit(&'static str),
+    /// A task of the daemon ended before its work was done.
+    #[error("a task of the daemon ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// No terminal.
+    #[error("make a terminal: {0}")]
+    Terminal(#[source] io::Error),
+    /// Too many commands.
+    #[error("{0} commands of the container run, or have ended without anybody having been told")]
+    Untold(usize),
     /// The CLI that was to wait in it did not get that far.
     #[error("the CLI could not be prestarted: {0}")]
     Prestart(String),
@@ -118,6 +143,11 @@ fn start_error(failed: u32, errno: i32) -> String {
         stage::EXEC => format!("cannot execute the command: {cause}"),
         stage::CHDIR => format!("cannot enter the working directory: {cause}"),
         stage::CLONE => format!("cannot start a process (is the pids limit too low?): {cause}"),
+        stage::REQUEST if errno == libc::EAGAIN => {
+            format!("cannot start the command: {} run in this container already", thaw_wire::MAX_PROCESSES)
+        }
+        stage::TERMINAL => format!("cannot make the terminal the command's own: {cause}"),
+        stage::RLIMIT => format!("cannot set a resource limit of the command: {cause}"),
         _ => format!("cannot start the command (step {failed}): {cause}"),
     }
 }
@@ -142,7 +172,11 @@ impl ContainerError {
             Self::Credentials(_) => "credentials",
             Self::Control(_) => "control",
             Self::Timeout(_) | Self::CreateTimeout(_) => "timeout",
-            Self::Init(_) => "init",
+            Self::InitEnded(_) | Self::InitSaid(_) => "init",
+            Self::Unfit(_) => "unfit",
+            Self::Task(_) => "task",
+            Self::Terminal(_) => "terminal",
+            Self::Untold(_) => "commands",
             Self::Prestart(_) => "prestart",
             Self::Start { .. } => "start",
         }
@@ -150,24 +184,30 @@ impl ContainerError {
 
     /// Whether the container itself is at fault, so that another one may do.
     pub fn is_broken(&self) -> bool {
-        matches!(self, Self::Control(_) | Self::Init(_) | Self::Credentials(CredentialError::Io { .. }))
+        matches!(
+            self,
+            Self::Control(_) | Self::InitEnded(_) | Self::InitSaid(_) | Self::Credentials(CredentialError::Io { .. })
+        )
     }
 }
 
 /// A running or frozen container. Dropping it destroys it.
 #[derive(Debug)]
 pub struct Container {
-    control: Control,
+    processes: Processes,
     /// The tmpfs on its credential directory. Kept so that what the command refreshed can be read back and revoked.
     credentials: Option<OwnedFd>,
     /// The socket of its way out, for the next daemon; the proxy has its own.
     listener: Option<OwnedFd>,
+    /// Its devpts, in which terminals are made.
+    terminals: OwnedFd,
     /// What it was made from.
     fingerprint: String,
+    /// First of its host ids.
+    id_base: u32,
     /// Host id of the user inside.
     owner: u32,
     template: Arc<Template>,
-    next_tag: u32,
     cli: Option<Cli>,
     resting: bool,
     baseline: Usage,
@@ -208,43 +248,16 @@ impl Container {
         Ok(())
     }
 
-    /// What it had used before it belonged to an execution.
-    pub fn baseline(&self) -> Usage {
-        self.baseline
-    }
-
     /// Whether it is as a warm container has to be: frozen, populated.
     pub fn is_resting(&self) -> bool {
         self.remains.cgroup().is_frozen().unwrap_or(false)
-    }
-
-    /// Belongs to an execution from now on: run class, counters start anew. It stays frozen until [`Self::thaw`].
-    ///
-    /// # Errors
-    /// The limits cannot be set.
-    pub fn claim(&mut self, execution: &str) -> Result<(), ContainerError> {
-        // First, and in the kernel: whatever becomes of this process and of the keeper, it never passes for an unused one.
-        self.remains.cgroup().mark_claimed()?;
-        steps::at("claim.marked");
-        match self.resting {
-            true => self.hierarchy().raise(self.remains.cgroup(), &self.template.idle, &self.template.run)?,
-            false => {
-                self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
-                self.baseline = self.usage()?;
-                self.keep();
-            }
-        }
-        self.hierarchy().reset_peak(self.remains.cgroup());
-        self.remains.set_claimed(execution, crate::telemetry::unix_ms(), self.baseline);
-        self.remains.serve_execution();
-        Ok(())
     }
 
     /// Writes the files into its credential directory, frozen or not.
     ///
     /// # Errors
     /// See [`CredentialError`].
-    pub fn inject(&self, files: &[(&str, &str)]) -> Result<(), ContainerError> {
+    fn inject(&self, files: &[(&str, &str)]) -> Result<(), ContainerError> {
         let mount = self.credentials.as_ref().ok_or(CredentialError::NoDirectory)?;
         let limit = self.template.credentials.as_ref().map_or(0, |(_, bytes)| *bytes);
         Ok(credentials::fill(mount.as_fd(), files, self.owner, limit)?)
@@ -252,106 +265,14 @@ impl Container {
 
     /// Tag of the next command.
     pub fn next_tag(&self) -> u32 {
-        self.next_tag + 1
-    }
-
-    /// Tags of commands go on from there: the one that runs is the last that an earlier daemon gave.
-    pub fn resume(&mut self, tag: u32) {
-        self.next_tag = tag;
-    }
-
-    /// Lets it run.
-    ///
-    /// # Errors
-    /// The control file cannot be written.
-    pub fn thaw(&self) -> Result<(), ContainerError> {
-        Ok(self.remains.cgroup().thaw()?)
-    }
-
-    /// Makes `pipe` belong to the user of its commands, who may then open it again as `/dev/stdout` and the like. Both
-    /// ends have one owner, so this is not done for the pipes of a conversation with a CLI: commands that the CLI starts
-    /// would be able to speak in its place.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn give(&self, pipe: BorrowedFd<'_>) -> Result<(), ContainerError> {
-        let group = self.owner - self.template.user + self.template.group;
-        let (user, group) = (rustix::fs::Uid::from_raw(self.owner), rustix::fs::Gid::from_raw(group));
-        rustix::fs::fchown(pipe, Some(user), Some(group)).map_err(|errno| ContainerError::Control(errno.into()))
-    }
-
-    /// Hands a command over; a frozen container starts it when it thaws. Returns the command's tag.
-    ///
-    /// # Errors
-    /// The container is gone.
-    pub fn submit(&mut self, command: &Encoded, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, ContainerError> {
-        self.next_tag += 1;
-        self.control.spawn(self.next_tag, command, self.id(), stdio).map_err(ContainerError::Control)?;
-        Ok(self.next_tag)
-    }
-
-    /// Waits until the submitted command runs.
-    ///
-    /// # Errors
-    /// [`ContainerError::Start`] when it cannot be executed.
-    pub async fn started(&self, tag: u32) -> Result<(), ContainerError> {
-        match self.peek().await? {
-            Some(Report { op: op::STARTED, tag: of, .. }) if of == tag => {
-                self.control.consume().map_err(ContainerError::Control)
-            }
-            Some(Report { op: op::FAILED, tag: of, value, detail }) if of == tag => {
-                Err(ContainerError::Start { stage: detail, errno: value })
-            }
-            Some(other) => Err(ContainerError::Init(format!("unexpected report {}", other.op))),
-            None => Err(ContainerError::Init("it ended before the command ran".to_owned())),
-        }
-    }
-
-    /// Waits until the command ends; its wait status (wait(2)), or `None` when the whole container ended.
-    ///
-    /// # Errors
-    /// [`ContainerError::Start`] when it could not be executed; `thaw-init` answered nonsense.
-    pub async fn ended(&self, tag: u32) -> Result<Option<i32>, ContainerError> {
-        loop {
-            match self.peek().await? {
-                Some(Report { op: op::EXITED, tag: of, value, .. }) if of == tag => return Ok(Some(value)),
-                // Of an execution that another daemon had begun.
-                Some(Report { op: op::FAILED, tag: of, value, detail }) if of == tag => {
-                    return Err(ContainerError::Start { stage: detail, errno: value });
-                }
-                Some(_) => self.control.consume().map_err(ContainerError::Control)?,
-                None => return Ok(None),
-            }
-        }
-    }
-
-    /// The next report, which stays where it is: how a command ended is told again to the next daemon, should this one
-    /// be killed before it has told anybody.
-    async fn peek(&self) -> Result<Option<Report>, ContainerError> {
-        self.control.peek().await.map_err(ContainerError::Control)
-    }
-
-    /// Sends a signal to the command's process group.
-    ///
-    /// # Errors
-    /// The container is gone.
-    pub fn signal(&self, tag: u32, signal: i32) -> Result<(), ContainerError> {
-        self.control.signal(tag, signal).map_err(ContainerError::Control)
-    }
-
-    /// Kills every process in it. What remains is cleared away when it is dropped.
-    ///
-    /// # Errors
-    /// The control file cannot be written.
-    pub fn kill(&self) -> Result<(), ContainerError> {
-        Ok(self.remains.kill()?)
+        self.processes.next_tag()
     }
 
     /// What its cgroup has used since it was created.
     ///
     /// # Errors
     /// The control files cannot be read.
-    pub fn usage(&self) -> Result<Usage, ContainerError> {
+    fn usage(&self) -> Result<Usage, ContainerError> {
         Ok(self.hierarchy().usage(self.remains.cgroup())?)
     }
 }

@@ -29,7 +29,7 @@ impl Container {
             Ok(Ok(bytes)) => tracing::debug!(container = self.id(), bytes, "memory reclaimed"),
             Ok(Err(error)) if what == Reclaim::Swap => return Err(error.into()),
             Ok(Err(error)) => tracing::warn!(container = self.id(), %error, "memory not reclaimed"),
-            Err(error) => return Err(ContainerError::Init(error.to_string())),
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::containers::{Entry, Place, Registry, State};
 use super::gate::Gate;
+use super::holder::Holder;
 use crate::egress;
 use crate::keeper::Keeper;
 use crate::steps;
@@ -124,9 +125,9 @@ impl Remains {
         self.parts().entry.set_state(state);
     }
 
-    pub fn set_claimed(&self, execution: &str, at_ms: u64, baseline: Usage) {
+    pub fn set_claimed(&self, holder: Holder, at_ms: u64, baseline: Usage) {
         let parts = self.parts();
-        parts.entry.set_claimed(execution, at_ms, baseline);
+        parts.entry.set_claimed(holder, at_ms, baseline);
         if let Some(proxy) = &parts.proxy {
             // That of the execution, which is who claims.
             proxy.belongs_to(tracing::Span::current());

@@ -11,18 +11,38 @@ use serde::{Deserialize, Serialize};
 
 use super::containers::{Entry, Status};
 use super::control::Control;
+use super::processes::{self, Process, Processes};
 use super::reaper::{Parts, Remains};
-use super::{Container, ContainerError, Containers, PoolKey, State, Template};
+use super::{Container, ContainerError, Containers, Once, PoolKey, Sandbox, State, Template};
 use crate::egress;
 use crate::keeper::Kept;
 use thaw_os::cgroup::{Limits, Reclaim, Usage};
 
-/// What is to be known of a container besides what the kernel tells. With it go, in this order, its control socket, its
-/// PID 1, the socket of its way out, and its credential mount if it has one.
+/// What is kept of a container besides its note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Part {
+    /// The daemon's end of its control socket.
+    Control,
+    /// Its PID 1.
+    Pidfd,
+    /// The socket of its way out.
+    Proxy,
+    /// Its devpts.
+    Terminals,
+    /// The mount of its credential directory, if it has one.
+    Credentials,
+}
+
+/// What is to be known of a container besides what the kernel tells.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Note {
     /// Version of the protocol that its `thaw-init` speaks.
     wire: u32,
+    /// What the descriptors are that go with it, in their order.
+    parts: Vec<Part>,
+    /// First of the tags that the daemon which wrote this gives to commands.
+    first_tag: u32,
     /// What pool it was made for.
     pool: PoolKey,
     /// What it was made from; see [`fingerprint`].
@@ -46,6 +66,7 @@ pub struct Orphan {
     note: Note,
     control: OwnedFd,
     listener: OwnedFd,
+    terminals: OwnedFd,
     credentials: Option<OwnedFd>,
     egress: egress::Limits,
     remains: Remains,
@@ -70,11 +91,21 @@ impl Container {
     pub(super) fn keep(&self) {
         let (Some(keeper), None) = (self.remains.keeper(), &self.cli) else { return };
         let Some(listener) = &self.listener else { return };
+        let own = [
+            (Part::Control, self.processes.as_fd()),
+            (Part::Pidfd, self.remains.pidfd()),
+            (Part::Proxy, listener.as_fd()),
+            (Part::Terminals, self.terminals.as_fd()),
+        ];
+        let own: Vec<_> =
+            own.into_iter().chain(self.credentials.iter().map(|mount| (Part::Credentials, mount.as_fd()))).collect();
         let note = Note {
             wire: thaw_wire::VERSION,
-            pool: PoolKey::of(&self.template),
+            parts: own.iter().map(|(part, _)| *part).collect(),
+            first_tag: self.processes.first_tag(),
+            pool: self.remains.entry().pool.clone(),
             fingerprint: self.fingerprint.clone(),
-            id_base: self.owner - self.template.user,
+            id_base: self.id_base,
             owner: self.owner,
             credential_bytes: self.template.credentials.as_ref().map(|(_, bytes)| *bytes),
             pid: self.remains.entry().pid().unwrap_or_default(),
@@ -84,9 +115,7 @@ impl Container {
             run: self.template.run,
         };
         let note = serde_json::to_string(&note).expect("numbers and strings always serialize");
-        let own = [self.control.as_fd(), self.remains.pidfd(), listener.as_fd()];
-        let fds = own.into_iter().chain(self.credentials.as_ref().map(AsFd::as_fd));
-        match fds.map(|fd| fd.try_clone_to_owned().map(Arc::new)).collect() {
+        match own.iter().map(|(_, fd)| fd.try_clone_to_owned().map(Arc::new)).collect() {
             Ok(fds) => keeper.put(self.id(), note, fds),
             Err::<Vec<_>, _>(error) => {
                 tracing::error!(container = self.id(), %error, "it would not survive this daemon")
@@ -119,12 +148,14 @@ impl Containers {
             return Err("its thaw-init speaks another version".to_owned());
         }
         // Copies, since the others stay with the keeper's items for as long as it lives.
-        let fds: io::Result<Vec<_>> = kept.fds.iter().map(|fd| fd.try_clone()).collect();
-        let mut fds = fds.map_err(|error| error.to_string())?.into_iter();
-        let (Some(control), Some(pidfd), Some(listener)) = (fds.next(), fds.next(), fds.next()) else {
-            return Err("too little of it was kept".to_owned());
-        };
-        let credentials = fds.next();
+        let copies: io::Result<BTreeMap<_, _>> =
+            note.parts.iter().zip(&kept.fds).map(|(part, fd)| Ok((*part, fd.try_clone()?))).collect();
+        let mut copies = copies.map_err(|error| error.to_string())?;
+        let mut take = |part| copies.remove(&part);
+        let mut needed = |part| take(part).ok_or_else(|| format!("its {part:?} was not kept"));
+        let (control, pidfd) = (needed(Part::Control)?, needed(Part::Pidfd)?);
+        let (listener, terminals) = (needed(Part::Proxy)?, needed(Part::Terminals)?);
+        let credentials = take(Part::Credentials);
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
         let place =
             self.place_at(note.id_base).ok_or("there is no place for it (`container.max`, `container.id_start`)")?;
@@ -136,11 +167,11 @@ impl Containers {
             created_at_ms: note.created_at_ms,
             limits: note.run,
             network: OnceLock::new(),
-            status: Mutex::new(Status { state: State::Creating, execution: None, pid: Some(note.pid), claimed: None }),
+            status: Mutex::new(Status { state: State::Creating, holder: None, pid: Some(note.pid), claimed: None }),
         });
         let remains = Remains::new(Parts { pidfd: Some(pidfd), ..self.parts(entry, place) });
         let egress = self.settings().egress.clone();
-        Ok(Orphan { note, control, listener, credentials, egress, remains })
+        Ok(Orphan { note, control, listener, terminals, credentials, egress, remains })
     }
 }
 
@@ -160,7 +191,7 @@ impl Orphan {
     /// # Errors
     /// Why not; it is destroyed then.
     pub fn into_warm(self, fingerprint: &str, template: Arc<Template>) -> Result<Container, ContainerError> {
-        let unfit = |reason: &str| ContainerError::Init(reason.to_owned());
+        let unfit = ContainerError::Unfit;
         if self.note.fingerprint != fingerprint {
             return Err(unfit("it was made from something else than today"));
         }
@@ -170,21 +201,50 @@ impl Orphan {
         if !self.remains.cgroup().is_frozen()? {
             return Err(unfit("it is not frozen"));
         }
-        let container = self.adopt(template)?;
+        let (container, _) = self.adopt(template, &[])?;
         container.remains.set_state(State::Warm);
         Ok(container)
     }
 
-    /// For the execution that had it since `claimed_at_ms`, Unix milliseconds.
+    /// For the execution that had it since `claimed_at_ms`, Unix milliseconds, and its command, which has this tag.
     ///
     /// # Errors
     /// It cannot be talked to; it is destroyed then.
-    pub fn into_claimed(
+    pub fn into_once(
         self,
         execution: &str,
         claimed_at_ms: u64,
         egress: Arc<egress::Policy>,
-    ) -> Result<Container, ContainerError> {
+        tag: u32,
+    ) -> Result<(Once, Process), ContainerError> {
+        let (container, processes) = self.adopt_claimed(egress, &[tag])?;
+        let process = processes.into_iter().next().expect("one for each tag");
+        Ok((container.claimed_before(execution, claimed_at_ms), process))
+    }
+
+    /// For the sandbox that had it since `claimed_at_ms`, Unix milliseconds, with those of its commands whose end has not
+    /// been told, by their tags.
+    ///
+    /// # Errors
+    /// It cannot be talked to; it is destroyed then.
+    pub fn into_sandbox(
+        self,
+        sandbox: &str,
+        claimed_at_ms: u64,
+        egress: Arc<egress::Policy>,
+        tags: &[u32],
+    ) -> Result<(Sandbox, Vec<Process>), ContainerError> {
+        let (container, processes) = self.adopt_claimed(egress, tags)?;
+        // Tags of the commands to come begin behind those of the last daemon, and so they shall for the next.
+        container.keep();
+        Ok((container.claimed_before(sandbox, claimed_at_ms), processes))
+    }
+
+    fn adopt_claimed(
+        self,
+        egress: Arc<egress::Policy>,
+        tags: &[u32],
+    ) -> Result<(Container, Vec<Process>), ContainerError> {
         // What it was made from matters no more; what is left is what it may do from now on.
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
@@ -200,31 +260,32 @@ impl Orphan {
             prestarted: None,
             reclaim: Reclaim::Nothing,
         };
-        let container = self.adopt(Arc::new(template))?;
-        container.remains.set_claimed(execution, claimed_at_ms, container.baseline);
-        container.remains.serve_execution();
-        Ok(container)
+        self.adopt(Arc::new(template), tags)
     }
 
-    fn adopt(self, template: Arc<Template>) -> Result<Container, ContainerError> {
-        let Self { note, control, listener, credentials, egress: limits, mut remains } = self;
+    fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
+        let Self { note, control, listener, terminals, credentials, egress: limits, mut remains } = self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
+        let first_tag = note.first_tag.wrapping_add(processes::TAGS);
+        let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;
         let served = TcpListener::from(listener.try_clone().map_err(ContainerError::Control)?);
         let (policy, metrics) = (Arc::clone(&template.egress), remains.egress_metrics());
         let id = remains.id().to_owned();
         remains.set_proxy(egress::Proxy::serve_with(served, policy, id, metrics, limits)?);
-        Ok(Container {
-            control,
+        let container = Container {
+            processes,
             credentials,
             listener: Some(listener),
+            terminals,
             fingerprint: note.fingerprint,
+            id_base: note.id_base,
             owner: note.owner,
             template,
-            next_tag: 0,
             cli: None,
             resting: true,
             baseline: note.baseline,
             remains,
-        })
+        };
+        Ok((container, running))
     }
 }

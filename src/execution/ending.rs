@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::log::{Noted, Recovered};
 use super::{Handle, StartError};
-use crate::container::Container;
+use crate::container::Once;
 use crate::provider::Verdict;
 use thaw_client::types::{Exit, ExitReason};
 use thaw_os::cgroup::Usage;
@@ -92,7 +92,7 @@ pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
 
 /// What is left of a command's run when its output has been read.
 pub(super) struct Remains<'a> {
-    pub(super) container: &'a Container,
+    pub(super) container: &'a Once,
     /// What the container had used before.
     pub(super) baseline: &'a Usage,
     pub(super) since: Instant,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::container::Template;
+use crate::container::{INIT_ID, MAX_GROUPS, Template};
 use crate::egress::Policy;
 use crate::pool::{ClaimError, Claimed, Pool, Supply, Want};
 use thaw_image::{Store, StoreError};
@@ -22,9 +22,9 @@ pub const LABEL: &str = "image";
 /// Largest `/etc/passwd` or `/etc/group` that is read out of an image, bytes.
 const MAX_ACCOUNTS: u64 = 1 << 20;
 
-/// Ids that a container has (user_namespaces(7)): 0 to 65,535. Larger ones, which wrap around elsewhere
-/// (CVE-2024-40635), do not exist in it.
-const MAX_ID: u32 = 65_535;
+/// Largest id that a command may have: the last of the container's 65,536 (user_namespaces(7)) is thaw-init's. Larger ones,
+/// which wrap around elsewhere (CVE-2024-40635), do not exist in it.
+const MAX_ID: u32 = INIT_ID - 1;
 
 /// Where an execution's container comes from.
 #[derive(Debug, Clone)]
@@ -150,6 +150,8 @@ pub struct Runnable {
     pub cwd: String,
     /// User and group id.
     pub ids: (u32, u32),
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
     /// Memory limit of its container.
     pub memory_bytes: u64,
     /// Wall-clock limit when the request names none.
@@ -209,6 +211,7 @@ impl Images {
             home: account.home,
             cwd: if workdir.is_empty() { "/".to_owned() } else { workdir.clone() },
             ids: (account.uid, account.gid),
+            groups: account.groups,
             memory_bytes: self.settings.limits.memory_bytes,
             timeout: self.settings.timeout,
         })
@@ -218,6 +221,8 @@ impl Images {
 struct Account {
     uid: u32,
     gid: u32,
+    /// Supplementary ones.
+    groups: Vec<u32>,
     home: Option<String>,
 }
 
@@ -249,18 +254,40 @@ fn resolve(text: &str, passwd: &str, groups: impl FnOnce() -> String) -> Result<
         (None, Some(fields)) => parse_id(fields[2])?.ok_or("whose id in /etc/passwd is no number")?,
         (None, None) => return Err("which its /etc/passwd does not know"),
     };
-    let gid = match group {
-        Some(group) => match parse_id(group)? {
-            Some(gid) => gid,
-            None => group_id(&groups(), group)?,
+    let (gid, supplementary) = match (group, &entry) {
+        // One that is named is the only one (OCI image specification, config.md).
+        (Some(group), _) => match parse_id(group)? {
+            Some(gid) => (gid, Vec::new()),
+            None => (group_id(&groups(), group)?, Vec::new()),
         },
-        None => match &entry {
-            Some(fields) => parse_id(fields[3])?.ok_or("whose group in /etc/passwd is no number")?,
-            None => 0,
-        },
+        (None, Some(fields)) => {
+            let gid = parse_id(fields[3])?.ok_or("whose group in /etc/passwd is no number")?;
+            (gid, groups_of(&groups(), fields[0], gid)?)
+        }
+        (None, None) => (0, Vec::new()),
     };
     let home = entry.map(|fields| fields[5].to_owned());
-    Ok(Account { uid, gid, home })
+    Ok(Account { uid, gid, groups: supplementary, home })
+}
+
+/// The groups that have `user` among their members, besides its primary one (group(5): name:password:gid:members).
+fn groups_of(groups: &str, user: &str, primary: u32) -> Result<Vec<u32>, &'static str> {
+    let mut found = Vec::new();
+    for line in groups.lines() {
+        let fields: Vec<_> = line.split(':').collect();
+        let [_, _, id, members] = fields[..] else { continue };
+        if !members.split(',').any(|member| member.trim() == user) {
+            continue;
+        }
+        let gid = parse_id(id)?.ok_or("one of whose group ids in /etc/group is no number")?;
+        if gid != primary && !found.contains(&gid) {
+            found.push(gid);
+        }
+    }
+    if found.len() > MAX_GROUPS {
+        return Err("which is in more than 64 groups of its /etc/group");
+    }
+    Ok(found)
 }
 
 fn group_id(groups: &str, name: &str) -> Result<u32, &'static str> {
@@ -276,7 +303,7 @@ fn parse_id(text: &str) -> Result<Option<u32>, &'static str> {
     }
     match text.parse() {
         Ok(id) if id <= MAX_ID => Ok(Some(id)),
-        _ => Err("an id above 65535, which does not exist in a container"),
+        _ => Err("an id above 65534, which no command in a container can have"),
     }
 }
 
@@ -319,8 +346,8 @@ fn is_plain_directory(rootfs: &Path, path: &str) -> bool {
 /// If an id comes out that a container does not have, or root without anything saying so.
 #[cfg(fuzzing)]
 pub fn fuzz_account(text: &str, passwd: &str, groups: &str) {
-    let Ok(Account { uid, gid, .. }) = resolve(text, passwd, || groups.to_owned()) else { return };
-    assert!(uid <= MAX_ID && gid <= MAX_ID, "{uid}:{gid}");
+    let Ok(Account { uid, gid, groups, .. }) = resolve(text, passwd, || groups.to_owned()) else { return };
+    assert!(uid <= MAX_ID && gid <= MAX_ID && groups.iter().all(|gid| *gid <= MAX_ID), "{uid}:{gid} {groups:?}");
     let user = text.split_once(':').map_or(text, |(user, _)| user);
     let zero = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte == b'0');
     let says_root = |line: &str| {
@@ -335,7 +362,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    use super::{MAX_ACCOUNTS, account, parse_id};
+    use super::{MAX_ACCOUNTS, MAX_GROUPS, account, parse_id};
 
     fn rootfs() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -365,6 +392,35 @@ mod tests {
     }
 
     #[test]
+    fn a_user_is_in_the_groups_of_the_image() {
+        let root = rootfs();
+        let root = root.path();
+        let groups = |text: &str| account(root, text).map(|account| account.groups);
+        let many: String = (0..=MAX_GROUPS).map(|id| format!("g{id}:x:{}:many\n", 100 + id)).collect();
+        let file = "audio:x:29:app\nvideo:x:44:other,app\nown:x:1235:app\nagain:x:29:app\nappy:x:30:appy,\nhuge:x:70000:big\n\
+                    bad:x:z:bad\n+:::\nroots:x:7:root\n";
+        std::fs::write(root.join("etc/group"), file.to_owned() + "staff:x:50:\n" + &many).unwrap();
+        let mut passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap();
+        passwd += "many:x:7:7::/:\nhuge:x:8:8::/:\nbad:x:9:9::/:\nbig2:x:10:10::/:\n";
+        std::fs::write(
+            root.join("etc/passwd"),
+            passwd.replace("huge", "big").replace("big:x:4294967296", "x:x:4294967296"),
+        )
+        .unwrap();
+        assert_eq!(groups("app"), Ok(vec![29, 44]));
+        assert_eq!(groups("1234"), Ok(vec![29, 44]), "by number the same as by name");
+        assert_eq!(groups(""), Ok(vec![7]), "root too");
+        assert_eq!(groups("app:staff"), Ok(vec![]), "one that is named is the only one");
+        assert_eq!(groups("1234:29"), Ok(vec![]));
+        assert_eq!(groups("77"), Ok(vec![]), "nobody that it knows");
+        assert!(groups("many").unwrap_err().contains("64 groups"));
+        assert!(groups("big").unwrap_err().contains("65534"));
+        assert!(groups("bad").unwrap_err().contains("no number"));
+        std::fs::remove_file(root.join("etc/group")).unwrap();
+        assert_eq!(groups("app"), Ok(vec![]), "an image need not have the file");
+    }
+
+    #[test]
     fn what_is_behind_the_first_mebibyte_is_no_account() {
         let root = rootfs();
         let root = root.path();
@@ -384,8 +440,8 @@ mod tests {
     #[test]
     fn ids_that_would_wrap_around_are_refused() {
         let root = rootfs();
-        for user in ["65536", "2147483648", "4294967296", "18446744073709551616", "0:70000", "big"] {
-            assert!(ids(root.path(), user).unwrap_err().contains("65535"), "{user}");
+        for user in ["65535", "65536", "2147483648", "4294967296", "18446744073709551616", "0:70000", "big"] {
+            assert!(ids(root.path(), user).unwrap_err().contains("65534"), "{user}");
         }
         assert_eq!(parse_id("-1"), Ok(None), "no number, and no name either");
     }

@@ -202,7 +202,16 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let with_host_name = environment::complete(runnable.memory_bytes, &mut env);
     let (user, group) = runnable.ids;
     let env = env.into_iter().collect();
-    let command = Command { argv: runnable.argv, env, with_host_name, cwd: runnable.cwd, user, group };
+    let command = Command {
+        argv: runnable.argv,
+        env,
+        with_host_name,
+        cwd: runnable.cwd,
+        user,
+        group,
+        groups: runnable.groups,
+        rlimits: Vec::new(),
+    };
     Ok(Plan {
         provider: image_run::LABEL.to_owned(),
         user: request.user,
@@ -306,7 +315,16 @@ fn provider_plan(
     let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let env = env.into_iter().collect();
-    let mut command = Command { argv: task.argv, env, with_host_name, cwd: provider.home.clone(), user, group };
+    let mut command = Command {
+        argv: task.argv,
+        env,
+        with_host_name,
+        cwd: provider.home.clone(),
+        user,
+        group,
+        groups: Vec::new(),
+        rlimits: Vec::new(),
+    };
     let encoded = command.encode();
     // Keys were among them; the encoded form wipes itself.
     command.env.iter_mut().for_each(|(_, value)| value.zeroize());
@@ -371,7 +389,8 @@ pub fn prestart_command(
     let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let env = env.into_iter().collect();
-    Command { argv: plan.argv.clone(), env, with_host_name, cwd: plan.cwd.clone(), user, group }.encode()
+    let (argv, cwd) = (plan.argv.clone(), plan.cwd.clone());
+    Command { argv, env, with_host_name, cwd, user, group, groups: Vec::new(), rlimits: Vec::new() }.encode()
 }
 
 fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {

@@ -21,7 +21,7 @@ use super::output::Source;
 use super::plan::Plan;
 use super::survive::{self, Running as Command};
 use super::{Executions, Handle, StartError, waiting};
-use crate::container::{ClaimGuard, Cli, Container, ContainerError, output_pipe};
+use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
 use crate::steps;
@@ -151,8 +151,8 @@ impl Heard {
 
 /// An execution whose command runs.
 pub(super) struct Running {
-    container: Container,
-    tag: u32,
+    container: Once,
+    process: Process,
     baseline: Usage,
     since: Instant,
     /// When its time is over.
@@ -173,14 +173,15 @@ impl Running {
     pub(super) fn resume(
         handle: &Handle,
         recovered: &Recovered,
-        container: Container,
+        container: Once,
+        process: Process,
         pipes: [OwnedFd; 2],
         command: &Command,
     ) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
         let since = survive::instant(command.since);
         Ok(Self {
-            tag: command.tag,
+            process,
             baseline: container.baseline(),
             since,
             deadline: handle.deadline.get().map_or(since + handle.timeout, |until| survive::instant(*until)),
@@ -369,13 +370,13 @@ async fn begin(
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
     let (container, path, submitted) = hand_over(handle, plan, executions.settings.disconnect_grace).await?;
-    let Submitted { tag, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
+    let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     container.thaw()?;
     steps::at("claim.thawed");
     let failed = if conversation.is_some() {
         None
     } else {
-        let started = tokio::time::timeout(START_TIMEOUT, container.started(tag)).await;
+        let started = tokio::time::timeout(START_TIMEOUT, process.started()).await;
         match started.unwrap_or(Err(ContainerError::Timeout(START_TIMEOUT.as_secs()))) {
             Ok(()) => None,
             Err(error) => match error.exit_code() {
@@ -417,7 +418,7 @@ async fn begin(
     Ok((
         Running {
             container,
-            tag,
+            process,
             baseline,
             since,
             deadline: since + handle.timeout,
@@ -434,36 +435,34 @@ async fn begin(
 
 /// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
 /// replaced: nothing has run in it.
-async fn hand_over(
-    handle: &Handle,
-    plan: &Plan,
-    grace: Duration,
-) -> Result<(Container, ClaimPath, Submitted), StartError> {
+async fn hand_over(handle: &Handle, plan: &Plan, grace: Duration) -> Result<(Once, ClaimPath, Submitted), StartError> {
     if let Some(late) = &plan.late
-        && let Some(Claimed { mut container, guard, .. }) = plan.origin.claim_prestarted().await?
+        && let Some(Claimed { container, guard, .. }) = plan.origin.claim_prestarted().await?
     {
-        match submit_late(handle, plan, late, &mut container, guard) {
-            Ok(submitted) => return Ok((container, ClaimPath::Warm, submitted)),
+        let id = container.id().to_owned();
+        match submit_late(handle, plan, late, container, guard) {
+            Ok((container, submitted)) => return Ok((container, ClaimPath::Warm, submitted)),
             // Correct first, then fast: nothing has been asked, so another container may be.
             Err(error) => {
-                tracing::warn!(container = container.id(), %error, "prestarted CLI unusable")
+                tracing::warn!(container = %id, %error, "prestarted CLI unusable")
             }
         }
     }
     let mut attempts = 1;
     loop {
-        let Claimed { mut container, path, guard } = waiting::claim(handle, plan, grace).await?;
+        let Claimed { container, path, guard } = waiting::claim(handle, plan, grace).await?;
+        let id = container.id().to_owned();
         let late = plan.late.as_ref().filter(|_| container.has_cli());
         let submitted = match late {
-            Some(late) => submit_late(handle, plan, late, &mut container, guard),
-            None => submit(handle, plan, &mut container, path, guard).await,
+            Some(late) => submit_late(handle, plan, late, container, guard),
+            None => submit(handle, plan, container, path, guard).await,
         };
         match submitted {
-            Ok(submitted) => return Ok((container, path, submitted)),
+            Ok((container, submitted)) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
                 if (late.is_some() || error.is_broken()) && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
             {
-                tracing::warn!(container = container.id(), %error, "claimed container is broken");
+                tracing::warn!(container = %id, %error, "claimed container is broken");
                 // What ended it may have ended others.
                 plan.origin.check_health().await?;
                 attempts += 1;
@@ -475,7 +474,7 @@ async fn hand_over(
 
 /// A command that starts as soon as its container thaws.
 struct Submitted {
-    tag: u32,
+    process: Process,
     baseline: Usage,
     /// With how much has been written of what it reads.
     stdin: Option<(pipe::Sender, usize)>,
@@ -492,14 +491,14 @@ fn submit_late(
     handle: &Handle,
     plan: &Plan,
     late: &Late,
-    container: &mut Container,
+    container: Container,
     guard: ClaimGuard,
-) -> Result<Submitted, StartError> {
+) -> Result<(Once, Submitted), StartError> {
     // What is said to it is known to this daemon only, so that it ends with it; but it does end.
     handle.keep(None);
-    container.claim(&handle.id)?;
+    let mut container = container.claim_once(&handle.id)?;
     let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
-    let Cli { tag, mut driver, stdin, stdout, stderr } =
+    let Cli { process, mut driver, stdin, stdout, stderr } =
         container.take_cli().ok_or_else(|| broken("there is none".to_owned()))?;
     let env = BTreeMap::new();
     let request = late.request(&plan.files, &env);
@@ -510,7 +509,8 @@ fn submit_late(
     let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
     let conversation = Some(Conversation::begin(driver, stdin, &input, late.prompt.len()));
     let (stdout, stderr) = (stdout.into_nonblocking_fd()?, stderr.into_nonblocking_fd()?);
-    Ok(Submitted { tag, baseline: container.baseline(), stdin: None, stdout, stderr, conversation, guard })
+    let baseline = container.baseline();
+    Ok((container, Submitted { process, baseline, stdin: None, stdout, stderr, conversation, guard }))
 }
 
 /// Everything that is done while a warm container is still frozen, so that the thaw is the last thing between the
@@ -518,10 +518,10 @@ fn submit_late(
 async fn submit(
     handle: &Handle,
     plan: &Plan,
-    container: &mut Container,
+    container: Container,
     path: ClaimPath,
     guard: ClaimGuard,
-) -> Result<Submitted, StartError> {
+) -> Result<(Once, Submitted), StartError> {
     let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
     let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
@@ -530,7 +530,7 @@ async fn submit(
     let (since, until) = (survive::now(), handle.deadline.get().copied());
     handle.set_command(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
     steps::at("claim.kept");
-    container.claim(&handle.id)?;
+    let mut container = container.claim_once(&handle.id)?;
     steps::at("claim.raised");
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
@@ -544,14 +544,15 @@ async fn submit(
     {
         container.give(pipe)?;
     }
-    let tag = container.submit(&plan.command, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+    let stdio = Stdio::Three([stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]);
+    let process = container.submit(&plan.command, &stdio)?;
     steps::at("claim.submitted");
     handle.log.note_submitted();
     steps::at("claim.noted");
-    Ok(Submitted { tag, baseline, stdin, stdout, stderr, conversation: None, guard })
+    Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard }))
 }
 
-fn announce(handle: &Handle, container: &Container, path: ClaimPath, prestarted: bool, claim: Duration) {
+fn announce(handle: &Handle, container: &Once, path: ClaimPath, prestarted: bool, claim: Duration) {
     {
         let mut status = handle.status();
         status.state = ExecutionState::Running;
@@ -625,7 +626,7 @@ async fn follow(
     first_grace: Duration,
     stop: Option<(Stop, Duration)>,
 ) -> (End, Option<Stop>) {
-    let Running { container, tag, stdout, stderr, since, deadline, from, begun, heard, guard, .. } = running;
+    let Running { container, process, stdout, stderr, since, deadline, from, begun, heard, guard, .. } = running;
     let mut silent = handle.log.spool(Stream::Stdout).length() == *from;
     // An earlier daemon has timed what it began.
     let mut unheard = begun.filter(|_| silent);
@@ -638,7 +639,7 @@ async fn follow(
     };
     let mut sink = Sink { handle, heard, on_first };
     let kill_grace = executions.settings.kill_grace;
-    let mut kill_at = stop.map(|(reason, since)| ask_to_end(container, *tag, reason, since + kill_grace));
+    let mut kill_at = stop.map(|(reason, since)| ask_to_end(process, reason, since + kill_grace));
     let mut stop = stop.map(|(reason, _)| reason);
     let deadline = tokio::time::Instant::from_std(*deadline);
     let start_deadline = handle.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
@@ -670,8 +671,8 @@ async fn follow(
             }
             () = progress(handle, seen, waits_until), if !is_read => None,
             () = sink.heard.meaning.send() => None,
-            ended = container.ended(*tag) => break match ended {
-                Ok(Some(status)) => End::Status(status),
+            ended = process.ended() => break match ended {
+                Ok(Some(exited)) => End::Status(exited.status),
                 Ok(None) => End::Vanished,
                 Err(error) => match error.exit_code() {
                     // Told to an earlier daemon that could not say so any more.
@@ -702,7 +703,7 @@ async fn follow(
             let noted = handle.log.note_stop(reason as u8);
             let reason = Stop::noted(noted).unwrap_or(reason);
             stop = Some(reason);
-            kill_at = Some(ask_to_end(container, *tag, reason, noted.at + kill_grace));
+            kill_at = Some(ask_to_end(process, reason, noted.at + kill_grace));
         }
     };
     guard.take();
@@ -728,8 +729,8 @@ async fn follow(
 
 /// Politely first: a CLI may be writing a refreshed token. Returns when it has to be killed: at `kill_at`, by the clock of
 /// [`survive::now`], or now.
-fn ask_to_end(container: &Container, tag: u32, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
-    let polite = reason != Stop::Shutdown && container.signal(tag, libc::SIGTERM).is_ok();
+fn ask_to_end(process: &Process, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
+    let polite = reason != Stop::Shutdown && process.signal(libc::SIGTERM).is_ok();
     let now = tokio::time::Instant::now();
     if polite { now + kill_at.saturating_sub(survive::now()) } else { now }
 }
@@ -742,7 +743,7 @@ async fn progress(handle: &Handle, seen: u64, until: Option<tokio::time::Instant
     }
 }
 
-fn kill(container: &Container) {
+fn kill(container: &Once) {
     if let Err(error) = container.kill() {
         tracing::error!(%error, "could not kill the container");
     }

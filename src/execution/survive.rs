@@ -20,7 +20,7 @@ use super::transit::{self, Shelter};
 use super::users::UserSlot;
 use super::waiting::Waiting;
 use super::{Executions, Handle, Status, run};
-use crate::container::{Container, Orphan};
+use crate::container::{Once, Orphan, Process};
 use crate::egress::Policy;
 use crate::keeper::Kept;
 use crate::provider::Dialect;
@@ -191,10 +191,11 @@ impl Executions {
             self.ended(&handle, true);
             return Ok(ExecutionState::Exited);
         }
-        let running = resumable(&handle, &recovered, orphan, pipes, policy).and_then(|(container, pipes, command)| {
-            let running = run::Running::resume(&handle, &recovered, container, pipes, &command);
-            running.map_err(|error| error.to_string())
-        });
+        let running =
+            resumable(&handle, &recovered, orphan, pipes, policy).and_then(|(container, process, pipes, command)| {
+                let running = run::Running::resume(&handle, &recovered, container, process, pipes, &command);
+                running.map_err(|error| error.to_string())
+            });
         match running {
             Ok(running) => {
                 let slot = self.users.enter(&handle.user, usize::MAX);
@@ -288,7 +289,7 @@ struct Understood {
     pipes: Option<(OwnedFd, OwnedFd)>,
 }
 
-type Resumable = (Container, [OwnedFd; 2], Running);
+type Resumable = (Once, Process, [OwnedFd; 2], Running);
 
 fn resumable(
     handle: &Handle,
@@ -306,12 +307,11 @@ fn resumable(
     let policy = policy.ok_or_else(|| format!("there is no provider {:?} any more", handle.provider))?;
     // Log lines of its way out belong to the execution from here on.
     let _entered = handle.span.enter();
-    let claimed = orphan.into_claimed(&handle.id, handle.created_at_ms, policy);
-    let mut container = claimed.map_err(|error| error.to_string())?;
-    container.resume(command.tag);
+    let claimed = orphan.into_once(&handle.id, handle.created_at_ms, policy, command.tag);
+    let (container, process) = claimed.map_err(|error| error.to_string())?;
     // The daemon may have been killed just before that.
     container.thaw().map_err(|error| error.to_string())?;
-    Ok((container, [stdout, stderr], command))
+    Ok((container, process, [stdout, stderr], command))
 }
 
 /// The end of an execution that cannot be gone on with. If it was to end anyway, that is why it ended: whoever cancelled

@@ -1,8 +1,9 @@
 //! PID 1 of each container: runs commands for the daemon, reaps orphans, and dies with its daemon.
 //!
 //! no_std, static and without an allocator: it must run in any root file system and cost next to nothing while
-//! frozen. It is executed from a sealed memory file, so nothing inside the container can replace it, and it is
-//! not dumpable, so uid 1000 cannot trace it or read its `/proc` files.
+//! frozen. It is executed from a sealed memory file, so nothing inside the container can replace it; it is not dumpable,
+//! and its user and group are nobody else's in the container, so that no command, root of an image included, can trace
+//! it, limit it, signal it, or read its `/proc` files.
 
 #![no_std]
 #![no_main]
@@ -12,7 +13,10 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 
-use thaw_wire::{self as wire, MAX_DATAGRAM, MAX_PROCESSES, MAX_STRINGS, Report, SPAWN_FDS, SpawnHeader, op, stage};
+use thaw_wire::{
+    self as wire, INIT_ID, MAX_DATAGRAM, MAX_GROUPS, MAX_PROCESSES, MAX_RLIMITS, MAX_STRINGS, Report, Rlimit,
+    SPAWN_FDS, SpawnHeader, op, stage,
+};
 
 const CONTROL: c_int = 0;
 /// Stack of the vfork-style child until its exec: it only makes system calls.
@@ -26,6 +30,9 @@ struct Buffers {
     datagram: [u8; MAX_DATAGRAM + 1],
     argv: [*const c_char; MAX_STRINGS + 1],
     envp: [*const c_char; MAX_STRINGS + 1],
+    // The primary group, then the supplementary ones.
+    groups: [u32; MAX_GROUPS + 1],
+    rlimits: [Rlimit; MAX_RLIMITS],
     path: [u8; 4096],
     stack: [u8; CHILD_STACK],
 }
@@ -38,6 +45,8 @@ struct Child {
     envp: *const *const c_char,
     search: *const c_char,
     path: *mut u8,
+    groups: *const u32,
+    rlimits: *const Rlimit,
     fds: [c_int; SPAWN_FDS],
     failed_stage: u32,
     failed_errno: c_int,
@@ -71,6 +80,8 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
         datagram: [0; MAX_DATAGRAM + 1],
         argv: [ptr::null(); MAX_STRINGS + 1],
         envp: [ptr::null(); MAX_STRINGS + 1],
+        groups: [0; MAX_GROUPS + 1],
+        rlimits: [Rlimit { resource: 0, soft: 0, hard: 0 }; MAX_RLIMITS],
         path: [0; 4096],
         stack: [0; CHILD_STACK],
     };
@@ -85,9 +96,10 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     // SAFETY: no pointers; failure would show in the isolation tests.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
     forget_inheritance();
+    keep_capabilities_to_itself();
     let signals = child_signals();
     let mut processes = [Process { pid: 0, tag: 0 }; MAX_PROCESSES];
-    report(op::HELLO, 0, wire::VERSION as i32, 0);
+    send(&said(op::HELLO, 0, wire::VERSION as i32, 0));
     loop {
         let mut polled = [
             libc::pollfd { fd: CONTROL, events: libc::POLLIN, revents: 0 },
@@ -95,7 +107,14 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
         ];
         // SAFETY: `polled` is an array of the given length.
         if unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {
-            continue;
+            if errno() == libc::EINTR {
+                continue;
+            }
+            // Nothing can be heard any more, and trying again would only use up the processor.
+            end(104);
+        }
+        if (polled[0].revents | polled[1].revents) & libc::POLLNVAL != 0 {
+            end(105);
         }
         if polled[1].revents != 0 {
             drain_signals(signals);
@@ -128,6 +147,30 @@ fn forget_inheritance() {
     unsafe { libc::umask(0o022) };
 }
 
+/// It was executed as a user without privileges, with its capabilities in the sets that survive that. They are no longer
+/// needed there, and whatever is executed from here must not inherit them.
+fn keep_capabilities_to_itself() {
+    let mut kept = 0;
+    for capability in wire::KEPT_CAPABILITIES {
+        kept |= 1 << capability;
+    }
+    // SAFETY: no pointers; the ambient set lies within the inheritable one, which capset empties as well.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    if set_capabilities(kept, 0) < 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::_exit(106) }
+    }
+}
+
+/// Effective and permitted, and inheritable.
+fn set_capabilities(permitted: u32, inheritable: u32) -> libc::c_long {
+    // _LINUX_CAPABILITY_VERSION_3 and this thread; two words for each set of 64 bits (capset(2)).
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let sets: [[u32; 3]; 2] = [[permitted, permitted, inheritable], [0; 3]];
+    // SAFETY: both structures have the size that this version says.
+    unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }
+}
+
 fn child_signals() -> c_int {
     // SAFETY: an all-zero sigset_t is valid and is initialised by sigemptyset; the pointers live through the calls.
     let fd = unsafe {
@@ -150,8 +193,12 @@ fn drain_signals(fd: c_int) {
     while unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
 }
 
-fn report(op: u8, tag: u32, value: i32, detail: u32) {
-    let bytes = Report { op, tag, value, detail }.encode();
+fn said(op: u8, tag: u32, value: i32, detail: u32) -> Report {
+    Report { op, tag, value, detail, cpu_us: 0, max_rss_kib: 0 }
+}
+
+fn send(report: &Report) {
+    let bytes = report.encode();
     // SAFETY: `bytes` is valid for its length. A failure means that the daemon is gone: the next poll says so.
     unsafe { libc::send(CONTROL, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
 }
@@ -160,13 +207,19 @@ fn report(op: u8, tag: u32, value: i32, detail: u32) {
 fn reap(processes: &mut [Process; MAX_PROCESSES]) {
     loop {
         let mut status: c_int = 0;
-        // SAFETY: `status` is a valid place to write to.
-        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        // SAFETY: all-zero is a valid rusage; both places are valid to write to.
+        let (pid, used) = unsafe {
+            let mut used: libc::rusage = core::mem::zeroed();
+            (libc::wait4(-1, &mut status, libc::WNOHANG, &mut used), used)
+        };
         if pid <= 0 {
             return;
         }
         if let Some(process) = processes.iter_mut().find(|process| process.pid == pid) {
-            report(op::EXITED, process.tag, status, 0);
+            let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+            let cpu_us = micros(used.ru_utime) + micros(used.ru_stime);
+            let max_rss_kib = used.ru_maxrss as u32;
+            send(&Report { cpu_us, max_rss_kib, ..said(op::EXITED, process.tag, status, 0) });
             process.pid = 0;
         }
     }
@@ -174,10 +227,15 @@ fn reap(processes: &mut [Process; MAX_PROCESSES]) {
 
 /// The daemon closed its end: nobody can claim or stop this container any more, so it ends.
 fn daemon_gone() -> ! {
+    end(0)
+}
+
+/// Ends the container, and everything in it.
+fn end(code: c_int) -> ! {
     // SAFETY: no pointers; -1 is every process of this pid namespace but ourselves.
     unsafe {
         libc::kill(-1, libc::SIGKILL);
-        libc::_exit(0)
+        libc::_exit(code)
     }
 }
 
@@ -227,10 +285,22 @@ fn receive(buffers: &mut Buffers, processes: &mut [Process; MAX_PROCESSES]) {
     }
     let length = length as usize;
     buffers.datagram[length] = 0;
-    match buffers.datagram[0] {
-        op::SPAWN => spawn(buffers, length, truncated, &fds, count, processes),
-        op::SIGNAL => signal(&buffers.datagram[..length], processes),
-        _ => {}
+    let answer = match buffers.datagram[0] {
+        op::SPAWN if truncated => {
+            let tag = SpawnHeader::decode(&buffers.datagram[..length]).map_or(0, |header| header.tag);
+            Some(said(op::FAILED, tag, libc::EINVAL, stage::REQUEST))
+        }
+        op::SPAWN => Some(spawn(buffers, length, &fds[..count], processes)),
+        op::SIGNAL => {
+            signal(&buffers.datagram[..length], processes);
+            None
+        }
+        _ => None,
+    };
+    // The strings of a command held a prompt or a key: nothing of them stays in our memory, whether it was started or not.
+    buffers.datagram[..length].fill(0);
+    if let Some(answer) = answer {
+        send(&answer);
     }
     for fd in &fds[..count] {
         // SAFETY: we own the descriptors that we received; the command has its own copies by now.
@@ -246,25 +316,32 @@ fn signal(datagram: &[u8], processes: &[Process; MAX_PROCESSES]) {
     }
 }
 
-fn spawn(
-    buffers: &mut Buffers,
-    length: usize,
-    truncated: bool,
-    fds: &[c_int; SPAWN_FDS],
-    count: usize,
-    processes: &mut [Process; MAX_PROCESSES],
-) {
+/// Starts a command; returns what is to be said of that.
+fn spawn(buffers: &mut Buffers, length: usize, fds: &[c_int], processes: &mut [Process; MAX_PROCESSES]) -> Report {
     let Some(header) = SpawnHeader::decode(&buffers.datagram[..length]) else {
-        return report(op::FAILED, 0, libc::EINVAL, stage::REQUEST);
+        return said(op::FAILED, 0, libc::EINVAL, stage::REQUEST);
     };
-    let refuse = |errno| report(op::FAILED, header.tag, errno, stage::REQUEST);
+    let refuse = |errno| said(op::FAILED, header.tag, errno, stage::REQUEST);
+    if processes.iter().any(|process| process.pid != 0 && process.tag == header.tag) {
+        return refuse(libc::EEXIST);
+    }
     let Some(slot) = processes.iter_mut().find(|process| process.pid == 0) else { return refuse(libc::EAGAIN) };
-    if truncated || count != SPAWN_FDS || header.argc == 0 {
-        return refuse(libc::EINVAL);
+    // One descriptor that is a terminal stands for all three.
+    let terminal = header.flags & wire::TERMINAL != 0;
+    let all: [c_int; SPAWN_FDS] = match *fds {
+        [one] if terminal => [one; SPAWN_FDS],
+        [stdin, stdout, stderr] if !terminal => [stdin, stdout, stderr],
+        _ => return refuse(libc::EINVAL),
+    };
+    let Some(strings) = read_lists(buffers, &header, length) else { return refuse(libc::EINVAL) };
+    if header.uid == INIT_ID || buffers.groups[..=header.groups as usize].contains(&INIT_ID) {
+        return said(op::FAILED, header.tag, libc::EPERM, stage::IDENTITY);
     }
     let mut cwd = [ptr::null(); 2];
-    let strings = buffers.datagram.get(wire::SPAWN_HEADER_LEN..length);
-    let parsed = strings
+    let parsed = buffers
+        .datagram
+        .get(strings..length)
+        .filter(|_| header.argc > 0)
         .and_then(|bytes| wire::cut_strings(bytes, 1, &mut cwd))
         .and_then(|bytes| wire::cut_strings(bytes, header.argc as usize, &mut buffers.argv))
         .and_then(|bytes| wire::cut_strings(bytes, header.envc as usize, &mut buffers.envp));
@@ -278,7 +355,9 @@ fn spawn(
         envp: buffers.envp.as_ptr(),
         search: search_path(&buffers.envp[..header.envc as usize]),
         path: buffers.path.as_mut_ptr(),
-        fds: *fds,
+        groups: buffers.groups.as_ptr(),
+        rlimits: buffers.rlimits.as_ptr(),
+        fds: all,
         failed_stage: 0,
         failed_errno: 0,
     };
@@ -288,18 +367,31 @@ fn spawn(
         let top = buffers.stack.as_mut_ptr().add(CHILD_STACK).cast::<c_void>();
         libc::clone(run_child, top, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut child).cast())
     };
-    let failed_stage = child.failed_stage;
-    // The strings held the prompt or a key: nothing of them stays in our memory.
-    buffers.datagram[..length].fill(0);
     if pid < 0 {
-        return report(op::FAILED, header.tag, errno(), stage::CLONE);
+        return said(op::FAILED, header.tag, errno(), stage::CLONE);
     }
-    if failed_stage != 0 {
+    if child.failed_stage != 0 {
         // Its zombie is reaped with the SIGCHLD that it sends.
-        return report(op::FAILED, header.tag, child.failed_errno, failed_stage);
+        return said(op::FAILED, header.tag, child.failed_errno, child.failed_stage);
     }
     *slot = Process { pid, tag: header.tag };
-    report(op::STARTED, header.tag, pid, 0);
+    said(op::STARTED, header.tag, pid, 0)
+}
+
+/// Reads groups and resource limits into the buffers; returns where the strings begin.
+fn read_lists(buffers: &mut Buffers, header: &SpawnHeader, length: usize) -> Option<usize> {
+    let (rlimits, strings) = header.offsets()?;
+    let datagram = buffers.datagram.get(..length)?;
+    // The primary group is in the list too: a file that denies the group denies us (CVE-2022-36109).
+    buffers.groups[0] = header.gid;
+    for index in 0..header.groups as usize {
+        *buffers.groups.get_mut(index + 1)? = wire::group(datagram, index)?;
+    }
+    for index in 0..header.rlimits as usize {
+        let at = rlimits + index * wire::RLIMIT_LEN;
+        *buffers.rlimits.get_mut(index)? = Rlimit::decode(datagram.get(at..)?)?;
+    }
+    Some(strings)
 }
 
 /// Value of `PATH` in the command's environment, or the usual default.
@@ -333,15 +425,26 @@ fn check(result: libc::c_long, failed: u32) -> Result<(), u32> {
 
 /// Everything between clone and exec. Raw calls for identity: glibc's wrappers would signal threads.
 fn enter(child: &mut Child) -> Result<(), u32> {
-    let SpawnHeader { uid, gid, .. } = child.header;
-    // SAFETY: system calls with integers, or with pointers to memory that lives until exec; close_range and dup3
-    // act on this child's own descriptor table (no CLONE_FILES).
+    let SpawnHeader { uid, gid, flags, groups, rlimits, .. } = child.header;
+    // SAFETY: system calls with integers, or with pointers to memory that lives until exec; groups and limits are as many
+    // as were read into the parent's buffers; close_range and dup3 act on this child's own descriptor table (no
+    // CLONE_FILES).
     unsafe {
         libc::setsid();
         for (index, fd) in child.fds.iter().enumerate() {
             check(libc::dup3(*fd, index as c_int, 0).into(), stage::FDS)?;
         }
         check(libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32), stage::FDS)?;
+        if flags & wire::TERMINAL != 0 {
+            check(libc::ioctl(0, libc::TIOCSCTTY, 0).into(), stage::TERMINAL)?;
+        }
+        for index in 0..rlimits as usize {
+            let Rlimit { resource, soft, hard } = *child.rlimits.add(index);
+            // struct rlimit64, prlimit(2).
+            let limit = [soft, hard];
+            let none = ptr::null_mut::<u64>();
+            check(libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), none), stage::RLIMIT)?;
+        }
         let mut set: libc::sigset_t = core::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
@@ -349,11 +452,11 @@ fn enter(child: &mut Child) -> Result<(), u32> {
         for cap in wire::KEPT_CAPABILITIES {
             check(libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0).into(), stage::IDENTITY)?;
         }
-        // The primary group is in the list too: a file that denies the group denies us (CVE-2022-36109).
-        let groups = [gid];
-        check(libc::syscall(libc::SYS_setgroups, 1usize, groups.as_ptr()), stage::IDENTITY)?;
+        check(libc::syscall(libc::SYS_setgroups, groups as usize + 1, child.groups), stage::IDENTITY)?;
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid), stage::IDENTITY)?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), stage::IDENTITY)?;
+        // The kernel takes them away from a process that was root; this one was not.
+        check(set_capabilities(0, 0), stage::IDENTITY)?;
         // After setuid: a directory that the user may not enter must not become its working directory.
         check(libc::chdir(child.cwd).into(), stage::CHDIR)?;
     }

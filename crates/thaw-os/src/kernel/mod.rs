@@ -13,7 +13,7 @@ mod watch;
 pub use clock::since_boot;
 pub use clone::{Cloned, clone_container};
 pub use exec::execute;
-pub use message::{Received, peek, receive, send};
+pub use message::{Received, peek, peek_from_the_start, receive, send};
 pub use mount::{attach_in_namespace, bind_detached, set_mount_attributes};
 pub use network::bring_up_loopback;
 pub use watch::Watched;

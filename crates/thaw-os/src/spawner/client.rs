@@ -1,5 +1,6 @@
 //! The daemon's handle to the spawner process: one task owns it, requests queue up, a dead one is replaced.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 
-use super::protocol::{CreateRequest, MAX_MESSAGE, Reply};
+use super::protocol::{CreateRequest, MAX_MESSAGE, Part, Reply};
 use crate::kernel::{self, Watched};
 
 /// How many creations may wait for the spawner.
@@ -37,6 +38,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Listening socket inside its network namespace.
     pub proxy: TcpListener,
+    /// Its devpts.
+    pub terminals: OwnedFd,
     /// The directory that credentials are mounted on.
     pub credential_dir: Option<OwnedFd>,
     /// Whether owners in its root file system are mapped.
@@ -137,12 +140,16 @@ impl Process {
         let mut fds = received.fds.into_iter();
         match serde_json::from_slice(&buffer[..received.length]).map_err(io::Error::other)? {
             Reply::Failed { message } => Ok(Err(SpawnerError::Failed { message, pidfd: fds.next() })),
-            Reply::Created { pid, mapped } => {
-                let (Some(pidfd), Some(proxy)) = (fds.next(), fds.next()) else {
+            Reply::Created { parts, pid, mapped } => {
+                let mut named: BTreeMap<_, _> = parts.into_iter().zip(fds).collect();
+                let mut take = |part| named.remove(&part);
+                let (Some(pidfd), Some(proxy), Some(terminals)) =
+                    (take(Part::Pidfd), take(Part::Proxy), take(Part::Terminals))
+                else {
                     return Err(io::Error::other("the spawner sent too few descriptors"));
                 };
-                let proxy = TcpListener::from(proxy);
-                Ok(Ok(Spawned { pid, pidfd, proxy, credential_dir: fds.next(), mapped }))
+                let (proxy, credential_dir) = (TcpListener::from(proxy), take(Part::Credentials));
+                Ok(Ok(Spawned { pid, pidfd, proxy, terminals, credential_dir, mapped }))
             }
         }
     }

@@ -12,6 +12,7 @@ use seccompiler::BpfProgram;
 use super::filter;
 use super::protocol::CreateRequest;
 use crate::kernel;
+use thaw_wire::INIT_ID;
 
 /// Capabilities that `thaw-init` keeps, over its own user namespace only: to become the user, to signal commands,
 /// and to empty the bounding set of each command. Commands have none.
@@ -62,12 +63,9 @@ impl Confinement {
                 Err(errno) => return Err(format!("drop {capability:?} from the bounding set: {errno}")),
             }
         }
-        // Inheritable stays empty (CVE-2022-24769); permitted becomes the bounding set with the exec.
-        let sets = rustix::thread::CapabilitySets {
-            effective: CapabilitySet::all().intersection(KEPT),
-            permitted: KEPT,
-            inheritable: CapabilitySet::empty(),
-        };
+        // thaw-init is no root, so that its capabilities have to come with it as ambient ones; it empties both sets before
+        // it does anything else (CVE-2022-24769).
+        let sets = rustix::thread::CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: KEPT };
         let null = fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -77,12 +75,26 @@ impl Confinement {
         rustix::stdio::dup2_stdout(&null).map_err(|errno| format!("redirect stdout: {errno}"))?;
         rustix::stdio::dup2_stderr(&null).map_err(|errno| format!("redirect stderr: {errno}"))?;
         rustix::thread::set_no_new_privs(true).map_err(|errno| format!("set no_new_privs: {errno}"))?;
+        become_init()?;
         rustix::thread::set_capabilities(None, sets).map_err(|errno| format!("drop capabilities: {errno}"))?;
+        for capability in KEPT.iter() {
+            rustix::thread::configure_capability_in_ambient_set(capability, true)
+                .map_err(|errno| format!("pass {capability:?} on: {errno}"))?;
+        }
         for program in &self.filter {
             seccompiler::apply_filter(program).map_err(|error| format!("install the system call filter: {error}"))?;
         }
         kernel::execute(init, c"thaw-init").map_err(|error| format!("execute thaw-init: {error}"))
     }
+}
+
+/// Takes the ids that are nobody's but thaw-init's, and keeps what is permitted.
+fn become_init() -> Result<()> {
+    rustix::thread::set_keep_capabilities(true).map_err(|errno| format!("keep capabilities: {errno}"))?;
+    let (gid, uid) = (Gid::from_raw(INIT_ID), Uid::from_raw(INIT_ID));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .map_err(|errno| format!("set the group of thaw-init: {errno}"))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| format!("set the user of thaw-init: {errno}"))
 }
 
 /// Sets the core limit of the spawner, and so of everything it clones. Here it may still be raised from 0 to 1.

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
-use super::protocol::CreateRequest;
+use super::protocol::{CreateRequest, Part};
 use super::view::View;
 use crate::kernel;
 
@@ -47,8 +47,13 @@ pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
         .map_err(failed(format!("open {}", path.display())))
 }
 
-/// Mounts everything and makes `root` the root. Returns the credential directory, if there is one.
-pub fn set_up(request: &CreateRequest, view: &View, root: &OwnedFd, mount_point: OwnedFd) -> Result<Option<OwnedFd>> {
+/// Mounts everything and makes `root` the root. Returns what the daemon works with.
+pub fn set_up(
+    request: &CreateRequest,
+    view: &View,
+    root: &OwnedFd,
+    mount_point: OwnedFd,
+) -> Result<Vec<(Part, OwnedFd)>> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private"))?;
     attach(root.as_fd(), mount_point.as_fd(), "the root file system")?;
@@ -57,7 +62,7 @@ pub fn set_up(request: &CreateRequest, view: &View, root: &OwnedFd, mount_point:
     let proc = proc(root.as_fd())?;
     generated(request, view, root.as_fd(), proc.as_fd())?;
     control_group(request, root.as_fd())?;
-    let shm = devices(root.as_fd())?;
+    let (shm, terminals) = devices(root.as_fd())?;
     let credentials = writable(request, root.as_fd(), shm.as_fd())?;
 
     rustix::process::fchdir(root).map_err(failed("enter the new root"))?;
@@ -65,7 +70,8 @@ pub fn set_up(request: &CreateRequest, view: &View, root: &OwnedFd, mount_point:
     rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
     rustix::process::chdir("/").map_err(failed("enter /"))?;
-    Ok(credentials)
+    let credentials = credentials.map(|directory| (Part::Credentials, directory));
+    Ok(std::iter::once((Part::Terminals, terminals)).chain(credentials).collect())
 }
 
 fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Result<()> {
@@ -230,8 +236,8 @@ fn existing(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// `/dev`; returns its `shm` directory.
-fn devices(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+/// `/dev`; returns its `shm` directory and its devpts.
+fn devices(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
     let dev = new_mount(
         "tmpfs",
         &[("mode", "0755"), ("size", "65536"), ("nr_inodes", "64")],
@@ -264,7 +270,7 @@ fn devices(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     kernel::set_mount_attributes(dev.as_fd(), attributes, None)
         .map_err(|error| format!("make /dev read-only: {error}"))?;
-    Ok(shm)
+    Ok((shm, terminals))
 }
 
 fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, (user, group): (u32, u32)) -> Result<OwnedFd> {

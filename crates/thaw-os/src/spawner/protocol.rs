@@ -44,12 +44,28 @@ pub struct CreateRequest {
     pub cgroups: Vec<PathBuf>,
 }
 
+/// What a descriptor is that comes with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// PID 1 of the container (pidfd_open(2)).
+    Pidfd,
+    /// The socket that listens on the proxy's port inside.
+    Proxy,
+    /// The container's devpts.
+    Terminals,
+    /// The credential directory, if one was asked for.
+    Credentials,
+}
+
 /// Spawner → daemon.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Done. Descriptors: pidfd, listening proxy socket, and the credential directory if one was asked for.
+    /// Done.
     Created {
+        /// What the descriptors are, in their order.
+        parts: Vec<Part>,
         /// Process id of PID 1.
         pid: i32,
         /// Whether the owners of the root file system are mapped (not every file system can).
@@ -62,6 +78,13 @@ pub enum Reply {
     },
 }
 
-/// Child → spawner, once everything is set up. Descriptors: as in [`Reply::Created`] without the pidfd.
-/// Then silence: the end of the socket says that the program was executed.
-pub const CHILD_READY: &[u8] = b"ready";
+/// Child → spawner.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChildReply {
+    /// Everything is set up; with the names of the descriptors that come with it. Then silence: the end of the socket says
+    /// that the program was executed.
+    Ready(Vec<Part>),
+    /// What was being done, and why it failed.
+    Failed(String),
+}

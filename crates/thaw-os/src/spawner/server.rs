@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::confine::{self, Confinement};
 use super::filesystem;
-use super::protocol::{CHILD_READY, CreateRequest, MAX_MESSAGE, Reply};
+use super::protocol::{ChildReply, CreateRequest, MAX_MESSAGE, Part, Reply};
 use super::view::View;
 use crate::kernel::{self, Cloned};
 
@@ -21,7 +21,7 @@ const ROOT_ATTRIBUTES: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID |
 /// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: &str = "500";
 
-/// Ids that each container has: 0 to 65,535, as user_namespaces(7) examples and subuid(5) have it.
+/// Ids that each container has: 0 to 65,535, as user_namespaces(7) examples and subuid(5) have it. The last is thaw-init's.
 pub const IDS_PER_CONTAINER: u32 = 65_536;
 
 /// Serves the socket on standard input. Must be called before any thread exists.
@@ -106,16 +106,19 @@ fn create(
                 Err(message) => message,
             };
             // If this cannot be said, the end of the socket says that something went wrong.
-            let _ = kernel::send(theirs.as_fd(), &[message.as_bytes()], &[]);
+            let _ = say(theirs.as_fd(), &ChildReply::Failed(message), &[]);
             std::process::exit(1)
         }
         Cloned::Parent { pid, pidfd } => {
             drop((theirs, control));
             match parent(&request, pid, ours.as_fd()) {
                 Ok((mapped, from_child)) => {
-                    let mut fds = vec![pidfd];
-                    fds.extend(from_child);
-                    Ok((Reply::Created { pid, mapped }, fds))
+                    let (mut parts, mut fds) = (vec![Part::Pidfd], vec![pidfd]);
+                    for (part, fd) in from_child {
+                        parts.push(part);
+                        fds.push(fd);
+                    }
+                    Ok((Reply::Created { parts, pid, mapped }, fds))
                 }
                 Err(message) => {
                     // The child may be waiting for us, or half set up: it must not outlive the failure.
@@ -128,7 +131,7 @@ fn create(
 }
 
 /// The spawner's side: gives the child its ids, its remaining cgroups and its root, then waits for its exec.
-fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(bool, Vec<OwnedFd>), String> {
+fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(bool, Vec<(Part, OwnedFd)>), String> {
     let map = format!("0 {} {IDS_PER_CONTAINER}", request.id_base);
     for file in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
@@ -146,16 +149,33 @@ fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(b
     drop(fds);
 
     let mut buffer = [0; 4096];
-    let ready = receive(child, &mut buffer)?;
-    if &buffer[..ready.length] != CHILD_READY {
-        return Err(String::from_utf8_lossy(&buffer[..ready.length]).into_owned());
-    }
+    let (ready, fds) = hear(child, &mut buffer)?;
+    let parts = match ready {
+        Some(ChildReply::Ready(parts)) => parts,
+        Some(ChildReply::Failed(message)) => return Err(message),
+        None => return Err("the container's first process ended before it was set up".to_owned()),
+    };
     // Closed by the exec, or by a death that the daemon will see; anything said now is a failed exec.
-    let end = receive(child, &mut buffer)?;
-    if end.length > 0 {
-        return Err(String::from_utf8_lossy(&buffer[..end.length]).into_owned());
+    match hear(child, &mut buffer)?.0 {
+        None => Ok((mapped, parts.into_iter().zip(fds).collect())),
+        Some(ChildReply::Failed(message)) => Err(message),
+        Some(ChildReply::Ready(_)) => Err("the child was ready twice".to_owned()),
     }
-    Ok((mapped, ready.fds))
+}
+
+fn say(parent: BorrowedFd<'_>, reply: &ChildReply, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
+    let body = serde_json::to_vec(reply).map_err(|error| error.to_string())?;
+    kernel::send(parent, &[&body], fds).map_err(|error| format!("answer the spawner: {error}"))
+}
+
+/// What the child says next; nothing at its end.
+fn hear(child: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(Option<ChildReply>, Vec<OwnedFd>), String> {
+    let received = receive(child, buffer)?;
+    if received.length == 0 {
+        return Ok((None, Vec::new()));
+    }
+    let reply = serde_json::from_slice(&buffer[..received.length]);
+    reply.map(|reply| (Some(reply), received.fds)).map_err(|error| format!("understand the child: {error}"))
 }
 
 /// The file by which a thread enters a v1 cgroup.
@@ -228,10 +248,10 @@ fn child(
     let turn = request.id_base / IDS_PER_CONTAINER;
     view.confine(request.cpus as usize, turn as usize)?;
     confinement.become_root()?;
-    let mut fds = vec![confinement.listen(request.proxy_port)?];
-    fds.extend(filesystem::set_up(request, view, &root, mount_point)?);
+    let mut made = vec![(Part::Proxy, confinement.listen(request.proxy_port)?)];
+    made.extend(filesystem::set_up(request, view, &root, mount_point)?);
     rustix::system::sethostname(request.id.as_bytes()).map_err(|errno| format!("set the host name: {errno}"))?;
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    kernel::send(parent, &[CHILD_READY], &fds).map_err(|error| format!("report ready: {error}"))?;
+    let (parts, fds): (Vec<_>, Vec<_>) = made.iter().map(|(part, fd)| (*part, fd.as_fd())).unzip();
+    say(parent, &ChildReply::Ready(parts), &fds)?;
     confinement.execute(request, control, init)
 }

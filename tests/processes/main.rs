@@ -1,0 +1,11 @@
+//! Containers with several processes, as whoever holds one has them: without pool, executions and API.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod house;
+mod identity;
+mod killed;
+mod many;
+mod terminal;
