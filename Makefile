@@ -27,7 +27,7 @@ SCENARIOS ?=
 QEMU_SCENARIOS ?= 10-ready 20-delegation 25-execution
 
 # The folders of images/ that "make images" builds.
-IMAGES ?= openai anthropic google unified
+IMAGES ?= openai anthropic google openai-slim anthropic-slim google-slim anthropic-node anthropic-node-slim workspace unified
 
 # What "make bench" measures (all, or names separated by commas), samples of each contender, and more arguments:
 # cargo bench --bench thawd -- --help.
@@ -137,7 +137,7 @@ unified: toolchain ## Build the program of the image "unified", static and small
 		$(CARGO) build --locked --profile unified --package thaw-unified --target $$host --target-dir $(STATIC_DIR); \
 	install -m 755 $(STATIC_DIR)/$$host/unified/thaw-unified $(STATIC_DIR)/thaw-unified
 
-images: need-root deps build unified ## Build the runtime images of the three clients, and the one of API clients
+images: need-root deps build unified ## Build the images of the three clients, with tools and slim, and the one of API clients
 	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
 
 fresh: need-root deps build unified ## Pin the newest packages, build the images, try the real clients, tell what changed (as root; weekly)

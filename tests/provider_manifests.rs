@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use thawd::provider::{self, CredentialError, Dialect, Invocation, InvocationError, PromptSpec, Provider};
+use thawd::provider::{self, CredentialError, Dialect, Invocation, InvocationError, PromptSpec, PromptVia, Provider};
 
 const UPSTREAM: &str = "http://upstream.test:8080";
 
@@ -30,7 +30,7 @@ fn each_provider_has_the_limits_of_the_mission() {
     let (unified, clis): (Vec<_>, Vec<_>) = providers.values().partition(|provider| provider.image == "unified");
     assert_eq!(
         clis.iter().map(|provider| provider.name.as_str()).collect::<Vec<_>>(),
-        ["anthropic", "google", "openai"]
+        ["anthropic", "anthropic-node", "google", "openai"]
     );
     assert_eq!(unified.len(), 3);
     for provider in clis {
@@ -39,7 +39,7 @@ fn each_provider_has_the_limits_of_the_mission() {
         assert_eq!((run.memory_bytes, run.cpu, run.cpu_burst), (512 << 20, 0.5, Some(1.0)), "{}", provider.name);
         let second = Duration::from_secs(1);
         assert_eq!((idle.cpu_period, run.cpu_period), (second, second), "{}: enough at once", provider.name);
-        assert_eq!(provider.pool_target, 10);
+        assert_eq!(provider.pool_target, if provider.name == "anthropic-node" { 0 } else { 10 });
         assert_eq!(provider.timeouts.default, Duration::from_secs(30));
         assert_eq!(provider.home, "/home/runtime");
         assert!(provider.egress.iter().all(|pattern| pattern.ends_with(":443")));
@@ -179,7 +179,7 @@ fn efforts_reach_the_command_line() {
     assert!(run("anthropic", "ANTHROPIC_API_KEY").argv.join(" ").contains("--effort high"));
     let gemini = run("google", "GEMINI_API_KEY");
     let file = variable(&gemini, "GEMINI_CLI_SYSTEM_DEFAULTS_PATH").unwrap();
-    let baked = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/google/files").join(&file[1..]);
+    let baked = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/google-slim/files").join(&file[1..]);
     assert!(baked.is_file(), "{} is not baked into the image", baked.display());
 }
 
@@ -212,9 +212,11 @@ fn bad_requests_are_told_apart() {
 }
 
 #[test]
-fn a_prompt_fits_an_argument_or_is_refused() {
+fn a_prompt_fits_an_argument_or_is_refused_or_goes_to_standard_input() {
     let providers = shipped();
-    let (google, openai) = (&providers["google"], &providers["openai"]);
+    let (shipped_google, openai) = (&providers["google"], &providers["openai"]);
+    let mut google = shipped_google.clone();
+    google.command.prompt = PromptVia::Argument;
     let longest = "x".repeat(128 * 1024 - 1 - "-p=".len());
     let run = google.invocation(&PromptSpec { prompt: &longest, ..spec(&[], &["GEMINI_API_KEY"]) }).unwrap();
     // The kernel is the judge.
@@ -224,6 +226,11 @@ fn a_prompt_fits_an_argument_or_is_refused() {
     let error = google.invocation(&spec_longer).unwrap_err();
     assert!(matches!(error, InvocationError::PromptTooLong { limit: 131_068, .. }), "{error}");
     assert!(std::process::Command::new("/bin/true").arg(format!("-p={longer}")).status().is_err());
+    let run = shipped_google.invocation(&spec_longer).unwrap();
+    assert_eq!(run.stdin.as_deref(), Some(longer.as_bytes()));
+    assert!(run.argv.iter().all(|argument| !argument.starts_with("-p")), "{:?}", run.argv);
+    let fits = PromptSpec { prompt: &longest, ..spec_longer };
+    assert_eq!(shipped_google.invocation(&fits).unwrap().stdin, None);
     assert!(openai.invocation(&PromptSpec { prompt: &longer, ..spec(&["auth.json"], &[]) }).is_ok());
 }
 

@@ -251,7 +251,7 @@ fn claude(bench: &mut Bench) {
 #[test]
 fn claude_takes_any_credential_late_and_loses_its_placeholder() {
     for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
-        let mut bench = Bench::key("anthropic", name);
+        let mut bench = Bench::key("anthropic-node", name);
         claude(&mut bench);
         let claim = bench.claim().unwrap();
         let variables = json!({"CLAUDE_CODE_OAUTH_TOKEN": "", name: "sk-secret"});
@@ -270,7 +270,7 @@ fn claude_takes_any_credential_late_and_loses_its_placeholder() {
 
 #[test]
 fn claude_takes_an_effort_late() {
-    let mut bench = Bench::key("anthropic", "ANTHROPIC_API_KEY");
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
     bench.effort = Some("low");
     claude(&mut bench);
     let claim = bench.claim().unwrap();
@@ -284,7 +284,7 @@ fn claude_answers_and_fails() {
     let event = |event: Value| json!({"type": "stream_event", "event": event, "parent_tool_use_id": null});
     let piece =
         |text: &str| event(json!({"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}}));
-    let mut bench = Bench::key("anthropic", "ANTHROPIC_API_KEY");
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
     claude(&mut bench);
     bench.claim().unwrap();
     let (text, verdict) = bench.ends(&[
@@ -298,7 +298,7 @@ fn claude_answers_and_fails() {
     ]);
     assert_eq!((text.as_str(), verdict), ("201", success()));
 
-    let mut bench = Bench::key("anthropic", "ANTHROPIC_API_KEY");
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
     claude(&mut bench);
     bench.claim().unwrap();
     let leave = json!({"type": "control_request", "request_id": "r", "request": {"subtype": "can_use_tool"}});
@@ -309,7 +309,7 @@ fn claude_answers_and_fails() {
     ]);
     assert_eq!(reason, "Invalid API key");
 
-    let mut bench = Bench::key("anthropic", "ANTHROPIC_API_KEY");
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
     claude(&mut bench);
     bench.claim().unwrap();
     assert_eq!(bench.driver.finish().error.as_deref(), Some("claude ended without a result"));

@@ -61,7 +61,7 @@ fn each_is_started_with_its_upstream() {
     let gemini = plan("google", None, Some(UPSTREAM));
     assert_eq!(variable(&gemini, "GOOGLE_GEMINI_BASE_URL"), Some("http://upstream.test:8080"));
     let settings = variable(&gemini, "GEMINI_CLI_SYSTEM_SETTINGS_PATH").unwrap();
-    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/google/files");
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/google-slim/files");
     let settings = std::fs::read_to_string(image.join(&settings[1..])).unwrap();
     assert!(!settings.contains("selectedType"), "gemini deletes the file of another kind of account than this");
 
@@ -102,7 +102,7 @@ fn taken(provider: &str, ask: &Ask) -> Result<bool, Refusal> {
 #[test]
 fn what_cannot_come_late_gets_a_process_of_its_own() {
     let key = |name| Ask { variables: vec![(name, "k")], ..Ask::default() };
-    let (openai, anthropic, google) = (key("CODEX_API_KEY"), key("ANTHROPIC_API_KEY"), key("GEMINI_API_KEY"));
+    let (openai, anthropic, google) = (key("CODEX_API_KEY"), key("CLAUDE_CODE_OAUTH_TOKEN"), key("GEMINI_API_KEY"));
     for (provider, ask) in [("openai", &openai), ("anthropic", &anthropic), ("google", &google)] {
         assert_eq!(taken(provider, ask), Ok(false), "{provider}");
         let none = taken(provider, &Ask::default()).unwrap_err();
@@ -111,7 +111,11 @@ fn what_cannot_come_late_gets_a_process_of_its_own() {
         assert_eq!(taken(provider, &env), Err(Refusal::Environment), "{provider}");
     }
     assert_eq!(taken("openai", &Ask { model: Some("o3"), effort: Some("high"), ..openai }), Ok(false));
-    assert_eq!(taken("anthropic", &Ask { effort: Some("high"), ..key("ANTHROPIC_API_KEY") }), Ok(false));
+    assert_eq!(taken("anthropic", &Ask { effort: Some("high"), ..key("CLAUDE_CODE_OAUTH_TOKEN") }), Ok(false));
+    for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
+        assert_eq!(taken("anthropic", &key(name)), Err(Refusal::Credential(name.into())), "the native CLI ignores it");
+        assert_eq!(taken("anthropic-node", &key(name)), Ok(false));
+    }
     let opus = taken("anthropic", &Ask { model: Some("claude-opus-4-5"), ..anthropic });
     assert_eq!(opus, Err(Refusal::Model("claude-sonnet-4-5".into())));
     assert_eq!(taken("google", &Ask { effort: Some("medium"), ..key("GEMINI_API_KEY") }), Ok(false));

@@ -155,9 +155,13 @@ impl Provider {
             }
         }
 
+        let on_stdin = || Some(spec.prompt.as_bytes().to_vec());
         let (argv, stdin) = match self.command.prompt {
-            PromptVia::Stdin => (self.argv(&values, args), Some(spec.prompt.as_bytes().to_vec())),
-            PromptVia::Argument => {
+            PromptVia::Stdin => (self.argv(&values, args), on_stdin()),
+            PromptVia::ArgumentOrStdin if spec.prompt.len() > self.argument_limit() => {
+                (self.argv(&values, args), on_stdin())
+            }
+            PromptVia::Argument | PromptVia::ArgumentOrStdin => {
                 self.check_argument_prompt(spec.prompt)?;
                 let [model, effort, base_url] = values;
                 (self.argv(&[model, effort, base_url, ("prompt", spec.prompt)], args), None)
@@ -179,6 +183,8 @@ impl Provider {
         let elements = self.command.argv.iter().flat_map(|element| match element.as_str() {
             // Once only, as validation saw to.
             "{args}" => args.take().unwrap_or_default(),
+            // A prompt that goes another way takes its flag along.
+            element if element.contains("{prompt}") && values.iter().all(|(name, _)| *name != "prompt") => Vec::new(),
             element => vec![render(element, values)],
         });
         elements.collect()
@@ -223,14 +229,19 @@ impl Provider {
         if prompt.contains('\0') {
             return Err(InvocationError::PromptHasNul { provider: self.name.clone() });
         }
-        let around: usize =
-            self.command.argv.iter().filter(|element| element.contains("{prompt}")).map(String::len).sum();
-        let limit = ARGUMENT_LIMIT - 1 - (around - "{prompt}".len());
+        let limit = self.argument_limit();
         if prompt.len() > limit {
             let bytes = prompt.len();
             return Err(InvocationError::PromptTooLong { provider: self.name.clone(), bytes, limit });
         }
         Ok(())
+    }
+
+    /// Longest prompt that fits into the argument that holds `{prompt}`, bytes.
+    fn argument_limit(&self) -> usize {
+        let around: usize =
+            self.command.argv.iter().filter(|element| element.contains("{prompt}")).map(String::len).sum();
+        (ARGUMENT_LIMIT - 1).saturating_sub(around.saturating_sub("{prompt}".len()))
     }
 
     /// The longest limit that applies.

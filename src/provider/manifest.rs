@@ -68,7 +68,7 @@ fn default_pids_max() -> u32 {
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// Argument vector; never passed through a shell. Placeholders: `{model}`, `{effort}` (empty when none was asked
-    /// for), `{prompt}` (with `prompt = "argument"`), and an element `{args}` that is replaced by the arguments of
+    /// for), `{prompt}` (unless `prompt = "stdin"`), and an element `{args}` that is replaced by the arguments of
     /// the effort and of the `[[when]]` blocks.
     pub argv: Vec<String>,
     /// How the CLI takes its prompt. Default: on standard input.
@@ -107,6 +107,8 @@ pub enum PromptVia {
     Stdin,
     /// In the argument that holds `{prompt}`; at most 128 KiB, the kernel's limit for one argument.
     Argument,
+    /// As an argument if it fits into one; a longer one on standard input, without the argument that holds `{prompt}`.
+    ArgumentOrStdin,
 }
 
 /// Which models can be asked for (`[models]`).

@@ -87,9 +87,9 @@ impl Provider {
             return invalid("command.argv", "needs an element `{args}`: `efforts` or `when` add arguments");
         }
         match (self.command.prompt, count("prompt")) {
-            (PromptVia::Stdin, 0) | (PromptVia::Argument, 1) => Ok(()),
+            (PromptVia::Stdin, 0) | (PromptVia::Argument | PromptVia::ArgumentOrStdin, 1) => Ok(()),
             (PromptVia::Stdin, _) => invalid("command.argv", "has `{prompt}`, which needs `prompt = \"argument\"`"),
-            (PromptVia::Argument, _) => {
+            (PromptVia::Argument | PromptVia::ArgumentOrStdin, _) => {
                 invalid("command.argv", "needs `{prompt}` exactly once, for `prompt = \"argument\"`")
             }
         }

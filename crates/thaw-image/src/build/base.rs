@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::BuildError;
-use super::recipe::{Host, SkeletonRecipe, mode};
+use super::recipe::{BaseRecipe, Host, SkeletonRecipe, mode};
 use super::tree::{Node, Source, Tree};
 
 /// The user that commands run as.
@@ -30,8 +30,14 @@ pub(super) fn user(name: &str, rootfs: &Path) -> Result<User, BuildError> {
         .ok_or_else(|| BuildError::Recipe { path, reason: format!("has no user {name:?}") })
 }
 
-/// Directories, links, busybox's applets if there is `busybox`, and the files of `rootfs/files`.
-pub(super) fn skeleton(recipe: &SkeletonRecipe, busybox: bool, rootfs: &Path) -> Result<Tree, BuildError> {
+/// Directories, links, busybox's applets as far as the base has them, and the files of `rootfs/files`.
+pub(super) fn skeleton(recipe: &SkeletonRecipe, base: &BaseRecipe, rootfs: &Path) -> Result<Tree, BuildError> {
+    if let Some(unknown) = base.without_applets.iter().find(|applet| !recipe.busybox.applets.contains(applet)) {
+        return Err(BuildError::Recipe {
+            path: rootfs.join("skeleton.toml"),
+            reason: format!("has no applet {unknown:?}, which a base does without"),
+        });
+    }
     let mut tree = Tree::default();
     for directory in &recipe.directory {
         let mode = mode(&directory.mode).ok_or_else(|| BuildError::Recipe {
@@ -44,7 +50,8 @@ pub(super) fn skeleton(recipe: &SkeletonRecipe, busybox: bool, rootfs: &Path) ->
         tree.insert(path, Node::Symlink { target: target.clone() })?;
     }
     let (folder, program) = recipe.busybox.path.rsplit_once('/').unwrap_or(("", &recipe.busybox.path));
-    for applet in recipe.busybox.applets.iter().filter(|_| busybox) {
+    let has = |applet: &&String| base.busybox && !base.without_applets.contains(applet);
+    for applet in recipe.busybox.applets.iter().filter(has) {
         tree.insert(&format!("{folder}/{applet}"), Node::Symlink { target: program.to_owned() })?;
     }
     tree.insert_folder(&rootfs.join("files"), "/")?;

@@ -1,8 +1,9 @@
 //! Builds an image from a manifest folder into an OCI image layout, without Docker and without a chroot.
 //!
-//! An image has up to three layers: the base (Debian files named in `rootfs/BASE.toml` plus the skeleton that all
-//! bases share), Node, and the CLI with the files of its manifest folder. Each layer is cached by the hash of what
-//! it is made from, so images share the lower ones and an unchanged image is rebuilt in milliseconds.
+//! From the lowest, an image has these layers: the base (Debian files named in `rootfs/BASE.toml` plus the skeleton that
+//! all bases share), other recipes of `rootfs/`, Node, the CLIs of the images that it includes, and the files of its own
+//! manifest folder. Each layer is cached by the hash of what it is made from, so images share what is the same, and an
+//! unchanged image is rebuilt in milliseconds.
 
 mod base;
 mod cause;
@@ -119,8 +120,8 @@ impl BuildReport {
 /// One layer of a built image.
 #[derive(Debug, Clone)]
 pub struct LayerReport {
-    /// `base`, `node` or `cli`.
-    pub role: &'static str,
+    /// `base`, `node`, `cli`, or the name of a recipe in `rootfs/` or of an included image.
+    pub role: String,
     /// Digest of the compressed blob, `sha256:…`.
     pub digest: String,
     /// Size of the compressed blob, bytes.
@@ -151,11 +152,7 @@ pub fn build(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
         unlocked: Vec::new(),
     };
 
-    let mut layers = vec![("base", work.base()?)];
-    if let Some(version) = &inputs.image.node {
-        layers.push(("node", work.node(version)?));
-    }
-    layers.extend(work.cli()?.map(|layer| ("cli", layer)));
+    let layers = work.layers()?;
     let (mut notes, unlocked) = (std::mem::take(&mut work.notes), std::mem::take(&mut work.unlocked));
     notes.extend(unlocked.iter().map(Moved::to_string));
     drop(work);
@@ -197,16 +194,21 @@ pub fn lock(
     let _one_at_a_time = lock_cache(&options.cache_dir)?;
     let mut changes = Vec::new();
     if newest {
-        changes = npm::newest_in_manifest(manifest_dir, &inputs.image, options)?;
+        for part in inputs.parts() {
+            changes.extend(npm::newest_in_manifest(&part.manifest_dir, &part.image, options)?);
+        }
         inputs = Inputs::read(manifest_dir, options)?;
     }
-    if !inputs.image.packages().is_empty() {
-        let renewed = npm::renew_lock(manifest_dir, &inputs.image, options, progress)?;
-        changes.extend(renewed.into_iter().filter(|change| !changes.contains(change)).collect::<Vec<_>>());
+    for part in inputs.parts().filter(|part| !part.image.packages().is_empty()) {
+        changes.extend(npm::renew_lock(&part.manifest_dir, &part.image, options, progress)?);
     }
-    if let Some(recipe) = &inputs.base.debian {
-        changes.extend(debian::renew_lock(recipe, &debian::lock_path(&inputs.base_path), options, progress)?);
+    for selection in inputs.selections() {
+        if let Some(recipe) = &selection.recipe.debian {
+            changes.extend(debian::renew_lock(recipe, &debian::lock_path(&selection.path), options, progress)?);
+        }
     }
+    let mut told = std::collections::BTreeSet::new();
+    changes.retain(|change| told.insert(change.clone()));
     Ok(changes)
 }
 
@@ -216,11 +218,13 @@ pub fn check(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
     fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
     let _one_at_a_time = lock_cache(&options.cache_dir)?;
     let mut stale = Vec::new();
-    if !inputs.image.packages().is_empty() {
-        stale.extend(npm::check(manifest_dir, &inputs.image, options, progress)?);
+    for part in inputs.parts().filter(|part| !part.image.packages().is_empty()) {
+        stale.extend(npm::check(&part.manifest_dir, &part.image, options, progress)?);
     }
-    if let Some(recipe) = &inputs.base.debian {
-        stale.extend(debian::check(recipe, &debian::lock_path(&inputs.base_path), options, progress)?);
+    for selection in inputs.selections() {
+        if let Some(recipe) = &selection.recipe.debian {
+            stale.extend(debian::check(recipe, &debian::lock_path(&selection.path), options, progress)?);
+        }
     }
     Ok(stale)
 }
@@ -229,7 +233,13 @@ pub fn check(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progres
 pub fn outdated(manifest_dir: &Path, options: &BuildOptions) -> Result<Vec<Outdated>, BuildError> {
     let inputs = Inputs::read(manifest_dir, options)?;
     fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
-    npm::outdated(&inputs.image, options)
+    let mut found = Vec::new();
+    for part in inputs.parts() {
+        found.extend(npm::outdated(&part.image, options)?);
+    }
+    found.sort_by(|a: &Outdated, b| a.package.cmp(&b.package));
+    found.dedup();
+    Ok(found)
 }
 
 /// Holds the cache for one build, until the file is closed.

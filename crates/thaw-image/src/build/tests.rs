@@ -134,7 +134,7 @@ fn entrypoint_says(manifest: &str, env: &[(&str, &str)]) -> (i32, String) {
         let folder = workspace(manifest);
         recipe::read(&folder.path().join("images/test/image.toml")).unwrap()
     };
-    let script = entrypoint::script(&recipe.entrypoint).unwrap();
+    let script = entrypoint::script(recipe.entrypoint.as_ref().unwrap()).unwrap();
     let output = Command::new("/bin/sh")
         .args(["-c", &script, "entrypoint", "echo", "ran it"])
         .env_clear()
@@ -159,7 +159,7 @@ fn the_entrypoint_asks_for_a_credential_and_then_becomes_the_command() {
 #[test]
 fn the_entrypoint_idles_in_a_warm_pool_and_ends_when_told_to() {
     let (recipe, _): (ImageRecipe, _) = recipe::read(&repository().join("images/test/image.toml")).unwrap();
-    let script = entrypoint::script(&recipe.entrypoint).unwrap();
+    let script = entrypoint::script(recipe.entrypoint.as_ref().unwrap()).unwrap();
     let begun = Instant::now();
     let output = Command::new("timeout")
         .args(["1", "/bin/sh", "-c", &script, "entrypoint", "echo", "ran it"])
@@ -177,5 +177,71 @@ fn the_entrypoint_cannot_be_made_to_run_something_else() {
         let folder = workspace(&manifest);
         recipe::read(&folder.path().join("images/test/image.toml")).unwrap()
     };
-    assert!(entrypoint::script(&recipe.entrypoint).is_err());
+    assert!(entrypoint::script(recipe.entrypoint.as_ref().unwrap()).is_err());
+}
+
+/// The configuration of the image in a layout.
+fn config_of(layout: &Path) -> serde_json::Value {
+    let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
+    let blob = |digest: &serde_json::Value| {
+        json(&layout.join("blobs/sha256").join(digest.as_str().unwrap().trim_start_matches("sha256:")))
+    };
+    let index = json(&layout.join("index.json"));
+    blob(&blob(&index["manifests"][0]["digest"])["config"]["digest"])
+}
+
+#[test]
+fn an_image_has_the_layers_of_what_it_includes_and_the_last_word_on_the_environment() {
+    let folder = workspace(&test_image());
+    let part = folder.path().join("images/part");
+    fs::create_dir_all(part.join("files/etc/part")).unwrap();
+    fs::write(part.join("files/etc/part/settings"), "x").unwrap();
+    let named = test_image().replace("name = \"test\"", "name = \"part\"");
+    fs::write(part.join("image.toml"), format!("{named}\n[links]\n\"/etc/part/link\" = \"settings\"\n")).unwrap();
+    let with_env = |name: &str, env: &str| {
+        let path = folder.path().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, after) = text.split_once("[env]\n").unwrap_or((&text, ""));
+        fs::write(path, format!("{before}\n[env]\n{env}\n{after}")).unwrap();
+    };
+    with_env("images/part/image.toml", "OF_PART = \"1\"\nBOTH = \"part\"\nLAYER = \"part\"");
+    let above = folder.path().join("rootfs/above.toml");
+    fs::write(&above, "[host.files]\n\"/usr/bin/tool\" = { from = \"/bin/busybox\", package = \"busybox-static\" }\n")
+        .unwrap();
+    with_env("rootfs/above.toml", "ABOVE = \"1\"\nLAYER = \"above\"");
+    let alone = BuildOptions::new(folder.path().join("part"), folder.path().join("cache"));
+    let alone = build(&part, &alone, &Quiet).unwrap();
+
+    let head = "name = \"test\"\ndescription = \"all\"\nbase = \"busybox\"\nuser = \"runtime\"\nworkdir = \"/\"\n";
+    let image = |more: &str| fs::write(folder.path().join("images/test/image.toml"), format!("{head}{more}")).unwrap();
+    image("layers = [\"above\"]\nincludes = [\"part\"]\n[env]\nBOTH = \"own\"\n");
+    let whole = build_in(folder.path()).unwrap();
+    let roles: Vec<&str> = whole.layers.iter().map(|layer| layer.role.as_str()).collect();
+    assert_eq!(roles, ["base", "above", "part"]);
+    assert_eq!(whole.layers[2].digest, alone.layers[1].digest, "the same layer");
+    let config = config_of(&folder.path().join("layout"));
+    let env = config["config"]["Env"].as_array().unwrap();
+    for wanted in ["ABOVE=1", "OF_PART=1", "BOTH=own", "LAYER=part"] {
+        assert!(env.iter().any(|one| one == wanted), "{wanted}: {env:?}");
+    }
+    assert_eq!(config["config"]["Entrypoint"][0], entrypoint::PATH, "what starts is the part's");
+
+    // What cannot be put together is refused, with the file and the reason.
+    let refused = |more: &str| {
+        image(more);
+        build_in(folder.path()).unwrap_err().to_string()
+    };
+    assert!(refused("layers = [\"none\"]\n").contains("rootfs/none.toml"));
+    assert!(refused("includes = [\"none\"]\n").contains("none/image.toml"));
+    assert!(refused("includes = [\"../x\"]\n").contains("is no name"));
+    assert!(refused("").contains("needs an [entrypoint]"));
+    // Also in a circle.
+    let includes = |name: &str| head.replace("\"test\"", "\"part\"") + &format!("includes = [\"{name}\"]\n");
+    fs::write(part.join("image.toml"), includes("test")).unwrap();
+    assert!(refused("includes = [\"part\"]\n").contains("is included by test and includes others itself"));
+    let third = folder.path().join("images/third");
+    fs::create_dir_all(&third).unwrap();
+    fs::write(third.join("image.toml"), head.replace("\"test\"", "\"third\"")).unwrap();
+    fs::write(part.join("image.toml"), includes("third")).unwrap();
+    assert!(refused("includes = [\"part\"]\n").contains("part/image.toml: is included by test"));
 }

@@ -34,6 +34,10 @@ impl Tree {
         Tree { nodes: BTreeMap::new(), below: skeleton.nodes.clone() }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Node)> {
         self.nodes.iter()
     }

@@ -1,5 +1,6 @@
 //! The layers of one image, each from the cache or made anew.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use indicatif::HumanBytes;
 
 use super::layer::{Layer, LayerCache, LayerCompression};
 use super::pins::Moved;
-use super::recipe::{BaseRecipe, ImageRecipe, SkeletonRecipe};
+use super::recipe::{BaseRecipe, Entrypoint, ImageRecipe, SkeletonRecipe};
 use super::tree::{Node, Source, Tree};
 use super::{BuildError, BuildOptions, base, debian, entrypoint, npm, recipe};
 use crate::digest::InputHash;
@@ -21,39 +22,102 @@ pub(super) struct Inputs {
     pub(super) manifest_dir: PathBuf,
     pub(super) image: ImageRecipe,
     pub(super) image_bytes: Vec<u8>,
-    pub(super) base: BaseRecipe,
-    pub(super) base_bytes: Vec<u8>,
-    pub(super) base_path: PathBuf,
+    pub(super) base: Selection,
+    /// What lies above the base, the lowest first.
+    pub(super) layers: Vec<Selection>,
+    /// The images whose own files are part of this one.
+    pub(super) included: Vec<Inputs>,
     pub(super) skeleton: Tree,
     pub(super) user: base::User,
 }
 
+/// `rootfs/NAME.toml`, read.
+pub(super) struct Selection {
+    pub(super) name: String,
+    pub(super) recipe: BaseRecipe,
+    pub(super) path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Selection {
+    fn read(name: &str, rootfs: &Path) -> Result<Self, BuildError> {
+        let path = rootfs.join(format!("{name}.toml"));
+        let (recipe, bytes) = recipe::read::<BaseRecipe>(&path)?;
+        Ok(Selection { name: name.to_owned(), recipe, path, bytes })
+    }
+
+    /// The files and links of the recipe itself, added to `tree`.
+    fn own(&self, mut tree: Tree) -> Result<Tree, BuildError> {
+        tree.insert_folder(&self.path.with_extension(""), "/")?;
+        for (path, target) in &self.recipe.links {
+            tree.insert(path, Node::Symlink { target: target.clone() })?;
+        }
+        Ok(tree)
+    }
+}
+
 impl Inputs {
     pub(super) fn read(manifest_dir: &Path, options: &BuildOptions) -> Result<Self, BuildError> {
+        Self::read_for(None, manifest_dir, options)
+    }
+
+    /// Reads the recipe of an image, or of one that `including` has in it.
+    fn read_for(including: Option<&str>, manifest_dir: &Path, options: &BuildOptions) -> Result<Self, BuildError> {
         let rootfs = options.rootfs_dir(manifest_dir);
         let image_path = manifest_dir.join("image.toml");
         let (image, image_bytes) = recipe::read::<ImageRecipe>(&image_path)?;
         let bad = |reason: String| BuildError::Recipe { path: image_path.clone(), reason };
-        if !recipe::is_name(&image.name) || !recipe::is_name(&image.base) {
-            return Err(bad("name and base must be lower-case letters, digits and hyphens".to_owned()));
+        let names = [&image.name, &image.base].into_iter().chain(&image.layers).chain(&image.includes);
+        if let Some(name) = names.into_iter().find(|name| !recipe::is_name(name)) {
+            return Err(bad(format!("{name:?} is no name: lower-case letters, digits and hyphens")));
         }
-        let base_path = rootfs.join(format!("{}.toml", image.base));
-        let (base, base_bytes) = recipe::read::<BaseRecipe>(&base_path)?;
+        let base = Selection::read(&image.base, &rootfs)?;
+        let layers = image.layers.iter().map(|name| Selection::read(name, &rootfs)).collect::<Result<_, _>>()?;
         let (skeleton, _) = recipe::read::<SkeletonRecipe>(&rootfs.join("skeleton.toml"))?;
-        let skeleton = base::skeleton(&skeleton, base.busybox, &rootfs)?;
+        let skeleton = base::skeleton(&skeleton, &base.recipe, &rootfs)?;
+        if let (Some(including), false) = (including, image.includes.is_empty()) {
+            return Err(bad(format!(
+                "is included by {including} and includes others itself: {including} has to name those"
+            )));
+        }
+        let mut included = Vec::new();
+        for name in &image.includes {
+            let other = Inputs::read_for(Some(&image.name), &manifest_dir.join("..").join(name), options)?;
+            if other.image.base != image.base {
+                return Err(bad(format!("includes {name}, which has another base, {:?}", other.image.base)));
+            }
+            included.push(other);
+        }
         let user = base::user(&image.user, &rootfs)?;
         if let Some(name) = image.env.keys().find(|name| matches!(name.as_str(), "HOME" | "USER")) {
             return Err(bad(format!("env.{name} comes from the user: leave it out")));
         }
-        Ok(Inputs {
-            manifest_dir: manifest_dir.to_owned(),
-            image,
-            image_bytes,
-            base,
-            base_bytes,
-            base_path,
-            skeleton,
-            user,
+        Ok(Inputs { manifest_dir: manifest_dir.to_owned(), image, image_bytes, base, layers, included, skeleton, user })
+    }
+
+    /// Base and what lies above it, the lowest first.
+    pub(super) fn selections(&self) -> impl Iterator<Item = &Selection> {
+        std::iter::once(&self.base).chain(&self.layers)
+    }
+
+    /// This image and those that it includes: each may have npm packages of its own.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Inputs> {
+        self.included.iter().chain([self])
+    }
+
+    /// Environment of every command.
+    pub(super) fn env(&self) -> BTreeMap<String, String> {
+        let layers = self.selections().map(|selection| &selection.recipe.env);
+        let all = layers.chain(self.parts().map(|part| &part.image.env));
+        all.flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// What the image does when it is started by itself.
+    pub(super) fn entrypoint(&self) -> Result<&Entrypoint, BuildError> {
+        // What is said last counts: the image's own, else that of the last one that it includes.
+        self.parts().filter_map(|part| part.image.entrypoint.as_ref()).last().ok_or_else(|| BuildError::Recipe {
+            path: self.manifest_dir.join("image.toml"),
+            reason: "needs an [entrypoint], unless it includes an image that has one".to_owned(),
         })
     }
 
@@ -87,42 +151,77 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    pub(super) fn base(&mut self) -> Result<Built, BuildError> {
+    /// All layers, the lowest first, each with what it is.
+    pub(super) fn layers(&mut self) -> Result<Vec<(String, Built)>, BuildError> {
         let inputs = self.inputs;
+        let mut layers = vec![("base".to_owned(), self.selection(&inputs.base, inputs.skeleton.clone())?)];
+        for selection in &inputs.layers {
+            layers.push((selection.name.clone(), self.selection(selection, Tree::above(&inputs.skeleton))?));
+        }
+        let mut node: Option<String> = None;
+        for part in inputs.parts() {
+            let (packages, modules, notes, unlocked) = (None, None, Vec::new(), Vec::new());
+            let mut work = Work { inputs: part, packages, modules, notes, unlocked, ..*self };
+            if let Some(version) = &part.image.node {
+                if node.as_ref().is_some_and(|other| other != version) {
+                    return Err(BuildError::Recipe {
+                        path: part.manifest_dir.join("image.toml"),
+                        reason: format!(
+                            "wants Node {version}, beside a part of {} that wants another",
+                            inputs.image.name
+                        ),
+                    });
+                }
+                if node.replace(version.clone()).is_none() {
+                    layers.push(("node".to_owned(), work.node(version)?));
+                }
+            }
+            let role = if part.image.name == inputs.image.name { "cli" } else { &part.image.name };
+            layers.extend(work.cli()?.map(|layer| (role.to_owned(), layer)));
+            self.notes.append(&mut work.notes);
+            self.unlocked.append(&mut work.unlocked);
+        }
+        Ok(layers)
+    }
+
+    /// A base or a layer above one; `below` is what the base begins with, or an empty tree above it.
+    fn selection(&mut self, selection: &Selection, below: Tree) -> Result<Built, BuildError> {
         let mut hash = InputHash::new("base");
-        hash.add(&inputs.base_bytes);
-        let made_by = format!("rootfs/{}.toml", inputs.image.base);
-        match (&inputs.base.debian, &inputs.base.host) {
+        hash.add(&selection.bytes);
+        let made_by = format!("rootfs/{}.toml", selection.name);
+        match (&selection.recipe.debian, &selection.recipe.host) {
             (Some(recipe), None) => {
-                hash_tree(&mut hash, &inputs.skeleton)?;
-                let lock = debian::lock_path(&inputs.base_path);
+                let own = selection.own(below.clone())?;
+                hash_tree(&mut hash, &own)?;
+                let lock = debian::lock_path(&selection.path);
                 let mut chosen = debian::read_lock(&lock, recipe)?.as_chosen();
                 let mut as_locked = hash.clone();
                 chosen.hash(&mut as_locked);
                 if !self.is_cached(as_locked) {
                     let (options, progress) = (self.options, self.progress);
-                    chosen = debian::choose(recipe, &lock, &inputs.manifest_dir, options, progress, &mut self.notes)?;
+                    let folder = &self.inputs.manifest_dir;
+                    chosen = debian::choose(recipe, &lock, folder, options, progress, &mut self.notes)?;
                 }
                 self.unlocked.extend(chosen.moved.iter().cloned());
                 chosen.hash(&mut hash);
-                self.layer("base", made_by, hash, |work| {
-                    debian::add(recipe, &chosen, inputs.skeleton.clone(), work.options)
+                self.layer(&selection.name, made_by, hash, |work| {
+                    selection.own(debian::add(recipe, &chosen, below, work.options)?)
                 })
             }
             (None, Some(host)) => {
                 // These files may change at any time and are small: they are hashed themselves.
-                let tree = base::host(host, inputs.skeleton.clone())?;
+                let tree = selection.own(base::host(host, below)?)?;
                 hash_tree(&mut hash, &tree)?;
-                self.layer("base", made_by, hash, |_| Ok(tree))
+                self.layer(&selection.name, made_by, hash, |_| Ok(tree))
             }
             _ => Err(BuildError::Recipe {
-                path: inputs.base_path.clone(),
+                path: selection.path.clone(),
                 reason: "needs exactly one of [debian] and [host]".to_owned(),
             }),
         }
     }
 
-    pub(super) fn node(&mut self, version: &str) -> Result<Built, BuildError> {
+    fn node(&mut self, version: &str) -> Result<Built, BuildError> {
         let inputs = self.inputs;
         let strip = npm::strip_version();
         if strip.is_none() {
@@ -167,7 +266,7 @@ impl Work<'_> {
     }
 
     /// The image's own files; `None` if there are none.
-    pub(super) fn cli(&mut self) -> Result<Option<Built>, BuildError> {
+    fn cli(&mut self) -> Result<Option<Built>, BuildError> {
         let inputs = self.inputs;
         let mut own = Tree::above(&inputs.skeleton);
         own.insert_folder(&inputs.files(), "/")?;
@@ -177,10 +276,13 @@ impl Work<'_> {
         for (path, name) in &inputs.image.programs {
             own.insert(path, program(name, &self.options.programs_dir(&inputs.manifest_dir))?)?;
         }
-        if entrypoint::is_needed(&inputs.image.entrypoint) {
-            let script = entrypoint::script(&inputs.image.entrypoint)
+        if let Some(said) = inputs.image.entrypoint.as_ref().filter(|said| entrypoint::is_needed(said)) {
+            let script = entrypoint::script(said)
                 .map_err(|reason| BuildError::Recipe { path: inputs.manifest_dir.join("image.toml"), reason })?;
             own.insert(entrypoint::PATH, Node::File { mode: 0o755, source: Source::Bytes(script.into_bytes()) })?;
+        }
+        if own.is_empty() && inputs.image.copy.is_empty() {
+            return Ok(None);
         }
 
         let mut hash = InputHash::new("cli");
@@ -229,7 +331,7 @@ impl Work<'_> {
 
     fn layer(
         &mut self,
-        role: &'static str,
+        role: &str,
         made_by: String,
         mut hash: InputHash,
         make: impl FnOnce(&mut Self) -> Result<Tree, BuildError>,
@@ -259,7 +361,7 @@ impl Work<'_> {
     }
 
     /// Makes the gzip variant of a layer that is in the cache.
-    fn compressed_again(&mut self, role: &'static str, key: &str) -> Result<Layer, BuildError> {
+    fn compressed_again(&mut self, role: &str, key: &str) -> Result<Layer, BuildError> {
         self.progress.started(&format!("gzip of {role}"), None);
         let result = self.cache.gzip(key, self.progress);
         self.progress.finished(if result.is_ok() { "compressed" } else { "failed" });

@@ -65,7 +65,7 @@ impl<'a> Kept<'a> {
             let mut entry = entry.map_err(fail)?;
             let name = entry.path().map_err(fail)?.to_string_lossy().into_owned();
             let path = format!("/{}", name.trim_start_matches("./").trim_end_matches('/'));
-            let keep = self.recipe.keep.iter().find(|pattern| glob(pattern, &path));
+            let keep = self.recipe.kept_by(&path);
             let wanted = self.recipe.concatenate.iter().map(|concatenate| glob(&concatenate.from, &path));
             let wanted: Vec<_> = wanted.collect();
             if keep.is_none() && !wanted.contains(&true) {
@@ -84,6 +84,10 @@ impl<'a> Kept<'a> {
                     Node::File { mode: header.mode().map_err(fail)? & 0o777, source: Source::Bytes(bytes) }
                 }
                 (EntryType::Symlink, Some(target)) => Node::Symlink { target },
+                // Another name of a file that is in the same package.
+                (EntryType::Link, Some(target)) => {
+                    Node::Symlink { target: format!("/{}", target.trim_start_matches("./")) }
+                }
                 (EntryType::Directory, _) => continue,
                 _ => return Err(BuildError::Path { path, reason: "kept, but neither file nor link".to_owned() }),
             };

@@ -25,13 +25,25 @@ pub(super) fn newest(
     let pool = Pool::of(options);
     let fetched = fetch(recipe, &Wanted::Newest(&recipe.packages), &mirror(options), &pool.0, progress)?;
     let mut packages = Vec::new();
+    let mut unknown: Vec<&str> = recipe.without.iter().map(String::as_str).collect();
     for package in fetched.packages {
+        let all = unknown.len();
+        unknown.retain(|name| *name != package.name);
+        if unknown.len() < all {
+            continue;
+        }
         // Most dependencies are for scripts that are not run: those that give no file are not worth pinning.
         let mut kept = Kept::new(recipe);
         kept.add(&pool.path(&package), &mut Tree::default())?;
         if kept.is_something() {
             packages.push(package);
         }
+    }
+    if !unknown.is_empty() {
+        return Err(BuildError::Path {
+            path: unknown.join(", "),
+            reason: "[debian] `without` names these, and none of the packages brings them along".to_owned(),
+        });
     }
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((packages, fetched.snapshot))

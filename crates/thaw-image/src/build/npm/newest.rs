@@ -83,7 +83,9 @@ fn ask(image: &ImageRecipe, options: &BuildOptions) -> Result<Vec<Asked>, BuildE
         let (package, pinned) = registry_name(&name, &wanted);
         let versions = versions(package, options)?;
         let all = || versions.iter().map(String::as_str);
-        let newest = if name == NODE_PACKAGE {
+        let newest = if image.held.contains(&name) {
+            Some(pinned)
+        } else if name == NODE_PACKAGE {
             newest_like(pinned, all())
         } else {
             all().filter(|version| suffix(version) == suffix(pinned)).max_by_key(|version| numbers(version))
