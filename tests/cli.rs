@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
+#[path = "cli/tools.rs"]
+mod tools;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -76,6 +78,11 @@ impl Upstream {
     async fn get(&self, path: &str) -> Value {
         let url = format!("http://{}{path}", self.address);
         self.http.get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn forget(&self) {
+        let url = format!("http://{}/__requests", self.address);
+        self.http.delete(url).send().await.unwrap().error_for_status().unwrap();
     }
 
     async fn control(&self, body: Value) {
@@ -174,16 +181,19 @@ async fn ask(daemon: &Daemon, upstream: &Upstream, provider: &str, text: &str) -
     ask_with(daemon, upstream.credentials(provider).await, provider, text).await
 }
 
-/// The same with a credential that a CLI takes while it runs: gemini takes no access token then, but a key.
 async fn ask_late(daemon: &Daemon, upstream: &Upstream, provider: &str, text: &str) -> Outcome {
-    let credentials = match provider {
+    ask_with(daemon, late_credentials(upstream, provider).await, provider, text).await
+}
+
+/// A credential that a CLI takes while it runs: gemini takes no access token then, but a key.
+async fn late_credentials(upstream: &Upstream, provider: &str) -> Credentials {
+    match provider {
         "google" => Credentials {
             files: BTreeMap::new(),
             env: BTreeMap::from([("GEMINI_API_KEY".to_owned(), Secret::new("key-offline".to_owned()))]),
         },
         _ => upstream.credentials(provider).await,
-    };
-    ask_with(daemon, credentials, provider, text).await
+    }
 }
 
 async fn ask_with(daemon: &Daemon, credentials: Credentials, provider: &str, text: &str) -> Outcome {
@@ -232,7 +242,7 @@ async fn each_cli_answers_out_of_a_warm_container_and_failures_are_told() {
 
     // What the allow-list does not name is refused, and the log says so.
     let credentials = Some(upstream.credentials("anthropic").await);
-    let script = "wget -q -O - http://example.com/ 2>&1; echo status $?";
+    let script = "curl -sS --fail http://example.com/ 2>&1; echo status $?";
     let command = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
     let provider = "anthropic".to_owned();
     let outcome = daemon

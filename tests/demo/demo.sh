@@ -48,7 +48,7 @@ port=$(sed -n '1s/.*://p' "$work/upstream")
 [ -n "$port" ] || { echo "the upstream did not start" >&2; exit 1; }
 echo "http://127.0.0.1:$port, known in containers as http://upstream.test:$port"
 
-say "the daemon"
+say "the daemon, with two frozen containers per provider, and one in which the CLI waits already started"
 mkdir "$work/providers"
 cp "$root"/providers/*.toml "$work/providers"
 cat > "$work/thawd.toml" << TOML
@@ -65,21 +65,22 @@ name = "thawd-demo"
 "upstream.test" = ["127.0.0.1"]
 $(for name in openai anthropic google unified-openai unified-anthropic unified-google; do
   printf '[provider.%s]\npool_target = 2\nbase_url = "http://upstream.test:%s"\negress = ["upstream.test:%s"]\n' "$name" "$port" "$port"
+  case $name in unified-*) ;; *) echo 'prestarted = 1' ;; esac
 done)
 TOML
 "$bin/thawd" --config "$work/thawd.toml" 2> "$work/thawd.log" &
 daemon_pid=$!
-printf 'filling the pools: two frozen containers per provider '
+printf 'filling the pools '
 # Unpacking the images takes a few seconds the first time.
 for _ in $(seq 600); do
   kill -0 "$daemon_pid" 2> /dev/null || { echo; echo "the daemon ended" >&2; exit 1; }
   warm=$("$bin/thawctl" --format json pools 2> /dev/null | jq '[.[].warm] | add // 0' 2> /dev/null || echo 0)
-  [ "${warm:-0}" -lt 12 ] || break
+  [ "${warm:-0}" -lt 15 ] || break
   printf .
   sleep 0.2
 done
 echo " ${warm:-0} warm"
-[ "${warm:-0}" -ge 12 ] || { "$bin/thawctl" pools >&2; exit 1; }
+[ "${warm:-0}" -ge 15 ] || { "$bin/thawctl" pools >&2; exit 1; }
 
 # Credential files in the CLIs' own formats; the tokens are made up, and the upstream takes any.
 base64url() { base64 -w0 | tr '+/' '-_' | tr -d '='; }
@@ -90,8 +91,15 @@ printf '{"OPENAI_API_KEY":null,"tokens":{"id_token":"%s","access_token":"%s","re
 printf '{"claudeAiOauth":{"accessToken":"sk-ant-oat01-demo","expiresAt":4102444800000,"scopes":["user:inference"]}}' > "$work/claude.json"
 # gemini checks a credential file with Google's token service, so the demo hands over the access token instead.
 export GOOGLE_CLOUD_ACCESS_TOKEN=ya29.demo
-export OPENAI_API_KEY=sk-demo ANTHROPIC_API_KEY=sk-ant-demo GOOGLE_API_KEY=demo
+export OPENAI_API_KEY=sk-demo ANTHROPIC_API_KEY=sk-ant-demo GOOGLE_API_KEY=demo GEMINI_API_KEY=demo
 
+refilled() { # waits until what was used has been replaced
+  for _ in $(seq 300); do
+    warm=$("$bin/thawctl" --format json pools | jq '[.[].warm] | add')
+    [ "$warm" -lt 15 ] || break
+    sleep 0.1
+  done
+}
 ask() { # title, then arguments of thawctl run
   say "$1"
   shift
@@ -101,15 +109,32 @@ ask 'OpenAI codex, with ~/.codex/auth.json' --file "auth.json=$work/auth.json" o
 ask 'Anthropic claude, with ~/.claude/.credentials.json' --file ".credentials.json=$work/claude.json" anthropic 'What is 3*67? Answer with the number only.'
 ask 'Google gemini, with an OAuth access token' --credential-env GOOGLE_CLOUD_ACCESS_TOKEN google 'What is 3*67? Answer with the number only.'
 
+# What the model is to ask for, told to the upstream in the prompt; it answers with what the last command gave.
+steps='steps: [[{"run": "echo hi > file; cat file"}], [{"run": "git init -q . && git add file && git commit -qm hi && git log --format=%s"}]]'
+say 'the model asks for shell commands: in a container that was frozen empty (--env: that cannot be handed over late)'
+worked() { # provider, what it was, arguments of thawctl run: the CLI's tool must have given what the command printed
+  local provider=$1 how=$2 said
+  shift 2
+  said=$("$bin/thawctl" run --verbose --user demo "$@" "$provider" "$steps" 2>&1) || { echo "$said" >&2; return 1; }
+  echo "$said"
+  grep -q "$how" <<< "$said" || { echo "$provider: not $how" >&2; return 1; }
+  grep -qx '\(Output: \)\?hi' <<< "$said" || { echo "$provider: the command did not print hi" >&2; return 1; }
+}
+worked openai "path=warm prestarted=false" --env DEMO=1 --file "auth.json=$work/auth.json"
+worked anthropic "path=warm prestarted=false" --env DEMO=1 --file ".credentials.json=$work/claude.json"
+worked google "path=warm prestarted=false" --env DEMO=1 --credential-env GEMINI_API_KEY
+
+say 'the same in a container where the CLI waited already started'
+refilled
+worked openai prestarted=true --file "auth.json=$work/auth.json"
+worked anthropic prestarted=true --file ".credentials.json=$work/claude.json"
+worked google prestarted=true --credential-env GEMINI_API_KEY
+
 for provider in openai anthropic google; do
-  ask "the same without a CLI: $provider by its API" --credential-env "${provider^^}_API_KEY" "unified-$provider" 'What is 3*67? Answer with the number only.'
+  ask "without a CLI: $provider by its API" --credential-env "${provider^^}_API_KEY" "unified-$provider" 'What is 3*67? Answer with the number only.'
 done
 
 say "the pool, refilled and frozen"
-for _ in $(seq 50); do
-  warm=$("$bin/thawctl" --format json pools | jq '[.[].warm] | add')
-  [ "$warm" -lt 12 ] || break
-  sleep 0.1
-done
+refilled
 "$bin/thawctl" ps
 say "done; stopping"

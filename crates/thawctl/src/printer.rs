@@ -84,10 +84,11 @@ impl<O: Write, E: Write> Printer<O, E> {
             Event::Started(started) if self.verbose => {
                 let path = serde_json::to_string(&started.path)?;
                 self.note(&format!(
-                    "started {} in container {} path={} claim_us={}",
+                    "started {} in container {} path={} prestarted={} claim_us={}",
                     started.execution,
                     started.container,
                     path.trim_matches('"'),
+                    started.prestarted,
                     started.claim_us
                 ))
             }

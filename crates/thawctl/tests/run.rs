@@ -99,7 +99,7 @@ async fn verbose_tells_path_and_timings_and_raw_the_clis_own_output() {
     let done = output(&mut thawctl(&fake, &["run", "openai", "hi", "--raw", "--verbose"])).await;
     assert_eq!(text(&done.stdout), "{\"text\":\"201\"}\n");
     let lines: Vec<_> = text(&done.stderr).lines().collect();
-    assert_eq!(lines[0], "thawctl: started e-1 in container c-1 path=warm claim_us=540");
+    assert_eq!(lines[0], "thawctl: started e-1 in container c-1 path=warm prestarted=false claim_us=540");
     assert_eq!(lines[1], "banner");
     assert!(
         lines[2].starts_with("thawctl: exit code=0 signal=- reason=exited success=true duration_ms=12 "),

@@ -3,6 +3,7 @@
 use axum::http::Method;
 use serde_json::Value;
 
+use super::script::{Step, ToolResult};
 use super::{anthropic, google, misbehave::Api, openai};
 
 /// What a request asks for, read off its path.
@@ -58,6 +59,36 @@ impl<'a> Call<'a> {
             Self::Messages | Self::CountTokens => anthropic::prompt(body),
             Self::Generate { .. } => google::prompt(body),
             Self::CodeAssist(_) | Self::Side => None,
+        }
+    }
+
+    /// Names of the tools that it offers.
+    pub fn tools(self, body: &Value) -> Vec<String> {
+        match self {
+            Self::Responses => openai::tools(body),
+            Self::Messages => anthropic::tools(body),
+            Self::Generate { .. } => google::tools(body),
+            Self::CountTokens | Self::CodeAssist(_) | Self::Side => Vec::new(),
+        }
+    }
+
+    /// How many turns of a script it has behind it, and what the tools of the last one gave.
+    pub fn results(self, body: &Value) -> (usize, Vec<ToolResult>) {
+        match self {
+            Self::Responses => openai::results(body),
+            Self::Messages => anthropic::results(body),
+            Self::Generate { .. } => google::results(body),
+            Self::CountTokens | Self::CodeAssist(_) | Self::Side => (0, Vec::new()),
+        }
+    }
+
+    /// A step of a script by one of the tools that were offered.
+    pub fn step(self, step: &Step, tools: &[String]) -> Result<(String, Value), String> {
+        match self {
+            Self::Responses => openai::call(step, tools),
+            Self::Messages => anthropic::call(step, tools),
+            Self::Generate { .. } => google::call(step, tools),
+            Self::CountTokens | Self::CodeAssist(_) | Self::Side => Err("it takes no calls".to_owned()),
         }
     }
 

@@ -4,6 +4,9 @@
 //! Code Assist API, and answers the side calls that the CLIs make. It computes the last product in a prompt
 //! (`3*67` gives `201`), records what it was asked, and can be told to misbehave.
 //!
+//! A prompt that ends with `steps: [[{"run": "ls"}], …]` is answered by calls of the CLI's own tools, one list a turn; what
+//! the tools gave is recorded.
+//!
 //! `POST /__control` sets misbehaviour and pace, `GET /__requests` tells what was asked, `DELETE /__requests` forgets
 //! it, `GET /__credentials` gives credentials that the CLIs accept.
 //!
@@ -20,6 +23,7 @@ mod google;
 mod misbehave;
 mod openai;
 mod record;
+mod script;
 mod server;
 mod stream;
 

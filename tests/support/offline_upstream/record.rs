@@ -14,6 +14,8 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::script::ToolResult;
+
 /// How many requests are kept in memory.
 const KEPT: usize = 10_000;
 /// How many characters of a prompt are kept.
@@ -36,6 +38,13 @@ pub struct Recorded {
     pub body_bytes: usize,
     pub model: Option<String>,
     pub prompt: Option<String>,
+    /// Length of the prompt, bytes, and the SHA-256 of all of it.
+    pub prompt_bytes: Option<usize>,
+    pub prompt_sha256: Option<String>,
+    /// Names of the tools that the CLI offered.
+    pub tools: Vec<String>,
+    /// What the tools of the last turn of a script gave, in the order of their calls.
+    pub tool_results: Vec<ToolResult>,
 }
 
 /// That a request carried a credential, and which one, without telling it.
@@ -83,6 +92,11 @@ pub fn credential(headers: &HeaderMap) -> Option<Credential> {
 /// Shortens a prompt to what is kept of it.
 pub fn kept_prompt(prompt: &str) -> String {
     prompt.chars().take(PROMPT_CHARS).collect()
+}
+
+/// SHA-256 as text.
+pub fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Keeps requests.

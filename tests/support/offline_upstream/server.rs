@@ -25,7 +25,8 @@ use super::{
     google,
     misbehave::{Api, Misbehaviour, error},
     openai,
-    record::{Arrival, Recorded, Recorder, credential, kept_prompt},
+    record::{Arrival, Recorded, Recorder, credential, kept_prompt, sha256},
+    script::{self, Reply},
     stream,
 };
 
@@ -139,7 +140,14 @@ async fn provider(extract::State(state): extract::State<Arc<State>>, request: Re
     let call = Call::of(&head.method, path);
     let prompt = call.prompt(&body);
     let model = call.model(path, &body);
-    state.recorder.add(record(arrival, &head, raw.len(), model.clone(), prompt.as_deref()));
+    let (turn, results) = call.results(&body);
+    let tools = call.tools(&body);
+    let last_result = results.last().map(|result| result.text.clone());
+    state.recorder.add(Recorded {
+        tools: tools.clone(),
+        tool_results: results,
+        ..record(arrival, &head, raw.len(), model.clone(), prompt.as_deref())
+    });
 
     let Some(api) = call.api() else {
         return match accounts::answer(host(&head), path, &body) {
@@ -160,23 +168,41 @@ async fn provider(extract::State(state): extract::State<Arc<State>>, request: Re
     let cut = misbehaviour == Some(Misbehaviour::Cut);
     let delay = state.settings().token_delay;
     let model = model.as_deref().unwrap_or("offline");
-    let answer = answer(&prompt);
-    let tokens = tokens(&answer);
+    let reply = reply(call, &prompt, turn, &tools, last_result);
     match call {
-        Call::Responses => stream::respond(openai::frames(model, &tokens), delay, cut),
+        Call::Responses => stream::respond(openai::frames(model, &reply), delay, cut),
         Call::Messages if body["stream"] == json!(true) => {
-            stream::respond(anthropic::frames(model, &tokens), delay, cut)
+            stream::respond(anthropic::frames(model, &reply), delay, cut)
         }
-        Call::Messages => Json(anthropic::message(model, &answer)).into_response(),
+        Call::Messages => Json(anthropic::message(model, &reply)).into_response(),
         Call::CountTokens => Json(json!({"input_tokens": 11})).into_response(),
-        Call::Generate { stream: true, wrapped } => {
-            stream::respond(google::frames(model, &tokens, wrapped), delay, cut)
-        }
-        Call::Generate { stream: false, wrapped } => Json(google::answer(model, &answer, wrapped)).into_response(),
+        Call::Generate { stream: true, wrapped } => stream::respond(google::frames(model, &reply, wrapped), delay, cut),
+        Call::Generate { stream: false, wrapped } => Json(google::answer(model, &reply, wrapped)).into_response(),
         Call::CodeAssist(method) => Json(google::code_assist(method)).into_response(),
         // Answered above, since it belongs to no API.
         Call::Side => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// What is said to a prompt: the next turn of its script, or the answer. A side request of a CLI, which offers no tools,
+/// gets an answer only.
+fn reply(call: Call<'_>, prompt: &str, turn: usize, tools: &[String], last_result: Option<String>) -> Reply {
+    let (question, script) = script::split(prompt);
+    let next = match script.filter(|_| !tools.is_empty()) {
+        None => None,
+        Some(Err(error)) => Some(Err(error)),
+        Some(Ok(turns)) => turns.get(turn).map(|steps| script::reply(turn, steps, |step| call.step(step, tools))),
+    };
+    let text = match next {
+        Some(Ok(reply)) => return reply,
+        Some(Err(error)) => format!("The script cannot be followed: {error}"),
+        // Nothing is asked besides: the last thing that a tool gave is the answer.
+        None => match last_result {
+            Some(result) if question.is_empty() => result,
+            _ => answer(question),
+        },
+    };
+    Reply { tokens: tokens(&text), ..Reply::default() }
 }
 
 /// The body as JSON, or as a string when it is something else; zstd is undone (codex compresses with ChatGPT tokens).
@@ -213,6 +239,10 @@ fn record(arrival: Arrival, head: &Parts, body_bytes: usize, model: Option<Strin
         body_bytes,
         model,
         prompt: prompt.map(kept_prompt),
+        prompt_bytes: prompt.map(str::len),
+        prompt_sha256: prompt.map(sha256),
+        tools: Vec::new(),
+        tool_results: Vec::new(),
     }
 }
 
@@ -287,6 +317,26 @@ mod tests {
         assert_eq!(send(&router, post(path, Some("k"), GEMINI)).await.0, StatusCode::OK);
         let (status, body) = send(&router, post("/__control", None, r#"{"misbehave": "418"}"#)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_script_goes_on_where_the_conversation_stands() {
+        let router = upstream();
+        let mut body = json!({"model": "m", "tools": [{"name": "Bash"}],
+            "messages": [{"role": "user", "content": "3*67\nsteps: [[{\"run\": \"ls\"}]]"}]});
+        let (_, text) = send(&router, post("/v1/messages", Some("k"), body.to_string())).await;
+        assert!(text.contains("tool_use") && text.contains("ls"), "{text}");
+        let done = [
+            json!({"role": "assistant", "content": [{"type": "tool_use", "id": "call_0_0", "name": "Bash", "input": {}}]}),
+            json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_0_0", "content": "a\nb"}]}),
+        ];
+        body["messages"].as_array_mut().unwrap().extend(done);
+        let (_, text) = send(&router, post("/v1/messages", Some("k"), body.to_string())).await;
+        assert!(text.contains("201") && !text.contains("tool_use"), "{text}");
+        let (_, list) = send(&router, Request::get("/__requests").body(Body::empty()).unwrap()).await;
+        let list: Value = serde_json::from_str(&list).unwrap();
+        assert_eq!(list["items"][1]["tool_results"], json!([{"text": "a\nb", "error": false}]));
+        assert_eq!(list["items"][1]["tools"], json!(["Bash"]));
     }
 
     #[tokio::test]
