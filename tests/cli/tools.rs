@@ -59,15 +59,15 @@ fn day() -> Vec<Vec<(Value, Wanted)>> {
         // A server in the background is there for the next command, once this one saw it answer and ended. It has a session
         // of its own, since codex ends what a command leaves behind in the one that it made.
         vec![run(
-            "export no_proxy=127.0.0.1; cd ~/work && git init -q repo && cd repo && echo 1 > a && git add a && \
+            "cd ~/work && git init -q repo && cd repo && echo 1 > a && git add a && \
              git commit -qm first && git update-server-info && cd .. && \
              { setsid python3 -m http.server --bind 127.0.0.1 8123 > ~/server.log 2>&1 & } && \
              until curl -s http://127.0.0.1:8123/file; do sleep 0.1; done",
             "hi",
         )],
-        vec![run("export no_proxy=127.0.0.1; curl -sS http://127.0.0.1:8123/file", "hi")],
+        vec![run("curl -sS http://127.0.0.1:8123/file", "hi")],
         vec![run(
-            "export no_proxy=127.0.0.1; cd ~/work && git clone -q http://127.0.0.1:8123/repo/.git copy && cd copy && \
+            "cd ~/work && git clone -q http://127.0.0.1:8123/repo/.git copy && cd copy && \
              echo 2 > a && git commit -qam second && git log --format='%an %s'",
             "Agent second\nAgent first",
         )],
@@ -77,7 +77,7 @@ fn day() -> Vec<Vec<(Value, Wanted)>> {
         )],
         vec![(json!({"write": {"path": "/home/runtime/work/registry.py", "content": REGISTRY}}), Contains(""))],
         vec![run(
-            "export no_proxy=127.0.0.1 NO_PROXY=127.0.0.1; cd ~/work && { python3 registry.py > ~/registry.log 2>&1 & } && \
+            "cd ~/work && { python3 registry.py > ~/registry.log 2>&1 & } && \
              mkdir app && cd app && until curl -s http://127.0.0.1:8124/thing > /dev/null; do sleep 0.1; done && \
              npm install --silent --no-audit --registry http://127.0.0.1:8124 thing > /dev/null && \
              node -p 'require(\"thing\")'; kill $!",

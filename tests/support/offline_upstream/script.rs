@@ -76,8 +76,11 @@ impl ToolResult {
     }
 }
 
-/// A prompt in its two parts; the steps are those of each turn, or what is wrong with them.
-pub fn split(prompt: &str) -> (&str, Option<Result<Vec<Vec<Step>>, String>>) {
+/// The steps of each turn.
+pub type Turns = Vec<Vec<Step>>;
+
+/// A prompt in its two parts; of the script, if there is one, the turns, or what is wrong with it.
+pub fn split(prompt: &str) -> (&str, Option<Result<Turns, String>>) {
     let Some(at) = prompt.rfind(MARK) else { return (prompt, None) };
     let mut values = serde_json::Deserializer::from_str(&prompt[at + MARK.len()..]).into_iter();
     let steps = match values.next() {
