@@ -14,6 +14,7 @@ use crate::container::{Command, CommandError, Encoded};
 use crate::pool::Pool;
 use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
+use thaw_client::content::Content;
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// User and group id of `runtime` in every image.
@@ -25,6 +26,9 @@ const MAX_NAME: usize = 64;
 /// Most labels, and the longest label value, characters.
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_VALUE: usize = 256;
+
+/// Longest path with its end, bytes (`PATH_MAX`, limits.h(0p)).
+const MAX_PATH: usize = 4096;
 
 /// What is wrong with a request; [`RequestError::code`] is stable.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,9 @@ pub enum RequestError {
     /// The command cannot be handed over.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// A field that goes with a command only.
+    #[error("`{0}` goes with `command` or `image`, not with `prompt`")]
+    OnlyWithCommand(&'static str),
     /// Both or neither of `provider` and `image`.
     #[error("give exactly one of `provider` and `image`")]
     ProviderOrImage,
@@ -86,6 +93,7 @@ impl RequestError {
             Self::Invocation(InvocationError::BaseUrl { .. }) => "misconfigured_provider",
             Self::Invocation(_) => "invalid_prompt",
             Self::Command(_) => "invalid_command",
+            Self::OnlyWithCommand(_) => "only_with_command",
             Self::ProviderOrImage => "provider_or_image",
             Self::OnlyWithProvider(_) => "only_with_provider",
             Self::Image(ImageRunError::Unknown(_)) => "unknown_image",
@@ -206,7 +214,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         argv: runnable.argv,
         env,
         with_host_name,
-        cwd: runnable.cwd,
+        cwd: request.workdir.unwrap_or(runnable.cwd),
         user,
         group,
         groups: runnable.groups,
@@ -220,7 +228,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         origin: runnable.origin,
         late: None,
         command: command.encode()?,
-        stdin: None,
+        stdin: request.stdin.map(Content::into_bytes),
         files: BTreeMap::new(),
         timeout,
         queue_timeout,
@@ -270,6 +278,9 @@ fn provider_plan(
     let provider = &target.provider;
     let task = match (&request.prompt, &request.command) {
         (Some(prompt), None) => {
+            if request.stdin.is_some() {
+                return Err(RequestError::OnlyWithCommand("stdin"));
+            }
             provider.check_credentials(&files, &variables).map_err(RequestError::Credentials)?;
             let invocation = provider.invocation(&PromptSpec {
                 prompt,
@@ -299,7 +310,7 @@ fn provider_plan(
             Task {
                 argv: command.clone(),
                 env: provider.env.clone().into_iter().collect(),
-                stdin: None,
+                stdin: request.stdin.clone().map(Content::into_bytes),
                 timeout: provider.timeouts.default,
                 start_timeout: None,
                 dialect: None,
@@ -319,7 +330,7 @@ fn provider_plan(
         argv: task.argv,
         env,
         with_host_name,
-        cwd: provider.home.clone(),
+        cwd: request.workdir.clone().unwrap_or_else(|| provider.home.clone()),
         user,
         group,
         groups: Vec::new(),
@@ -352,7 +363,8 @@ fn late(
     credentials: &Credentials,
     model: Option<&str>,
 ) -> Option<(Pool, Late)> {
-    if target.prestarted.is_empty() {
+    // A CLI that runs already is in its directory.
+    if target.prestarted.is_empty() || request.workdir.is_some() {
         return None;
     }
     let late = Late {
@@ -408,6 +420,11 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
         if value.contains('\0') {
             return invalid("env", &format!("has a NUL character in the value of {name:?}, where a value ends"));
         }
+    }
+    if let Some(workdir) = &request.workdir
+        && (!workdir.starts_with('/') || workdir.len() >= MAX_PATH || workdir.contains('\0'))
+    {
+        return invalid("workdir", "must be an absolute path of less than 4096 bytes, without a zero byte");
     }
     let label = |text: &str| !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(|c| !c.is_control());
     let value = |text: &str| text.len() <= MAX_LABEL_VALUE && text.chars().all(|c| !c.is_control());

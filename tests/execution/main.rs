@@ -7,6 +7,7 @@ mod support;
 mod clients;
 mod credentials;
 mod endings;
+mod input;
 mod output;
 mod raw;
 mod resuming;

@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod config;
+pub mod content;
 #[cfg(feature = "paper")]
 pub mod paper;
 pub mod tls;

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+#[allow(unused_imports, reason = "named in the descriptions of fields")]
+use crate::content::{Content, ContentSchema};
+
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +42,14 @@ pub struct ExecutionRequest {
     /// Additional environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// What the command reads on its standard input, up to its end; nothing (`/dev/null`) when absent. Not with `prompt`,
+    /// which the CLI reads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ContentSchema>)]
+    pub stdin: Option<Content>,
+    /// Absolute path of the directory to start in; the image's own, or the provider's home directory, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
     /// Wall-clock limit in milliseconds; the manifest's timeout for the model and effort when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

@@ -8,6 +8,7 @@
 mod checks;
 mod daemon_config;
 mod doctor;
+mod env_file;
 mod exit;
 mod image;
 mod image_registry;
@@ -19,6 +20,7 @@ mod printer;
 mod request;
 mod run;
 mod run_args;
+mod stdin;
 mod table;
 mod top;
 mod view;

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::CtlError;
 use super::run_args::Args;
+use super::{CtlError, env_file, stdin};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Longest user name that the API takes, characters.
@@ -16,6 +16,17 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
         Some(dash) if dash == "-" => Some(read_prompt()?),
         prompt => prompt,
     };
+    let stdin = match (args.interactive, &prompt) {
+        (true, _) => Some(stdin::read_all()?.into()),
+        (false, None) => {
+            stdin::refuse_unread()?;
+            None
+        }
+        // It was the prompt, or the CLI gets one from the arguments.
+        (false, Some(_)) => None,
+    };
+    let mut env = env_file::read(&args.env_file)?;
+    env.extend(args.env);
     let command = (!args.command.is_empty()).then_some(args.command);
     Ok(ExecutionRequest {
         provider: args.provider.unwrap_or_default(),
@@ -26,7 +37,9 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
         model: args.model,
         effort: args.effort,
         credentials: credentials(&args.file, args.credential_env)?,
-        env: args.env.into_iter().collect(),
+        env,
+        stdin,
+        workdir: args.workdir,
         timeout_ms: args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         queue_timeout_ms: args.queue_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         background: args.detach,

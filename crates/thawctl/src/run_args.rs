@@ -40,6 +40,15 @@ pub(super) struct Args {
     /// Environment variable; not for secrets, since others can read thawctl's arguments
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(super) env: Vec<(String, String)>,
+    /// File of environment variables: a line is KEY=VALUE, KEY alone (taken from thawctl's environment), or a # comment
+    #[arg(long, value_name = "FILE")]
+    pub(super) env_file: Vec<PathBuf>,
+    /// Pass standard input to the command, up to its end
+    #[arg(long, short, conflicts_with = "prompt")]
+    pub(super) interactive: bool,
+    /// Directory to start in
+    #[arg(long, short, value_name = "PATH")]
+    pub(super) workdir: Option<String>,
     /// Label that is returned with the execution
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(super) label: Vec<(String, String)>,

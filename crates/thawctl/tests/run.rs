@@ -303,3 +303,53 @@ async fn wrong_usage_is_125_and_starts_nothing() {
     }
     assert!(fake.seen().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_passed_on_with_i_and_never_swallowed_without() {
+    let fake = Fake::start(Script { events: vec![started(), success()], ..Script::default() });
+    let piped = |args: &[&str], bytes: &'static [u8]| {
+        let mut child = thawctl(&fake, args).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        async move {
+            // It may leave without reading.
+            let _ = stdin.write_all(bytes).await;
+            drop(stdin);
+            wait(child).await
+        }
+    };
+    let done = piped(&["run", "openai", "-i", "--", "wc", "-c"], b"a\0\xff").await;
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    assert_eq!(fake.seen()[0].body["stdin"], json!({ "base64": "YQD/" }));
+    let done = piped(&["run", "openai", "-i", "--", "cat"], b"text\n").await;
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(fake.seen()[1].body["stdin"], "text\n");
+
+    let done = piped(&["run", "openai", "--", "wc", "-c"], b"lost").await;
+    assert_eq!(done.status.code(), Some(125));
+    let said = text(&done.stderr);
+    assert!(said.contains("-i") && said.contains("< /dev/null") && said.lines().count() == 1, "{said}");
+    assert_eq!(fake.seen().len(), 2, "nothing was started");
+
+    let done = piped(&["run", "openai", "--", "true"], b"").await;
+    assert_eq!(done.status.code(), Some(0), "an empty pipe loses nothing");
+    assert_eq!(fake.seen()[2].body.get("stdin"), None);
+    let done = piped(&["run", "openai", "-i", "a prompt"], b"").await;
+    assert_eq!(done.status.code(), Some(125), "a prompt and input exclude each other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_come_from_files_and_the_directory_from_an_option() {
+    let fake = Fake::start(Script { events: vec![started(), success()], ..Script::default() });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "# ours\nA=from file\nB=b\nHERE\n").unwrap();
+    let args =
+        ["run", "openai", "--env-file", file.path().to_str().unwrap(), "-e", "A=given", "-w", "/tmp", "--", "env"];
+    let done = output(thawctl(&fake, &args).env("HERE", "h")).await;
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let body = &fake.seen()[0].body;
+    assert_eq!(body["env"], json!({ "A": "given", "B": "b", "HERE": "h" }));
+    assert_eq!(body["workdir"], "/tmp");
+    let done = output(&mut thawctl(&fake, &["run", "openai", "--env-file", "/nonexistent/e", "--", "env"])).await;
+    assert_eq!(done.status.code(), Some(125));
+    assert!(text(&done.stderr).contains("/nonexistent/e"));
+}

@@ -1,0 +1,83 @@
+//! Standard input of `thawctl run`: passed on with `-i`, and otherwise never swallowed without a word.
+
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat, tell};
+
+use super::CtlError;
+
+/// How long a pipe has to say something, so that a writer that starts beside thawctl is seen.
+const FIRST_WORD: Duration = Duration::from_millis(100);
+
+/// All of standard input.
+pub(super) fn read_all() -> Result<Vec<u8>, CtlError> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Err(CtlError::Usage(
+            "-i passes on a pipe or a file; standard input is a terminal, and there are no interactive sessions yet"
+                .to_owned(),
+        ));
+    }
+    let mut bytes = Vec::new();
+    stdin
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|error| CtlError::Usage(format!("cannot read standard input: {error}")))?;
+    Ok(bytes)
+}
+
+/// Fails if something stands on standard input that the command would never see.
+pub(super) fn refuse_unread() -> Result<(), CtlError> {
+    if !has_input(io::stdin().as_fd()) {
+        return Ok(());
+    }
+    Err(CtlError::Usage(
+        "there is something on standard input, which the command does not get: pass it on with -i, or use < /dev/null"
+            .to_owned(),
+    ))
+}
+
+fn has_input(stdin: impl AsFd) -> bool {
+    let Ok(stat) = fstat(&stdin) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        // What a loop reads line by line is a file too: only what is left of it counts.
+        FileType::RegularFile => tell(&stdin).is_ok_and(|at| i64::try_from(at).is_ok_and(|at| at < stat.st_size)),
+        FileType::Fifo | FileType::Socket => {
+            let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+            let wait = Timespec::try_from(FIRST_WORD).ok();
+            poll(&mut polled, wait.as_ref()).is_ok() && polled[0].revents().contains(PollFlags::IN)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Seek, SeekFrom, Write};
+
+    use super::has_input;
+
+    #[test]
+    fn only_what_would_be_lost_counts() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        assert!(!has_input(&reader), "a pipe that says nothing");
+        writer.write_all(b"x").unwrap();
+        assert!(has_input(&reader));
+        let (reader, writer) = io::pipe().unwrap();
+        drop(writer);
+        assert!(!has_input(&reader), "a pipe that has ended");
+        assert!(!has_input(File::open("/dev/null").unwrap()));
+        let mut file = tempfile::tempfile().unwrap();
+        assert!(!has_input(&file), "an empty file");
+        file.write_all(b"one").unwrap();
+        assert!(!has_input(&file), "a file that was read to its end");
+        file.seek(SeekFrom::Start(1)).unwrap();
+        assert!(has_input(&file));
+    }
+
+    use std::io;
+}
