@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Content(Vec<u8>);
 
-/// How [`Content`] is written in JSON.
+/// Bytes: a string stands for its UTF-8, and anything else goes in base64.
 #[derive(ToSchema)]
 #[schema(as = Content)]
 #[serde(untagged)]
