@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::container::{self, Containers, Gate, GateSettings, Orphan, Prestarted, Template};
-use crate::egress::{EgressMetrics, Policy, PolicyError};
+use crate::egress::{self, EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::keeper::{self, Keeper, KeeperError, Kept};
 use crate::pool::{self, AdmissionSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
@@ -197,7 +197,7 @@ impl Daemon {
         let mut registry = Registry::default();
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
         let pool_metrics = Arc::new(PoolMetrics::new(&mut registry));
-        let egress_metrics = Arc::new(EgressMetrics::new(&mut registry));
+        let egress_metrics = Arc::new(EgressMetrics::limited(&mut registry, egress_total(config)));
         let own_metrics = DaemonMetrics::new(&mut registry);
         let gauges = api::Gauges::new(&mut registry);
 
@@ -650,4 +650,10 @@ fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::Image,
         }
         error => format!("image `{name}`: {error}"),
     })
+}
+
+/// What all proxies may use together.
+fn egress_total(config: &Config) -> egress::Total {
+    let total = &config.egress.total;
+    egress::Total::new(total.connects_per_second, total.cpu_percent)
 }

@@ -256,6 +256,43 @@ async fn heads_and_bodies_have_a_largest_size() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_too_large_is_answered_while_it_is_being_sent() {
+    let daemon = Daemon::start(|setup| setup.pool(0).set("api.max_body_bytes", 2048)).await;
+    let chunk = format!("{:x}\r\n{}\r\n", 4000, " ".repeat(4000));
+    for (head, piece) in
+        [("content-length: 10000000\r\n\r\n", " ".repeat(4000)), ("transfer-encoding: chunked\r\n\r\n", chunk)]
+    {
+        let mut stream = UnixStream::connect(daemon.socket()).await.unwrap();
+        stream.write_all(format!("{CREATE}{head}{piece}").as_bytes()).await.unwrap();
+        // The answer is there although most of the body is not.
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("body_too_large") {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer)).await.expect("it is answered");
+            assert_ne!(read.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 413 "));
+        // And one that goes on sending is not reset for it.
+        for _ in 0..200 {
+            stream.write_all(piece.as_bytes()).await.expect("it may go on");
+        }
+    }
+    // Real clients, which send first and read then.
+    let file = daemon.path("large");
+    std::fs::write(&file, vec![b' '; 3_000_000]).unwrap();
+    for expect in ["Expect:", "Expect: 100-continue"] {
+        let output = tokio::process::Command::new("curl")
+            .args(["-sS", "--unix-socket", daemon.socket().to_str().unwrap(), "-H", expect, "-X", "POST"])
+            .args(["--data-binary", &format!("@{}", file.display()), "http://x/v1/executions"])
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("body_too_large"), "{expect} {said}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn users_who_are_not_listed_are_refused_although_they_may_open_the_socket() {
     const LISTED: u32 = 64_001;
     let daemon = Daemon::start(|setup| {

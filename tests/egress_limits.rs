@@ -116,6 +116,54 @@ async fn a_client_that_cannot_open_tunnels_is_told_what_to_use_instead() {
     daemon.stop().await;
 }
 
+/// CPU time that the daemon's process has used, seconds.
+fn cpu_seconds(daemon: &Daemon) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks as f64 / 100.0
+}
+
+async fn median_of_claims(daemon: &Daemon) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..9 {
+        daemon.settled().await;
+        let begun = Instant::now();
+        daemon.sh("true").await.exited(0);
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[tokio::test]
+async fn a_container_that_floods_the_proxy_gets_its_share_and_claims_keep_their_pace() {
+    let daemon = daemon(1, |setup| setup.pool(2)).await;
+    let quiet = median_of_claims(&daemon).await;
+    // Without a pause, on sixteen connections, one request behind the other.
+    let flood = "R=$(printf 'GET http://forbidden.test/ HTTP/1.1\\r\\nHost: x\\r\\n\\r'); \
+                 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do yes \"$R\" | nc 127.0.0.1 3128 > /tmp/$i & done; \
+                 sleep 5; cat /tmp/* | grep -c 'HTTP/1.1 403'";
+    let request = support::shell(flood);
+    let attack = daemon.client.create(&request).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let (begun, before) = (Instant::now(), cpu_seconds(&daemon));
+    let beside = median_of_claims(&daemon).await;
+    let left = Duration::from_secs(3).saturating_sub(begun.elapsed());
+    tokio::time::sleep(left).await;
+    let used = cpu_seconds(&daemon) - before;
+    let share = used / begun.elapsed().as_secs_f64();
+    // A fifth of a CPU for the flood; claims, creating and clearing away are in it too.
+    assert!(share < 0.6, "{share} of a CPU");
+    assert!(beside < quiet * 2 + Duration::from_millis(50), "{beside:?} beside it, {quiet:?} without");
+    let outcome = Outcome::of(daemon.client.events(&attack.id, None).await.unwrap()).await.exited(0);
+    let answers: u64 = outcome.text().trim().parse().unwrap();
+    // 250 at once and 50 in each of some five seconds.
+    assert!((200..700).contains(&answers), "{answers}");
+    println!("claims: {quiet:?} quiet, {beside:?} beside a flood; the daemon used {share:.2} CPUs; {answers} answers");
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn each_limit_is_the_configured_one() {
     let port = upstream().await;

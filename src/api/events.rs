@@ -11,6 +11,12 @@ use futures_util::Stream;
 use super::ApiError;
 use crate::execution::{Numbered, Reader};
 
+/// Media type of an event stream.
+pub const MEDIA_TYPE: &str = "text/event-stream";
+
+/// After which time a client that lost its connection is to come back.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Events taken from the log at once.
 const BATCH: usize = 64;
 
@@ -27,8 +33,8 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, ApiError> {
 
 /// The stream; it ends after the `exit` event. While it exists, it counts as a reader.
 pub fn stream(reader: Reader, after: u64, heartbeat: Duration) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let state = (reader, after, VecDeque::<Numbered>::new());
-    let events = futures_util::stream::unfold(state, |(reader, mut after, mut waiting)| async move {
+    let state = (reader, after, VecDeque::<Numbered>::new(), true);
+    let events = futures_util::stream::unfold(state, |(reader, mut after, mut waiting, is_first)| async move {
         if waiting.is_empty() {
             waiting = reader.next(after, BATCH).await.into();
         }
@@ -36,7 +42,8 @@ pub fn stream(reader: Reader, after: u64, heartbeat: Duration) -> Sse<impl Strea
         after = next.sequence;
         // The data is JSON on one line and the name is ours: nothing can break out of the frame.
         let event = Event::default().event(next.event.name).id(next.sequence.to_string()).data(&*next.event.data);
-        Some((Ok(event), (reader, after, waiting)))
+        let event = if is_first { event.retry(RETRY) } else { event };
+        Some((Ok(event), (reader, after, waiting, false)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat).text("heartbeat"))
 }

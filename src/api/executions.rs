@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::lookup::{Id, find};
-use super::{ApiError, PeerCredentials, body, events, output, request_id};
+use super::{ApiError, PeerCredentials, accept, body, events, output, request_id};
 use crate::execution::{Audience, Cursor, Stream};
 use thaw_client::types::{Execution, ExecutionRequest, List, Problem};
 
@@ -30,6 +30,7 @@ use thaw_client::types::{Execution, ExecutionRequest, List, Problem};
         (String = "text/event-stream"), (String = "application/octet-stream"))),
     (status = 201, description = "started", body = Execution),
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
+    (status = 406, description = "`Accept` leaves no form of the answer", body = Problem),
     (status = 408, description = "the body did not arrive in time", body = Problem),
     (status = 409, description = "cancelled before it started", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
@@ -45,11 +46,9 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let request: ExecutionRequest = body::json(body, state.max_body_bytes, state.body_timeout).await?;
-    let accepts = |media_type: &str| {
-        let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        values.any(|value| value.contains(media_type))
-    };
-    let (events, raw) = (accepts("text/event-stream"), accepts(output::MEDIA_TYPE));
+    let forms = [events::MEDIA_TYPE, output::MEDIA_TYPE, "application/json"];
+    let wanted = accept::choose(&headers, &forms, "application/json")?;
+    let (events, raw) = (wanted == events::MEDIA_TYPE, wanted == output::MEDIA_TYPE);
     let audience = match (events, raw) {
         (true, _) => Audience::Events,
         (false, true) => Audience::Output,
@@ -91,6 +90,7 @@ pub async fn get(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<J
     ("id" = String, Path, description = "execution id"),
     ("Last-Event-ID" = Option<u64>, Header, description = "id of the last event seen")),
     responses((status = 200, content_type = "text/event-stream", description = "the events"),
+        (status = 204, description = "the execution has ended, and all its events have been seen"),
         (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn events(
     State(state): State<Arc<super::State>>,
@@ -99,7 +99,12 @@ pub async fn events(
 ) -> Result<Response, ApiError> {
     let handle = find(&state, &id)?;
     let after = events::last_event_id(&headers)?;
-    Ok(events::stream(handle.read(), after, state.heartbeat).into_response())
+    let reader = handle.read();
+    if reader.is_over(after) {
+        // What makes a browser's EventSource stop: it comes back after whatever else ends.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(events::stream(reader, after, state.heartbeat).into_response())
 }
 
 /// Asks for an execution to end: SIGTERM, then SIGKILL after a grace period. Its `exit` event says when it has.

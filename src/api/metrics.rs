@@ -301,9 +301,7 @@ pub async fn metrics(
         prometheus_client::encoding::text::encode(&mut text, &state.registry)
             .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
     }
-    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let accept: String = accept.collect::<Vec<_>>().join(",");
-    if text_format::is_wanted(&accept) {
+    if text_format::is_wanted(&headers) {
         return Ok(([(header::CONTENT_TYPE, text_format::MEDIA_TYPE)], text_format::from_open_metrics(&text)));
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

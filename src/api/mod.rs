@@ -1,5 +1,6 @@
 //! The HTTP surface: verifies, converts, calls. It owns nothing; what a request does is decided in the rooms below.
 
+mod accept;
 mod body;
 mod events;
 mod executions;
@@ -11,10 +12,12 @@ mod output;
 mod pools;
 mod problem;
 mod process;
+mod query;
 mod request_id;
 mod server;
 mod stall;
 mod status;
+mod strict;
 mod text_format;
 
 use std::sync::{Arc, Mutex};
@@ -77,6 +80,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/openapi.json", get(openapi::serve))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::middleware::from_fn(query::check))
         .layer(axum::middleware::from_fn(request_id::name))
         .with_state(state)
 }

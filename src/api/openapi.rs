@@ -53,12 +53,17 @@ impl Modify for Problems {
     }
 }
 
+/// The description.
+pub fn described() -> OpenApi {
+    Document::openapi()
+}
+
 /// The description as pretty-printed JSON with a final newline.
 ///
 /// # Errors
 /// None in practice: the document is plain data.
 pub fn document() -> Result<String, serde_json::Error> {
-    Document::openapi().to_pretty_json().map(|json| json + "\n")
+    described().to_pretty_json().map(|json| json + "\n")
 }
 
 /// `GET /openapi.json`

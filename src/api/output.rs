@@ -20,6 +20,7 @@ pub const MEDIA_TYPE: &str = "application/octet-stream";
 
 /// Where to begin.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct From {
     /// Bytes of the stream to leave out, as they have been read already.
@@ -35,7 +36,8 @@ pub struct From {
     ("id" = String, Path, description = "execution id"), From),
     responses((status = 200, content_type = "application/octet-stream", description = "the bytes"),
         (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 410, description = "the bytes at `offset` were dropped", body = Problem)))]
+        (status = 410, description = "the bytes at `offset` were dropped", body = Problem),
+        (status = 416, description = "the stream ended before `offset`", body = Problem)))]
 pub async fn stdout(
     State(state): State<Arc<Api>>,
     Id(id): Id,
@@ -49,7 +51,8 @@ pub async fn stdout(
     ("id" = String, Path, description = "execution id"), From),
     responses((status = 200, content_type = "application/octet-stream", description = "the bytes"),
         (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 410, description = "the bytes at `offset` were dropped", body = Problem)))]
+        (status = 410, description = "the bytes at `offset` were dropped", body = Problem),
+        (status = 416, description = "the stream ended before `offset`", body = Problem)))]
 pub async fn stderr(
     State(state): State<Arc<Api>>,
     Id(id): Id,
@@ -67,6 +70,10 @@ fn answer(
     let Query(From { offset }) =
         from.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", error.body_text()))?;
     let reader = find(state, id)?.read();
+    if let Some(length) = reader.length(stream).filter(|length| offset > *length) {
+        let detail = format!("`offset` is {offset}, but the execution has ended and the stream has {length} bytes");
+        return Err(ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "offset_beyond_end", detail));
+    }
     body(reader, Cursor::new(stream, offset))
 }
 

@@ -1,12 +1,18 @@
 //! The older Prometheus text format (version 0.0.4), for what does not read OpenMetrics: `promtool check metrics`, the
 //! textfile collector of the node exporter, and many scripts.
 
+use axum::http::HeaderMap;
+
+use super::accept;
+
 /// Its media type.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Whether a client that accepts this wants it.
-pub fn is_wanted(accept: &str) -> bool {
-    accept.contains("text/plain") && !accept.contains("application/openmetrics-text")
+/// Whether a client with these headers wants it rather than OpenMetrics. Those who want neither get the latter: a scrape
+/// is better answered than refused.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    const OPEN_METRICS: &str = "application/openmetrics-text";
+    accept::choose(headers, &[OPEN_METRICS, "text/plain"], OPEN_METRICS).is_ok_and(|wanted| wanted == "text/plain")
 }
 
 /// What differs: a counter's samples have the suffix `_total` in both, but only here its description has it too; there
@@ -44,8 +50,12 @@ mod tests {
 
     #[test]
     fn open_metrics_goes_first() {
-        assert!(is_wanted("text/plain"));
-        assert!(!is_wanted("*/*") && !is_wanted(""));
+        let is_wanted = |value: &'static str| {
+            let header = (axum::http::header::ACCEPT, axum::http::HeaderValue::from_static(value));
+            is_wanted(&[header].into_iter().collect())
+        };
+        assert!(is_wanted("text/plain") && is_wanted("application/openmetrics-text;q=0, text/plain"));
+        assert!(!is_wanted("*/*") && !is_wanted("") && !is_wanted("text/html") && !is_wanted("text/plain;q=0"));
         assert!(!is_wanted("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"));
     }
 }

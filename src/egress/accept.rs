@@ -11,11 +11,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::forward;
@@ -72,6 +74,8 @@ pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
     let mut line = Line { account: Arc::clone(&shared.account), waiting: VecDeque::new() };
     let mut failing = false;
     loop {
+        let is_crowded = !line.waiting.is_empty() && served.available_permits() == 0;
+        shared.crowded.send_if_modified(|crowded| std::mem::replace(crowded, is_crowded) != is_crowded);
         let (full, first) = (line.waiting.len() >= limits.waiting, line.waiting.front().map(|first| first.until));
         tokio::select! {
             biased;
@@ -126,12 +130,23 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
     // Tokens are small and must not wait for each other; failure only costs latency.
     let _ = client.set_nodelay(true);
     let client = Arc::new(client);
+    let answered = Arc::new(Notify::new());
     let service = {
-        let shared = Arc::clone(&shared);
-        service_fn(move |request| {
-            let (shared, slot) = (Arc::clone(&shared), Arc::clone(&slot));
+        let (shared, answered) = (Arc::clone(&shared), Arc::clone(&answered));
+        service_fn(move |request: Request<Incoming>| {
+            let is_tunnel = request.method() == Method::CONNECT;
+            let (shared, slot, answered) = (Arc::clone(&shared), Arc::clone(&slot), Arc::clone(&answered));
             // Boxed: it holds a whole exchange, and a waiting connection should stay small.
-            Box::pin(async move { Ok::<_, Infallible>(forward::answer(&shared, &slot, request).await) })
+            Box::pin(async move {
+                let mut response = forward::answer(&shared, &slot, request).await;
+                if !is_tunnel {
+                    if *shared.crowded.borrow() {
+                        forward::close(&mut response);
+                    }
+                    answered.notify_one();
+                }
+                Ok::<_, Infallible>(response)
+            })
         })
     };
     let connection = http1::Builder::new()
@@ -143,14 +158,39 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
         .half_close(true)
         .serve_connection(TokioIo::new(peer::Shared(Arc::clone(&client))), service)
         .with_upgrades();
-    tokio::select! {
-        biased;
-        ended = connection => if let Err(error) = ended {
-            // The client's doing: malformed bytes (answered with 400 or 431 by hyper), a time-out or a reset.
-            tracing::debug!(target: "egress", container = %shared.container, %error, "connection ended early");
-        },
-        () = peer::gone(&*client) => {
-            tracing::debug!(target: "egress", container = %shared.container, "the client is gone");
+    let mut connection = std::pin::pin!(connection);
+    let mut gone = std::pin::pin!(peer::gone(&*client));
+    let mut needed = std::pin::pin!(needed_by_others(&answered, shared.crowded.subscribe()));
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    // The client's doing: malformed bytes (answered with 400 or 431 by hyper), a time-out or a reset.
+                    tracing::debug!(target: "egress", container = %shared.container, %error, "connection ended early");
+                }
+                return;
+            }
+            () = gone.as_mut() => {
+                tracing::debug!(target: "egress", container = %shared.container, "the client is gone");
+                return;
+            }
+            // At once if it is between two requests, otherwise behind the answer that it is at.
+            () = needed.as_mut(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
+    }
+}
+
+/// Returns when a connection has answered a request and others wait for its place. One that was not asked anything yet is
+/// never closed for them: its client could not tell that from a failure.
+async fn needed_by_others(answered: &Notify, mut crowded: watch::Receiver<bool>) {
+    answered.notified().await;
+    if crowded.wait_for(|crowded| *crowded).await.is_err() {
+        // The proxy has ended, and this task with it.
+        std::future::pending::<()>().await;
     }
 }

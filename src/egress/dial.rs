@@ -4,14 +4,18 @@
 //! DNS answer change between check and use (DNS rebinding).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use super::budget::Budget;
+use super::lookup;
 use super::policy::{Decision, Policy};
 use super::refusal::Refusal;
 use super::target::Host;
@@ -35,9 +39,15 @@ impl Dialer {
     }
 
     /// Connects to `host` as written in a request (IPv6 in brackets), if the policy allows it.
-    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Refusal> {
+    pub(super) async fn dial(&self, host: &str, port: u16, budget: &Budget) -> Result<TcpStream, Refusal> {
+        let decision = match self.policy.decide(host, port) {
+            Decision::Refused(refusal) => return Err(refusal),
+            allowed => allowed,
+        };
+        // Of all limits this is the host's: a port that was connected from is not free for a minute after its end.
+        budget.connect().await;
         let deadline = Instant::now() + self.timeout;
-        let (host, addresses) = match self.policy.decide(host, port) {
+        let (host, addresses) = match decision {
             Decision::Refused(refusal) => return Err(refusal),
             Decision::Static { name, addresses } => (name, addresses),
             Decision::Address(ip) => {
@@ -46,7 +56,7 @@ impl Dialer {
                 (host, addresses)
             }
             Decision::Name(name) => {
-                let found = match timeout_at(deadline, self.resolve(name.clone(), port)).await {
+                let found = match timeout_at(deadline, self.resolve(name.clone())).await {
                     Err(_) => return Err(Refusal::Timeout { host: name, port }),
                     Ok(Err(source)) => return Err(Refusal::Lookup { host: name, source }),
                     Ok(Ok(found)) => found,
@@ -77,42 +87,44 @@ impl Dialer {
     }
 
     /// Asks the system's resolver. The permit stays with the blocking thread, which cannot be cancelled.
-    async fn resolve(&self, name: String, port: u16) -> io::Result<Vec<IpAddr>> {
+    async fn resolve(&self, name: String) -> io::Result<Vec<IpAddr>> {
         let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut addresses: Vec<IpAddr> = Vec::new();
-            for ip in (name.as_str(), port).to_socket_addrs()?.map(|address| address.ip().to_canonical()) {
-                if addresses.len() < MAX_ADDRESSES && !addresses.contains(&ip) {
-                    addresses.push(ip);
-                }
-            }
-            if addresses.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-            }
-            Ok(addresses)
+            lookup::addresses(&name, MAX_ADDRESSES)
         })
         .await
         .map_err(io::Error::other)?
     }
 }
 
-/// Tries the addresses in turn. Each may use an equal share of the time left, so that one dead address does not
-/// starve the next.
+/// How long one address may be silent before the next one is tried beside it (RFC 8305, section 8: 250 ms).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Connects to the first address that answers. They are tried one after the other in the order of the resolver (RFC
+/// 6724), the next one as soon as one has failed or was silent for [`ATTEMPT_DELAY`]; silent ones stay in the race. So a
+/// dead address costs a moment.
 async fn connect(host: String, port: u16, addresses: &[IpAddr], deadline: Instant) -> Result<TcpStream, Refusal> {
+    let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
+    let mut attempts = FuturesUnordered::new();
     let mut last = None;
-    for (index, &ip) in addresses.iter().enumerate() {
-        let now = Instant::now();
-        // At most MAX_ADDRESSES or a configured handful.
-        let left = (addresses.len() - index) as u32;
-        let share = now + deadline.saturating_duration_since(now) / left;
-        match timeout_at(share, TcpStream::connect(SocketAddr::new(ip, port))).await {
-            Ok(Ok(stream)) => {
+    loop {
+        let next = waiting.next();
+        let is_last = next.is_none();
+        attempts.extend(next.map(TcpStream::connect));
+        if attempts.is_empty() {
+            break;
+        }
+        let until = if is_last { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
+        match timeout_at(until, attempts.next()).await {
+            Ok(Some(Ok(stream))) => {
                 // Tokens are small and must not wait for each other; failure only costs latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(source)) => last = Some(source),
+            Ok(Some(Err(source))) => last = Some(source),
+            Ok(None) => {}
+            Err(_) if Instant::now() >= deadline => return Err(Refusal::Timeout { host, port }),
             Err(_) => {}
         }
     }

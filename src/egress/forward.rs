@@ -17,7 +17,7 @@ use super::metrics::Outcome;
 use super::refusal::Refusal;
 use super::shared::{BUFFER_BYTES, Shared};
 use super::slot::Slot;
-use super::target::split_authority;
+use super::target::{Host, split_authority};
 
 /// Body of an answer: the proxy's own text, or the upstream's as it arrives.
 pub(super) type ProxyBody = Either<Full<Bytes>, Incoming>;
@@ -38,6 +38,8 @@ const HOP_BY_HOP: [HeaderName; 5] =
 /// Answers one request, counts it and logs it.
 pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Request<Incoming>) -> Response<ProxyBody> {
     let connect = request.method() == Method::CONNECT;
+    // Whatever becomes of it: a refusal costs the daemon as much as what it refuses.
+    shared.account.budget.request().await;
     let result = if !slot.is_served() {
         let (connections, waited) = (shared.limits.connections, shared.limits.place_timeout.as_secs());
         Err((Refusal::TooManyConnections { connections, waited }, Some(request)))
@@ -78,13 +80,14 @@ async fn tunnel(
     {
         return Err(Refusal::Malformed("a CONNECT request has no body"));
     }
+    one_host(headers)?;
     if request.uri().scheme().is_some() {
         return Err(Refusal::Malformed("CONNECT needs host:port, not a URL"));
     }
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
     let port = port.ok_or(Refusal::Malformed("CONNECT needs host:port"))?;
-    let upstream = shared.dialer.dial(host, port).await?;
+    let upstream = shared.dialer.dial(host, port, &shared.account.budget).await?;
     tracing::debug!(target: "egress", container = %shared.container, host, port, "tunnel opened");
 
     let mut upstream = Metered::new(upstream, Arc::clone(&shared.account));
@@ -111,6 +114,8 @@ struct Target {
     upstream: TcpStream,
     host: String,
     port: u16,
+    /// Both as in the request, the host in its one form.
+    authority: String,
     /// The request's body is chunked; otherwise its length is known or it has none.
     chunked: bool,
 }
@@ -132,11 +137,15 @@ async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target,
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
+    // In its one form, which is also what the upstream is told.
+    let host = Host::parse(host).map_err(Refusal::Malformed)?.to_string();
+    let authority = port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
     let port = port.unwrap_or(80);
+    one_host(request.headers())?;
     let chunked = is_chunked(request.headers())?;
-    let upstream = shared.dialer.dial(host, port).await?;
+    let upstream = shared.dialer.dial(&host, port, &shared.account.budget).await?;
     tracing::debug!(target: "egress", container = %shared.container, host, port, "request forwarded");
-    Ok(Target { upstream, host: host.to_owned(), port, chunked })
+    Ok(Target { upstream, host, port, authority, chunked })
 }
 
 /// Sends the request on, over a connection of its own, and returns the answer as soon as its head is there.
@@ -146,9 +155,9 @@ async fn exchange(
     request: Request<Incoming>,
     target: Target,
 ) -> Result<Response<ProxyBody>, Refusal> {
-    let Target { upstream, host, port, chunked } = target;
+    let Target { upstream, host, port, authority, chunked } = target;
     let invalid = |reason: String| Refusal::Upstream { host: host.clone(), port, reason };
-    let request = outgoing(request, chunked).map_err(Refusal::Malformed)?;
+    let request = outgoing(request, &authority, chunked).map_err(Refusal::Malformed)?;
 
     let upstream = Metered::new(upstream, Arc::clone(&shared.account));
     let activity = upstream.activity();
@@ -179,11 +188,14 @@ async fn exchange(
 
 /// Turns the client's message into the proxy's: origin form, the Host that was checked, and nothing that concerned
 /// the client's own connection.
-fn outgoing(request: Request<Incoming>, chunked: bool) -> Result<Request<Incoming>, &'static str> {
+fn outgoing(request: Request<Incoming>, authority: &str, chunked: bool) -> Result<Request<Incoming>, &'static str> {
     let (mut parts, body) = request.into_parts();
-    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
     let host = HeaderValue::from_str(authority).map_err(|_| "the host cannot be sent as a header")?;
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = match parts.uri.path_and_query() {
+        // A URL without a path asks for the root. Of one that ends with a fragment, nothing is left that would say so.
+        Some(path) if path.as_str() != "/" => path.clone(),
+        _ => PathAndQuery::from_static("/"),
+    };
 
     remove_hop_by_hop(&mut parts.headers);
     // Not the client's Host: a server with several sites would be asked for one that was never checked.
@@ -194,6 +206,9 @@ fn outgoing(request: Request<Incoming>, chunked: bool) -> Result<Request<Incomin
         // beside it (request smuggling).
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if let Some(length) = parts.headers.get(header::CONTENT_LENGTH).cloned() {
+        // Once, also when it was said twice.
+        parts.headers.insert(header::CONTENT_LENGTH, length);
     }
     parts.uri = Uri::from(path);
     parts.version = Version::HTTP_11;
@@ -212,6 +227,14 @@ fn incoming(response: Response<Incoming>) -> Result<Response<ProxyBody>, &'stati
     remove_hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Either::Right(body)))
+}
+
+/// Refuses a request with several Host headers (RFC 9112, section 3.2): somebody else may have read another one.
+fn one_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get_all(header::HOST).iter().nth(1) {
+        Some(_) => Err(Refusal::Malformed("the Host header is given more than once")),
+        None => Ok(()),
+    }
 }
 
 /// Whether the body is chunked. Any other coding would have to be undone or passed on, and is refused instead.
@@ -264,9 +287,14 @@ fn refused(refusal: &Refusal, close: bool) -> Response<ProxyBody> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if close {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        self::close(&mut response);
     }
     response
+}
+
+/// Says that the connection ends behind this answer.
+pub(super) fn close(response: &mut Response<ProxyBody>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 #[cfg(test)]

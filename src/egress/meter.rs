@@ -10,11 +10,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::Limits;
+use super::budget::Budget;
 use super::metrics::{EgressMetrics, Outcome};
 use super::rate::{Bucket, Turn};
 
 /// What one container has used since its proxy was started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
     /// Bytes sent to upstreams, headers and TLS included.
     pub bytes_out: u64,
@@ -26,6 +28,8 @@ pub struct Usage {
     pub refused: u64,
     /// Connections from the container that are open now.
     pub open: u64,
+    /// CPU time that the daemon has spent on all that, seconds.
+    pub cpu_seconds: f64,
 }
 
 /// One container's numbers; every count also goes to the daemon's metrics.
@@ -37,6 +41,8 @@ pub(super) struct Account {
     allowed: AtomicU64,
     refused: AtomicU64,
     open: AtomicU64,
+    /// What the daemon may do for it, and has done.
+    pub(super) budget: Arc<Budget>,
     /// Towards upstreams, and from them.
     out: Bucket,
     r#in: Bucket,
@@ -54,9 +60,11 @@ impl Meter {
 }
 
 impl Account {
-    /// `mbit_per_second` is for each direction; 0 is no limit.
-    pub(super) fn new(metrics: Arc<EgressMetrics>, mbit_per_second: u32) -> Self {
+    /// With the rates of a container that serves nothing yet.
+    pub(super) fn new(metrics: Arc<EgressMetrics>, limits: &Limits) -> Self {
+        let mbit_per_second = limits.idle_mbit_per_second;
         Self {
+            budget: Arc::new(metrics.budget(limits.requests_per_second, limits.cpu_percent)),
             metrics,
             out: Bucket::new(mbit_per_second),
             r#in: Bucket::new(mbit_per_second),
@@ -81,6 +89,7 @@ impl Account {
             allowed: self.allowed.load(Relaxed),
             refused: self.refused.load(Relaxed),
             open: self.open.load(Relaxed),
+            cpu_seconds: self.budget.cpu_seconds(),
         }
     }
 
@@ -106,13 +115,13 @@ impl Account {
     }
 
     fn sent(&self, bytes: usize) {
-        self.out.take(bytes);
+        self.out.take(bytes as f64);
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
         self.metrics.bytes_out.inc_by(bytes as u64);
     }
 
     fn received(&self, bytes: usize) {
-        self.r#in.take(bytes);
+        self.r#in.take(bytes as f64);
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
         self.metrics.bytes_in.inc_by(bytes as u64);
     }

@@ -20,8 +20,10 @@
 
 mod accept;
 mod address;
+mod budget;
 mod dial;
 mod forward;
+mod lookup;
 mod meter;
 mod metrics;
 mod policy;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use thaw_client::config::LimitSettings;
 
 pub use address::special_purpose;
+pub use budget::Total;
 pub use meter::{Meter, Usage};
 pub use metrics::EgressMetrics;
 pub use policy::{Decision, Policy, PolicyError};
@@ -67,6 +70,12 @@ pub struct Limits {
     /// Name look-ups at once; more wait. Default 4, because each holds one of the daemon's blocking threads until
     /// the resolver gives up, even when the request has long been answered.
     pub lookups: usize,
+    /// Requests per second, refused ones included; further ones wait. After a pause as many as in five seconds pass at
+    /// once. 0 is no limit. Default 50: each costs a port of the host for a minute.
+    pub requests_per_second: u32,
+    /// Percent of one CPU that the daemon spends on the container; then its connections wait. 0 is no limit. Default 20,
+    /// ten times what full tunnels need.
+    pub cpu_percent: u32,
     /// Rate in each direction while the container serves an execution, Mbit/s; 0 is no limit. Default 10 (product
     /// requirement).
     pub run_mbit_per_second: u32,
@@ -91,6 +100,8 @@ impl From<&LimitSettings> for Limits {
             connect_timeout: Duration::from_secs(settings.connect_timeout_seconds),
             idle_timeout: Duration::from_secs(settings.idle_timeout_seconds),
             lookups: settings.lookups,
+            requests_per_second: settings.requests_per_second,
+            cpu_percent: settings.cpu_percent,
             run_mbit_per_second: settings.run_mbit_per_second,
             idle_mbit_per_second: settings.idle_mbit_per_second,
         }

@@ -1,4 +1,5 @@
-//! How fast bytes may pass: one bucket of tokens per container and direction, shared by all its connections.
+//! How fast something may pass: buckets of tokens. For bytes one per container and direction, shared by all its
+//! connections; see also `budget`.
 
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,9 +20,11 @@ pub(super) struct Bucket(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Bytes per second; no limit when absent.
+    /// Tokens per second; no limit when absent.
     rate: Option<f64>,
-    /// Bytes; below zero when more has passed than there was.
+    /// Most that gather during a pause.
+    most: f64,
+    /// Below zero when more has passed than there was.
     tokens: f64,
     at: Instant,
 }
@@ -30,17 +33,22 @@ impl State {
     fn refill(&mut self, now: Instant) {
         if let Some(rate) = self.rate {
             let since = now.saturating_duration_since(self.at).as_secs_f64();
-            self.tokens = (self.tokens + since * rate).min(rate);
+            self.tokens = (self.tokens + since * rate).min(self.most);
         }
         self.at = now;
     }
 }
 
 impl Bucket {
-    /// A full one; 0 is no limit.
+    /// A full one for bytes, with a second's worth in it; 0 is no limit.
     pub(super) fn new(mbit_per_second: u32) -> Self {
         let rate = rate(mbit_per_second);
-        Self(Mutex::new(State { rate, tokens: rate.unwrap_or(0.0), at: Instant::now() }))
+        Self::with(rate, rate.unwrap_or(0.0))
+    }
+
+    /// A full one: so many tokens a second, and so many at once after a pause.
+    pub(super) fn with(rate: Option<f64>, most: f64) -> Self {
+        Self(Mutex::new(State { rate, most, tokens: most, at: Instant::now() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -51,19 +59,20 @@ impl Bucket {
     /// Another rate from now on; full again, since what passed before was somebody else's.
     pub(super) fn set(&self, mbit_per_second: u32) {
         let rate = rate(mbit_per_second);
-        *self.state() = State { rate, tokens: rate.unwrap_or(0.0), at: Instant::now() };
+        let most = rate.unwrap_or(0.0);
+        *self.state() = State { rate, most, tokens: most, at: Instant::now() };
     }
 
     /// Takes what has passed.
-    pub(super) fn take(&self, bytes: usize) {
+    pub(super) fn take(&self, tokens: f64) {
         let mut state = self.state();
         if state.rate.is_some() {
-            state.tokens -= bytes as f64;
+            state.tokens -= tokens;
         }
     }
 
     /// Time until something may pass again; `None` is now.
-    fn wait(&self) -> Option<Duration> {
+    pub(super) fn wait(&self) -> Option<Duration> {
         let mut state = self.state();
         state.refill(Instant::now());
         let rate = state.rate?;
@@ -107,7 +116,7 @@ mod tests {
         let (begun, mut turn) = (Instant::now(), Turn::default());
         for _ in 0..bytes / PIECE {
             std::future::poll_fn(|cx| turn.poll(cx, bucket)).await;
-            bucket.take(PIECE);
+            bucket.take(PIECE as f64);
         }
         begun.elapsed().as_secs_f64()
     }

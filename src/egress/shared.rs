@@ -4,11 +4,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::Limits;
+use super::budget::Charged;
 use super::dial::Dialer;
 use super::meter::Account;
 use super::metrics::EgressMetrics;
@@ -30,6 +32,8 @@ pub(super) struct Shared {
     pub(super) dialer: Dialer,
     pub(super) limits: Limits,
     pub(super) account: Arc<Account>,
+    /// Whether connections wait for a place: then those that are kept alive for a next request are closed.
+    pub(super) crowded: watch::Sender<bool>,
     log: Mutex<LogGate>,
     /// What log lines about connections belong to, once the container serves an execution.
     owner: OnceLock<tracing::Span>,
@@ -50,7 +54,8 @@ impl Shared {
         Self {
             container: escape_control(container).into_owned(),
             dialer: Dialer::new(policy, limits.lookups, limits.connect_timeout),
-            account: Arc::new(Account::new(metrics, limits.idle_mbit_per_second)),
+            account: Arc::new(Account::new(metrics, &limits)),
+            crowded: watch::Sender::new(false),
             log: Mutex::new(LogGate::default()),
             owner: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -77,9 +82,10 @@ impl Shared {
         self.tasks.wait().await;
     }
 
-    /// Runs a task that ends with the proxy.
+    /// Runs a task that ends with the proxy, and whose CPU time is the container's.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let end = self.end.clone();
+        let task = Charged::new(task, Arc::clone(&self.account.budget));
         let bounded = async move {
             // `None` means cancelled, which drops the task and with it its sockets.
             let _ = end.run_until_cancelled_owned(task).await;

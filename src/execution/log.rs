@@ -618,6 +618,22 @@ impl Log {
         self.lock().bytes
     }
 
+    /// Whether the last event was written and has no number above `after`: nothing can follow.
+    pub fn is_over(&self, after: u64) -> bool {
+        let inner = self.lock();
+        inner.closed && after >= inner.number()
+    }
+
+    /// Bytes of a stream in all, once they are all there.
+    pub fn length(&self, stream: Stream) -> Option<u64> {
+        let inner = self.lock();
+        let last = inner.events.iter().rev().find_map(|held| match &held.piece {
+            Piece::Output(of, begin, length) if *of == stream => Some(begin + u64::from(*length)),
+            _ => None,
+        });
+        inner.closed.then(|| last.unwrap_or(inner.head.output[stream as usize]))
+    }
+
     /// Whether the last event was written.
     pub fn is_closed(&self) -> bool {
         self.lock().closed

@@ -287,6 +287,16 @@ impl Reader {
         &self.handle
     }
 
+    /// See [`Log::is_over`].
+    pub fn is_over(&self, after: u64) -> bool {
+        self.handle.log.is_over(after)
+    }
+
+    /// See [`Log::length`].
+    pub fn length(&self, stream: Stream) -> Option<u64> {
+        self.handle.log.length(stream)
+    }
+
     /// The next events; see [`Log::next`].
     pub async fn next(&self, after: u64, max: usize) -> Vec<Numbered> {
         self.handle.log.next(self.follower, after, max).await

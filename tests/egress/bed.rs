@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use thawd::egress::{EgressMetrics, Limits, Policy, Proxy};
+use thawd::egress::{EgressMetrics, Limits, Policy, Proxy, Total};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -20,7 +20,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The usual limits, but as fast as can be.
 pub fn unlimited() -> Limits {
-    Limits { run_mbit_per_second: 0, idle_mbit_per_second: 0, ..Limits::default() }
+    Limits {
+        requests_per_second: 0,
+        cpu_percent: 0,
+        run_mbit_per_second: 0,
+        idle_mbit_per_second: 0,
+        ..Limits::default()
+    }
 }
 
 /// A running proxy and where its listener is.
@@ -51,6 +57,22 @@ impl Bed {
         Self { proxy, port, registry }
     }
 
+    /// Two containers of one daemon, which may use so much together.
+    pub fn two(patterns: &[&str], limits: Limits, total: Total) -> (Self, Self) {
+        let home: IpAddr = "127.0.0.1".parse().unwrap();
+        let resolve = BTreeMap::from([("upstream.test".into(), vec![home])]);
+        let policy = Arc::new(Policy::new(patterns, resolve, vec![]).unwrap());
+        let metrics = Arc::new(EgressMetrics::limited(&mut Registry::default(), total));
+        let serve = |name: &str| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let (policy, metrics) = (Arc::clone(&policy), Arc::clone(&metrics));
+            let proxy = Proxy::serve_with(listener, policy, name.into(), metrics, limits.clone()).unwrap();
+            Self { proxy, port, registry: Registry::default() }
+        };
+        (serve("c-1"), serve("c-2"))
+    }
+
     pub async fn connect(&self) -> Client {
         Client(BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()))
     }
@@ -67,9 +89,14 @@ impl Bed {
     }
 
     pub fn metric(&self, line: &str) -> u64 {
+        // Whole numbers, of seconds as well.
+        self.number(line) as u64
+    }
+
+    pub fn number(&self, line: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0)
+        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0.0)
     }
 }
 
@@ -112,6 +139,14 @@ impl Client {
             }
         }
         Answer { status, head, body: String::from_utf8(body).unwrap() }
+    }
+
+    /// The body that belongs to a head.
+    pub async fn answer_body(&mut self, head: &str) -> String {
+        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        timeout(PATIENCE, self.0.read_exact(&mut body)).await.unwrap().unwrap();
+        String::from_utf8(body).unwrap()
     }
 
     pub async fn line(&mut self) -> String {

@@ -39,6 +39,35 @@ async fn the_connection_limit_answers_503_and_recovers() {
     assert_eq!(bed.metric("thawd_egress_connections_waiting"), 0);
 }
 
+#[tokio::test]
+async fn a_connection_that_is_kept_alive_for_nothing_gives_its_place_to_one_that_waits() {
+    let bed = Bed::with(&[], Limits { connections: 1, ..unlimited() });
+    let request = "GET http://forbidden.test/ HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut idle = bed.connect().await;
+    // As long as nobody waits, it is kept.
+    for _ in 0..3 {
+        idle.send(request).await;
+        assert!(!idle.answer().await.head.contains("connection: close"));
+    }
+    let begun = Instant::now();
+    let mut second = bed.connect().await;
+    second.send(request).await;
+    assert_eq!(second.answer().await.status, 403);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(idle.is_closed().await);
+    // One that has not been asked anything yet keeps its place.
+    drop(second);
+    let mut silent = bed.connect().await;
+    let mut third = bed.connect().await;
+    third.send(request).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    silent.send(request).await;
+    let answer = silent.answer().await;
+    assert_eq!(answer.status, 403);
+    assert!(answer.head.contains("connection: close"), "{answer:?}");
+    assert_eq!(third.answer().await.status, 403);
+}
+
 /// Opens `count` tunnels at once to an upstream that holds each for `hold`, and returns how many of them worked.
 async fn tunnels(bed: &Bed, port: u16, count: usize) -> usize {
     let mut clients = JoinSet::new();

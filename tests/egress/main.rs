@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod bed;
+mod budget;
 mod crowd;
 mod half_closed;
+mod names;
+mod npm;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ mod squeeze;
 mod telemetry;
 
 pub use connections::{Connections, TURNED_AWAY};
-pub use egress::LimitSettings;
+pub use egress::{LimitSettings, TotalSettings};
 pub use squeeze::Squeeze;
 pub use telemetry::{LogFormat, MetricsSettings};
 
@@ -448,11 +448,19 @@ pub struct Egress {
     pub allow_private: Vec<IpNet>,
     /// What one container may make of it.
     pub limits: LimitSettings,
+    /// What all containers together may.
+    pub total: TotalSettings,
 }
 
 impl Default for Egress {
     fn default() -> Self {
-        Self { port: 3128, resolve: BTreeMap::new(), allow_private: Vec::new(), limits: LimitSettings::default() }
+        Self {
+            port: 3128,
+            resolve: BTreeMap::new(),
+            allow_private: Vec::new(),
+            limits: LimitSettings::default(),
+            total: TotalSettings::default(),
+        }
     }
 }
 
