@@ -22,7 +22,7 @@ use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use thaw_client::config::{self, Config, OnStop};
 use thaw_client::types::Stage;
 use thaw_image::{Store, StoreError};
-use thaw_os::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Reclaim};
+use thaw_os::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Reclaim, own_memory_limit};
 use thaw_os::spawner::Spawner;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
@@ -137,7 +137,7 @@ impl Survivors {
     }
 
     /// Goes on with what runs; destroys the containers of which nobody knows anything any more.
-    fn go_on(mut self, executions: &Arc<Executions>, egress: impl Fn(&str) -> Option<Arc<Policy>>) {
+    fn go_on(mut self, executions: &Arc<Executions>, egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>) {
         let survivors = executions.adopt(self.executions, &mut self.containers, egress);
         if survivors != execution::Survivors::default() {
             let execution::Survivors { running, ended, lost } = survivors;
@@ -145,6 +145,32 @@ impl Survivors {
         }
         for id in self.containers.keys() {
             tracing::warn!(container = %id, "destroyed: an earlier daemon left it, and no execution has it");
+        }
+    }
+}
+
+/// What a start has made that fails: nothing of it is left. What an earlier daemon left stays with the keeper.
+struct Begun {
+    socket: Option<PathBuf>,
+    /// One that holds nothing.
+    keeper: Option<(Arc<Keeper>, Arc<Hierarchy>)>,
+}
+
+impl Begun {
+    /// There is a daemon now whose all this is.
+    fn succeeded(mut self) {
+        (self.socket, self.keeper) = (None, None);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.socket.take().map(std::fs::remove_file) {
+            tracing::debug!(%error, "the socket of a start that failed");
+        }
+        if let Some((keeper, hierarchy)) = self.keeper.take() {
+            keeper.end();
+            hierarchy.remove_base();
         }
     }
 }
@@ -188,6 +214,7 @@ impl Daemon {
                 .map(|listener| (listener, config.api.socket.clone(), true)),
         }
         .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
+        let mut begun = Begun { socket: made_socket.then(|| socket.clone()), keeper: None };
         let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
         let providers = load_providers(config)?;
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
@@ -209,6 +236,9 @@ impl Daemon {
             timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
         };
         let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy), own_metrics.keeper_failures.clone())?;
+        if kept.is_empty() {
+            begun.keeper = Some((Arc::clone(&keeper), Arc::clone(&hierarchy)));
+        }
         let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
         let settings = container_settings(config);
         let keeps = Some(Arc::clone(&keeper));
@@ -233,10 +263,15 @@ impl Daemon {
         policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_settings.egress));
         let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings);
         let spools = Spools::new().map_err(io_error("make a tmpfs for output"))?;
-        let settings = execution_settings(config);
+        let memory = own_memory_limit(hierarchy.layout());
+        let settings = execution_settings(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
         let executions = Arc::new(Executions::new(settings, served, images_to_run, metrics, spools, keeps));
-        survivors.go_on(&executions, |provider| policies.get(provider).cloned());
+        survivors.go_on(&executions, |provider, allowed| {
+            // A provider that was removed is still that of what runs.
+            let kept = || Policy::new(allowed, config.egress.resolve.clone(), config.egress.allow_private.clone());
+            policies.get(provider).cloned().or_else(|| kept().ok().map(Arc::new))
+        });
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
@@ -249,6 +284,7 @@ impl Daemon {
             body_timeout: config.api.connections.body_timeout(),
         });
         let (connections, on_stop) = (config.api.connections.clone(), config.daemon.on_stop);
+        begun.succeeded();
         Ok(Self {
             executions,
             containers,

@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thaw_client::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, OnStop};
 use thaw_client::paper::{self, PaperError};
+use thawd::against::Findings;
 use thawd::daemon::Daemon;
 use thawd::service::Service;
 use thawd::systemd;
@@ -27,6 +28,10 @@ struct Arguments {
     /// Check the configuration and the provider manifests, then exit
     #[arg(long)]
     check_config: bool,
+    /// With `--check-config`: also ask the running daemon what runs, and name what a daemon with this configuration could
+    /// not go on with
+    #[arg(long, requires = "check_config")]
+    against_running: bool,
     /// Cgroup that the containers' cgroups are made below, instead of `cgroup.parent` in the configuration
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
@@ -121,12 +126,24 @@ fn hold() -> anyhow::Result<()> {
     }
 }
 
+/// Says what runs now and would not survive a restart with this configuration.
+fn against_running(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Findings { lost, notes } = runtime.block_on(thawd::against::check(config))?;
+    for line in notes.iter().chain(&lost) {
+        println!("{line}");
+    }
+    anyhow::ensure!(lost.is_empty(), "{} executions would be lost by a restart with this configuration", lost.len());
+    println!("nothing that runs would be lost by a restart");
+    Ok(())
+}
+
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = load(arguments.config.as_deref(), arguments.cgroup_parent.as_deref(), arguments.on_stop)?;
     if arguments.check_config {
         let providers = thawd::daemon::check(&config)?;
         println!("configuration ok, {providers} providers");
-        return Ok(());
+        return if arguments.against_running { against_running(&config) } else { Ok(()) };
     }
     let log = thawd::telemetry::init(
         config.log.format.unwrap_or_else(LogFormat::detect),

@@ -1,18 +1,19 @@
 //! All containers of the daemon: how they are made, how many there may be, which exist.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 
 use super::control::Control;
 use super::credentials;
 use super::gate::Gate;
 use super::holder::Holder;
+use super::place::{Limit, Place, Places};
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::processes::Processes;
 use super::reaper::{self, Parts, Remains};
@@ -28,9 +29,6 @@ use thaw_wire::{Report, op};
 use crate::steps;
 
 pub use thaw_client::types::ContainerState as State;
-
-/// Host ids of one container (user_namespaces(7)).
-pub const IDS: u32 = 65_536;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the value whole, so a panic elsewhere does not spoil it.
@@ -67,37 +65,6 @@ impl Settings {
     fn visible_cpus(&self, limits: &Limits) -> u32 {
         let most = limits.cpu_burst.map_or(limits.cpu, |burst| burst.max(limits.cpu));
         if self.limit_visible_cpus { (most.ceil() as u32).max(1) } else { 0 }
-    }
-}
-
-/// The limit on containers is reached.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the limit of {0} containers is reached; try again later or raise `container.max`")]
-pub struct Limit(pub usize);
-
-/// The right to one container: a place under the limit and a range of ids. Given back when dropped.
-#[derive(Debug)]
-pub struct Place {
-    slot: u32,
-    slots: Arc<Mutex<BTreeSet<u32>>>,
-    _permit: OwnedSemaphorePermit,
-    // Last: told when the place can be had again, not before.
-    _changed: Tell,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        lock(&self.slots).insert(self.slot);
-    }
-}
-
-/// Wakes whoever waits for a place when it is dropped.
-#[derive(Debug)]
-struct Tell(Arc<Notify>);
-
-impl Drop for Tell {
-    fn drop(&mut self) {
-        self.0.notify_one();
     }
 }
 
@@ -203,9 +170,7 @@ pub struct Containers {
     hierarchy: Arc<Hierarchy>,
     spawner: Spawner,
     egress_metrics: Arc<egress::EgressMetrics>,
-    places: Arc<Semaphore>,
-    slots: Arc<Mutex<BTreeSet<u32>>>,
-    changed: Arc<Notify>,
+    places: Places,
     registry: Arc<Registry>,
     reaper: mpsc::UnboundedSender<Parts>,
     memory: MemoryCache,
@@ -225,11 +190,8 @@ impl Containers {
     ) -> Self {
         let (reaper, remains) = mpsc::unbounded_channel();
         tokio::spawn(reaper::run(remains));
-        let slots = (0..settings.max as u32).collect();
         Self {
-            places: Arc::new(Semaphore::new(settings.max)),
-            slots: Arc::new(Mutex::new(slots)),
-            changed: Arc::default(),
+            places: Places::new(settings.max, settings.id_start),
             settings,
             hierarchy,
             spawner,
@@ -262,23 +224,12 @@ impl Containers {
     /// # Errors
     /// [`Limit`] when there is none.
     pub fn place(&self) -> Result<Place, Limit> {
-        let limit = || Limit(self.settings.max);
-        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| limit())?;
-        let slot = lock(&self.slots).pop_first().ok_or_else(limit)?;
-        let changed = Tell(Arc::clone(&self.changed));
-        Ok(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+        self.places.take()
     }
 
-    /// The very place that has these host ids, if it is free.
-    pub(super) fn place_at(&self, id_base: u32) -> Option<Place> {
-        let offset = id_base.checked_sub(self.settings.id_start)?;
-        let slot = (offset % IDS == 0).then_some(offset / IDS)?;
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        if !lock(&self.slots).remove(&slot) {
-            return None;
-        }
-        let changed = Tell(Arc::clone(&self.changed));
-        Some(Place { slot, slots: Arc::clone(&self.slots), _permit: permit, _changed: changed })
+    /// All places.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// What has to be cleared away of a container, which is listed from now on.
@@ -292,7 +243,7 @@ impl Containers {
             egress_metrics: Arc::clone(&self.egress_metrics),
             keeper: self.keeper.clone(),
             gate: Arc::clone(&self.gate),
-            places: Arc::clone(&self.places),
+            places: self.places.clone(),
             max_places: self.settings.max,
             pidfd: None,
             proxy: None,
@@ -302,7 +253,7 @@ impl Containers {
 
     /// Woken when a place has become free. There is one who waits for it: the queue.
     pub fn changed(&self) -> &Notify {
-        &self.changed
+        self.places.changed()
     }
 
     /// The limit.
@@ -312,13 +263,12 @@ impl Containers {
 
     /// How many more containers could be made now.
     pub fn free_places(&self) -> usize {
-        self.places.available_permits()
+        self.places.free()
     }
 
     /// Waits until every container is destroyed; for shutdown, after their owners have dropped them.
     pub async fn all_gone(&self) {
-        // The semaphore is never closed, so this only ends by acquiring.
-        let _ = self.places.acquire_many(self.settings.max as u32).await;
+        self.places.all().await;
     }
 
     /// The cgroup hierarchy, for listing and for the last clearing up.
@@ -403,7 +353,7 @@ impl Containers {
         let deadline = tokio::time::Instant::now() + limit;
         let late = || ContainerError::CreateTimeout(limit.as_secs());
         let id = format!("c-{}", ulid::Ulid::new().to_string().to_lowercase());
-        let id_base = self.settings.id_start + place.slot * IDS;
+        let id_base = place.id_base();
         let cgroup = {
             let (hierarchy, id) = (Arc::clone(&self.hierarchy), id.clone());
             let (memory, pids) = (template.idle.memory_bytes, template.pids);

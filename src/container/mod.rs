@@ -18,6 +18,7 @@ mod control;
 mod credentials;
 mod gate;
 mod holder;
+mod place;
 mod pool_memory;
 mod processes;
 mod reaper;
@@ -37,7 +38,8 @@ use thaw_wire::stage;
 
 pub use cli::{Cli, PIPE_BYTES, Prestarted, output_pipe};
 pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
-pub use containers::{Containers, Limit, Place, Settings};
+pub use containers::{Containers, Settings};
+pub use place::{Limit, Place};
 pub use credentials::CredentialError;
 pub use gate::{ClaimGuard, Creating, Gate, GateSettings};
 pub use holder::{Held, Holder, Once, Sandbox};

@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::containers::{Entry, Place, Registry, State};
+use super::containers::{Entry, Registry, State};
 use super::gate::Gate;
 use super::holder::Holder;
+use super::place::{Place, Places};
 use crate::egress;
 use crate::keeper::Keeper;
 use crate::steps;
@@ -34,7 +35,7 @@ pub struct Parts {
     pub reaper: mpsc::UnboundedSender<Parts>,
     pub gate: Arc<Gate>,
     /// Of all containers.
-    pub places: Arc<Semaphore>,
+    pub places: Places,
     pub max_places: usize,
     pub egress_metrics: Arc<egress::EgressMetrics>,
     pub keeper: Option<Arc<Keeper>>,
@@ -191,7 +192,7 @@ async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
     steps::at("destroy.emptied");
     // Nobody waits for the rest, which is work for the kernel, unless places run out.
     let scarce = parts.max_places / SCARCE;
-    let _turn = parts.gate.clear(since, || parts.places.available_permits() <= scarce).await;
+    let _turn = parts.gate.clear(since, || parts.places.free() <= scarce).await;
     // Its socket, of which the keeper has another, keeps the network namespace up to here: what ending that costs the
     // kernel falls into this turn as well. Should the daemon be killed now, the next one finds an empty cgroup.
     parts.proxy = None;

@@ -18,6 +18,9 @@ use crate::egress;
 use crate::keeper::Kept;
 use thaw_os::cgroup::{Limits, Reclaim, Usage};
 
+/// Longest list of what a container may connect to that is kept, bytes: a note has to fit a message to the keeper.
+const MAX_ALLOWED_BYTES: usize = 16 * 1024;
+
 /// What is kept of a container besides its note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +61,9 @@ pub struct Note {
     baseline: Usage,
     idle: Limits,
     run: Limits,
+    /// Where it may connect to, for an execution whose provider the next daemon does not have any more.
+    #[serde(default)]
+    egress: Vec<String>,
 }
 
 /// A container without a daemon that uses it. Dropping it destroys it.
@@ -113,6 +119,7 @@ impl Container {
             baseline: self.baseline,
             idle: self.template.idle,
             run: self.template.run,
+            egress: self.template.egress.allowed(MAX_ALLOWED_BYTES),
         };
         let note = serde_json::to_string(&note).expect("numbers and strings always serialize");
         match own.iter().map(|(_, fd)| fd.try_clone_to_owned().map(Arc::new)).collect() {
@@ -128,7 +135,12 @@ impl Containers {
     /// What is left of the containers that an earlier daemon kept: those that live. The others are gone, or swept.
     pub fn orphans(&self, kept: BTreeMap<String, Kept>) -> Vec<(String, Orphan)> {
         let mut orphans = Vec::new();
-        for (id, kept) in kept {
+        // Those that serve an execution first: a warm one must not take the place of one of them.
+        let (claimed, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(id, _)| {
+            let cgroup = self.hierarchy().adopt(id);
+            cgroup.is_ok_and(|cgroup| cgroup.is_claimed().unwrap_or(true))
+        });
+        for (id, kept) in claimed.into_iter().chain(others) {
             match self.orphan(&id, kept) {
                 Ok(orphan) => orphans.push((id, orphan)),
                 Err(reason) => {
@@ -157,8 +169,10 @@ impl Containers {
         let (listener, terminals) = (needed(Part::Proxy)?, needed(Part::Terminals)?);
         let credentials = take(Part::Credentials);
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
-        let place =
-            self.place_at(note.id_base).ok_or("there is no place for it (`container.max`, `container.id_start`)")?;
+        // What runs goes on although there are fewer places by now; what only waits does not.
+        let is_claimed = cgroup.is_claimed().unwrap_or(true);
+        let place = self.places().take_at(note.id_base, is_claimed);
+        let place = place.ok_or("there is no place for it any more (`container.max`)")?;
         let entry = Arc::new(Entry {
             id: id.to_owned(),
             provider: note.pool.provider().to_owned(),
@@ -176,6 +190,11 @@ impl Containers {
 }
 
 impl Orphan {
+    /// What its execution may connect to, if its provider does not exist any more.
+    pub fn allowed(&self) -> &[String] {
+        &self.note.egress
+    }
+
     /// For which pool it was made.
     pub fn pool(&self) -> &PoolKey {
         &self.note.pool

@@ -26,6 +26,8 @@ use super::target::{Host, parse_port};
 /// never opens a private address: see [`Policy::new`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
+    /// The patterns as they were given.
+    allowed: Vec<String>,
     patterns: Vec<Pattern>,
     resolve: BTreeMap<String, Vec<IpAddr>>,
     allow_private: Vec<IpNet>,
@@ -90,6 +92,7 @@ impl Policy {
         resolve: BTreeMap<String, Vec<IpAddr>>,
         allow_private: Vec<IpNet>,
     ) -> Result<Self, PolicyError> {
+        let allowed = patterns.iter().map(|text| text.as_ref().to_owned()).collect();
         let patterns = patterns.iter().map(|text| Pattern::parse(text.as_ref())).collect::<Result<_, _>>()?;
         let mut names = BTreeMap::new();
         for (name, addresses) in resolve {
@@ -110,7 +113,13 @@ impl Policy {
         if let Some(&net) = allow_private.iter().find(mapped) {
             return Err(PolicyError::MappedNetwork { net });
         }
-        Ok(Self { patterns, resolve: names, allow_private })
+        Ok(Self { allowed, patterns, resolve: names, allow_private })
+    }
+
+    /// What was allowed, as it was given; nothing if that is longer than `most` bytes.
+    pub fn allowed(&self, most: usize) -> Vec<String> {
+        let length: usize = self.allowed.iter().map(|text| text.len() + 8).sum();
+        if length <= most { self.allowed.clone() } else { Vec::new() }
     }
 
     /// Decides about a host as written in a request (IPv6 addresses in brackets) and a port. Resolves nothing.

@@ -87,6 +87,30 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The same within `memory`, bytes, if that is all that this process and the output that it keeps may use: a half of it
+    /// for what up to `containers` executions say, a quarter for what ended ones have said.
+    #[must_use]
+    pub fn within(mut self, memory: Option<u64>, containers: usize) -> Self {
+        let Some(memory) = memory.and_then(|memory| usize::try_from(memory).ok()) else { return self };
+        let output = (memory / 2 / containers.max(1)).max(MIN_OUTPUT_BYTES);
+        for (key, bytes, most) in [
+            ("execution.output_bytes", &mut self.output_bytes, output),
+            ("execution.retained_bytes", &mut self.retained_bytes, memory / 4),
+        ] {
+            if *bytes > most {
+                tracing::warn!(
+                    key,
+                    configured = *bytes,
+                    used = most,
+                    memory_limit = memory,
+                    "more than the memory limit of this unit allows; less is kept"
+                );
+                *bytes = most;
+            }
+        }
+        self
+    }
+
     fn log_limits(&self) -> log::Limits {
         log::Limits {
             bytes: self.output_bytes,
@@ -94,6 +118,9 @@ impl Settings {
         }
     }
 }
+
+/// Least output that is kept of an execution, bytes: what the configuration has to allow too.
+const MIN_OUTPUT_BYTES: usize = 64 << 10;
 
 /// A provider that can be asked to run something.
 #[derive(Debug, Clone)]
@@ -542,8 +569,20 @@ mod tests {
     use super::{Ended, Known, Settings};
 
     #[test]
-    fn ended_executions_are_forgotten_by_number_bytes_and_age() {
-        let settings = Settings {
+    fn what_is_kept_fits_the_memory_that_may_be_used() {
+        let settings = || Settings { output_bytes: 16 << 20, retained_bytes: 256 << 20, ..settings() };
+        let kept = |memory| {
+            let settings = settings().within(memory, 32);
+            (settings.output_bytes, settings.retained_bytes)
+        };
+        assert_eq!(kept(None), (16 << 20, 256 << 20));
+        assert_eq!(kept(Some(8 << 30)), (16 << 20, 256 << 20));
+        assert_eq!(kept(Some(256 << 20)), (4 << 20, 64 << 20));
+        assert_eq!(kept(Some(1 << 20)).0, 64 << 10);
+    }
+
+    fn settings() -> Settings {
+        Settings {
             output_bytes: 100,
             reader_stall: Duration::ZERO,
             retention: Duration::from_secs(600),
@@ -557,7 +596,12 @@ mod tests {
             queue_timeout: Duration::ZERO,
             max_queue_timeout: Duration::ZERO,
             max_per_user: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn ended_executions_are_forgotten_by_number_bytes_and_age() {
+        let settings = settings();
         let mut known = Known::default();
         let mut add = |bytes, until| {
             known.ended.push_back(Ended { id: String::new(), until, bytes });

@@ -132,12 +132,12 @@ pub struct Survivors {
 
 impl Executions {
     /// Goes on with what an earlier daemon left: `kept` by execution, `orphans` by container. `egress` says where the
-    /// containers of a provider may connect to. Containers of executions are taken out of `orphans`.
+    /// containers of a provider may connect to, which was this list under the earlier daemon. Containers of executions are taken out of `orphans`.
     pub fn adopt(
         self: &Arc<Self>,
         kept: BTreeMap<String, Kept>,
         orphans: &mut BTreeMap<String, Orphan>,
-        egress: impl Fn(&str) -> Option<Arc<Policy>>,
+        egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Survivors {
         let mut survivors = Survivors::default();
         let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -166,7 +166,7 @@ impl Executions {
         kept: Kept,
         on_the_way: [Option<Kept>; 2],
         orphans: &mut BTreeMap<String, Orphan>,
-        egress: &impl Fn(&str) -> Option<Arc<Policy>>,
+        egress: &impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
         let understood = self.understand(kept).inspect_err(|_| {
             self.forget_kept(id);
@@ -184,7 +184,7 @@ impl Executions {
             self.forget_kept(&transit::key(id, stream));
         }
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
-        let policy = egress(&note.provider);
+        let policy = egress(&note.provider, orphan.as_ref().map_or(&[], Orphan::allowed));
         let handle = Arc::new(self.revive(id, note, log, &recovered));
         self.known().executions.insert(id.to_owned(), Arc::clone(&handle));
         if recovered.exit.is_some() {
@@ -304,7 +304,7 @@ fn resumable(
     }
     let orphan = orphan.ok_or("its container is gone")?;
     let (stdout, stderr) = pipes.ok_or("its output was not kept")?;
-    let policy = policy.ok_or_else(|| format!("there is no provider {:?} any more", handle.provider))?;
+    let policy = policy.ok_or("it is not known any more where it may connect to")?;
     // Log lines of its way out belong to the execution from here on.
     let _entered = handle.span.enter();
     let claimed = orphan.into_once(&handle.id, handle.created_at_ms, policy, command.tag);

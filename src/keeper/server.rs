@@ -1,13 +1,15 @@
 //! The keeper's process.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 use rustix::time::Timespec;
 
 use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
@@ -36,7 +38,7 @@ pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
         let left = timeout.saturating_sub(alone_since.elapsed());
         if daemon.is_none() && left.is_zero() {
             drop(items);
-            return clear(cgroups);
+            return clear(listener, cgroups);
         }
         let wait = daemon.is_none().then(|| Timespec {
             tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
@@ -117,8 +119,14 @@ fn send(daemon: BorrowedFd<'_>, reply: &Reply, fds: &[OwnedFd]) -> io::Result<()
     kernel::send(daemon, &[&body], &fds)
 }
 
-/// Kills what no daemon came back for.
-fn clear(cgroups: &[PathBuf]) -> io::Result<()> {
+/// Kills what no daemon came back for, and leaves nothing of its own either.
+fn clear(listener: BorrowedFd<'_>, cgroups: &[PathBuf]) -> io::Result<()> {
     let cgroups: Vec<&Path> = cgroups.iter().map(PathBuf::as_path).collect();
-    cgroup::clear_abandoned(&cgroups).map_err(io::Error::other)
+    cgroup::clear_abandoned(&cgroups).map_err(io::Error::other)?;
+    // Who connects from here on finds nobody, and starts another keeper.
+    let address = SocketAddrUnix::try_from(rustix::net::getsockname(listener)?)?;
+    if let Some(path) = address.path() {
+        std::fs::remove_file(Path::new(OsStr::from_bytes(path.to_bytes())))?;
+    }
+    cgroup::leave_nothing(&cgroups).map_err(io::Error::other)
 }

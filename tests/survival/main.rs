@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod changed;
 mod flood;
 mod kills;
 mod left;

@@ -159,6 +159,10 @@ async fn without_a_daemon_for_too_long_everything_is_destroyed() {
         eventually("it is destroyed", || async { (!cgroup.exists()).then_some(()) }).await;
     }
     eventually("nobody is left", || async { (!family.iter().any(|process| process.exists())).then_some(()) }).await;
+    assert!(!daemon.path("run/keeper.sock").exists());
+    for directory in daemon.cgroups() {
+        assert!(!directory.exists(), "left: {}", directory.display());
+    }
     daemon.launch().await;
     daemon.settled().await;
     daemon.stop().await;

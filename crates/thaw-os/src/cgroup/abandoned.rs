@@ -16,7 +16,19 @@ pub fn clear_abandoned(bases: &[&Path]) -> Result<(), CgroupError> {
     clear(bases, |_| false).map(drop)
 }
 
-/// The same for all but those that `keep` names. Returns how many there were.
+/// Removes the empty `bases` themselves, and first the keeper's cgroup in them, which this process is in: it steps out.
+///
+/// # Errors
+/// A cgroup that cannot be removed: somebody else is in it.
+pub fn leave_nothing(bases: &[&Path]) -> Result<(), CgroupError> {
+    let Some(core) = bases.first() else { return Ok(()) };
+    // One that hands controllers down takes nobody in; the root does (cgroups(7), "no internal processes").
+    core.ancestors().skip(1).find(|group| std::fs::write(group.join("cgroup.procs"), "0").is_ok());
+    remove_directory(&core.join(KEEPER))?;
+    bases.iter().rev().try_for_each(|base| remove_directory(base))
+}
+
+/// Does as [`clear_abandoned`] to all but those that `keep` names. Returns how many there were.
 pub fn clear(bases: &[&Path], keep: impl Fn(&str) -> bool) -> Result<usize, CgroupError> {
     let Some(core) = bases.first() else { return Ok(0) };
     let mut ids = Vec::new();

@@ -12,6 +12,7 @@ mod core_files;
 mod detect;
 mod hybrid;
 mod optional;
+mod own;
 mod reclaim;
 mod v2;
 
@@ -25,8 +26,9 @@ use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-pub use abandoned::{KEEPER, clear_abandoned};
+pub use abandoned::{KEEPER, clear_abandoned, leave_nothing};
 pub use detect::Layout;
+pub use own::own_memory_limit;
 pub use reclaim::{Memory, Reclaim};
 
 /// CPU period that quotas are expressed in unless [`Limits::cpu_period_us`] says otherwise, microseconds: the kernel's

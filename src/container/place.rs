@@ -1,0 +1,178 @@
+//! Places under the limit of containers, each with a range of host ids.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, Semaphore};
+
+/// Host ids of one container (user_namespaces(7)).
+const IDS: u32 = 65_536;
+
+/// The limit on containers is reached.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the limit of {0} containers is reached; try again later or raise `container.max`")]
+pub struct Limit(pub usize);
+
+/// All places. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    id_start: u32,
+    limit: usize,
+    free: Semaphore,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Ranges of ids that nobody has, by number from `id_start` on.
+    ranges: BTreeSet<u32>,
+    /// Containers above the limit: an earlier daemon had a higher one.
+    excess: usize,
+}
+
+/// The right to one container: a place under the limit and a range of ids. Given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    id_base: u32,
+    /// The ranges that nobody else may have meanwhile.
+    ranges: Vec<u32>,
+    places: Places,
+}
+
+impl Place {
+    /// First of its host ids.
+    pub fn id_base(&self) -> u32 {
+        self.id_base
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let shared = &self.places.0;
+        {
+            let mut state = self.places.lock();
+            state.ranges.extend(self.ranges.drain(..));
+            // As long as there are more than the limit allows, the place of one that ends is nobody's.
+            match state.excess.checked_sub(1) {
+                Some(fewer) => state.excess = fewer,
+                None => shared.free.add_permits(1),
+            }
+        }
+        shared.changed.notify_one();
+    }
+}
+
+impl Places {
+    /// `limit` of them, with ids from `id_start` on.
+    pub fn new(limit: usize, id_start: u32) -> Self {
+        let state = Mutex::new(State { ranges: (0..limit as u32).collect(), excess: 0 });
+        Self(Arc::new(Shared { id_start, limit, free: Semaphore::new(limit), state, changed: Notify::new() }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Each change leaves the value whole.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a new container.
+    ///
+    /// # Errors
+    /// [`Limit`] when there is none.
+    pub fn take(&self) -> Result<Place, Limit> {
+        let limit = || Limit(self.0.limit);
+        let permit = self.0.free.try_acquire().map_err(|_| limit())?;
+        // One whose ids are partly those of a survivor is left out, so that there may be fewer ranges than places.
+        let range = self.lock().ranges.pop_first().ok_or_else(limit)?;
+        permit.forget();
+        Ok(Place { id_base: self.0.id_start + range * IDS, ranges: vec![range], places: self.clone() })
+    }
+
+    /// The place of a container that an earlier daemon made, with the host ids that it has, whatever the configuration says
+    /// today. One that `must` be kept gets it above the limit too.
+    pub fn take_at(&self, id_base: u32, must: bool) -> Option<Place> {
+        match self.0.free.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(_) if must => self.lock().excess += 1,
+            Err(_) => return None,
+        }
+        // Ranges that begin elsewhere share ids with two of today's.
+        let shares = |range: &u32| {
+            let begin = u64::from(self.0.id_start) + u64::from(*range) * u64::from(IDS);
+            begin.abs_diff(u64::from(id_base)) < u64::from(IDS)
+        };
+        let ranges = self.lock().ranges.extract_if(.., shares).collect();
+        Some(Place { id_base, ranges, places: self.clone() })
+    }
+
+    /// How many more there could be now.
+    pub fn free(&self) -> usize {
+        self.0.free.available_permits()
+    }
+
+    /// Woken when one has become free. There is one who waits for it: the queue.
+    pub fn changed(&self) -> &Notify {
+        &self.0.changed
+    }
+
+    /// Waits until all have been given back, and takes them.
+    pub async fn all(&self) {
+        // The semaphore is never closed, so this only ends by acquiring.
+        if let Ok(permits) = self.0.free.acquire_many(self.0.limit as u32).await {
+            permits.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u32 = 1 << 20;
+
+    #[test]
+    fn a_place_is_given_back_with_its_ids() {
+        let places = Places::new(2, START);
+        let (first, second) = (places.take().unwrap(), places.take().unwrap());
+        assert_eq!((first.id_base(), second.id_base(), places.free()), (START, START + IDS, 0));
+        assert_eq!(places.take().unwrap_err().0, 2);
+        drop(first);
+        assert_eq!(places.take().unwrap().id_base(), START);
+    }
+
+    #[test]
+    fn what_runs_is_kept_above_the_limit_and_nothing_new_comes_before_it_is_below() {
+        let places = Places::new(1, START);
+        let kept: Vec<Place> = (0..3).map(|range| places.take_at(START + range * IDS, true).unwrap()).collect();
+        assert!(places.take_at(START + 3 * IDS, false).is_none(), "what only waits is not");
+        let mut kept = kept.into_iter();
+        for _ in 0..2 {
+            drop(kept.next());
+            assert!(places.take().is_err());
+        }
+        drop(kept.next());
+        let place = places.take().unwrap();
+        assert_eq!((place.id_base(), places.free()), (START, 0));
+        drop(place);
+        assert_eq!(places.free(), 1);
+    }
+
+    #[test]
+    fn ids_that_began_elsewhere_are_shared_with_nobody() {
+        let places = Places::new(4, START);
+        let survivor = places.take_at(START + IDS + 7, true).unwrap();
+        assert_eq!(survivor.id_base(), START + IDS + 7);
+        let new = [places.take().unwrap(), places.take().unwrap()];
+        assert_eq!([new[0].id_base(), new[1].id_base()], [START, START + 3 * IDS]);
+        assert!(places.take().is_err(), "two ranges are partly its own");
+        drop(survivor);
+        let next = [places.take().unwrap(), places.take().unwrap()];
+        assert_eq!([next[0].id_base(), next[1].id_base()], [START + IDS, START + 2 * IDS]);
+        let far = places.take_at(7, true).unwrap();
+        drop((far, new, next));
+        assert_eq!(places.free(), 4);
+    }
+}
