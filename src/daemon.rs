@@ -14,7 +14,7 @@ use crate::api;
 use crate::container::{self, Containers, Gate, GateSettings, Orphan, Prestarted, Template};
 use crate::egress::{self, EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
-use crate::keeper::{self, Keeper, KeeperError, Kept};
+use crate::keeper::{self, Keeper, KeeperError, Kept, Key};
 use crate::pool::{self, AdmissionSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
 use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
 use crate::sole::{Sole, SoleError};
@@ -115,13 +115,23 @@ pub fn check(config: &Config) -> Result<usize, DaemonError> {
 
 /// What an earlier daemon left with the keeper.
 struct Survivors {
-    executions: BTreeMap<String, Kept>,
+    executions: BTreeMap<Key, Kept>,
     containers: BTreeMap<String, Orphan>,
 }
 
 impl Survivors {
     fn find(containers: &Containers, kept: BTreeMap<String, Kept>) -> Self {
-        let (executions, containers_kept) = kept.into_iter().partition(|(key, _)| key.starts_with("e-"));
+        let (mut executions, mut containers_kept, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0);
+        for (name, kept) in kept {
+            match Key::parse(&name) {
+                Key::Container(id) => drop(containers_kept.insert(id, kept)),
+                key @ (Key::Execution(_) | Key::Transit(..)) => drop(executions.insert(key, kept)),
+                Key::Unknown(_) => unknown += 1,
+            }
+        }
+        if unknown > 0 {
+            tracing::info!(unknown, "a newer daemon's things stay with the keeper");
+        }
         Self { executions, containers: containers.orphans(containers_kept).into_iter().collect() }
     }
 

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod egress;
 pub mod execution;
 pub mod keeper;
+pub mod output;
 mod peer;
 pub mod pool;
 pub mod provider;

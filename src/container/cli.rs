@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
 use super::{Container, ContainerError, Encoded, Process, Stdio};
+use crate::output::{PIPE_BYTES, output_pipe};
 use crate::provider::prestart::{Action, Driver, Plan};
 
 /// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
@@ -36,18 +37,6 @@ pub struct Cli {
     pub stdout: pipe::Receiver,
     /// Its standard error.
     pub stderr: pipe::Receiver,
-}
-
-/// Capacity asked for at most, bytes: fewer wake-ups while much is written. What is not written costs nothing.
-pub const PIPE_BYTES: usize = 256 * 1024;
-
-/// A pipe whose read end is ours and does not block, of about `capacity` bytes.
-pub fn output_pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    // Refused beyond the limits of pipe(7), where the default does as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&writer, capacity.min(PIPE_BYTES));
-    rustix::io::ioctl_fionbio(&reader, true)?;
-    Ok((reader.into(), writer.into()))
 }
 
 /// A pipe whose write end is ours.

@@ -36,7 +36,7 @@ use thaw_os::cgroup::{CgroupError, Hierarchy, Limits, Reclaim, Usage};
 use thaw_os::spawner::SpawnerError;
 use thaw_wire::stage;
 
-pub use cli::{Cli, PIPE_BYTES, Prestarted, output_pipe};
+pub use cli::{Cli, Prestarted};
 pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Settings};
 pub use place::{Limit, Place};

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::log::{Noted, Recovered};
 use super::{Handle, StartError};
 use crate::container::Once;
+use crate::output::{Noted, Recovered};
 use crate::provider::Verdict;
 use thaw_client::types::{Exit, ExitReason};
 use thaw_os::cgroup::Usage;

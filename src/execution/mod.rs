@@ -11,18 +11,12 @@
 
 mod ending;
 mod environment;
-mod followers;
 mod image_run;
-mod journal;
 mod late;
-mod log;
 mod metrics;
-mod output;
 mod plan;
 mod run;
-mod spool;
 mod survive;
-mod transit;
 mod users;
 mod waiting;
 
@@ -43,13 +37,14 @@ use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
 use thaw_client::types;
 
+pub use crate::output::{
+    Cursor, Dropped, Files, Limits as LogLimits, Log, Numbered, Patience, Rendered, Spools, Stream,
+};
 #[cfg(fuzzing)]
 pub use image_run::fuzz_account;
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
-pub use log::{Cursor, Dropped, Limits as LogLimits, Log, Numbered, Patience, Rendered, Stream};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
-pub use spool::{Files, Spools};
 pub use survive::Survivors;
 use users::Users;
 use waiting::Waiting;
@@ -111,8 +106,8 @@ impl Settings {
         self
     }
 
-    fn log_limits(&self) -> log::Limits {
-        log::Limits {
+    fn log_limits(&self) -> LogLimits {
+        LogLimits {
             bytes: self.output_bytes,
             patience: Patience { stall: self.reader_stall, away: self.reconnect_grace },
         }

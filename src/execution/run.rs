@@ -13,15 +13,13 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::ending::{End, Ended, Remains, Stop, conclude, never_ran};
-use super::journal::Checkpoint;
 use super::late::{Conversation, Late};
-use super::log::{Log, Recovered, Stream};
 use super::metrics::Origin;
-use super::output::Source;
 use super::plan::Plan;
 use super::survive::{self, Running as Command};
 use super::{Executions, Handle, StartError, waiting};
-use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio, output_pipe};
+use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
+use crate::output::{Checkpoint, Log, Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
 use crate::steps;

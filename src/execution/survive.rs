@@ -13,16 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::ending::Stop;
-use super::log::{self, Log, Recovered, Stream};
-use super::output::Source;
-use super::spool::Files;
-use super::transit::{self, Shelter};
 use super::users::UserSlot;
 use super::waiting::Waiting;
 use super::{Executions, Handle, Status, run};
 use crate::container::{Once, Orphan, Process};
 use crate::egress::Policy;
-use crate::keeper::Kept;
+use crate::keeper::{Kept, Key};
+use crate::output::{self, Files, Log, Recovered, Shelter, Source, Stream};
 use crate::provider::Dialect;
 use thaw_client::types::{ClaimPath, ExecutionState, Exit, ExitReason};
 use thaw_os::kernel;
@@ -135,15 +132,16 @@ impl Executions {
     /// containers of a provider may connect to, which was this list under the earlier daemon. Containers of executions are taken out of `orphans`.
     pub fn adopt(
         self: &Arc<Self>,
-        kept: BTreeMap<String, Kept>,
+        kept: BTreeMap<Key, Kept>,
         orphans: &mut BTreeMap<String, Orphan>,
         egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Survivors {
         let mut survivors = Survivors::default();
         let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            kept.into_iter().partition(|(key, _)| transit::is_key(key));
-        for (id, kept) in kept {
-            let on_the_way = STREAMS.map(|stream| transits.remove(&transit::key(&id, stream)));
+            kept.into_iter().partition(|(key, _)| matches!(key, Key::Transit(..)));
+        for (key, kept) in kept {
+            let id = key.to_string();
+            let on_the_way = STREAMS.map(|stream| transits.remove(&output::transit_key(&id, stream)));
             let outcome = self.adopt_one(&id, kept, on_the_way, orphans, &egress);
             match outcome {
                 Ok(ExecutionState::Running) => survivors.running += 1,
@@ -155,7 +153,7 @@ impl Executions {
             }
         }
         for key in transits.keys() {
-            self.forget_kept(key);
+            self.forget_kept(&key.to_string());
         }
         survivors
     }
@@ -170,18 +168,18 @@ impl Executions {
     ) -> Result<ExecutionState, String> {
         let understood = self.understand(kept).inspect_err(|_| {
             self.forget_kept(id);
-            STREAMS.iter().for_each(|stream| self.forget_kept(&transit::key(id, *stream)));
+            STREAMS.iter().for_each(|stream| self.forget_kept(&output::transit_key(id, *stream).to_string()));
         });
         let Understood { note, log, recovered, pipes } = understood?;
         for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
             let Some(kept) = kept else { continue };
             if let Some(pipe) = kept.fds.into_iter().next()
-                && let Err(error) = transit::drain(pipe.as_fd(), log.spool(stream), log.gulp())
+                && let Err(error) = output::drain_transit(pipe.as_fd(), log.spool(stream), log.gulp())
             {
                 tracing::error!(execution = %id, %error, "output that was on its way is lost");
             }
             // Before anything goes on, which may keep another one under the same name.
-            self.forget_kept(&transit::key(id, stream));
+            self.forget_kept(&output::transit_key(id, stream).to_string());
         }
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
         let policy = egress(&note.provider, orphan.as_ref().map_or(&[], Orphan::allowed));
@@ -337,5 +335,5 @@ fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
 
 /// When that was, by the clock of this process.
 pub fn instant(since: Duration) -> Instant {
-    log::instant(since).into_std()
+    output::instant(since).into_std()
 }

@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
-use super::{Handle, StartError, log};
+use super::{Handle, StartError};
+use crate::output;
 use crate::pool::{Claimed, Want};
 use thaw_client::types::{Event, ExecutionState, Queued};
 
@@ -126,7 +127,7 @@ impl Handle {
             // The sender lives as long as the handle.
             let _ = readers.wait_for(|readers| *readers == 0).await;
             // A time that began under an earlier daemon goes on.
-            let since = self.log.alone_since().map_or_else(tokio::time::Instant::now, log::instant);
+            let since = self.log.alone_since().map_or_else(tokio::time::Instant::now, output::instant);
             if tokio::time::timeout_at(since + patience, readers.wait_for(|readers| *readers > 0)).await.is_err() {
                 return;
             }

@@ -13,10 +13,12 @@
 //! `keeper.timeout_seconds` kills the containers, so that a daemon that never comes back leaves nothing running.
 
 mod client;
+mod key;
 mod protocol;
 mod server;
 
 pub use client::{Keeper, KeeperError, Kept, Place};
+pub use key::Key;
 pub use server::serve;
 
 /// Name of its socket in the run directory.

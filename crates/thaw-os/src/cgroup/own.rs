@@ -54,8 +54,7 @@ mod tests {
         fs::write(group.join("memory.max"), "1000\n").unwrap();
         assert_eq!(limit(&v2, own), Some(1000));
         let place = mount.path().to_owned();
-        let hybrid =
-            Layout::Hybrid { unified: "/u".into(), memory: place, cpu: "/c".into(), pids: "/p".into() };
+        let hybrid = Layout::Hybrid { unified: "/u".into(), memory: place, cpu: "/c".into(), pids: "/p".into() };
         fs::write(group.join("memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
         assert_eq!(limit(&hybrid, own), None);
         fs::write(mount.path().join("memory.limit_in_bytes"), "3000\n").unwrap();

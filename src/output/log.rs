@@ -15,14 +15,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::followers::{Followers, Position, Reads, Tail};
+use super::event::{EXIT, NAMES, Numbered, Rendered, render};
+use super::followers::{Followers, Patience, Position, Reads, Tail};
 use super::journal::{Head, Journal, Record};
-use super::output;
 use super::spool::{Files, Spool};
+use super::stream::Stream;
+use super::text;
 use thaw_client::types::{Delta, Event, Exit, Gap};
 use thaw_os::kernel;
-
-pub use super::followers::Patience;
 
 /// Charged per event besides its data, bytes: queue slot, positions, allocation.
 const EVENT_OVERHEAD: usize = 160;
@@ -33,49 +33,6 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Most output in one event, bytes.
 const EVENT_BYTES: usize = 64 * 1024;
-
-/// Name of the last event.
-const EXIT: &str = "exit";
-
-/// The names of all that are not output.
-const NAMES: [&str; 5] = ["queued", "started", "delta", "gap", EXIT];
-
-/// An event in the form in which it goes out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// Name of the event.
-    pub name: &'static str,
-    /// Its payload as JSON, on one line.
-    pub data: Arc<str>,
-}
-
-/// An event with its sequence number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Numbered {
-    /// Counts from 1 without holes.
-    pub sequence: u64,
-    /// The event.
-    pub event: Rendered,
-}
-
-/// One of a command's two outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl Stream {
-    /// As in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
 
 /// Bytes that a reader wanted were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -139,7 +96,7 @@ enum Taken {
 impl Taken {
     fn render(self) -> Rendered {
         match self {
-            Self::Output(stream, bytes) => Rendered { name: stream.name(), data: output::json(&bytes).into() },
+            Self::Output(stream, bytes) => Rendered { name: stream.name(), data: text::json(&bytes).into() },
             Self::Other(rendered) => rendered,
         }
     }
@@ -351,7 +308,7 @@ impl Log {
         let spool = self.spool(stream);
         let mut inner = self.lock();
         let from = inner.output[stream as usize];
-        let pieces = output::pieces(spool, from, most, all);
+        let pieces = text::pieces(spool, from, most, all);
         let pieces: Vec<_> = pieces.map(|(from, length)| Piece::Output(stream, from, length)).collect();
         if !pieces.is_empty() {
             self.append(&mut inner, pieces, false);
@@ -786,19 +743,6 @@ fn nanoseconds(time: Duration) -> u64 {
 pub fn instant(since_boot: Duration) -> Instant {
     let now = Instant::now();
     now.checked_sub(kernel::since_boot().saturating_sub(since_boot)).unwrap_or(now)
-}
-
-fn render(event: &Event) -> Rendered {
-    let (name, data) = match event {
-        Event::Queued(data) => ("queued", serde_json::to_string(data)),
-        Event::Started(data) => ("started", serde_json::to_string(data)),
-        Event::Stdout(data) => ("stdout", serde_json::to_string(data)),
-        Event::Stderr(data) => ("stderr", serde_json::to_string(data)),
-        Event::Delta(data) => ("delta", serde_json::to_string(data)),
-        Event::Gap(data) => ("gap", serde_json::to_string(data)),
-        Event::Exit(data) => (EXIT, serde_json::to_string(data)),
-    };
-    Rendered { name, data: data.expect("strings and numbers always serialize").into() }
 }
 
 #[cfg(test)]

@@ -290,7 +290,7 @@ fn read_exact(file: &OwnedFd, mut buffer: &mut [u8], mut at: u64) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::{Head, Journal, Record};
-    use crate::execution::spool::Spools;
+    use crate::output::spool::Spools;
 
     fn records() -> Vec<Record> {
         vec![

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use rustix::pipe::SpliceFlags;
 
-use super::log::Stream;
+use super::pipe::PIPE_BYTES;
 use super::spool::Spool;
-use crate::container::PIPE_BYTES;
-use crate::keeper::Keeper;
+use super::stream::Stream;
+use crate::keeper::{Keeper, Key};
 use crate::steps;
 
 /// Where the keeper is told of such pipes: what is in one is on no file yet when the daemon is killed.
@@ -26,18 +26,13 @@ pub struct Shelter {
 impl Shelter {
     /// For a stream of an execution.
     pub fn new(keeper: Option<Arc<Keeper>>, execution: &str, stream: Stream) -> Self {
-        Self { keeper, key: key(execution, stream) }
+        Self { keeper, key: transit_key(execution, stream).to_string() }
     }
 }
 
-/// The keeper's name for a stream's second pipe.
-pub fn key(execution: &str, stream: Stream) -> String {
-    format!("{execution}/{}", stream.name())
-}
-
-/// Whether that is such a name.
-pub fn is_key(key: &str) -> bool {
-    key.contains('/')
+/// Whose the second pipe of a stream is, for the keeper.
+pub fn transit_key(execution: &str, stream: Stream) -> Key {
+    Key::Transit(execution.to_owned(), stream.name().to_owned())
 }
 
 /// The second pipe. Dropped, when it is empty, the keeper forgets it.
@@ -71,7 +66,7 @@ impl Transit {
     pub fn pass(&self, pipe: BorrowedFd<'_>, spool: &Spool, most: usize) -> io::Result<usize> {
         let moved = rustix::pipe::splice(pipe, None, &self.writer, None, most, SpliceFlags::NONBLOCK)?;
         steps::at("run.moved");
-        drain(self.reader.as_fd(), spool, most)?;
+        drain_transit(self.reader.as_fd(), spool, most)?;
         Ok(moved)
     }
 }
@@ -88,7 +83,7 @@ impl Drop for Transit {
 ///
 /// # Errors
 /// As [`Spool::take`].
-pub fn drain(reader: BorrowedFd<'_>, spool: &Spool, most: usize) -> io::Result<()> {
+pub fn drain_transit(reader: BorrowedFd<'_>, spool: &Spool, most: usize) -> io::Result<()> {
     loop {
         match spool.take(reader, most) {
             Ok(0) => return Ok(()),

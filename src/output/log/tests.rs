@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Cursor, Limits, Log, Patience, Stream};
-use crate::execution::spool::Spools;
+use crate::output::spool::Spools;
 use thaw_client::types::{Delta, Event, Exit, ExitReason};
 
 fn limits(bytes: usize) -> Limits {
@@ -172,7 +172,7 @@ fn places_that_are_still_to_come_hold_up_nobody_and_let_nobody_pass() {
 #[test]
 fn small_pieces_that_nobody_has_seen_are_one_event() {
     let files = Spools::default().files().unwrap();
-    let copy = crate::execution::spool::Files {
+    let copy = crate::output::spool::Files {
         journal: Arc::clone(&files.journal),
         output: files.output.each_ref().map(Arc::clone),
     };
@@ -196,7 +196,7 @@ fn small_pieces_that_nobody_has_seen_are_one_event() {
 #[test]
 fn the_next_daemon_waits_for_the_readers_of_this_one() {
     let files = Spools::default().files().unwrap();
-    let copy = || crate::execution::spool::Files {
+    let copy = || crate::output::spool::Files {
         journal: Arc::clone(&files.journal),
         output: files.output.each_ref().map(Arc::clone),
     };
