@@ -16,13 +16,13 @@ mod late;
 mod metrics;
 mod plan;
 mod run;
+mod state;
 mod survive;
 mod users;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,7 @@ pub use image_run::fuzz_account;
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
+use state::{State, Step, Submitted};
 pub use survive::Survivors;
 use users::Users;
 use waiting::Waiting;
@@ -191,46 +192,43 @@ pub struct Handle {
     span: tracing::Span,
     /// Events so far.
     pub log: Log,
-    status: Mutex<Status>,
+    state: Mutex<State>,
     cancel: CancellationToken,
     readers: watch::Sender<usize>,
     waiting: Waiting,
-    /// What the next daemon has to know to go on with it.
-    command: Mutex<Option<survive::Running>>,
     /// When its time is over, by the clock of [`survive::now`]; once its first command has started.
     deadline: OnceLock<Duration>,
     keeper: Option<Arc<Keeper>>,
-    /// Whether the keeper has it.
-    kept: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Status {
-    state: types::ExecutionState,
-    queue_position: Option<usize>,
-    container: Option<String>,
-    path: Option<types::ClaimPath>,
-    exit: Option<types::Exit>,
 }
 
 impl Handle {
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each step leaves the value whole, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self) -> Option<survive::Running> {
-        self.command.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Takes a step; whether it is one that can be taken now.
+    fn step(&self, step: Step) -> bool {
+        let taken = self.state().take(step);
+        if let Err(error) = &taken {
+            tracing::error!(%error, "a bug: a step of an execution is left out");
+        }
+        taken.is_ok()
+    }
+
+    fn submitted(&self) -> Option<Submitted> {
+        self.state().submitted().cloned()
     }
 
     /// Notes what it is about to run, for the next daemon too.
-    fn set_command(&self, command: survive::Running, output: [BorrowedFd<'_>; 2]) {
+    fn submit(&self, command: Submitted, output: [BorrowedFd<'_>; 2]) {
         self.keep(Some((&command, output)));
-        *self.command.lock().unwrap_or_else(PoisonError::into_inner) = Some(command);
+        self.step(Step::Submit(command));
     }
 
     /// Whether the next daemon would know of it.
     fn is_kept(&self) -> bool {
-        self.kept.load(Ordering::Acquire)
+        self.state().is_kept()
     }
 
     /// Its id.
@@ -250,21 +248,21 @@ impl Handle {
 
     /// As shown by the API.
     pub fn describe(&self) -> types::Execution {
-        let status = self.status();
+        let state = self.state();
         types::Execution {
             id: self.id.clone(),
             provider: self.provider.clone(),
             user: self.user.clone(),
             model: self.model.clone(),
-            state: status.state,
-            queue_position: status.queue_position,
-            container: status.container.clone(),
-            path: status.path,
+            state: state.shown(),
+            queue_position: state.queue_position(),
+            container: state.place().map(|place| place.container.clone()),
+            path: state.place().map(|place| place.path),
             created_at_ms: self.created_at_ms,
             timeout_ms: self.timeout.as_millis() as u64,
             labels: self.labels.clone(),
             request_id: self.request_id.clone(),
-            exit: status.exit.clone(),
+            exit: state.exit().cloned(),
         }
     }
 
@@ -466,20 +464,12 @@ impl Executions {
             request_id,
             span: span.clone(),
             log,
-            status: Mutex::new(Status {
-                state: types::ExecutionState::Pending,
-                queue_position: None,
-                container: None,
-                path: None,
-                exit: None,
-            }),
+            state: Mutex::new(State::new()),
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(audience == Audience::Events, background),
-            command: Mutex::default(),
             deadline: OnceLock::new(),
             keeper: self.keeper.clone(),
-            kept: AtomicBool::new(false),
         });
         let reader = handle.reader(audience != Audience::None);
         {

@@ -16,14 +16,15 @@ use super::ending::{End, Ended, Remains, Stop, conclude, never_ran};
 use super::late::{Conversation, Late};
 use super::metrics::Origin;
 use super::plan::Plan;
-use super::survive::{self, Running as Command};
+use super::state::{Place, Step, Submitted as Command};
+use super::survive;
 use super::{Executions, Handle, StartError, waiting};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
 use crate::output::{Checkpoint, Log, Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
 use crate::steps;
-use thaw_client::types::{ClaimPath, Delta, Event, ExecutionState, Exit, Started};
+use thaw_client::types::{ClaimPath, Delta, Event, Exit, Started};
 use thaw_os::cgroup::Usage;
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
@@ -307,7 +308,7 @@ pub(super) async fn go_on(
     recovered: &Recovered,
 ) {
     if !recovered.announced {
-        let path = handle.command().map_or(ClaimPath::Cold, |command| command.path);
+        let path = handle.submitted().map_or(ClaimPath::Cold, |command| command.path);
         announce(handle, &running.container, path, false, running.since.elapsed());
     }
     // What was read and not published any more; and of the answer, what was not.
@@ -345,10 +346,8 @@ fn say_why(handle: &Handle, detail: &str) {
 /// Writes the last event; from then on only the log is kept.
 pub(super) fn finish(handle: &Handle, mut exit: Exit) {
     exit.request_id = handle.request_id.clone();
-    {
-        let mut status = handle.status();
-        status.state = ExecutionState::Exited;
-        status.exit = Some(exit.clone());
+    if !handle.step(Step::End(exit.clone())) {
+        return;
     }
     handle.log.push(&Event::Exit(exit));
     steps::at("end.written");
@@ -526,7 +525,7 @@ async fn submit(
     // Before it is claimed, so that the next daemon knows whose it was.
     let (id, tag) = (container.id().to_owned(), container.next_tag());
     let (since, until) = (survive::now(), handle.deadline.get().copied());
-    handle.set_command(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
+    handle.submit(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
     steps::at("claim.kept");
     let mut container = container.claim_once(&handle.id)?;
     steps::at("claim.raised");
@@ -551,12 +550,7 @@ async fn submit(
 }
 
 fn announce(handle: &Handle, container: &Once, path: ClaimPath, prestarted: bool, claim: Duration) {
-    {
-        let mut status = handle.status();
-        status.state = ExecutionState::Running;
-        status.container = Some(container.id().to_owned());
-        status.path = Some(path);
-    }
+    handle.step(Step::Announce(Place { container: container.id().to_owned(), path }));
     handle.log.push(&Event::Started(Started {
         execution: handle.id.clone(),
         container: container.id().to_owned(),

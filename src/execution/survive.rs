@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,15 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::ending::Stop;
+use super::state::{State, Step, Submitted};
 use super::users::UserSlot;
 use super::waiting::Waiting;
-use super::{Executions, Handle, Status, run};
+use super::{Executions, Handle, run};
 use crate::container::{Once, Orphan, Process};
 use crate::egress::Policy;
 use crate::keeper::{Kept, Key};
 use crate::output::{self, Files, Log, Recovered, Shelter, Source, Stream};
 use crate::provider::Dialect;
-use thaw_client::types::{ClaimPath, ExecutionState, Exit, ExitReason};
+use thaw_client::types::{ExecutionState, Exit, ExitReason};
 use thaw_os::kernel;
 
 /// What ends an execution whose command had not been handed over, or cannot be gone on with.
@@ -42,23 +42,7 @@ pub struct Note {
     request_id: Option<String>,
     background: bool,
     dialect: Option<Dialect>,
-    command: Option<Running>,
-}
-
-/// Of a command that has been handed over, or is about to be.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Running {
-    /// Which container.
-    pub container: String,
-    /// Its tag at `thaw-init`.
-    pub tag: u32,
-    /// Where the container came from.
-    pub path: ClaimPath,
-    /// When, by the clock of [`now`].
-    pub since: Duration,
-    /// When the execution's time is over, by the same clock, if this is not its first command.
-    #[serde(default)]
-    pub until: Option<Duration>,
+    command: Option<Submitted>,
 }
 
 /// Time since the machine was started, without the time that it slept: the same clock for every daemon.
@@ -68,7 +52,7 @@ pub fn now() -> Duration {
 
 impl Handle {
     /// Lets it survive the daemon as it is now; `command` with its standard output and standard error.
-    pub(super) fn keep(&self, command: Option<(&Running, [BorrowedFd<'_>; 2])>) {
+    pub(super) fn keep(&self, command: Option<(&Submitted, [BorrowedFd<'_>; 2])>) {
         let Some(keeper) = &self.keeper else { return };
         let note = Note {
             provider: self.provider.clone(),
@@ -89,7 +73,7 @@ impl Handle {
         match pipes {
             Ok(pipes) => {
                 keeper.put(&self.id, note, self.log.files().into_iter().chain(pipes).collect());
-                self.kept.store(true, Ordering::Release);
+                self.step(Step::Keep);
             }
             Err(error) => tracing::error!(%error, "it would not survive this daemon"),
         }
@@ -107,7 +91,7 @@ impl Handle {
     /// It is forgotten.
     pub(super) fn forget(&self) {
         if let Some(keeper) = &self.keeper
-            && self.kept.swap(false, Ordering::AcqRel)
+            && self.state().take(Step::Release).is_ok()
         {
             keeper.forget(&self.id);
         }
@@ -227,15 +211,6 @@ impl Executions {
     }
 
     fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered) -> Handle {
-        let command = note.command.as_ref();
-        let state = if recovered.exit.is_some() { ExecutionState::Exited } else { ExecutionState::Running };
-        let status = Status {
-            state,
-            queue_position: None,
-            container: command.map(|command| command.container.clone()),
-            path: command.map(|command| command.path),
-            exit: recovered.exit.clone(),
-        };
         let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
         Handle {
             id: id.to_owned(),
@@ -251,14 +226,12 @@ impl Executions {
             labels: note.labels,
             request_id: note.request_id,
             log,
-            status: Mutex::new(status),
+            deadline: note.command.as_ref().and_then(|command| command.until).map(OnceLock::from).unwrap_or_default(),
+            state: Mutex::new(State::adopted(note.command, recovered.exit.clone())),
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(false, note.background),
-            deadline: note.command.as_ref().and_then(|command| command.until).map(OnceLock::from).unwrap_or_default(),
-            command: Mutex::new(note.command),
             keeper: self.keeper.clone(),
-            kept: AtomicBool::new(true),
         }
     }
 
@@ -287,7 +260,7 @@ struct Understood {
     pipes: Option<(OwnedFd, OwnedFd)>,
 }
 
-type Resumable = (Once, Process, [OwnedFd; 2], Running);
+type Resumable = (Once, Process, [OwnedFd; 2], Submitted);
 
 fn resumable(
     handle: &Handle,
@@ -296,7 +269,7 @@ fn resumable(
     pipes: Option<(OwnedFd, OwnedFd)>,
     policy: Option<Arc<Policy>>,
 ) -> Result<Resumable, String> {
-    let command = handle.command().ok_or("it had no command that could go on without the daemon")?;
+    let command = handle.submitted().ok_or("it had no command that could go on without the daemon")?;
     if !recovered.submitted {
         return Err("its command had not been handed over".to_owned());
     }
@@ -315,7 +288,7 @@ fn resumable(
 /// The end of an execution that cannot be gone on with. If it was to end anyway, that is why it ended: whoever cancelled
 /// it was promised so.
 fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
-    let since = handle.command().map_or(Duration::ZERO, |command| now().saturating_sub(command.since));
+    let since = handle.submitted().map_or(Duration::ZERO, |command| now().saturating_sub(command.since));
     let (reason, detail) = match Stop::recovered(recovered) {
         Some((stop, _)) => (stop.reason(), None),
         None => (ExitReason::Lost, Some(format!("{LOST}: {reason}"))),

@@ -8,10 +8,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
+use super::state::Step;
 use super::{Handle, StartError};
 use crate::output;
 use crate::pool::{Claimed, Want};
-use thaw_client::types::{Event, ExecutionState, Queued};
+use thaw_client::types::{Event, Queued};
 
 /// Shortest time between two `queued` events.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -73,11 +74,7 @@ impl Drop for Client {
 
 impl Handle {
     fn waits(&self, position: usize) {
-        {
-            let mut status = self.status();
-            status.state = ExecutionState::Queued;
-            status.queue_position = Some(position);
-        }
+        self.step(Step::Wait(position));
         let now = Instant::now();
         let mut last = self.waiting.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|(at, told)| told == position || now.duration_since(at) < TOLD_EVERY) {
@@ -96,11 +93,7 @@ impl Handle {
     }
 
     fn waits_no_longer(&self) {
-        let mut status = self.status();
-        if status.state == ExecutionState::Queued {
-            status.state = ExecutionState::Pending;
-        }
-        status.queue_position = None;
+        self.step(Step::Place);
     }
 
     /// Ends when nobody wants the execution any more: its client went away before it had an answer, or streamed and has

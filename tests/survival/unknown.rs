@@ -17,19 +17,18 @@ use crate::support::{Daemon, PATIENCE, shell};
 struct Talk(OwnedFd);
 
 impl Talk {
-    /// With what it keeps: names of executions.
+    /// With what it keeps: names.
     fn begin(run_dir: &Path) -> (Self, Vec<String>) {
         let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         connect(&socket, &SocketAddrUnix::new(run_dir.join("keeper.sock")).unwrap()).unwrap();
         let this = Self(socket);
-        let mut executions = Vec::new();
+        let mut names = Vec::new();
         loop {
             let reply = this.hear();
             if reply == json!("done") {
-                return (this, executions);
+                return (this, names);
             }
-            let key = reply["item"]["key"].as_str();
-            executions.extend(key.filter(|key| key.starts_with("e-")).map(str::to_owned));
+            names.extend(reply["item"]["key"].as_str().map(str::to_owned));
         }
     }
 
@@ -57,7 +56,8 @@ async fn dies_within_a_claim(tell: impl FnOnce(&Talk, &str)) {
     // The command is in the container, which is still frozen.
     daemon.client.create(&shell("echo of another user")).await.unwrap_err();
     tokio::time::timeout(PATIENCE, daemon.ended()).await.unwrap();
-    let (talk, executions) = Talk::begin(&daemon.path("run"));
+    let (talk, names) = Talk::begin(&daemon.path("run"));
+    let executions: Vec<String> = names.into_iter().filter(|name| name.starts_with("e-")).collect();
     let [execution] = executions.try_into().unwrap();
     tell(&talk, &execution);
     drop(talk);
@@ -80,4 +80,28 @@ async fn a_container_whose_execution_was_not_kept_serves_nobody_else() {
 async fn a_container_whose_execution_cannot_be_read_serves_nobody_else() {
     dies_within_a_claim(|talk, execution| talk.say(&json!({"put": {"key": execution, "note": "of another version"}})))
         .await;
+}
+
+#[tokio::test]
+async fn what_a_newer_daemon_keeps_stays_where_it_is() {
+    let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
+    daemon.settled().await;
+    daemon.kill();
+    let newer = ["s-01", "vault:u1"];
+    {
+        let (talk, _) = Talk::begin(&daemon.path("run"));
+        for key in newer {
+            talk.say(&json!({"put": {"key": key, "note": "of a newer version"}}));
+        }
+    }
+    for _ in 0..2 {
+        daemon.launch().await;
+        daemon.settled().await;
+        daemon.kill();
+    }
+    let (talk, names) = Talk::begin(&daemon.path("run"));
+    assert!(newer.iter().all(|key| names.iter().any(|name| name == key)), "{names:?}");
+    drop(talk);
+    daemon.launch().await;
+    daemon.stop().await;
 }

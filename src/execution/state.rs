@@ -1,0 +1,306 @@
+//! The states of an execution, and what may happen in each.
+//!
+//! ```text
+//!            wait                     announce (a CLI that runs already)
+//!    ┌──────────────► queued    ┌─────────────────────────────────────┐
+//! pending ◄────────────┘ place  │                                     ▼
+//!    └──────────────── submit ──┴──► submitted ──── announce ────► running
+//!
+//! each of them ── end ──► exited            running ── wait, place, submit ──► once more
+//! ```
+//!
+//! Nothing here waits, logs or tells anybody: whoever takes a step does what follows from it, if it is accepted.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thaw_client::types::{ClaimPath, ExecutionState, Exit};
+
+/// Of a command that has been handed over, or is about to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Which container.
+    pub container: String,
+    /// Its tag at `thaw-init`.
+    pub tag: u32,
+    /// Where the container came from.
+    pub path: ClaimPath,
+    /// When, by the clock of [`thaw_os::kernel::since_boot`].
+    pub since: Duration,
+    /// When the execution's time is over, by the same clock, if this is not its first command.
+    #[serde(default)]
+    pub until: Option<Duration>,
+}
+
+/// Where it runs, or ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Which container.
+    pub container: String,
+    /// Where that came from.
+    pub path: ClaimPath,
+}
+
+/// What happens to an execution.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// It waits for a container, at this place in the queue.
+    Wait(usize),
+    /// It has a container.
+    Place,
+    /// Its command is about to be handed over.
+    Submit(Submitted),
+    /// Its command, or the CLI that it was given to, runs.
+    Announce(Place),
+    /// It has ended.
+    End(Exit),
+    /// The keeper has it.
+    Keep,
+    /// The keeper has it no more.
+    Release,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    Pending,
+    Queued(usize),
+    Submitted,
+    Running(Place),
+    Exited(Option<Place>, Exit),
+}
+
+/// A step that cannot be taken: a mistake of ours.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an execution that is {phase} cannot {step}")]
+pub struct Rejected {
+    step: &'static str,
+    phase: &'static str,
+}
+
+/// Where an execution is.
+#[derive(Debug, Clone)]
+pub struct State {
+    phase: Phase,
+    /// The command that it has, or had last.
+    submitted: Option<Submitted>,
+    is_kept: bool,
+}
+
+impl State {
+    /// A new one.
+    pub fn new() -> Self {
+        Self { phase: Phase::Pending, submitted: None, is_kept: false }
+    }
+
+    /// One that the keeper has, of an earlier daemon. It runs, or had ended.
+    pub fn adopted(submitted: Option<Submitted>, exit: Option<Exit>) -> Self {
+        let place =
+            submitted.as_ref().map(|command| Place { container: command.container.clone(), path: command.path });
+        let phase = match (exit, place) {
+            (Some(exit), place) => Phase::Exited(place, exit),
+            (None, Some(place)) => Phase::Running(place),
+            (None, None) => Phase::Pending,
+        };
+        Self { phase, submitted, is_kept: true }
+    }
+
+    /// Takes a step.
+    ///
+    /// # Errors
+    /// [`Rejected`]; nothing has changed then.
+    pub fn take(&mut self, step: Step) -> Result<(), Rejected> {
+        let rejected = Rejected { step: step.name(), phase: self.phase.name() };
+        let has_ended = matches!(self.phase, Phase::Exited(..));
+        match (&self.phase, step) {
+            // Whether the keeper has it goes beside the rest.
+            (_, Step::Keep) => self.is_kept = true,
+            (_, Step::Release) if self.is_kept => self.is_kept = false,
+            (_, Step::Release) => return Err(rejected),
+            _ if has_ended => return Err(rejected),
+            // Also one that ran, and is asked once more.
+            (_, Step::Wait(position)) => self.phase = Phase::Queued(position),
+            (Phase::Queued(_), Step::Place) => self.phase = Phase::Pending,
+            // It did not have to wait.
+            (_, Step::Place) => {}
+            (Phase::Queued(_), Step::Submit(_) | Step::Announce(_)) => return Err(rejected),
+            (_, Step::Submit(command)) => {
+                self.submitted = Some(command);
+                // To others one that runs goes on running until its second command is announced.
+                if !matches!(self.phase, Phase::Running(_)) {
+                    self.phase = Phase::Submitted;
+                }
+            }
+            (_, Step::Announce(place)) => self.phase = Phase::Running(place),
+            (phase, Step::End(exit)) => {
+                let place = if let Phase::Running(place) = phase { Some(place.clone()) } else { None };
+                self.phase = Phase::Exited(place, exit);
+            }
+        }
+        Ok(())
+    }
+
+    /// As others see it.
+    pub fn shown(&self) -> ExecutionState {
+        match self.phase {
+            Phase::Pending | Phase::Submitted => ExecutionState::Pending,
+            Phase::Queued(_) => ExecutionState::Queued,
+            Phase::Running(_) => ExecutionState::Running,
+            Phase::Exited(..) => ExecutionState::Exited,
+        }
+    }
+
+    /// Its place in the queue, while it waits.
+    pub fn queue_position(&self) -> Option<usize> {
+        if let Phase::Queued(position) = self.phase { Some(position) } else { None }
+    }
+
+    /// Where it runs, or ran.
+    pub fn place(&self) -> Option<&Place> {
+        match &self.phase {
+            Phase::Running(place) => Some(place),
+            Phase::Exited(place, _) => place.as_ref(),
+            Phase::Pending | Phase::Queued(_) | Phase::Submitted => None,
+        }
+    }
+
+    /// How it ended.
+    pub fn exit(&self) -> Option<&Exit> {
+        if let Phase::Exited(_, exit) = &self.phase { Some(exit) } else { None }
+    }
+
+    /// The command that it has, or had last.
+    pub fn submitted(&self) -> Option<&Submitted> {
+        self.submitted.as_ref()
+    }
+
+    /// Whether the next daemon would know of it.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+}
+
+impl Step {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Wait(_) => "wait",
+            Self::Place => "get a container",
+            Self::Submit(_) => "hand a command over",
+            Self::Announce(_) => "start",
+            Self::End(_) => "end",
+            Self::Keep => "be kept",
+            Self::Release => "be released",
+        }
+    }
+}
+
+impl Phase {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Queued(_) => "queued",
+            Self::Submitted => "submitted",
+            Self::Running(_) => "running",
+            Self::Exited(..) => "exited",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thaw_client::types::ExitReason;
+
+    use super::*;
+
+    fn place(container: &str) -> Place {
+        Place { container: container.to_owned(), path: ClaimPath::Warm }
+    }
+
+    fn command(container: &str) -> Submitted {
+        let (tag, path, since) = (1, ClaimPath::Warm, Duration::ZERO);
+        Submitted { container: container.to_owned(), tag, path, since, until: None }
+    }
+
+    fn exit(code: i32) -> Exit {
+        Exit {
+            code: Some(code),
+            signal: None,
+            reason: ExitReason::Exited,
+            success: true,
+            detail: None,
+            duration_ms: 1,
+            cpu_ms: 1,
+            memory_peak_bytes: 1,
+            request_id: None,
+        }
+    }
+
+    fn after(steps: &[Step]) -> State {
+        let mut state = State::new();
+        steps.iter().for_each(|step| state.take(step.clone()).unwrap());
+        state
+    }
+
+    #[test]
+    fn what_each_state_accepts() {
+        use Step::{Announce, End, Keep, Place, Release, Submit, Wait};
+        let steps = [Wait(2), Place, Submit(command("c")), Announce(place("c")), End(exit(0)), Keep, Release];
+        let states = [
+            (vec![], "pending"),
+            (vec![Wait(1)], "queued"),
+            (vec![Submit(command("c"))], "submitted"),
+            (vec![Submit(command("c")), Announce(place("c"))], "running"),
+            (vec![End(exit(0))], "exited"),
+        ];
+        // What each step leads to; "-" for one that is rejected. Columns as in `steps`.
+        let table = [
+            "queued pending submitted running exited pending -",
+            "queued pending - - exited queued -",
+            "queued submitted submitted running exited submitted -",
+            "queued running running running exited running -",
+            "- - - - - exited -",
+        ];
+        for ((before, name), row) in states.iter().zip(table) {
+            for (step, expected) in steps.iter().zip(row.split(' ')) {
+                let mut state = after(before);
+                assert_eq!(state.phase.name(), *name);
+                let taken = state.take(step.clone()).map_or("-", |()| state.phase.name());
+                assert_eq!(taken, expected, "{name}: {}", step.name());
+                if expected == "-" {
+                    assert_eq!((state.phase.name(), state.is_kept), (*name, false), "nothing has changed");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_ends_once_and_says_where_it_ran() {
+        let mut state = after(&[Step::Submit(command("c-1")), Step::Announce(place("c-1")), Step::End(exit(3))]);
+        let again = state.take(Step::End(exit(4))).unwrap_err();
+        assert_eq!(again.to_string(), "an execution that is exited cannot end");
+        assert_eq!((state.exit().unwrap().code, state.place().unwrap().container.as_str()), (Some(3), "c-1"));
+        assert_eq!(state.shown(), ExecutionState::Exited);
+    }
+
+    #[test]
+    fn one_that_is_asked_again_runs_elsewhere() {
+        let first = [Step::Submit(command("c-1")), Step::Announce(place("c-1"))];
+        let mut state = after(&first);
+        state.take(Step::Wait(4)).unwrap();
+        assert_eq!((state.shown(), state.queue_position()), (ExecutionState::Queued, Some(4)));
+        for step in [Step::Place, Step::Submit(command("c-2")), Step::Announce(place("c-2"))] {
+            state.take(step).unwrap();
+        }
+        assert_eq!(state.place().unwrap().container, "c-2");
+        assert_eq!(state.submitted().unwrap().container, "c-2");
+    }
+
+    #[test]
+    fn one_of_an_earlier_daemon_runs_or_has_ended() {
+        let state = State::adopted(Some(command("c")), None);
+        assert_eq!((state.shown(), state.is_kept()), (ExecutionState::Running, true));
+        let mut state = State::adopted(None, Some(exit(1)));
+        assert_eq!((state.shown(), state.place()), (ExecutionState::Exited, None));
+        state.take(Step::Release).unwrap();
+        assert!(!state.is_kept() && state.take(Step::Release).is_err(), "it is released once");
+    }
+}
