@@ -31,6 +31,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long clients have for reading the rest of their streams after every execution has ended.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How often a running daemon looks whether it can be found.
+const REACH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How often ended executions are looked at for being forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -197,6 +200,9 @@ pub struct Daemon {
     on_stop: OnStop,
     /// Whether the socket is the daemon's own to remove.
     made_socket: bool,
+    /// Who may open it besides root.
+    socket_group: String,
+    run_dir: PathBuf,
     connections: config::Connections,
     /// The metrics' own listener.
     metrics_listener: Option<tokio::net::TcpListener>,
@@ -304,6 +310,8 @@ impl Daemon {
             socket,
             on_stop,
             made_socket,
+            socket_group: config.api.socket_group.clone(),
+            run_dir: paths.run_dir.clone(),
             connections,
             metrics_listener,
             own_metrics,
@@ -334,7 +342,7 @@ impl Daemon {
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
         let Self { executions, containers, keeper, state, listener, socket, on_stop, .. } = self;
-        let Self { made_socket, connections, metrics_listener, directories: _alive, .. } = self;
+        let Self { made_socket, connections, metrics_listener, directories: _alive, run_dir, socket_group, .. } = self;
         let metrics = metrics_listener.map(|listener| {
             let routes = api::metrics_router(Arc::clone(&state));
             let stopped = stop.clone().cancelled_owned();
@@ -351,6 +359,14 @@ impl Daemon {
             }
         });
         tracing::info!(socket = %socket.display(), "serving");
+        let reach = Reach {
+            run_dir,
+            socket: made_socket.then(|| (socket.clone(), socket_group)),
+            keeper: Arc::clone(&keeper),
+            state: Arc::clone(&state),
+            connections: connections.clone(),
+        };
+        let reach = tokio::spawn(reach.keep(stop.clone()));
         let serving = tokio::spawn(api::serve(listener, api::router(state), connections, stop.clone()));
         stop.cancelled().await;
         if on_stop == OnStop::Keep {
@@ -361,6 +377,7 @@ impl Daemon {
         }
         tracing::info!("stopping");
         forget.abort();
+        reach.abort();
         // Nobody new can find us; whoever streams still gets the `exit` event. systemd's socket stays: whoever connects
         // now is served by the next daemon.
         if made_socket {
@@ -390,6 +407,56 @@ impl Daemon {
             Err(_) => tracing::warn!("closed the connections of clients that did not end theirs"),
         }
         Ok(OnStop::Destroy)
+    }
+}
+
+/// What others need to find a running daemon, and what it keeps.
+struct Reach {
+    run_dir: PathBuf,
+    /// The API's socket and its group, if it is ours to make.
+    socket: Option<(PathBuf, String)>,
+    keeper: Arc<Keeper>,
+    state: Arc<api::State>,
+    connections: config::Connections,
+}
+
+impl Reach {
+    /// Looks now and then whether all of it is still there, and makes again what is not: somebody may clear away the run
+    /// directory, and unnoticed the next daemon would lose everything.
+    async fn keep(self, stop: CancellationToken) {
+        let mut interval = tokio::time::interval(REACH_INTERVAL);
+        // The lock on the directory that was made again.
+        let mut again = None;
+        loop {
+            interval.tick().await;
+            let is_served = self.socket.as_ref().is_none_or(|(path, _)| path.exists());
+            if is_served && self.keeper.is_reachable() {
+                continue;
+            }
+            tracing::error!(
+                run_dir = %self.run_dir.display(),
+                "sockets of this daemon have been removed; they are made again, so that it and what it keeps are found"
+            );
+            if let Err(error) = self.restore(is_served, &mut again, &stop) {
+                tracing::error!(%error, "they cannot be made again");
+            }
+        }
+    }
+
+    fn restore(&self, is_served: bool, again: &mut Option<Sole>, stop: &CancellationToken) -> Result<(), DaemonError> {
+        if !self.run_dir.exists() {
+            public_directory(&self.run_dir)?;
+            *again = Some(Sole::take(&self.run_dir, "paths.run_dir")?);
+        }
+        if !self.keeper.is_reachable() {
+            self.keeper.renew();
+        }
+        if let Some((path, group)) = self.socket.as_ref().filter(|_| !is_served) {
+            let listener = api::bind(path, group).map_err(io_error(format!("listen on {}", path.display())))?;
+            let router = api::router(Arc::clone(&self.state));
+            tokio::spawn(api::serve(listener, router, self.connections.clone(), stop.clone()));
+        }
+        Ok(())
     }
 }
 

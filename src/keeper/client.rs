@@ -148,6 +148,23 @@ impl Keeper {
         }
     }
 
+    /// Whether the next daemon would find it: its socket is there.
+    pub fn is_reachable(&self) -> bool {
+        self.place.run_dir.join(SOCKET).exists()
+    }
+
+    /// Lets another keeper take its place if the next daemon would not find this one.
+    pub fn renew(&self) {
+        let state = self.lock();
+        // It may just have been replaced.
+        if !self.is_reachable()
+            && let Some(socket) = &state.socket
+        {
+            // Wakes the task that looks after it.
+            let _ = rustix::net::shutdown(socket, Shutdown::Both);
+        }
+    }
+
     /// Ends the keeper: the daemon is stopped for good, and nothing is left to keep.
     pub fn end(&self) {
         let mut state = self.lock();

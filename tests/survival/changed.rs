@@ -151,3 +151,22 @@ async fn a_start_that_fails_leaves_nothing_of_its_own_and_all_that_runs() {
     daemon.settled().await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_run_directory_that_is_removed_is_made_again() {
+    let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let ids = start(&daemon, 1).await;
+    fs::remove_dir_all(daemon.path("run")).unwrap();
+    eventually("it can be asked again", || async { daemon.client.readyz().await.ok() }).await;
+    eventually("it could be found again", || async { daemon.path("run/keeper.sock").exists().then_some(()) }).await;
+    eventually("another keeper has been told", || async {
+        daemon.log().contains("another keeper has taken its place").then_some(())
+    })
+    .await;
+    assert!(daemon.log().contains("sockets of this daemon have been removed"));
+    daemon.kill();
+    daemon.launch().await;
+    go_on(&daemon, &ids).await;
+    daemon.settled().await;
+    daemon.stop().await;
+}
