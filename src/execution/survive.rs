@@ -113,7 +113,8 @@ pub struct Survivors {
 
 impl Executions {
     /// Goes on with what an earlier daemon left: `kept` by execution, `orphans` by container. `egress` says where the
-    /// containers of a provider may connect to, which was this list under the earlier daemon. Containers of executions are taken out of `orphans`.
+    /// containers of a provider may connect to, which was this list under the earlier daemon. Containers of executions are
+    /// taken out of `orphans`.
     pub fn adopt(
         self: &Arc<Self>,
         kept: BTreeMap<Key, Kept>,

@@ -7,8 +7,8 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit code: that of the command; 1 when a prompt's CLI reports a failure although its exit code is 0; 124 on timeout; \
-125 when thawctl or the daemon failed, or a part of the output is missing (a gap); 126 and 127 when the command cannot be run or found; 128+N when killed by \
-signal N. Ctrl-C cancels the execution, a second one leaves.")]
+125 when thawctl or the daemon failed, or a part of the output is missing (a gap); 126 and 127 when the command cannot be \
+run or found; 128+N when killed by signal N. Ctrl-C cancels the execution, a second one leaves.")]
 pub(super) struct Args {
     /// Provider whose container to use, see `thawctl providers`
     #[arg(required_unless_present = "image", conflicts_with = "image")]
