@@ -224,6 +224,8 @@ impl Daemon {
         // First of all: a second daemon must not sweep what is the first one's.
         let directories =
             [Sole::take(&paths.state_dir, "paths.state_dir")?, Sole::take(&paths.run_dir, "paths.run_dir")?];
+        // Before anything is taken over: what runs stays with the keeper when there is a mistake.
+        check(config)?;
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
