@@ -402,7 +402,7 @@ fn undoing() -> Vec<Call<'static>> {
 #[tokio::test]
 async fn what_was_set_before_a_command_cannot_be_undone() {
     let mut daemon = Daemon::prepare(|setup| setup);
-    // root of an image has thaw-init's uid, and no capability either.
+    // root of an image has no capability either.
     let store = thaw_image::Store::open(&daemon.path("state/images")).unwrap();
     support::HostImage::default().program("/bin/busybox").import(&store, &daemon.path("."), "root");
     drop(store);

@@ -97,6 +97,18 @@ async fn glibc_and_its_programs_see_the_limits_and_know_localhost() {
 }
 
 #[tokio::test]
+async fn a_log_file_that_leads_to_standard_output_is_one_for_root_and_for_others() {
+    // As in the images of nginx and httpd.
+    let image = HostImage::default().program("/bin/busybox").program("/bin/sh");
+    let daemon = with(image, 64).await;
+    let script = "/bin/busybox ln -s /dev/stdout /tmp/access.log; /bin/busybox ln -s /dev/stderr /tmp/error.log; \
+                  echo hi >> /tmp/access.log; echo ho > /tmp/error.log; /bin/busybox id -u";
+    let outcome = run(&daemon, "host", &["/bin/sh", "-c", script]).await.exited(0);
+    assert_eq!((outcome.text(), outcome.errors()), ("hi\n0\n", "ho\n"));
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn names_under_musl_fail_at_once() {
     // musl waits for 5 s where glibc sees that nobody listens.
     let scratch = tempfile::tempdir().unwrap();

@@ -323,8 +323,8 @@ async fn a_squeezed_container_holds_less_and_works_as_ever() {
         let daemon =
             Daemon::start(|setup| bound(setup).set("pool.squeeze", squeeze).set("provider.bound.prestarted", 1)).await;
         let pool = waiting(&daemon).await.remove(0);
-        assert!(daemon.log().contains("squeezed"), "{}", daemon.log());
-        assert!(!daemon.log().contains("not squeezed"), "{}", daemon.log());
+        assert!(daemon.log().contains("memory reclaimed"), "{}", daemon.log());
+        assert!(!daemon.log().contains("memory not reclaimed"), "{}", daemon.log());
         let memory = eventually("figures of it", || async {
             let pools = daemon.client.pools().await.unwrap();
             let found = pools.into_iter().find(|one| one.stage == pool.stage && one.memory.bytes > 0);
