@@ -216,3 +216,23 @@ fn a_registry_that_does_not_answer_is_told_in_one_line_and_soon() {
     assert!(text.ends_with("connect ECONNREFUSED 127.0.0.1:1") && text.lines().count() == 1, "{text}");
     assert!(error.raw().unwrap().lines().count() > 3, "the whole is there for who wants it");
 }
+
+#[test]
+fn a_version_that_is_held_stays_when_others_are_renewed() {
+    let place = Place::new();
+    let manifest = place.manifest().join("image.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let held = text.replace("[npm]", "held = [\"@a/client\"]\n[npm]");
+    fs::write(&manifest, &held).unwrap();
+    place.registry.add("@a/client", "2.0.0", &[], "another command line");
+    place.registry.add("other", "3.2.0-linux-x64", &[], "other 3.2.0");
+    assert_eq!(place.stale(), ["other: locked 3.1.0-linux-x64, newest 3.2.0-linux-x64"]);
+    let changes = lock(&place.manifest(), true, &place.options("first"), &Quiet).unwrap();
+    assert_eq!(changes, ["other: 3.1.0-linux-x64 -> 3.2.0-linux-x64"]);
+    let expected = held.replace("npm:other@3.1.0-linux-x64", "npm:other@3.2.0-linux-x64");
+    assert_eq!(fs::read_to_string(&manifest).unwrap(), expected, "only that is changed");
+
+    fs::write(&manifest, held.replace("[\"@a/client\"]", "[\"@a/clinet\"]")).unwrap();
+    let error = place.build("first").unwrap_err().to_string();
+    assert!(error.contains("held names @a/clinet, which is not among the packages of [npm]"), "{error}");
+}

@@ -76,12 +76,17 @@ impl BuildOptions {
     }
 
     fn programs_dir(&self, manifest_dir: &Path) -> PathBuf {
-        self.programs_dir.clone().unwrap_or_else(|| manifest_dir.join("../../target/static"))
+        self.programs_dir.clone().unwrap_or_else(|| repository(manifest_dir).join("target/static"))
     }
 
     fn rootfs_dir(&self, manifest_dir: &Path) -> PathBuf {
-        self.rootfs_dir.clone().unwrap_or_else(|| manifest_dir.join("../../rootfs"))
+        self.rootfs_dir.clone().unwrap_or_else(|| repository(manifest_dir).join("rootfs"))
     }
+}
+
+/// The folder above the one that an image's folder is in.
+fn repository(manifest_dir: &Path) -> PathBuf {
+    manifest_dir.parent().and_then(Path::parent).map_or_else(|| manifest_dir.join("../.."), Path::to_owned)
 }
 
 /// What a build made.

@@ -89,6 +89,9 @@ impl Inputs {
             included.push(other);
         }
         let user = base::user(&image.user, &rootfs)?;
+        if let Some(name) = image.held.iter().find(|name| !image.packages().contains_key(*name)) {
+            return Err(bad(format!("held names {name}, which is not among the packages of [npm]")));
+        }
         if let Some(name) = image.env.keys().find(|name| matches!(name.as_str(), "HOME" | "USER")) {
             return Err(bad(format!("env.{name} comes from the user: leave it out")));
         }
