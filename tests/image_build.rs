@@ -162,6 +162,7 @@ fn the_clis_start_from_their_read_only_root() {
         ("workspace", "git --version", "git version 2."),
         ("workspace", "curl --version", "curl 8."),
         ("workspace", "python --version", "Python 3."),
+        ("workspace", "sh -c 'nc -h 2>&1; true'", "OpenBSD netcat"),
         ("workspace", EVERY_LIBRARY, "all found"),
     ] {
         let layout = build_real(name, "starts").layout;
