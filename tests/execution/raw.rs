@@ -34,7 +34,10 @@ async fn output_comes_byte_for_byte_and_from_any_offset() {
     assert!(get("stdout").await.body == binary());
     assert!(get("stdout?offset=70001").await.body == binary()[70001..]);
     assert!(get("stdout?offset=128002").await.body.is_empty(), "the end");
-    assert!(get("stdout?offset=18446744073709551615").await.body.is_empty());
+    for beyond in ["stdout?offset=128003", "stdout?offset=18446744073709551615"] {
+        let answer = get(beyond).await;
+        assert_eq!((answer.status, answer.problem().code.as_str()), (416, "offset_beyond_end"), "{beyond}");
+    }
     assert_eq!(get("stderr").await.body, b"problem\n");
     for wrong in ["stdout?offset=-1", "stdout?offset=x", "stdout?from=1"] {
         let answer = get(wrong).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eventsource_stream::{Event as RawEvent, EventStreamError, Eventsource};
 use futures_util::{Stream, StreamExt};
-use reqwest::Response;
+use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, content_type};
@@ -52,8 +52,9 @@ impl EventStream {
         last: Option<u64>,
         response: Response,
     ) -> Result<Self, ClientError> {
-        let body = Some(body(response)?);
-        Ok(Self { client, execution, last, body, silent: true, tries: 0, cause: String::new(), done: false })
+        let body = body(response)?;
+        let done = body.is_none();
+        Ok(Self { client, execution, last, body, silent: true, tries: 0, cause: String::new(), done })
     }
 
     /// Id of the execution: known from the answer's `Location`, at the latest from the `started` event.
@@ -82,7 +83,9 @@ impl EventStream {
     async fn advance(&mut self) -> Result<Option<(u64, Event)>, ClientError> {
         loop {
             let Some(body) = self.body.as_mut() else {
-                self.resume().await?;
+                if !self.resume().await? {
+                    return Ok(None);
+                }
                 continue;
             };
             match body.next().await {
@@ -134,8 +137,8 @@ impl EventStream {
     }
 
     /// Opens the stream again, or fails when that is pointless. Counts a try before it waits, so that a caller which
-    /// drops the future and comes back cannot prolong the whole.
-    async fn resume(&mut self) -> Result<(), ClientError> {
+    /// drops the future and comes back cannot prolong the whole. Says whether anything can follow.
+    async fn resume(&mut self) -> Result<bool, ClientError> {
         let Some(id) = self.execution.clone() else {
             return Err(ClientError::Broken(format!("{}, and the execution's id is not known yet", self.cause)));
         };
@@ -147,11 +150,12 @@ impl EventStream {
         self.tries += 1;
         tokio::time::sleep(delay).await;
         match self.client.open_events(&id, self.last).await.and_then(body) {
-            Ok(body) => (self.body, self.silent) = (Some(body), true),
+            Ok(None) => return Ok(false),
+            Ok(body) => (self.body, self.silent) = (body, true),
             Err(error) if error.is_retryable() => self.cause = error.to_string(),
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -160,14 +164,18 @@ async fn has_ended(client: Client, id: String) -> bool {
     client.execution(&id).await.is_ok_and(|execution| execution.exit.is_some())
 }
 
-fn body(response: Response) -> Result<Body, ClientError> {
+/// The stream; nothing when the execution has ended and all its events have been seen.
+fn body(response: Response) -> Result<Option<Body>, ClientError> {
+    if response.status() == StatusCode::NO_CONTENT {
+        return Ok(None);
+    }
     if !content_type(&response).starts_with(MEDIA_TYPE) {
         return Err(ClientError::Protocol(format!(
             "the daemon answered {} instead of a stream of events",
             content_type(&response)
         )));
     }
-    Ok(Box::pin(response.bytes_stream().eventsource()))
+    Ok(Some(Box::pin(response.bytes_stream().eventsource())))
 }
 
 /// The event of that name; `None` for a name that this version does not know.
