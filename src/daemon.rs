@@ -721,16 +721,29 @@ impl Source {
     fn template(&self, plan: Option<&Arc<prestart::Plan>>) -> Result<Arc<Template>, String> {
         let provider = &self.provider;
         let image = image(&self.images, &provider.image, &self.layout)?;
-        *self.image_env.lock().unwrap_or_else(PoisonError::into_inner) = image.config.env.clone();
+        let mut image_env = image.config.env.clone();
+        let name = execution::runtime_name(&provider.image, &image.rootfs, execution::RUNTIME_USER)
+            .map_err(|error| error.to_string())?;
+        if name.is_none() {
+            tracing::warn!(
+                provider = %provider.name, image = %provider.image, uid = execution::RUNTIME_USER,
+                "the image's /etc/passwd has no user of this number: commands have no name, which whoami, ssh, git and \
+                 Node's os.userInfo() need; add one to the image"
+            );
+        }
+        let name = name.unwrap_or_else(|| execution::RUNTIME_USER.to_string());
+        image_env.push(("USER".to_owned(), name));
+        self.image_env.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&image_env);
         let prestarted = plan.map(|plan| {
-            let command = execution::prestart_command(plan, provider, &image.config.env, self.proxy_port)
+            let command = execution::prestart_command(plan, provider, &image_env, self.proxy_port)
                 .map_err(|error| format!("the manifest's [prestart]: {error}"))?;
             Ok::<_, String>(Arc::new(Prestarted { plan: Arc::clone(plan), command }))
         });
         let credentials = &provider.credentials;
         Ok(Arc::new(Template {
             provider: provider.name.clone(),
-            rootfs: image.rootfs,
+            rootfs: image.rootfs.clone(),
+            hold: Some(image.hold()),
             home: Some(provider.home.clone()),
             user: execution::RUNTIME_USER,
             group: execution::RUNTIME_USER,
@@ -755,7 +768,7 @@ fn reclaim(squeeze: config::Squeeze) -> Reclaim {
 }
 
 /// The unpacked image: from the layout if there is one (which may be newer), else from the store.
-fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::Image, String> {
+fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::HeldImage, String> {
     if layout.join("index.json").is_file() {
         return images.ensure(layout).map_err(|error| format!("image `{name}`: {error}"));
     }

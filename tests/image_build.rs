@@ -111,7 +111,7 @@ fn gzip_layers_have_the_same_content() {
         let report = build(&manifest, &options, &Terminal::new("test")).unwrap();
         let store = Store::open(&scratch().join(format!("store-{compression:?}"))).unwrap();
         let image = store.ensure(&report.layout).unwrap();
-        image.layers.into_iter().map(|layer| layer.diff_id).collect::<Vec<_>>()
+        image.layers.iter().map(|layer| layer.diff_id.clone()).collect::<Vec<_>>()
     });
     assert_eq!(digests[0], digests[1]);
 }

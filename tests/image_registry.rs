@@ -350,8 +350,8 @@ async fn documents_of_two_meanings_and_foreign_layers_are_refused() {
         change(&mut manifest);
         manifest
     };
-    let mut nested = index(entry.clone());
-    nested["manifests"][0]["mediaType"] = OCI_INDEX.into();
+    let mut odd = index(entry.clone());
+    odd["manifests"][0]["mediaType"] = "application/x".into();
     let mut other_machine = index(entry.clone());
     other_machine["manifests"][0]["platform"] = json!({"os": "linux", "architecture": "riscv64"});
     let evil = Fake::start(|_| Some(Reply::new(200, "evil")));
@@ -368,7 +368,7 @@ async fn documents_of_two_meanings_and_foreign_layers_are_refused() {
         ),
         (json!({"schemaVersion": 2}), OCI_MANIFEST, "neither an index nor a manifest"),
         (json!({"schemaVersion": 1, "fsLayers": []}), OCI_MANIFEST, "old schema"),
-        (nested, OCI_INDEX, "not an image manifest"),
+        (odd, OCI_INDEX, "not an image manifest"),
         (other_machine, OCI_INDEX, "only for linux/riscv64"),
         (changed(&|m| m["layers"][0]["urls"] = json!([url])), OCI_MANIFEST, "fetched from elsewhere"),
         (
@@ -546,4 +546,143 @@ async fn pulls_into_one_folder_wait_for_each_other() {
     let (one, two) = tokio::join!(pulled(&name, &to), pulled(&name, &to));
     assert_eq!(one.unwrap().fetched_bytes + two.unwrap().fetched_bytes, layer.len() as u64);
     assert_eq!(fake.asked_for(&digest(&layer)).len(), 1);
+}
+
+/// A registry that lets everybody see `/v2/` and asks for the rest: one token is enough for documents, one for all.
+fn late(small: SmallImage, realm: &str, documents: &'static str, blobs: &'static str) -> Fake {
+    let wants = format!("Bearer realm=\"http://{realm}/token\",service=\"fake\",scope=\"repository:team/x:pull\"");
+    let layer = digest(&small.layer);
+    Fake::start(move |request| {
+        if request.path == "/v2/" {
+            return Some(Reply::new(200, "{}"));
+        }
+        let given = request.header("authorization").unwrap_or_default();
+        let enough = given == blobs || (given == documents && !request.path.ends_with(&layer));
+        if enough { small.answer(request) } else { Some(Reply::new(401, "{}").header("www-authenticate", &wants)) }
+    })
+}
+
+#[tokio::test]
+async fn a_registry_that_asks_late_is_answered_once() {
+    for (documents, blobs, tokens_asked) in
+        [("Bearer t1", "Bearer t1", 1), ("Bearer t1", "Bearer t2", 2), ("Bearer t1", "never", 2), ("never", "never", 1)]
+    {
+        for options in [login("correct horse"), Options::default()] {
+            let count = std::sync::atomic::AtomicUsize::new(0);
+            let tokens = Fake::start(move |_| {
+                let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+                Some(Reply::new(200, format!(r#"{{"token": "t{number}", "expires_in": 300}}"#)))
+            });
+            let fake = late(SmallImage::new(50_000), &tokens.address, documents, blobs);
+            let folder = tempfile::tempdir().unwrap();
+            let name = reference(&format!("{}/team/x:1", fake.address)).unwrap();
+            let result = pull(&name, &options, &folder.path().join("to"), "x", &Quiet).await;
+            if blobs == "never" {
+                assert!(matches!(result, Err(RegistryError::Refused { .. })), "{result:?}");
+            } else {
+                assert_eq!(result.unwrap().layers, 1);
+            }
+            let asked = tokens.asked();
+            assert_eq!(asked.len(), tokens_asked, "{documents} {blobs}");
+            let expected = options.login.as_ref().map(|_| basic("jane", "correct horse"));
+            for request in asked {
+                assert_eq!(request.header("authorization"), expected.as_deref(), "the password goes here only");
+                assert_eq!(request.path, "/token?service=fake&scope=repository%3Ateam%2Fx%3Apull");
+            }
+            for request in fake.asked() {
+                let given = request.header("authorization").unwrap_or_default();
+                assert!(given.is_empty() || given.starts_with("Bearer t"), "{request:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_is_asked_for_late_goes_to_the_registry_and_to_nobody_else() {
+    let small = SmallImage::new(50_000);
+    let layer = digest(&small.layer);
+    // Where the blobs are asks for a password too.
+    let storage = Fake::start(|_| Some(Reply::new(401, "{}").header("www-authenticate", "Basic realm=\"storage\"")));
+    let elsewhere = format!("http://{}/layer", storage.address);
+    let redirects = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let sends_away = std::sync::Arc::clone(&redirects);
+    let fake = Fake::start(move |request| {
+        if request.path == "/v2/" {
+            return Some(Reply::new(200, "{}"));
+        }
+        if request.header("authorization") != Some(basic("jane", "correct horse").as_str()) {
+            return Some(Reply::new(401, "{}").header("www-authenticate", "Basic realm=\"fake\""));
+        }
+        if request.path.ends_with(&layer) && sends_away.load(std::sync::atomic::Ordering::Relaxed) {
+            return Some(Reply::new(307, "").header("location", &elsewhere));
+        }
+        small.answer(request)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let name = reference(&format!("{}/team/x:1", fake.address)).unwrap();
+    let to = |number: u32| folder.path().join(number.to_string());
+    pull(&name, &login("correct horse"), &to(1), "x", &Quiet).await.unwrap();
+    let error = pull(&name, &Options::default(), &to(2), "x", &Quiet).await.unwrap_err().to_string();
+    assert!(error.contains("it wants a login: give --username"), "{error}");
+    let error = pull(&name, &login("wrong"), &to(3), "x", &Quiet).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
+    redirects.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = pull(&name, &login("correct horse"), &to(4), "x", &Quiet).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
+    assert!(storage.asked().iter().all(|request| request.header("authorization").is_none()));
+    assert!(!storage.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_image_is_found_in_indexes_within_indexes_and_among_artifacts() {
+    let small = SmallImage::new(1000);
+    let entry = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()});
+    let attestation = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": null, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2}});
+    let attestation = attestation.to_string().into_bytes();
+    let ours = entry(OCI_MANIFEST, &small.manifest);
+    let beside = entry(OCI_MANIFEST, &attestation);
+    let mut unknown = beside.clone();
+    unknown["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    let index = |entries: Value| {
+        json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, "annotations": null})
+            .to_string()
+            .into_bytes()
+    };
+    let innermost = index(json!([unknown, beside, ours]));
+    let mut documents = vec![attestation, innermost.clone()];
+    for _ in 0..3 {
+        let last = documents.last().unwrap();
+        documents.push(index(json!([entry(OCI_INDEX, last), unknown])));
+    }
+    let top = documents.last().unwrap().clone();
+    let mut deeper = documents.clone();
+    deeper.push(index(json!([entry(OCI_INDEX, &top)])));
+    let mut others: Vec<Value> = (0..8).map(|number| entry(OCI_MANIFEST, &[number])).collect();
+    others.push(ours.clone());
+    let many = vec![index(json!(others))];
+    let refused = "within more than 4 indexes";
+    for (all, refusal) in [(documents, ""), (deeper, refused), (many, "has 9 entries that name no machine")] {
+        let small = SmallImage::new(1000);
+        let all = std::sync::Arc::new(all);
+        let fake = Fake::start(move |request| {
+            let wanted = request.path.rsplit('/').next().unwrap();
+            let found = match wanted {
+                "1" => all.last(),
+                _ => all.iter().find(|document| digest(document) == wanted),
+            };
+            match found {
+                Some(found) if request.path.contains("/manifests/") => Some(Reply::new(200, found.clone())),
+                _ => small.answer(request),
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let name = reference(&format!("{}/x:1", fake.address)).unwrap();
+        let result = pull(&name, &Options::default(), &folder.path().join("to"), "x", &Quiet).await;
+        match result {
+            Ok(report) if refusal.is_empty() => assert_eq!(report.layers, 1),
+            Err(error) if !refusal.is_empty() => assert!(error.to_string().contains(refusal), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -189,28 +189,238 @@ async fn links_in_the_place_of_mounts_lead_nowhere_on_the_host() {
 }
 
 #[tokio::test]
-async fn an_image_without_what_is_mounted_on_is_refused_for_good() {
+async fn a_link_in_the_place_of_what_is_mounted_on_is_refused_for_good() {
     let mut daemon = Daemon::prepare(|setup| setup.pool(0));
     let store = Store::open(&daemon.path("state/images")).unwrap();
-    for lacks in ["proc", "dev", "tmp"] {
-        for (kind, target) in [("no", ""), ("link", "home")] {
-            let archive = daemon.path("image.tar");
-            crafted(&archive, &[(lacks, target)], "1000");
-            store.import(&archive, Some(&format!("{kind}-{lacks}")), &Quiet).unwrap();
-        }
+    for place in ["proc", "dev", "tmp"] {
+        let archive = daemon.path("image.tar");
+        crafted(&archive, &[(place, "home")], "1000");
+        store.import(&archive, Some(&format!("link-{place}")), &Quiet).unwrap();
     }
     drop(store);
     daemon.launch().await;
-    for lacks in ["proc", "dev", "tmp"] {
-        for kind in ["no", "link"] {
-            let body = serde_json::to_vec(&request(&format!("{kind}-{lacks}"), "true")).unwrap();
-            let problem = daemon.http("POST /v1/executions", &[], &body).await.problem();
-            let seen = (problem.status, problem.code.as_str(), problem.retryable);
-            assert_eq!(seen, (400, "invalid_image", false), "{kind}-{lacks}: {}", problem.detail);
-            assert!(problem.detail.contains(&format!("/{lacks},")), "{}", problem.detail);
-        }
+    for place in ["proc", "dev", "tmp"] {
+        let body = serde_json::to_vec(&request(&format!("link-{place}"), "true")).unwrap();
+        let problem = daemon.http("POST /v1/executions", &[], &body).await.problem();
+        let seen = (problem.status, problem.code.as_str(), problem.retryable);
+        assert_eq!(seen, (400, "invalid_image", false), "{place}: {}", problem.detail);
+        assert!(problem.detail.contains(&format!("/{place},")), "{}", problem.detail);
     }
     assert!(daemon.containers().await.is_empty(), "none was created");
+    daemon.stop().await;
+}
+
+/// An entry of a layer: path, mode, owner, and content (`None` for a directory).
+type Entry<'a> = (&'a str, u32, u64, Option<&'a str>);
+
+/// Busybox and nothing else, except these entries.
+fn scratch(to: &Path, entries: &[Entry<'_>], config: &serde_json::Value) {
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, mode: u32, owner: u64, content: Option<&[u8]>| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(1);
+        header.set_size(content.map_or(0, |content| content.len() as u64));
+        let kind = if content.is_some() { tar::EntryType::Regular } else { tar::EntryType::Directory };
+        header.set_entry_type(kind);
+        // As the crate would not write it: with a leading slash, or nothing but one.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        layer.append(&header, content.unwrap_or_default()).unwrap();
+    };
+    add("bin/busybox", 0o755, 0, Some(&fs::read("/bin/busybox").unwrap()));
+    for (path, mode, owner, content) in entries {
+        add(path, *mode, *owner, content.map(str::as_bytes));
+    }
+    let layer = layer.into_inner().unwrap();
+    let hex: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": config,
+        "rootfs": {"diff_ids": [format!("sha256:{hex}")]}});
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["x"], "Layers": ["layer.tar"]}]);
+    let mut archive = tar::Builder::new(fs::File::create(to).unwrap());
+    for (name, content) in [
+        ("layer.tar", layer),
+        ("config.json", config.to_string().into_bytes()),
+        ("manifest.json", manifest.to_string().into_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, name, content.as_slice()).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+/// A daemon with these images, by number.
+async fn with_images(images: &[(&[Entry<'_>], serde_json::Value)]) -> Daemon {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(0));
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    for (number, (entries, config)) in images.iter().enumerate() {
+        let archive = daemon.path("image.tar");
+        scratch(&archive, entries, config);
+        store.import(&archive, Some(&format!("scratch-{number}")), &Quiet).unwrap();
+    }
+    drop(store);
+    daemon.launch().await;
+    daemon
+}
+
+const PASSWD: Option<&str> = Some("root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n");
+
+#[tokio::test]
+async fn an_image_of_one_program_runs() {
+    // As ko, Bazel and whoever builds FROM scratch make them; the second one's names begin with a slash.
+    let none = serde_json::Value::Null;
+    let slashed: &[_] = &[("/", 0o755, 0, None), ("/app/", 0o755, 0, None), ("/app/run", 0o644, 0, Some("content"))];
+    let daemon = with_images(&[(&[], none.clone()), (slashed, none)]).await;
+    let script = "cd /; /bin/busybox ls -d bin dev proc tmp; echo x > /tmp/x && /bin/busybox cat /proc/self/comm /tmp/x; \
+                  echo y > /dev/null; pwd";
+    assert_eq!(tried(&daemon, "scratch-0", script).await.unwrap(), "bin\ndev\nproc\ntmp\nbusybox\nx\n/\n");
+    assert_eq!(tried(&daemon, "scratch-1", "/bin/busybox cat /app/run").await.unwrap(), "content");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn home_and_working_directory_are_what_the_image_says() {
+    let accounts: &[_] = &[("etc", 0o755, 0, None), ("etc/passwd", 0o644, 0, PASSWD), ("home/app", 0o755, 1000, None)];
+    let nowhere: &[_] = &[("etc", 0o755, 0, None), ("etc/passwd", 0o644, 0, PASSWD)];
+    // The program is where the user's home is.
+    let passwd = Some("app:x:1000:1000::/srv:/bin/sh\n");
+    let server: &[_] = &[
+        ("etc", 0o755, 0, None),
+        ("etc/passwd", 0o644, 0, passwd),
+        ("srv", 0o755, 1000, None),
+        ("srv/f", 0o644, 0, Some("f")),
+    ];
+    let user = |more: serde_json::Value| {
+        let mut config = serde_json::json!({"User": "app"});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let images = [
+        (accounts, user(serde_json::json!({"Env": ["HOME=/tmp/h"]}))),
+        (accounts, user(serde_json::json!({"Env": ["HOME="]}))),
+        (accounts, user(serde_json::json!({}))),
+        (nowhere, user(serde_json::json!({}))),
+        (nowhere, serde_json::json!({"User": "4242", "WorkingDir": "made/for"})),
+        (nowhere, serde_json::json!({})),
+        (&[], serde_json::json!({})),
+        (server, user(serde_json::json!({"WorkingDir": "/srv"}))),
+    ];
+    let daemon = with_images(&images).await;
+    let script = "echo \"$HOME\"; pwd; /bin/busybox touch ~/x 2> /dev/null && echo writable; /bin/busybox ls";
+    for (number, expected) in [
+        "/tmp/h\n/\n",
+        "\n/\n",
+        "/home/app\n/\nwritable\n",
+        "/home/app\n/\n",
+        "/made/for\n/made/for\n",
+        "/root\n/\n",
+        "/\n/\n",
+        "/srv\n/srv\nf\n",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let said = tried(&daemon, &format!("scratch-{number}"), script).await.unwrap();
+        assert!(said.starts_with(expected), "{number}: {said:?}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_root_that_keeps_its_user_out_is_named_with_its_mode() {
+    let root = |mode, owner| vec![("./", mode, owner, None)];
+    let user = |user: &str| serde_json::json!({"User": user});
+    let (private, open, owned) = (root(0o700, 12345), root(0o711, 12345), root(0o700, 1000));
+    let images = [(&private[..], user("1000")), (&private, user("")), (&open, user("1000")), (&owned, user("1000"))];
+    let daemon = with_images(&images).await;
+    for (number, user) in [(0, "user 1000"), (1, "user 0")] {
+        let (code, detail) = refused(&daemon, &request(&format!("scratch-{number}"), "true")).await;
+        assert!(code == "invalid_image" && detail.contains("its directory / has mode 0700"), "{code}: {detail}");
+        assert!(detail.contains(user), "{detail}");
+    }
+    for number in [2, 3] {
+        assert_eq!(tried(&daemon, &format!("scratch-{number}"), "echo in").await.unwrap(), "in\n", "{number}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_whose_image_does_not_know_its_user_is_named_at_the_start() {
+    let home: Entry<'_> = ("home/runtime", 0o755, 1000, None);
+    let someone = Some("someone:x:1000:1000::/home/runtime:/bin/sh\n");
+    let named: &[_] = &[home, ("etc", 0o755, 0, None), ("etc/passwd", 0o644, 0, someone)];
+    let closed: &[_] = &[home, ("./", 0o750, 0, None)];
+    for (entries, user) in [(&[home][..], Some("1000")), (named, Some("someone")), (closed, None)] {
+        let mut daemon = Daemon::prepare(|setup| setup.pool(1).provider("image", "foreign"));
+        let archive = daemon.path("image.tar");
+        scratch(&archive, entries, &serde_json::json!({"Env": ["USER=runtime"]}));
+        let store = Store::open(&daemon.path("state/images")).unwrap();
+        store.import(&archive, Some("foreign"), &Quiet).unwrap();
+        if let Some(user) = user {
+            daemon.launch().await;
+            let run = support::command(["/bin/busybox", "sh", "-c", "echo $USER; /bin/busybox id -un 2>&1"]);
+            let said = daemon.run(&run).await.text().to_owned();
+            assert!(said.starts_with(&format!("{user}\n")), "{said}");
+            assert_eq!(said.ends_with("someone\n"), user == "someone", "{said}");
+        } else {
+            daemon.spawn(&[]);
+            support::eventually("the pool says why", || async {
+                daemon.log().contains("its directory / has mode 0750").then_some(())
+            })
+            .await;
+        }
+        let warned = daemon.log().contains("no user of this number");
+        assert_eq!(warned, user == Some("1000"), "{}", daemon.log());
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn images_that_were_run_can_be_pruned_and_removed() {
+    let daemon = with_images(&[]).await;
+    let store = Store::open(&daemon.path("state/images")).unwrap();
+    let archive = daemon.path("image.tar");
+    // The provider's pool may hold its own image, and so it shall.
+    let provided =
+        || store.look("test").map_or_else(|_| "none".to_owned(), |image| image.digest.replace("sha256:", ""));
+    let held = || {
+        let provided = provided();
+        let files = support::open_files(daemon.pid());
+        files.iter().filter(|path| path.ends_with("image.json") && !path.contains(&provided)).count()
+    };
+    let stored = || {
+        let provided = provided();
+        let folders = fs::read_dir(daemon.path("state/images/images")).unwrap();
+        folders.filter(|folder| folder.as_ref().unwrap().file_name().to_str() != Some(&provided)).count()
+    };
+    for number in 0..20 {
+        scratch(&archive, &[("number", 0o644, 0, Some(&*number.to_string()))], &serde_json::Value::Null);
+        store.import(&archive, Some("built"), &Quiet).unwrap();
+        assert_eq!(tried(&daemon, "built", "/bin/busybox cat /number").await.unwrap(), number.to_string());
+    }
+    // Looking at them is no use of them either.
+    assert_eq!(daemon.http("GET /v1/images", &[], b"").await.status, 200);
+    assert_eq!(daemon.http("GET /v1/providers", &[], b"").await.status, 200);
+    support::eventually("no image is held", || async { (held() == 0).then_some(()) }).await;
+    support::eventually("all but the last are pruned", || async {
+        store.prune().unwrap();
+        (stored() == 1).then_some(())
+    })
+    .await;
+    // One that runs is in use until it has ended.
+    let command = ["/bin/busybox", "sleep", "600"].map(str::to_owned).to_vec();
+    let run = ExecutionRequest { command: Some(command), ..request("built", "") };
+    let mut stream = daemon.client.execute_stream(&run).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    let error = store.remove("built").unwrap_err().to_string();
+    assert!(error.contains("in use"), "{error}");
+    daemon.client.cancel(stream.execution().unwrap()).await.unwrap();
+    while stream.next().await.is_some() {}
+    support::eventually("the image can be removed", || async { store.remove("built").ok() }).await;
     daemon.stop().await;
 }
 

@@ -81,7 +81,7 @@ impl Bed {
         fs::create_dir_all(directory.path().join("layouts"))?;
         let source = repository().join("images/test");
         build(&source, &BuildOptions::new(&layout, cache.join("build")), &Quiet).context("build images/test")?;
-        let rootfs = Store::open(&directory.path().join("state/images"))?.ensure(&layout)?.rootfs;
+        let rootfs = Store::open(&directory.path().join("state/images"))?.ensure(&layout)?.rootfs.clone();
         let cgroup = format!("thawd-bench-{}", std::process::id());
         Ok(Self { directory, binaries, cache, rootfs, cgroup, private: Private::start()? })
     }

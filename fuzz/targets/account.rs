@@ -7,5 +7,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut parts = text.splitn(3, '\0');
     let mut part = || parts.next().unwrap_or_default();
     let (user, passwd, groups) = (part(), part(), part());
-    thawd::execution::fuzz_account(user, passwd, groups);
+    thaw_image::fuzz_account(user, passwd, groups);
 });

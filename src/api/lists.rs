@@ -38,7 +38,7 @@ pub async fn providers(State(state): State<Arc<super::State>>) -> Json<List<Prov
             name: provider.name.clone(),
             image: provider.image.clone(),
             default_model: provider.models.default.clone(),
-            ready: state.images.get(&provider.image).is_ok(),
+            ready: state.images.look(&provider.image).is_ok(),
             credential_files: provider.credentials.files.clone(),
             credential_env: provider.credentials.env.clone(),
             egress: provider.egress.clone(),

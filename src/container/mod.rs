@@ -62,6 +62,8 @@ pub struct Template {
     pub provider: String,
     /// Unpacked root file system.
     pub rootfs: PathBuf,
+    /// Keeps that in the store as long as containers can be made from it.
+    pub hold: Option<thaw_image::Hold>,
     /// Home directory inside, which becomes writable.
     pub home: Option<String>,
     /// User id inside.

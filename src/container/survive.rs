@@ -268,6 +268,7 @@ impl Orphan {
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
             rootfs: PathBuf::new(),
+            hold: None,
             home: None,
             user: 0,
             group: 0,

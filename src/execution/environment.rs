@@ -34,9 +34,11 @@ pub fn of_image(image: impl IntoIterator<Item = (String, String)>) -> BTreeMap<S
 /// What every process of a provider finds: the image's environment, and who and where it is.
 pub fn of_provider(image: &[(String, String)], home: &str) -> BTreeMap<String, String> {
     let mut env = of_image(image.iter().cloned());
-    for (name, value) in [("HOME", home), ("USER", "runtime"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")] {
+    for (name, value) in [("HOME", home), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")] {
         env.insert(name.to_owned(), value.to_owned());
     }
+    // The name that the image has for its user is known when it is unpacked.
+    env.entry("USER".to_owned()).or_insert_with(|| "runtime".to_owned());
     env
 }
 

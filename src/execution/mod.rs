@@ -40,9 +40,7 @@ use thaw_client::types;
 pub use crate::output::{
     Cursor, Dropped, Files, Limits as LogLimits, Log, Numbered, Patience, Rendered, Spools, Stream,
 };
-#[cfg(fuzzing)]
-pub use image_run::fuzz_account;
-pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL};
+pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, runtime_name};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 use state::{State, Step, Submitted};

@@ -203,8 +203,9 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let runnable = images.prepare(&name, request.command.as_deref())?;
     let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
-    let mut env = environment::of_image(runnable.env);
-    env.extend(runnable.home.map(|home| ("HOME".to_owned(), home)));
+    let home = ("HOME".to_owned(), runnable.home);
+    // What the image says counts, also of the home directory.
+    let mut env = environment::of_image([home].into_iter().chain(runnable.env));
     environment::set_proxy(settings.proxy_port, &mut env);
     env.extend(request.env);
     let with_host_name = environment::complete(runnable.memory_bytes, &mut env);

@@ -102,7 +102,8 @@ impl House {
         let limits = Limits { memory_bytes: 256 << 20, cpu: 2.0, cpu_burst: None, cpu_period_us: 100_000 };
         let template = Arc::new(Template {
             provider: "house".to_owned(),
-            rootfs: image.rootfs,
+            rootfs: image.rootfs.clone(),
+            hold: Some(image.hold()),
             home: Some("/home/runtime".to_owned()),
             user: 1000,
             group: 1000,

@@ -6,20 +6,16 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::digest::{hex, is_sha256, sha256};
+use super::document::{self, Configuration, Descriptor, Index, Manifest, MediaKind, Names, REF_NAME};
 use super::unpack::Limits;
 
-/// The names that Docker's own format, the model of OCI's, has for the same things.
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
-const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+/// Indexes within indexes, at most.
+const MAX_NESTED: usize = 4;
+/// Documents that are read to find the image of an index, at most.
+const MAX_CANDIDATES: usize = 256;
 
 /// Why a layout was refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,19 +47,10 @@ pub enum LayoutError {
     },
 }
 
-/// How a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
 /// A layer to apply.
 pub(super) struct LayerBlob {
     pub(super) digest: String,
     pub(super) size: u64,
-    pub(super) compression: Compression,
     /// Digest that the uncompressed archive must have.
     pub(super) diff_id: String,
 }
@@ -71,21 +58,38 @@ pub(super) struct LayerBlob {
 /// A layout with one image for this machine.
 pub(super) struct Layout {
     folder: PathBuf,
-    name: Option<String>,
+    /// What its index calls the image; the same image can have several names there.
+    names: Vec<Names>,
     pub(super) manifest_digest: String,
     manifest: Value,
+    /// Whether the index says that the image is for this machine.
+    index_said: bool,
     max_document: u64,
 }
 
 /// The image of a layout, its documents checked and its layers not yet.
 pub(super) struct LayoutImage {
-    pub(super) config: ImageConfiguration,
+    pub(super) config: Configuration,
     pub(super) layers: Vec<LayerBlob>,
+    /// What was odd about its documents and is taken all the same.
+    pub(super) note: Option<String>,
+}
+
+/// A manifest of an index that could be the one.
+struct Candidate {
+    descriptor: Descriptor,
+    names: Vec<Names>,
+    index_said: bool,
 }
 
 impl Layout {
     /// Reads the index and the manifest of the one image for this machine.
     pub(super) fn open(folder: &Path, limits: &Limits) -> Result<Self, LayoutError> {
+        Self::choose(folder, None, limits)
+    }
+
+    /// Like [`Layout::open`]. Of several images, takes the one that the layout calls `wanted`.
+    pub(super) fn choose(folder: &Path, wanted: Option<&str>, limits: &Limits) -> Result<Self, LayoutError> {
         let invalid = |file: &str, reason: String| LayoutError::Invalid { path: folder.join(file), reason };
         let max_document = limits.document_bytes;
         let marker: Value = parse(&read(&folder.join("oci-layout"), None, max_document)?, &folder.join("oci-layout"))?;
@@ -96,86 +100,97 @@ impl Layout {
         let index: Value = parse(&read(&path, None, max_document)?, &path)?;
         let mut layout = Layout {
             folder: folder.to_owned(),
-            name: None,
+            names: Vec::new(),
             manifest_digest: String::new(),
             manifest: Value::Null,
+            index_said: false,
             max_document,
         };
-        let mut chosen = choose(index, "index.json")?;
-        if matches!(chosen.media_type(), MediaType::ImageIndex) || media_type(&chosen) == DOCKER_LIST {
-            // An image for several platforms is an index of its own. No index has an index of indexes.
-            let index: Value = layout.document(chosen.digest().as_ref(), chosen.size())?;
-            let inner = choose(index, chosen.digest().as_ref())?;
-            let annotations = chosen.annotations().clone();
-            chosen = inner;
-            chosen.set_annotations(annotations);
-        }
-        if *chosen.media_type() != MediaType::ImageManifest && media_type(&chosen) != DOCKER_MANIFEST {
-            return Err(invalid("index.json", format!("names a {}, not an image manifest", chosen.media_type())));
-        }
-        layout.name = chosen.annotations().as_ref().and_then(|all| all.get(ANNOTATION_REF_NAME)).cloned();
-        layout.manifest_digest = chosen.digest().to_string();
-        layout.manifest = layout.document(&layout.manifest_digest, chosen.size())?;
+        let mut search = Search { layout: &layout, found: Vec::new(), others: Vec::new(), read: 0 };
+        search.index(index, "index.json", None, 0)?;
+        let chosen = search.one(wanted, limits)?;
+        layout.names = chosen.names;
+        layout.index_said = chosen.index_said;
+        layout.manifest_digest = chosen.descriptor.digest;
+        layout.manifest = layout.document(&layout.manifest_digest, chosen.descriptor.size)?;
         Ok(layout)
     }
 
     /// The name that the layout itself gives to its image.
     pub(super) fn name(&self) -> Result<&str, LayoutError> {
-        self.name.as_deref().ok_or_else(|| LayoutError::Invalid {
-            path: self.folder.join("index.json"),
-            reason: format!("gives the image no name ({ANNOTATION_REF_NAME}): give one with --name"),
-        })
+        self.names.iter().find_map(Names::first).ok_or_else(|| self.nameless(format!("no name ({REF_NAME})")))
+    }
+
+    /// Like [`Layout::name`], for a layout that somebody else made: what may be a tag alone is no name, and `true` comes
+    /// with one that has no repository or tag, which two different images can have.
+    pub(super) fn foreign_name(&self) -> Result<(&str, bool), LayoutError> {
+        if let Some(whole) = self.names.iter().find_map(|names| names.whole.as_deref()) {
+            return Ok((whole, false));
+        }
+        let name = self.name()?;
+        if name.contains(['/', ':']) {
+            return Ok((name, false));
+        }
+        let digits = name.strip_prefix('v').unwrap_or(name);
+        if name == "latest" || digits.starts_with(|first: char| first.is_ascii_digit()) {
+            return Err(self.nameless(format!("only the tag {name:?}")));
+        }
+        Ok((name, true))
+    }
+
+    fn nameless(&self, what: String) -> LayoutError {
+        let reason = format!("gives the image {what}: give a name with --name");
+        LayoutError::Invalid { path: self.folder.join("index.json"), reason }
+    }
+
+    /// Other names that the layout has for the image.
+    pub(super) fn other_names(&self, name: &str) -> Vec<&str> {
+        self.names.iter().filter_map(Names::first).filter(|other| *other != name).collect()
     }
 
     /// Reads the rest of the documents.
     pub(super) fn image(&self, limits: &Limits) -> Result<LayoutImage, LayoutError> {
-        let path = self.blob_path(&self.manifest_digest);
+        self.read_image(&self.manifest, &self.manifest_digest, self.index_said, limits)
+    }
+
+    fn read_image(
+        &self,
+        manifest: &Value,
+        digest: &str,
+        index_said: bool,
+        limits: &Limits,
+    ) -> Result<LayoutImage, LayoutError> {
+        let path = self.blob_path(digest);
         let invalid = |reason: String| LayoutError::Invalid { path: path.clone(), reason };
-        if self.manifest.get("manifests").is_some() {
+        if manifest.get("manifests").is_some() {
             return Err(invalid("is a manifest and an index at once".to_owned()));
         }
-        let manifest: ImageManifest =
-            serde_json::from_value(self.manifest.clone()).map_err(|e| invalid(e.to_string()))?;
-        if *manifest.config().media_type() != MediaType::ImageConfig && media_type(manifest.config()) != DOCKER_CONFIG {
-            return Err(invalid(format!("is no image: its configuration is a {}", manifest.config().media_type())));
-        }
-        let config: ImageConfiguration =
-            self.document(manifest.config().digest().as_ref(), manifest.config().size())?;
-        if config.os().to_string() != "linux" || config.architecture().to_string() != architecture() {
-            return Err(invalid(format!("is for {}/{}", config.os(), config.architecture())));
-        }
-        let diff_ids = config.rootfs().diff_ids();
-        if diff_ids.len() != manifest.layers().len() || diff_ids.len() > limits.layers {
+        let manifest: Manifest = document::from(manifest.clone()).map_err(invalid)?;
+        manifest.check().map_err(invalid)?;
+        let config = self.document(&manifest.config.digest, manifest.config.size)?;
+        let config: Configuration = document::from(config).map_err(|reason| LayoutError::Invalid {
+            path: self.blob_path(&manifest.config.digest),
+            reason: format!("is no configuration of an image: {reason}"),
+        })?;
+        let note = config.check_platform(architecture(), index_said).map_err(invalid)?;
+        let diff_ids = config.diff_ids();
+        if diff_ids.len() != manifest.layers.len() || diff_ids.len() > limits.layers {
             return Err(invalid(format!(
                 "has {} layers and {} diff ids (they must agree, and be at most {})",
-                manifest.layers().len(),
+                manifest.layers.len(),
                 diff_ids.len(),
                 limits.layers
             )));
         }
         let mut layers = Vec::new();
-        for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
-            let compression = match layer.media_type() {
-                MediaType::ImageLayer => Compression::None,
-                MediaType::ImageLayerGzip => Compression::Gzip,
-                MediaType::ImageLayerZstd => Compression::Zstd,
-                MediaType::Other(other) if other == DOCKER_LAYER => Compression::None,
-                MediaType::Other(other) if other == DOCKER_LAYER_GZIP => Compression::Gzip,
-                MediaType::Other(other) if other == DOCKER_LAYER_ZSTD => Compression::Zstd,
-                other => return Err(invalid(format!("has a layer of the unsupported type {other}"))),
-            };
-            if layer.urls().as_ref().is_some_and(|urls| !urls.is_empty()) {
-                return Err(invalid("has a layer that is to be fetched from elsewhere".to_owned()));
-            }
+        for (layer, diff_id) in manifest.layers.into_iter().zip(diff_ids) {
             if !is_sha256(diff_id) {
                 return Err(invalid("has a diff id that is not sha256".to_owned()));
             }
-            let digest = layer.digest().to_string();
-            // Also for a layer that is in the store, whose blob is never opened.
-            self.checked_path(&digest)?;
-            layers.push(LayerBlob { digest, size: layer.size(), compression, diff_id: diff_id.clone() });
+            self.checked_path(&layer.digest)?;
+            layers.push(LayerBlob { digest: layer.digest, size: layer.size, diff_id: diff_id.clone() });
         }
-        Ok(LayoutImage { config, layers })
+        Ok(LayoutImage { config, layers, note })
     }
 
     /// Opens a blob of the given size. Its content is yet to be checked.
@@ -183,7 +198,7 @@ impl Layout {
         open(&self.checked_path(digest)?, Some(size))
     }
 
-    fn document<T: DeserializeOwned>(&self, digest: &str, size: u64) -> Result<T, LayoutError> {
+    fn document(&self, digest: &str, size: u64) -> Result<Value, LayoutError> {
         let path = self.checked_path(digest)?;
         let bytes = read(&path, Some(size), self.max_document)?;
         let found = sha256(&bytes);
@@ -191,6 +206,12 @@ impl Layout {
             return Err(LayoutError::Digest { expected: digest.to_owned(), found });
         }
         parse(&bytes, &path)
+    }
+
+    fn is_image(&self, candidate: &Candidate, limits: &Limits) -> bool {
+        let Descriptor { digest, size, .. } = &candidate.descriptor;
+        let manifest = self.document(digest, *size);
+        manifest.is_ok_and(|manifest| self.read_image(&manifest, digest, candidate.index_said, limits).is_ok())
     }
 
     fn blob_path(&self, digest: &str) -> PathBuf {
@@ -206,26 +227,122 @@ impl Layout {
     }
 }
 
-/// The one manifest of an index that is for this machine.
-fn choose(index: Value, name: &str) -> Result<Descriptor, LayoutError> {
-    let invalid = |reason: String| LayoutError::Invalid { path: name.into(), reason };
-    if index.get("layers").is_some() || index.get("config").is_some() {
-        return Err(invalid("is an index and a manifest at once".to_owned()));
+/// Looks through an index for images for this machine.
+struct Search<'a> {
+    layout: &'a Layout,
+    found: Vec<Candidate>,
+    /// What else there is, for a message.
+    others: Vec<String>,
+    read: usize,
+}
+
+impl Search<'_> {
+    /// Goes through an index and those in it. `above` is what the index above says of this one.
+    fn index(&mut self, index: Value, name: &str, above: Option<&Candidate>, depth: usize) -> Result<(), LayoutError> {
+        let invalid = |reason: String| LayoutError::Invalid { path: name.into(), reason };
+        if index.get("layers").is_some() || index.get("config").is_some() {
+            return Err(invalid("is an index and a manifest at once".to_owned()));
+        }
+        let index: Index = document::from(index).map_err(invalid)?;
+        for descriptor in index.manifests {
+            if let Some(platform) = descriptor.platform().filter(|platform| *platform != this_platform()) {
+                self.others.push(platform);
+                continue;
+            }
+            if descriptor.is_artifact() {
+                self.others.push("an artifact".to_owned());
+                continue;
+            }
+            self.read += 1;
+            if self.read > MAX_CANDIDATES {
+                return Err(invalid(format!("names more than {MAX_CANDIDATES} documents for this machine")));
+            }
+            // The name that counts is the one of the index outside.
+            let outer = above.map(|above| above.names.clone()).filter(|names| !names.is_empty());
+            let names = outer.unwrap_or_else(|| {
+                let own = descriptor.names();
+                if own == Names::default() { Vec::new() } else { vec![own] }
+            });
+            let index_said = descriptor.platform().is_some() || above.is_some_and(|above| above.index_said);
+            match document::media_kind(&descriptor.media_type) {
+                MediaKind::Index if depth >= MAX_NESTED => {
+                    return Err(invalid(format!("has more than {MAX_NESTED} indexes within each other")));
+                }
+                MediaKind::Index => {
+                    let inner = self.layout.document(&descriptor.digest, descriptor.size)?;
+                    let digest = descriptor.digest.clone();
+                    self.index(inner, &digest, Some(&Candidate { descriptor, names, index_said }), depth + 1)?;
+                }
+                MediaKind::Manifest => {
+                    match self.found.iter_mut().find(|known| known.descriptor.digest == descriptor.digest) {
+                        Some(known) => {
+                            known.index_said |= index_said;
+                            known.names.extend(
+                                names.into_iter().filter(|name| !known.names.contains(name)).collect::<Vec<_>>(),
+                            );
+                        }
+                        None => self.found.push(Candidate { descriptor, names, index_said }),
+                    }
+                }
+                MediaKind::Other => self.others.push(format!("a {}, not an image manifest", descriptor.media_type)),
+            }
+        }
+        Ok(())
     }
-    let index: ImageIndex = serde_json::from_value(index).map_err(|e| invalid(e.to_string()))?;
-    let mut fitting = index.manifests().iter().filter(|manifest| is_for_this_machine(manifest));
-    match (fitting.next(), fitting.next()) {
-        (Some(chosen), None) => Ok(chosen.clone()),
-        _ => Err(invalid(format!("must name exactly one manifest for linux/{}", architecture()))),
+
+    /// The one image that is meant.
+    fn one(mut self, wanted: Option<&str>, limits: &Limits) -> Result<Candidate, LayoutError> {
+        if let Some(wanted) = wanted {
+            let is_wanted = |found: &Candidate| {
+                found.descriptor.digest == wanted || found.names.iter().any(|names| names.has(wanted))
+            };
+            let (fitting, others): (Vec<_>, Vec<_>) = self.found.into_iter().partition(is_wanted);
+            (self.found, self.others) = (fitting, others.iter().map(called).collect());
+        } else if self.found.len() > 1 {
+            // What stands beside an image and says nothing of itself: a signature, a bill of materials.
+            let (layout, others) = (self.layout, &mut self.others);
+            self.found.retain(|found| {
+                let is_image = layout.is_image(found, limits);
+                if !is_image {
+                    others.push("an artifact".to_owned());
+                }
+                is_image
+            });
+        }
+        let same_names = self.found.iter().all(|found| found.names == self.found[0].names);
+        let variants = self.found.iter().map(|found| found.descriptor.variant());
+        let variants: std::collections::BTreeSet<&str> = variants.collect();
+        if same_names && variants.len() == self.found.len() {
+            self.found.sort_by(|a, b| a.descriptor.variant().cmp(b.descriptor.variant()));
+            self.found.truncate(1);
+        }
+        let invalid = |reason: String| LayoutError::Invalid { path: self.layout.folder.join("index.json"), reason };
+        let listed = |all: Vec<String>| if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
+        match self.found.len() {
+            1 => Ok(self.found.remove(0)),
+            0 => {
+                self.others.truncate(20);
+                let what =
+                    wanted.map_or_else(|| format!("image for {}", this_platform()), |name| format!("image {name:?}"));
+                Err(invalid(format!("has no {what}, only {}", listed(self.others))))
+            }
+            count => Err(invalid(format!(
+                "has {count} images for {}: {}; say with --ref which one",
+                this_platform(),
+                listed(self.found.iter().take(20).map(called).collect())
+            ))),
+        }
     }
 }
 
-/// The media type as it was written.
-fn media_type(descriptor: &Descriptor) -> &str {
-    match descriptor.media_type() {
-        MediaType::Other(other) => other,
-        _ => "",
-    }
+/// A candidate in a message.
+fn called(found: &Candidate) -> String {
+    found.names.iter().find_map(Names::first).map_or_else(|| found.descriptor.digest.clone(), str::to_owned)
+}
+
+/// This machine as a platform of OCI.
+pub(super) fn this_platform() -> String {
+    format!("linux/{}", architecture())
 }
 
 /// This machine's architecture as OCI (and Go) call it.
@@ -235,13 +352,6 @@ pub(super) fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// A manifest without a platform is for any machine.
-fn is_for_this_machine(manifest: &Descriptor) -> bool {
-    manifest.platform().as_ref().is_none_or(|platform| {
-        platform.os().to_string() == "linux" && platform.architecture().to_string() == architecture()
-    })
 }
 
 /// Opens a regular file; a link or a pipe in its place is refused.
@@ -274,6 +384,6 @@ fn read(path: &Path, size: Option<u64>, limit: u64) -> Result<Vec<u8>, LayoutErr
     Ok(bytes)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, LayoutError> {
+fn parse(bytes: &[u8], path: &Path) -> Result<Value, LayoutError> {
     serde_json::from_slice(bytes).map_err(|e| LayoutError::Invalid { path: path.to_owned(), reason: e.to_string() })
 }

@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod account;
 pub mod build;
 mod digest;
+mod document;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod layout;
@@ -18,8 +20,13 @@ pub mod registry;
 mod store;
 mod unpack;
 
+#[cfg(fuzzing)]
+pub use account::fuzz_account;
+pub use account::{Account, MAX_GROUPS, MAX_ID, account};
 pub use layout::LayoutError;
-pub use store::{Damage, Image, ImageConfig, ImageLayer, Store, StoreError, Verification};
+pub use store::{
+    Damage, HeldImage, Hold, Image, ImageConfig, ImageLayer, ImportNames, Store, StoreError, Verification,
+};
 pub use unpack::{Limits, UnpackError};
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::daemon_config::daemon_config;
 use super::table::{age, bytes, table};
 use super::{CtlError, Format, complain, print};
 use thaw_image::progress::Terminal;
-use thaw_image::{Image, Store};
+use thaw_image::{Image, ImportNames, Store};
 
 /// Exit code of `verify` when something is damaged.
 const DAMAGED: u8 = 1;
@@ -49,6 +49,9 @@ pub(super) struct ImportArgs {
     /// What the image is called in the store [default: the name that it brings]
     #[arg(long)]
     name: Option<String>,
+    /// Of several images in the file, the one that is called so there
+    #[arg(long = "ref", value_name = "NAME")]
+    reference: Option<String>,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -61,7 +64,7 @@ fn described(image: &Image) -> Value {
     json!({
         "name": image.name, "digest": image.digest, "layers": image.layers.len(),
         "compressed_bytes": image.compressed_bytes, "unpacked_bytes": image.unpacked_bytes,
-        "unpacked_at_ms": image.unpacked_at_ms,
+        "unpacked_at_ms": image.unpacked_at_ms, "notes": image.notes,
     })
 }
 
@@ -184,7 +187,11 @@ pub(super) fn verify(args: &StoreArgs, format: Format) -> Result<u8, CtlError> {
 /// Brings an image in.
 pub(super) fn import(args: &ImportArgs, format: Format) -> Result<(), CtlError> {
     let label = args.name.as_deref().unwrap_or("import");
-    let image = args.store.open()?.import(&args.path, args.name.as_deref(), &Terminal::new(label))?;
+    let names = ImportNames { name: args.name.as_deref(), reference: args.reference.as_deref() };
+    let image = args.store.open()?.import_named(&args.path, names, &Terminal::new(label))?;
+    for note in &image.notes {
+        complain(&format!("note: {}", super::one_line(note)));
+    }
     let text = match format {
         Format::Json => json_text(&json!([described(&image)]))?,
         Format::Table => format!(

@@ -74,8 +74,8 @@ fn is_for(key: &str, registry: &str) -> bool {
 pub(super) enum Challenge {
     /// Name and password with each request.
     Basic,
-    /// A token of the service at `realm`.
-    Bearer { realm: String, service: Option<String> },
+    /// A token of the service at `realm`, for what is said in `scope` too.
+    Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 /// Reads the values of `WWW-Authenticate`; a token is preferred, since the password then stays away from the storage.
@@ -88,7 +88,7 @@ pub(super) fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Ch
         };
         if challenge.scheme.eq_ignore_ascii_case("bearer") {
             if let Some(realm) = parameter("realm") {
-                return Some(Challenge::Bearer { realm, service: parameter("service") });
+                return Some(Challenge::Bearer { realm, service: parameter("service"), scope: parameter("scope") });
             }
         } else if challenge.scheme.eq_ignore_ascii_case("basic") {
             found = Some(Challenge::Basic);
@@ -143,6 +143,7 @@ mod tests {
         let expected = Challenge::Bearer {
             realm: "https://auth.example/token".to_owned(),
             service: Some("registry.example".to_owned()),
+            scope: None,
         };
         assert_eq!(one(bearer).as_ref(), Some(&expected));
         assert_eq!(challenge(["Basic realm=\"x\"", bearer].into_iter()), Some(expected));

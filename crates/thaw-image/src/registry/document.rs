@@ -1,35 +1,25 @@
 //! Manifests and indexes as registries send them: each must mean one thing only.
 
-use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::RegistryError;
 use crate::Limits;
 use crate::digest::{is_sha256, sha256};
+use crate::document::{self, Descriptor, Index, MediaKind, media_kind};
+use crate::layout::this_platform;
 
 /// What we can read: OCI's kinds and those of Docker, their model.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-const INDEXES: [&str; 2] =
-    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
-const MANIFESTS: [&str; 2] =
-    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-const LAYERS: [&str; 6] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd",
-];
+/// The type of a manifest that nobody gives a type.
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Manifests of an index that are fetched to see which of them is the image, at most.
+const MAX_CANDIDATES: usize = 8;
 
 /// A document that means one thing.
 pub(super) enum Kind {
-    Index(Box<ImageIndex>),
+    Index(Index),
     Manifest(Box<Manifest>),
 }
 
@@ -37,8 +27,7 @@ pub(super) enum Kind {
 pub(super) struct Manifest {
     /// Its media type, as it is to be said in an index.
     pub(super) media_type: String,
-    pub(super) config: Descriptor,
-    pub(super) layers: Vec<Descriptor>,
+    inner: document::Manifest,
 }
 
 /// Reads a document that the registry calls a `content_type`. The same bytes must not be taken for an index here and
@@ -56,9 +45,9 @@ pub(super) fn read(
     }
     let is_index = value.get("manifests").is_some();
     let is_manifest = value.get("config").is_some() || value.get("layers").is_some();
-    let (kinds, name) = match (is_index, is_manifest) {
-        (true, false) => (INDEXES, "an index"),
-        (false, true) => (MANIFESTS, "a manifest"),
+    let (expected, name) = match (is_index, is_manifest) {
+        (true, false) => (MediaKind::Index, "an index"),
+        (false, true) => (MediaKind::Manifest, "a manifest"),
         (true, true) => return Err(invalid("is an index and a manifest at once".to_owned())),
         (false, false) => return Err(invalid("is neither an index nor a manifest".to_owned())),
     };
@@ -67,9 +56,8 @@ pub(super) fn read(
         Value::String(own) => Some(own.clone()),
         _ => return Err(invalid("has a media type that is no text".to_owned())),
     };
-    let known = |kind: &str| INDEXES.contains(&kind) || MANIFESTS.contains(&kind);
-    let said = content_type.filter(|said| known(said));
-    if let Some(other) = own.as_deref().into_iter().chain(said).find(|kind| !kinds.contains(kind)) {
+    let said = content_type.filter(|said| media_kind(said) != MediaKind::Other);
+    if let Some(other) = own.as_deref().into_iter().chain(said).find(|kind| media_kind(kind) != expected) {
         return Err(invalid(format!("looks like {name}, but is called a {other}")));
     }
     if let (Some(own), Some(said)) = (own.as_deref(), said)
@@ -78,11 +66,10 @@ pub(super) fn read(
         return Err(invalid(format!("calls itself a {own}, but the registry calls it a {said}")));
     }
     if is_index {
-        return Ok(Kind::Index(Box::new(from(what, value)?)));
+        return Ok(Kind::Index(from(what, value)?));
     }
-    let media_type = own.as_deref().or(said).unwrap_or(MANIFESTS[0]).to_owned();
-    let manifest: ImageManifest = from(what, value)?;
-    let manifest = Manifest { media_type, config: manifest.config().clone(), layers: manifest.layers().clone() };
+    let media_type = own.as_deref().or(said).unwrap_or(OCI_MANIFEST).to_owned();
+    let manifest = Manifest { media_type, inner: from(what, value)? };
     manifest.check(what, limits)?;
     Ok(Kind::Manifest(Box::new(manifest)))
 }
@@ -90,32 +77,17 @@ pub(super) fn read(
 impl Manifest {
     fn check(&self, what: &str, limits: &Limits) -> Result<(), RegistryError> {
         let invalid = |reason: String| RegistryError::Invalid { what: what.to_owned(), reason };
-        if !CONFIGS.contains(&self.config.media_type().to_string().as_str()) {
-            return Err(invalid(format!("is no image: its configuration is a {}", self.config.media_type())));
+        self.inner.check().map_err(invalid)?;
+        if self.config().size > limits.document_bytes {
+            return Err(invalid(format!("has a configuration of {} bytes", self.config().size)));
         }
-        if self.config.size() > limits.document_bytes {
-            return Err(invalid(format!("has a configuration of {} bytes", self.config.size())));
+        if self.layers().len() > limits.layers {
+            return Err(invalid(format!("has {} layers (at most {})", self.layers().len(), limits.layers)));
         }
-        if self.layers.len() > limits.layers {
-            return Err(invalid(format!("has {} layers (at most {})", self.layers.len(), limits.layers)));
+        if let Some(blob) = self.blobs().find(|blob| !is_sha256(&blob.digest)) {
+            return Err(invalid(format!("names a blob by {:?}, which is no sha256 digest", blob.digest)));
         }
-        for blob in self.blobs() {
-            if blob.urls().as_ref().is_some_and(|urls| !urls.is_empty()) {
-                return Err(invalid("has a layer that is to be fetched from elsewhere".to_owned()));
-            }
-            if !is_sha256(blob.digest().as_ref()) {
-                return Err(invalid(format!(
-                    "names a blob by {:?}, which is no sha256 digest",
-                    blob.digest().as_ref()
-                )));
-            }
-        }
-        for layer in &self.layers {
-            if !LAYERS.contains(&layer.media_type().to_string().as_str()) {
-                return Err(invalid(format!("has a layer of the unsupported type {}", layer.media_type())));
-            }
-        }
-        let bytes = self.blobs().try_fold(0_u64, |sum, blob| sum.checked_add(blob.size()));
+        let bytes = self.blobs().try_fold(0_u64, |sum, blob| sum.checked_add(blob.size));
         match bytes {
             // What is compressed is not larger than what it holds.
             Some(bytes) if bytes <= limits.archive_bytes => Ok(()),
@@ -123,37 +95,52 @@ impl Manifest {
         }
     }
 
+    pub(super) fn config(&self) -> &Descriptor {
+        &self.inner.config
+    }
+
+    pub(super) fn layers(&self) -> &[Descriptor] {
+        &self.inner.layers
+    }
+
     /// Configuration and layers.
     pub(super) fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        std::iter::once(&self.config).chain(&self.layers)
+        std::iter::once(self.config()).chain(self.layers())
     }
 }
 
-/// The manifest of an index for linux on `architecture`.
-pub(super) fn choose(what: &str, index: &ImageIndex, architecture: &str) -> Result<Descriptor, RegistryError> {
+/// The entries of an index that can be the image for this machine: one, or several of which only one is an image.
+pub(super) fn choose(what: &str, index: Index) -> Result<Vec<Descriptor>, RegistryError> {
     let invalid = |reason: String| RegistryError::Invalid { what: what.to_owned(), reason };
-    let platforms = index.manifests().iter().filter_map(|entry| Some((entry, entry.platform().as_ref()?)));
-    let fitting = platforms.filter(|(_, platform)| {
-        platform.os().to_string() == "linux" && platform.architecture().to_string() == architecture
-    });
-    // Of several, the one that asks the least of the processor: v1 of amd64, v8 of arm64.
-    let chosen = fitting.min_by_key(|(_, platform)| platform.variant().clone().unwrap_or_default());
-    let chosen = match (chosen, index.manifests().as_slice()) {
-        (Some((chosen, _)), _) => chosen,
-        (None, [only]) if only.platform().is_none() => only,
-        _ => {
-            let found = index.manifests().iter().filter_map(|entry| entry.platform().as_ref());
-            let found: Vec<String> = found.map(|p| format!("{}/{}", p.os(), p.architecture())).take(20).collect();
-            return Err(invalid(format!("has nothing for linux/{architecture}, only for {}", found.join(", "))));
-        }
+    let ours = this_platform();
+    let found: Vec<String> = index.manifests.iter().filter_map(Descriptor::platform).take(20).collect();
+    let images = index.manifests.into_iter().filter(|entry| !entry.is_artifact());
+    let (fitting, others): (Vec<_>, Vec<_>) = images.partition(|entry| entry.platform().as_ref() == Some(&ours));
+    // Of several, the one that asks the least of the processor.
+    let mut chosen: Vec<Descriptor> = match fitting.into_iter().min_by(|a, b| a.variant().cmp(b.variant())) {
+        Some(chosen) => vec![chosen],
+        None => others.into_iter().filter(|entry| entry.platform().is_none()).collect(),
     };
-    if !MANIFESTS.contains(&chosen.media_type().to_string().as_str()) {
-        return Err(invalid(format!("names a {}, not an image manifest", chosen.media_type())));
+    chosen.dedup_by(|a, b| a.digest == b.digest);
+    if chosen.is_empty() {
+        let found = if found.is_empty() { "nothing that names a machine".to_owned() } else { found.join(", ") };
+        return Err(invalid(format!("has nothing for {ours}, only for {found}")));
     }
-    if !is_sha256(chosen.digest().as_ref()) {
+    if chosen.len() > 1 {
+        chosen.retain(|entry| media_kind(&entry.media_type) != MediaKind::Other);
+    }
+    if chosen.is_empty() || chosen.len() > MAX_CANDIDATES {
+        return Err(invalid(format!("has {} entries that name no machine", chosen.len())));
+    }
+    if let [only] = &chosen[..]
+        && media_kind(&only.media_type) == MediaKind::Other
+    {
+        return Err(invalid(format!("names a {}, not an image manifest", only.media_type)));
+    }
+    if chosen.iter().any(|entry| !is_sha256(&entry.digest)) {
         return Err(invalid("names a manifest by something else than a sha256 digest".to_owned()));
     }
-    Ok(chosen.clone())
+    Ok(chosen)
 }
 
 /// Checks the content of a document.
@@ -169,9 +156,7 @@ fn parse(what: &str, bytes: &[u8]) -> Result<Value, RegistryError> {
         .map_err(|error| RegistryError::Invalid { what: what.to_owned(), reason: format!("is no JSON: {error}") })
 }
 
-fn from<T: DeserializeOwned>(what: &str, value: Value) -> Result<T, RegistryError> {
-    serde_json::from_value(value).map_err(|error| RegistryError::Invalid {
-        what: what.to_owned(),
-        reason: super::error::shortened(&error.to_string()),
-    })
+fn from<T: serde::de::DeserializeOwned>(what: &str, value: Value) -> Result<T, RegistryError> {
+    document::from(value)
+        .map_err(|error| RegistryError::Invalid { what: what.to_owned(), reason: super::error::shortened(&error) })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use oci_client::client::BlobResponse;
+use reqwest::Method;
 
 use super::RegistryError;
 use super::session::Session;
@@ -43,7 +44,7 @@ pub(super) async fn blob(
     let path = target.partial(digest);
     let mut growing = Growing::open(&path, size)?;
     progress.advanced(growing.length);
-    let (mut came, mut tries, mut pause) = (0, 0, FIRST_PAUSE);
+    let (mut came, mut tries, mut pause, mut was_refused) = (0, 0, FIRST_PAUSE, false);
     loop {
         let before = growing.length;
         let result = request(session, digest, size, &mut growing, &path, progress).await;
@@ -69,6 +70,12 @@ pub(super) async fn blob(
                 pause = if tries == 1 { FIRST_PAUSE } else { pause * 2 };
                 tokio::time::sleep(pause).await;
                 growing.resumed = growing.length > 0;
+            }
+            Err(error @ RegistryError::Refused { .. }) if !was_refused => {
+                was_refused = true;
+                if !session.may_try_again(Method::GET, &format!("blobs/{digest}")).await? {
+                    return Err(error);
+                }
             }
             Err(error) => return Err(error),
         }

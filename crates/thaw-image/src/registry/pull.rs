@@ -11,12 +11,16 @@ use super::download;
 use super::session::{Document, Session};
 use super::target::Target;
 use super::{Options, RegistryError};
+use crate::Limits;
 use crate::digest::{is_sha256, sha256};
-use crate::layout::architecture;
+use crate::document::Index;
 use crate::progress::Progress;
 
 /// Blobs that come at the same time: as many as docker takes.
 const PARALLEL: usize = 3;
+
+/// Indexes within each other, at most.
+const MAX_NESTED: usize = 4;
 
 /// What a pull brought.
 #[derive(Debug, Clone)]
@@ -58,7 +62,7 @@ pub async fn pull(
     let target = Target::open(folder).await?;
     let manifest = &found.manifest;
     let layers: BTreeMap<&str, u64> =
-        manifest.layers.iter().map(|layer| (layer.digest().as_ref(), layer.size())).collect();
+        manifest.layers().iter().map(|layer| (layer.digest.as_str(), layer.size)).collect();
     progress.started(&format!("fetching {} layers", layers.len()), Some(layers.values().sum()));
     let result = fetch(&session, &target, &found, &layers, options, progress).await;
     progress.finished(match &result {
@@ -76,7 +80,7 @@ pub async fn pull(
         }
     };
     let mut blobs: BTreeSet<&str> = layers.keys().copied().collect();
-    blobs.extend([manifest.config.digest().as_ref(), found.digest.as_str()]);
+    blobs.extend([manifest.config().digest.as_str(), found.digest.as_str()]);
     let descriptor = (manifest.media_type.as_str(), found.digest.as_str(), found.bytes.len());
     let unchanged = match target.commit(descriptor, name, &blobs, &options.limits) {
         Ok(unchanged) => unchanged,
@@ -89,8 +93,8 @@ pub async fn pull(
         name: name.to_owned(),
         index: found.index,
         layout: folder.to_owned(),
-        layers: manifest.layers.len(),
-        compressed_bytes: manifest.layers.iter().map(|layer| layer.size()).sum(),
+        layers: manifest.layers().len(),
+        compressed_bytes: manifest.layers().iter().map(|layer| layer.size).sum(),
         fetched_bytes,
         unchanged,
         digest: found.digest,
@@ -106,12 +110,12 @@ async fn fetch(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<u64, RegistryError> {
-    let config = &found.manifest.config;
+    let config = &found.manifest.config().digest;
     let wanted: BTreeSet<&str> = layers.keys().map(|digest| crate::digest::hex(digest)).collect();
     target.forget_others(&wanted)?;
-    let document = session.small_blob(config.digest().as_ref(), options.limits.document_bytes).await?;
-    document::verified("configuration", &document.bytes, config.digest().as_ref())?;
-    target.put(config.digest().as_ref(), &document.bytes)?;
+    let document = session.small_blob(config, options.limits.document_bytes).await?;
+    document::verified("configuration", &document.bytes, config)?;
+    target.put(config, &document.bytes)?;
     target.put(&found.digest, &found.bytes)?;
     let blobs = layers.iter().map(|(digest, size)| download::blob(session, target, digest, *size, progress));
     stream::iter(blobs).buffer_unordered(PARALLEL).try_fold(0, |sum, bytes| async move { Ok(sum + bytes) }).await
@@ -133,27 +137,61 @@ impl Found {
         let what = format!("manifest {name}");
         let document = session.manifest(name, document::ACCEPT, limits.document_bytes).await?;
         let digest = digest_of(&what, &document, reference.digest())?;
-        let index = match document::read(&what, &document.bytes, document.content_type(), limits)? {
-            Kind::Manifest(manifest) => {
-                return Ok(Found { manifest: *manifest, bytes: document.bytes, digest, index: None });
-            }
-            Kind::Index(index) => index,
-        };
-        let chosen = document::choose(&what, &index, architecture())?;
-        let inner = chosen.digest().to_string();
-        let what = format!("manifest {inner}");
-        let document = session.manifest(&inner, document::ACCEPT, limits.document_bytes).await?;
-        document::verified("manifest", &document.bytes, &inner)?;
         match document::read(&what, &document.bytes, document.content_type(), limits)? {
-            Kind::Manifest(manifest) => {
-                Ok(Found { manifest: *manifest, bytes: document.bytes, digest: inner, index: Some(digest) })
+            Kind::Manifest(manifest) => Ok(Found { manifest: *manifest, bytes: document.bytes, digest, index: None }),
+            Kind::Index(mut index) => {
+                let mut what = what;
+                for _ in 0..MAX_NESTED {
+                    match Self::inside(session, &what, index, &digest, limits).await? {
+                        Inside::Image(found) => return Ok(*found),
+                        Inside::Index(inner, next) => (index, what) = (inner, next),
+                    }
+                }
+                Err(RegistryError::Invalid { what, reason: format!("is within more than {MAX_NESTED} indexes") })
             }
-            Kind::Index(_) => Err(RegistryError::Invalid {
-                what,
-                reason: "is an index within an index, which is not read".to_owned(),
-            }),
         }
     }
+
+    /// What an index, or one of those within `outer`, has for this machine.
+    async fn inside(
+        session: &Session,
+        what: &str,
+        index: Index,
+        outer: &str,
+        limits: &Limits,
+    ) -> Result<Inside, RegistryError> {
+        let candidates = document::choose(what, index)?;
+        let is_only = candidates.len() == 1;
+        let mut found = None;
+        for candidate in candidates {
+            let digest = candidate.digest;
+            let inner = format!("manifest {digest}");
+            let document = session.manifest(&digest, document::ACCEPT, limits.document_bytes).await?;
+            document::verified("manifest", &document.bytes, &digest)?;
+            let inside = match document::read(&inner, &document.bytes, document.content_type(), limits) {
+                Ok(Kind::Manifest(manifest)) => {
+                    let index = Some(outer.to_owned());
+                    Inside::Image(Box::new(Found { manifest: *manifest, bytes: document.bytes, digest, index }))
+                }
+                Ok(Kind::Index(index)) => Inside::Index(index, inner),
+                Err(error) if is_only => return Err(error),
+                // A signature, or something else that is no image.
+                Err(_) => continue,
+            };
+            if found.replace(inside).is_some() {
+                let reason = "has several images that no machine is named for".to_owned();
+                return Err(RegistryError::Invalid { what: what.to_owned(), reason });
+            }
+        }
+        found.ok_or_else(|| RegistryError::Invalid { what: what.to_owned(), reason: "has no image".to_owned() })
+    }
+}
+
+/// What an index leads to.
+enum Inside {
+    Image(Box<Found>),
+    /// Another index, with a name for messages.
+    Index(Index, String),
 }
 
 /// The digest of a document, which must be the one that it was asked for by, and the one that the registry gives.

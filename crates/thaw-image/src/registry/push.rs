@@ -12,6 +12,7 @@ use futures_util::{Stream, stream};
 use hyper::body::Bytes;
 use oci_client::errors::OciDistributionError;
 use oci_client::{Reference, RegistryOperation};
+use reqwest::Method;
 use reqwest::header::HeaderValue;
 
 use super::document::{self, Kind};
@@ -71,12 +72,20 @@ pub async fn push(
         return Err(RegistryError::Invalid { what, reason: "is an index".to_owned() });
     };
     let session = Session::new(reference, RegistryOperation::Push, options)?;
-    let blobs: BTreeMap<&str, u64> = manifest.blobs().map(|blob| (blob.digest().as_ref(), blob.size())).collect();
+    let blobs: BTreeMap<&str, u64> = manifest.blobs().map(|blob| (blob.digest.as_str(), blob.size)).collect();
     progress.started(&format!("sending {} blobs", blobs.len()), Some(blobs.values().sum()));
     let mut sent_bytes = 0;
     let mut result = Ok(());
+    let mut was_refused = false;
     for (blob, size) in &blobs {
-        match send(&session, &layout, blob, *size, progress).await {
+        let mut sent = send(&session, &layout, blob, *size, progress).await;
+        if let Err(RegistryError::Refused { .. }) = &sent
+            && !std::mem::replace(&mut was_refused, true)
+            && session.may_try_again(Method::POST, "blobs/uploads/").await?
+        {
+            sent = send(&session, &layout, blob, *size, progress).await;
+        }
+        match sent {
             Ok(sent) => sent_bytes += sent,
             Err(error) => {
                 result = Err(error);
@@ -101,8 +110,8 @@ pub async fn push(
     Ok(PushReport {
         reference: reference.clone(),
         digest,
-        layers: manifest.layers.len(),
-        compressed_bytes: manifest.layers.iter().map(|layer| layer.size()).sum(),
+        layers: manifest.layers().len(),
+        compressed_bytes: manifest.layers().iter().map(|layer| layer.size).sum(),
         sent_bytes,
     })
 }

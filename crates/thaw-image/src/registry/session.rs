@@ -9,7 +9,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::token_cache::RegistryTokenType;
 use oci_client::{Client, Reference, RegistryOperation};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -124,6 +124,42 @@ impl Session {
             StatusCode::UNAUTHORIZED => self.answer(&response).await?,
             _ => return Err(self.status("the registry", response).await),
         };
+        self.with_client(kind, until).await
+    }
+
+    /// Asks for something in a way that shows whether we may have it, and answers if the registry wants to know who we
+    /// are only now. Returns whether it is worth another try: registries with public and private repositories ask for
+    /// each resource.
+    pub(super) async fn may_try_again(&self, method: Method, path: &str) -> Result<bool, RegistryError> {
+        let grant = self.grant().await?;
+        let url = format!("{}/v2/{}/{path}", self.base, self.reference.repository());
+        let response = grant.sign(self.direct.request(method, url)).send().await;
+        let response = response.map_err(|error| RegistryError::network(self.registry(), error))?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED => Ok(self.renewed(&grant, &response).await?.is_some()),
+            // Another request has had the answer meanwhile.
+            status => Ok(status.is_success() || status.is_redirection()),
+        }
+    }
+
+    /// Answers what a refusal asks for; `None` if it asks for nothing, or comes from somebody else than the registry.
+    async fn renewed(&self, stale: &Arc<Grant>, refusal: &Response) -> Result<Option<Arc<Grant>>, RegistryError> {
+        let is_own = Url::parse(&self.base).is_ok_and(|base| base.origin() == refusal.url().origin());
+        if !is_own || !refusal.headers().contains_key(WWW_AUTHENTICATE) {
+            return Ok(None);
+        }
+        let mut grant = self.grant.lock().await;
+        if let Some(other) = grant.as_ref().filter(|other| !Arc::ptr_eq(other, stale)) {
+            return Ok(Some(Arc::clone(other)));
+        }
+        let (kind, until) = self.answer(refusal).await?;
+        let fresh = Arc::new(self.with_client(kind, until).await?);
+        *grant = Some(Arc::clone(&fresh));
+        Ok(Some(fresh))
+    }
+
+    async fn with_client(&self, kind: GrantKind, until: Option<Instant>) -> Result<Grant, RegistryError> {
+        let registry = self.registry();
         let client = Client::try_from(ClientConfig {
             protocol: if self.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
             // One PUT for each blob: what every registry understands.
@@ -168,8 +204,8 @@ impl Session {
                 Some(login) => Ok((GrantKind::Basic(login.clone()), None)),
                 None => Err(refused("it wants a login: give --username, or run `docker login` once")),
             },
-            Some(Challenge::Bearer { realm, service }) => {
-                let (token, seconds) = self.token(&realm, service.as_deref()).await?;
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                let (token, seconds) = self.token(&realm, service.as_deref(), scope.as_deref()).await?;
                 // A fifth early, so that what is asked last still comes in time.
                 let until = Instant::now() + Duration::from_secs(seconds) * 4 / 5;
                 Ok((GrantKind::Bearer(token), Some(until)))
@@ -178,7 +214,12 @@ impl Session {
     }
 
     /// Gets a token for the repository from the registry's token service, and its lifetime in seconds.
-    async fn token(&self, realm: &str, service: Option<&str>) -> Result<(Secret, u64), RegistryError> {
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        asked: Option<&str>,
+    ) -> Result<(Secret, u64), RegistryError> {
         let invalid = |reason: &str| RegistryError::Invalid {
             what: format!("the token service of {}", self.registry()),
             reason: reason.to_owned(),
@@ -195,7 +236,12 @@ impl Session {
         }
         let actions = if self.operation == RegistryOperation::Push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", self.reference.repository());
-        url.query_pairs_mut().extend_pairs(service.map(|service| ("service", service))).append_pair("scope", &scope);
+        // What it asks for beyond that, as far as it is about repositories.
+        let more = asked.filter(|asked| *asked != scope && asked.starts_with("repository:"));
+        url.query_pairs_mut()
+            .extend_pairs(service.map(|service| ("service", service)))
+            .append_pair("scope", &scope)
+            .extend_pairs(more.map(|more| ("scope", more)));
         let mut request = self.direct.get(url);
         if let Some(Login { user, password }) = &self.login {
             request = request.basic_auth(user, Some(password.expose()));
@@ -229,8 +275,16 @@ impl Session {
 
     async fn document(&self, url: &str, what: &str, accept: &str, limit: u64) -> Result<Document, RegistryError> {
         let grant = self.grant().await?;
-        let request = grant.sign(self.http.get(url).header(ACCEPT, accept));
-        let response = request.send().await.map_err(|error| RegistryError::network(self.registry(), error))?;
+        let ask = async |grant: &Grant| {
+            let request = grant.sign(self.http.get(url).header(ACCEPT, accept));
+            request.send().await.map_err(|error| RegistryError::network(self.registry(), error))
+        };
+        let mut response = ask(&grant).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(fresh) = self.renewed(&grant, &response).await?
+        {
+            response = ask(&fresh).await?;
+        }
         if !response.status().is_success() {
             return Err(self.status(&format!("{what} of {}", self.reference), response).await);
         }

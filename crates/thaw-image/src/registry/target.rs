@@ -7,12 +7,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::ANNOTATION_REF_NAME;
 use serde_json::json;
 
 use super::RegistryError;
 use crate::Limits;
 use crate::digest::{HashingWriter, hex};
+use crate::document::REF_NAME;
 use crate::layout::{Layout, architecture};
 
 /// Where a pull works, below the layout.
@@ -90,7 +90,7 @@ impl Target {
             "manifests": [{
                 "mediaType": media_type, "digest": digest, "size": size,
                 "platform": {"os": "linux", "architecture": architecture()},
-                "annotations": {ANNOTATION_REF_NAME: name},
+                "annotations": {REF_NAME: name},
             }],
         });
         let index = index.to_string().into_bytes();

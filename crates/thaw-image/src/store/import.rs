@@ -13,9 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{Result, StoreError, at};
-use super::pipeline::decoder;
+use super::pipeline::{Compression, decoder};
 use crate::digest::{HashingReader, HashingWriter, hex, is_sha256, sha256};
-use crate::layout::Compression;
 use crate::progress::Progress;
 use crate::unpack::{self, ItemKind, Limits, UnpackError};
 
@@ -38,15 +37,17 @@ struct Parts {
     links: HashMap<String, String>,
 }
 
-/// Makes the layout `layout` from the archive at `path`; returns the name that the archive has for its image, where
-/// it has one that is not in the layout. Both `scratch` and `layout` are new folders.
+/// Makes the layout `layout` from the archive at `path`; returns the names that the archive has for its image, where
+/// it has some that are not in the layout. Of several images, takes the one that is called `wanted`. Both `scratch` and
+/// `layout` are new folders.
 pub(super) fn arrange(
     path: &Path,
+    wanted: Option<&str>,
     scratch: &Path,
     layout: &Path,
     limits: &Limits,
     progress: &dyn Progress,
-) -> Result<Option<String>> {
+) -> Result<Vec<String>> {
     for folder in [scratch, layout, &layout.join("blobs"), &layout.join("blobs/sha256")] {
         DirBuilder::new().mode(0o700).create(folder).map_err(at(folder))?;
     }
@@ -57,11 +58,9 @@ pub(super) fn arrange(
         let list: Vec<Saved> = document(list, limits)
             .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
             .map_err(|error| invalid(&format!("manifest.json: {error}")))?;
-        let [saved] = &list[..] else {
-            return Err(invalid(&format!("has {} images: save one at a time", list.len())));
-        };
-        arrange_docker(saved, &parts, layout, limits).map_err(|reason| invalid(&reason))?;
-        return Ok(saved.tags.iter().flatten().next().cloned());
+        let saved = one(list, wanted).map_err(|reason| invalid(&reason))?;
+        arrange_docker(&saved, &parts, layout, limits).map_err(|reason| invalid(&reason))?;
+        return Ok(saved.tags.unwrap_or_default());
     }
     if parts.get("index.json").is_none() {
         return Err(invalid("is no image: it has neither an index.json (OCI) nor a manifest.json (docker save)"));
@@ -75,26 +74,55 @@ pub(super) fn arrange(
         };
         fs::rename(&part.path, &to).map_err(at(&to))?;
     }
-    Ok(None)
+    Ok(Vec::new())
+}
+
+/// The image that is meant, with all its names; fails with a reason.
+fn one(list: Vec<Saved>, wanted: Option<&str>) -> std::result::Result<Saved, String> {
+    let mut images: Vec<Saved> = Vec::new();
+    for saved in list {
+        // Some tools write one entry for each name.
+        match images.iter_mut().find(|known| known.config == saved.config && known.layers == saved.layers) {
+            Some(known) => known.tags.get_or_insert_default().extend(saved.tags.unwrap_or_default()),
+            None => images.push(saved),
+        }
+    }
+    let names = |saved: &Saved| match saved.tags.as_deref() {
+        None | Some([]) => "one without a name".to_owned(),
+        Some(tags) => tags.join(", "),
+    };
+    let all = images.iter().take(20).map(names).collect::<Vec<_>>().join("; ");
+    if let Some(wanted) = wanted {
+        images.retain(|saved| saved.tags.iter().flatten().any(|tag| tag == wanted));
+        if images.is_empty() {
+            return Err(format!("has no image {wanted:?}, only {all}"));
+        }
+    }
+    match images.len() {
+        1 => Ok(images.remove(0)),
+        0 => Err("has 0 images".to_owned()),
+        count => Err(format!("has {count} images ({all}): say with --ref which one, or save one at a time")),
+    }
 }
 
 /// Writes every file of the archive into `scratch`.
 fn take_apart(path: &Path, scratch: &Path, limits: &Limits, progress: &dyn Progress) -> Result<Parts> {
-    let mut file = File::open(path).map_err(at(path))?;
-    let compression = compression(&mut file).map_err(at(path))?;
+    let file = File::open(path).map_err(at(path))?;
     let mut parts = Parts::default();
     let mut total = 0;
-    let archive = decoder(file, compression).map_err(at(path))?;
+    let archive = decoder(file).map_err(at(path))?;
     let mut archive = HashingReader::new(archive, limits.archive_bytes);
     let result = unpack::each(&mut archive, |item, content| {
         let Some(name) = clean(&item.path) else {
-            return Err(UnpackError::entry(&item.path, "its path is absolute, has a `..` or is no text"));
+            return Err(UnpackError::entry(&item.path, "its path has a `..` or is no text"));
         };
         if parts.files.len() + parts.links.len() >= MAX_FILES {
             return Err(UnpackError::Limit { what: "files in an image archive", limit: MAX_FILES as u64 });
         }
         match &item.kind {
             ItemKind::Directory => {}
+            // Whatever it is called, no image is made of it.
+            ItemKind::Special(_) => {}
             ItemKind::File { size } => {
                 total += size;
                 if total > limits.archive_bytes {
@@ -146,14 +174,15 @@ fn write(to: &Path, content: &mut impl Read, progress: &dyn Progress) -> io::Res
     Ok(Part { path: to.to_owned(), size, digest })
 }
 
-/// A name without `.` and doubled slashes.
+/// A name without `.` and doubled slashes, from the root of the archive on, whether it begins with a slash or not.
 fn clean(path: &[u8]) -> Option<String> {
-    if path.starts_with(b"/") { None } else { joined("", path) }
+    joined("", path)
 }
 
 /// `path` seen from `folder`; `None` if that leads out of the archive.
 fn joined(folder: &str, path: &[u8]) -> Option<String> {
     let path = std::str::from_utf8(path).ok()?;
+    let folder = if path.starts_with('/') { "" } else { folder };
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     let own = parts.len();
     for part in path.split('/') {
@@ -170,11 +199,11 @@ fn joined(folder: &str, path: &[u8]) -> Option<String> {
 
 impl Parts {
     fn get(&self, name: &str) -> Option<&Part> {
-        let mut name = name;
+        let mut name = clean(name.as_bytes())?;
         for _ in 0..MAX_LINKS {
-            match self.links.get(name) {
-                Some(target) => name = target,
-                None => return self.files.get(name),
+            match self.links.get(&name) {
+                Some(target) => name.clone_from(target),
+                None => return self.files.get(&name),
             }
         }
         None
@@ -193,9 +222,10 @@ fn document(part: &Part, limits: &Limits) -> io::Result<Vec<u8>> {
 #[serde(rename_all = "PascalCase")]
 struct Saved {
     config: String,
-    #[serde(rename = "RepoTags")]
+    #[serde(default, rename = "RepoTags")]
     tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
 }
 
 /// Writes an OCI manifest for a saved image and moves what it names into place; fails with a reason.
@@ -210,14 +240,17 @@ fn arrange_docker(saved: &Saved, parts: &Parts, layout: &Path, limits: &Limits) 
     if config.size > limits.document_bytes {
         return Err(format!("{:?} has more than {} bytes", saved.config, limits.document_bytes));
     }
-    if saved.layers.len() > limits.layers {
-        return Err(format!("has {} layers, and may have {}", saved.layers.len(), limits.layers));
+    let names = saved.layers.as_deref().unwrap_or_default();
+    if names.len() > limits.layers {
+        return Err(format!("has {} layers, and may have {}", names.len(), limits.layers));
     }
     let mut layers = Vec::new();
-    for name in &saved.layers {
+    for name in names {
         let layer = part(name)?;
-        let kind = File::open(&layer.path).and_then(|mut file| compression(&mut file)).map_err(|e| e.to_string())?;
-        let suffix = match kind {
+        let mut start = Vec::new();
+        let read = File::open(&layer.path).and_then(|file| file.take(16).read_to_end(&mut start));
+        read.map_err(|error| error.to_string())?;
+        let suffix = match Compression::of(&start).map_err(|error| format!("{name:?} {error}"))? {
             Compression::None => "",
             Compression::Gzip => "+gzip",
             Compression::Zstd => "+zstd",
@@ -252,19 +285,6 @@ fn place(part: &Part, layout: &Path) -> std::result::Result<(), String> {
     if to.exists() { Ok(()) } else { fs::rename(&part.path, to).map_err(|error| error.to_string()) }
 }
 
-/// How a file is compressed, by its first bytes; it is left at its beginning.
-fn compression(file: &mut File) -> io::Result<Compression> {
-    use std::io::Seek;
-    let mut magic = Vec::new();
-    (&mut *file).take(4).read_to_end(&mut magic)?;
-    file.rewind()?;
-    Ok(match &magic[..] {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
-        _ => Compression::None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,7 +294,9 @@ mod tests {
         assert_eq!(clean(b"./a//b/").as_deref(), Some("a/b"));
         assert_eq!(clean(b"../a"), None);
         assert_eq!(clean(b"a/../b"), None);
-        assert_eq!(clean(b"/a"), None);
+        assert_eq!(clean(b"/a").as_deref(), Some("a"));
+        assert_eq!(clean(b"/../a"), None);
+        assert_eq!(joined("one", b"/two/layer.tar").as_deref(), Some("two/layer.tar"));
         assert_eq!(joined("one/two", b"../three/layer.tar").as_deref(), Some("one/three/layer.tar"));
         assert_eq!(joined("one", b"../../etc/passwd"), None);
     }

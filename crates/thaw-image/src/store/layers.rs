@@ -9,9 +9,13 @@ use std::path::Path;
 use super::error::{Result, StoreError, at};
 use super::pipeline;
 use super::record::{self, LayerRecord};
+use crate::account::account;
+use crate::digest::HashingReader;
 use crate::layout::{LayerBlob, LayoutError};
 use crate::progress::Progress;
-use crate::unpack::{self, Composer, Contents, Limits, UnpackError, Used};
+use crate::unpack::{self, Composer, Contents, Limits, Owner, UnpackError, Used};
+
+use super::record::ImageConfig;
 
 /// The list of a layer's entries.
 pub(super) const CONTENTS: &str = "contents.jsonl";
@@ -64,14 +68,72 @@ pub(super) fn unpack_layer(
         return Err(StoreError::DiffId { layer, expected, found });
     }
     unpacked.used.archive_bytes = bytes;
-    let record = LayerRecord { used: unpacked.used, contents: unpacked.contents };
+    let blobs = vec![layer.digest.clone()];
+    let record = LayerRecord { used: unpacked.used, contents: unpacked.contents, blobs, notes: unpacked.notes };
     record::write(&to.join(RECORD), &record)?;
     Ok(record)
 }
 
+/// Proves, without unpacking it again, that a blob is what it is called and has the archive in it that its layer's diff
+/// id names: whoever names a stored layer must have it too. If it `is_known` that this blob has that archive, hashing the
+/// blob is enough.
+pub(super) fn prove(
+    layer: &LayerBlob,
+    blob: File,
+    is_known: bool,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let fail = |source| StoreError::Unpack { layer: layer.digest.clone(), source: UnpackError::Archive(source) };
+    let wrong = |found| Err(LayoutError::Digest { expected: layer.digest.clone(), found }.into());
+    if is_known {
+        let (size, found) = HashingReader::new(blob, layer.size).finish().map_err(fail)?;
+        progress.advanced(size);
+        return if found == layer.digest { Ok(()) } else { wrong(found) };
+    }
+    let mut count = Counted { progress };
+    let (read, produced) =
+        pipeline::run(blob, layer, limits.archive_bytes, |mut archive| io::copy(&mut archive, &mut count))
+            .map_err(fail)?;
+    let found = produced.blob.map_err(fail)?;
+    if found != layer.digest {
+        return wrong(found);
+    }
+    read.map_err(fail)?;
+    match produced.archive {
+        Some((_, found)) if found == layer.diff_id => Ok(()),
+        Some((_, found)) => {
+            let (layer, expected) = (layer.digest.clone(), layer.diff_id.clone());
+            Err(StoreError::DiffId { layer, expected, found })
+        }
+        None => Err(fail(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// Throws away what is written, and tells how much it was.
+struct Counted<'a> {
+    progress: &'a dyn Progress,
+}
+
+impl io::Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.progress.advanced(bytes.len() as u64);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Makes the root file system `to` from the folders of layers, lowest first; each comes with its diff id, and the
 /// digest of its blob for messages. Copies no file.
-pub(super) fn compose(to: &Path, layers: &[(&LayerBlob, std::path::PathBuf)], limits: &Limits) -> Result<()> {
+pub(super) fn compose(
+    to: &Path,
+    layers: &[(&LayerBlob, std::path::PathBuf)],
+    config: &ImageConfig,
+    limits: &Limits,
+) -> Result<()> {
     fs::create_dir(to).map_err(at(to))?;
     // An image need not say what its root is like; everybody inside must be able to enter it.
     fs::set_permissions(to, Permissions::from_mode(0o755)).map_err(at(to))?;
@@ -91,5 +153,20 @@ pub(super) fn compose(to: &Path, layers: &[(&LayerBlob, std::path::PathBuf)], li
             return Err(damaged("its list of files was changed"));
         }
     }
-    Ok(())
+    complete(&mut composer, to, config)
+}
+
+/// Adds to the root file system `to` what containers need and no layer brings.
+fn complete(composer: &mut Composer<'_>, to: &Path, config: &ImageConfig) -> Result<()> {
+    // A user that cannot be resolved is told when the image is run.
+    let owner = account(to, &config.user).ok().and_then(|user| Owner::new(user.uid.into(), user.gid.into()));
+    composer
+        .complete(config.workdir.as_bytes(), owner.unwrap_or(Owner::ROOT))
+        .map_err(|source| StoreError::Unpack { layer: "of what containers need".to_owned(), source })
+}
+
+/// The same for an image that an earlier version put together.
+pub(super) fn complete_stored(rootfs: &Path, config: &ImageConfig, limits: &Limits) -> Result<()> {
+    let root = File::open(rootfs).map_err(at(rootfs))?;
+    complete(&mut Composer::new(root.into(), limits).map_err(at(rootfs))?, rootfs, config)
 }

@@ -16,6 +16,7 @@
 //! An image or layer appears in its folder by one rename, after everything in it has reached the disk; layers come
 //! before the image that names them, and the name comes last. A layer that no image names is removed.
 
+mod bring;
 mod error;
 mod import;
 mod layers;
@@ -32,19 +33,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use self::bring::ImportNames;
 use self::error::at;
 pub use self::error::{Result, StoreError};
 pub use self::record::{Image, ImageConfig, ImageLayer};
 use self::record::{ImageRecord, LayerRecord, file_of, name_of};
-use self::usage::Holds;
+pub use self::usage::{HeldImage, Hold};
+use self::usage::{Holds, Removal};
 pub use self::verify::{Damage, Verification};
 use super::digest::{hex, is_sha256};
-use super::layout::{LayerBlob, Layout, LayoutImage};
+use super::layout::Layout;
 use super::progress::{Progress, Quiet};
-use super::unpack::{Limits, Used};
+use super::unpack::Limits;
 
-/// Version of the arrangement on disk. 1 had no file `version`, and one folder per image without layers.
-const VERSION: u32 = 2;
+/// Version of the arrangement on disk. 1 had no file `version`, and one folder per image without layers. 2 had images
+/// without what containers have something mounted on, and did not know which blobs had been looked into.
+const VERSION: u32 = 3;
+/// How often an image that is removed just then is looked for again.
+const TRIES: u32 = 8;
 
 /// The images below one directory. Cheap to clone; several processes may use one directory at once.
 #[derive(Debug, Clone)]
@@ -88,25 +94,38 @@ impl Store {
     /// The image of an OCI image layout under the name that the layout gives it, unpacked if it is not yet.
     ///
     /// Every blob is checked by size and digest. Blocks, for about a second per 300 MB; calls for the same image
-    /// do the work once. The image counts as in use from here on, until this process ends.
-    pub fn ensure(&self, layout: &Path) -> Result<Image> {
+    /// do the work once.
+    pub fn ensure(&self, layout: &Path) -> Result<HeldImage> {
         self.ensure_with(layout, &Quiet)
     }
 
     /// Like [`Store::ensure`], and tells how far it is.
-    pub fn ensure_with(&self, layout: &Path, progress: &dyn Progress) -> Result<Image> {
+    pub fn ensure_with(&self, layout: &Path, progress: &dyn Progress) -> Result<HeldImage> {
         let layout = Layout::open(layout, &self.limits)?;
         let name = layout.name()?.to_owned();
-        let image = self.unpacked(&layout, &name, progress)?;
-        self.hold(&image)?;
-        Ok(image)
+        for _ in 0..TRIES {
+            // Whoever has this name's image already gets nothing new, so that nothing needs to be proved.
+            let known = self.find(&name)?.filter(|image| image.digest == layout.manifest_digest);
+            let image = match known {
+                Some(image) => image,
+                None => self.unpacked(&self.locked()?, &layout, &name, progress)?,
+            };
+            if let Some(held) = self.held(image)? {
+                return Ok(held);
+            }
+        }
+        Err(StoreError::NotFound { name })
     }
 
-    /// The image called `name`. It counts as in use from here on, until this process ends.
-    pub fn get(&self, name: &str) -> Result<Image> {
-        let image = self.look(name)?;
-        self.hold(&image)?;
-        Ok(image)
+    /// The image called `name`, to be used.
+    pub fn get(&self, name: &str) -> Result<HeldImage> {
+        for _ in 0..TRIES {
+            // One that goes between looking and holding may have a successor.
+            if let Some(held) = self.held(self.look(name)?)? {
+                return Ok(held);
+            }
+        }
+        Err(StoreError::NotFound { name: name.to_owned() })
     }
 
     /// The image called `name`, only to be looked at.
@@ -143,13 +162,16 @@ impl Store {
         let _lock = self.locked()?;
         let image = self.look(name)?;
         let last = self.list()?.iter().filter(|other| other.digest == image.digest).count() == 1;
-        if last && let Some(user) = self.user_of(&image.digest)? {
-            return Err(StoreError::InUse { name: name.to_owned(), user });
-        }
+        let removal = match last {
+            true => {
+                Some(self.removal(&image.digest)?.map_err(|user| StoreError::InUse { name: name.to_owned(), user })?)
+            }
+            false => None,
+        };
         let path = self.root.join("names").join(file_of(name)?);
         fs::remove_file(&path).map_err(at(&path))?;
-        if last {
-            self.discard(&self.folder(&image.digest))?;
+        if let Some(removal) = removal {
+            self.discard_image(&image.digest, removal)?;
             self.sweep_layers()?;
         }
         Ok(())
@@ -163,66 +185,16 @@ impl Store {
         let mut removed = Vec::new();
         for file in self.entries("images")? {
             let digest = format!("sha256:{file}");
-            if !named.contains(&digest) && self.user_of(&digest)?.is_none() {
-                self.discard(&self.root.join("images").join(file))?;
+            if named.contains(&digest) {
+                continue;
+            }
+            if let Ok(removal) = self.removal(&digest)? {
+                self.discard_image(&digest, removal)?;
                 removed.push(digest);
             }
         }
         self.sweep_layers()?;
         Ok(removed)
-    }
-
-    /// Brings in the image of an OCI image layout (a folder), or of an OCI archive or the output of `docker save`
-    /// (a tar file, which may be compressed with gzip or zstd), under `name` or the name that is in there.
-    pub fn import(&self, path: &Path, name: Option<&str>, progress: &dyn Progress) -> Result<Image> {
-        if path.is_dir() {
-            let layout = Layout::open(path, &self.limits)?;
-            let name = name.map_or_else(|| layout.name(), Ok)?.to_owned();
-            return self.unpacked(&layout, &name, progress);
-        }
-        name.map(file_of).transpose()?;
-        let lock = self.locked()?;
-        let (scratch, folder) = (self.work_path(), self.work_path());
-        let total = fs::metadata(path).map_err(at(path))?.len();
-        progress.started("reading", Some(total));
-        let arranged = import::arrange(path, &scratch, &folder, &self.limits, progress);
-        progress.finished(if arranged.is_ok() { "read" } else { "failed" });
-        let result = arranged.and_then(|its_name| {
-            let layout = Layout::open(&folder, &self.limits)?;
-            let name = match name.map(str::to_owned).or(its_name) {
-                Some(name) => name,
-                None => layout.name()?.to_owned(),
-            };
-            self.unpacked_locked(&lock, &layout, &name, progress)
-        });
-        for folder in [&scratch, &folder] {
-            // What cannot be removed now is swept at the next start.
-            let _ = fs::remove_dir_all(folder);
-        }
-        result
-    }
-
-    /// The image of a layout, under `name`.
-    fn unpacked(&self, layout: &Layout, name: &str, progress: &dyn Progress) -> Result<Image> {
-        if let Some(image) = self.find(name)?
-            && image.digest == layout.manifest_digest
-        {
-            return Ok(image);
-        }
-        self.unpacked_locked(&self.locked()?, layout, name, progress)
-    }
-
-    /// Like [`Store::unpacked`], with the lock held.
-    fn unpacked_locked(&self, _lock: &File, layout: &Layout, name: &str, progress: &dyn Progress) -> Result<Image> {
-        let file = file_of(name)?;
-        if self.load(name, &layout.manifest_digest)?.is_none() {
-            progress.started("unpacking", None);
-            let result = self.unpack(layout, progress);
-            progress.finished(if result.is_ok() { "unpacked" } else { "failed" });
-            result?;
-        }
-        self.write_whole(&self.root.join("names").join(file), layout.manifest_digest.as_bytes())?;
-        self.look(name)
     }
 
     fn find(&self, name: &str) -> Result<Option<Image>> {
@@ -253,101 +225,34 @@ impl Store {
         self.root.join("layers").join(hex(diff_id))
     }
 
-    fn hold(&self, image: &Image) -> Result<()> {
+    fn held(&self, image: Image) -> Result<Option<HeldImage>> {
         let record = self.record(&image.digest);
-        self.holds.hold(&image.digest, &record).map_err(at(&record))
+        let hold = self.holds.hold(&image.digest, &record).map_err(at(&record))?;
+        Ok(hold.map(|hold| HeldImage::new(image, hold)))
     }
 
-    /// Who uses the image, in words for a message.
-    fn user_of(&self, digest: &str) -> Result<Option<String>> {
+    /// The right to remove an image, or who uses it, in words for a message. With the lock held, so that nobody else
+    /// takes it.
+    fn removal(&self, digest: &str) -> Result<std::result::Result<Removal, String>> {
         let (folder, record) = (self.folder(digest), self.record(digest));
-        if self.holds.has(digest) || usage::is_held(&record).map_err(at(&record))? {
-            return Ok(Some("a daemon that starts containers from it".to_owned()));
-        }
+        let Some(removal) = usage::take(&record).map_err(at(&record))? else {
+            return Ok(Err("a daemon that starts containers from it".to_owned()));
+        };
         let rootfs = folder.join("rootfs");
         if !rootfs.exists() {
-            return Ok(None);
+            return Ok(Ok(removal));
         }
+        // Who held it until now and made a container from it has it mounted.
         let process = usage::mounted_by(&rootfs).map_err(at(&rootfs))?;
-        Ok(process.map(|pid| format!("the container of process {pid}")))
+        Ok(process.map_or(Ok(removal), |pid| Err(format!("the container of process {pid}"))))
     }
 
-    /// Unpacks into `tmp` and moves the whole into place. The lock is held.
-    fn unpack(&self, layout: &Layout, progress: &dyn Progress) -> Result<()> {
-        let image = layout.image(&self.limits)?;
-        let work = self.work_path();
-        let result = self
-            .unpack_into(&work, layout, &image, progress)
-            .and_then(|fresh| self.publish(&work, &fresh, &layout.manifest_digest));
-        // What cannot be removed now is swept at the next start.
-        let _ = fs::remove_dir_all(&work);
-        result
-    }
-
-    /// Unpacks the layers that are not there yet, and puts the image together; returns the diff ids of the former.
-    fn unpack_into(
-        &self,
-        work: &Path,
-        layout: &Layout,
-        image: &LayoutImage,
-        progress: &dyn Progress,
-    ) -> Result<BTreeSet<String>> {
-        for folder in [work.to_owned(), work.join("layers"), work.join("image")] {
-            DirBuilder::new().mode(0o700).create(&folder).map_err(at(&folder))?;
-        }
-        let (mut used, mut fresh) = (Used::default(), BTreeSet::new());
-        let mut folders: Vec<(&LayerBlob, PathBuf)> = Vec::new();
-        let mut known = Vec::new();
-        for layer in &image.layers {
-            let stored = self.layer_folder(&layer.diff_id);
-            let new = work.join("layers").join(hex(&layer.diff_id));
-            let (folder, record) = if fresh.contains(&layer.diff_id) {
-                let record = record::read(&new.join(layers::RECORD))?;
-                (new, record)
-            } else {
-                let record = record::read(&stored.join(layers::RECORD))?;
-                if record.is_some() { (stored, record) } else { (new, None) }
-            };
-            let record: LayerRecord = match record {
-                Some(record) => record,
-                None => {
-                    let blob = layout.open_blob(&layer.digest, layer.size)?;
-                    fresh.insert(layer.diff_id.clone());
-                    layers::unpack_layer(layer, blob, &folder, &used, &self.limits, progress)?
-                }
-            };
-            let unpack = |source| StoreError::Unpack { layer: layer.digest.clone(), source };
-            used.add(&record.used, &self.limits).map_err(unpack)?;
-            known.push(ImageLayer {
-                diff_id: layer.diff_id.clone(),
-                digest: layer.digest.clone(),
-                compressed_bytes: layer.size,
-                unpacked_bytes: record.used.bytes,
-            });
-            folders.push((layer, folder));
-        }
-        layers::compose(&work.join("image/rootfs"), &folders, &self.limits)?;
-        let config = ImageConfig::from(&image.config);
-        let record = ImageRecord { config, layers: known, unpacked_at_ms: now_ms() };
-        record::write(&work.join("image/image.json"), &record)?;
-        Ok(fresh)
-    }
-
-    /// Moves fresh layers and then the image to where they count. A kill between leaves layers that no image has,
-    /// which are swept.
-    fn publish(&self, work: &Path, fresh: &BTreeSet<String>, digest: &str) -> Result<()> {
-        // All files at once: one by one would take minutes for a large tree.
-        File::open(work).and_then(|folder| Ok(rustix::fs::syncfs(folder)?)).map_err(at(work))?;
-        let layers = fresh.iter().map(|id| (work.join("layers").join(hex(id)), self.layer_folder(id)));
-        for (from, to) in layers.chain([(work.join("image"), self.folder(digest))]) {
-            if to.exists() {
-                // Without a record, or it would have been found.
-                self.discard(&to)?;
-            }
-            fs::rename(&from, &to).map_err(at(&to))?;
-        }
-        sync(&self.root.join("layers"))?;
-        sync(&self.root.join("images"))
+    /// Removes an image's folder. It is gone as a whole before anybody else can look for it.
+    fn discard_image(&self, digest: &str, removal: Removal) -> Result<()> {
+        let (folder, work) = (self.folder(digest), self.work_path());
+        fs::rename(&folder, &work).map_err(at(&folder))?;
+        drop(removal);
+        fs::remove_dir_all(&work).map_err(at(&work))
     }
 
     /// Makes sure that the arrangement on disk is the one that this program knows.
@@ -370,12 +275,40 @@ impl Store {
                 fs::write(&partial, text).and_then(|()| fs::rename(&partial, &path)).map_err(at(&path))?;
             }
         }
+        if read()?.as_deref() == Some("2") {
+            let lock = self.locked()?;
+            if read()?.as_deref() == Some("2") {
+                self.complete_images()?;
+                let partial = self.root.join("version.partial");
+                fs::write(&partial, format!("{VERSION}\n"))
+                    .and_then(|()| fs::rename(&partial, &path))
+                    .map_err(at(&path))?;
+            }
+            drop(lock);
+        }
         match read()? {
             Some(found) if found != VERSION.to_string() => {
                 Err(StoreError::Version { path: self.root.clone(), found, known: VERSION })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Gives the images of a store of version 2 what containers have something mounted on. The lock is held.
+    fn complete_images(&self) -> Result<()> {
+        let folder = self.root.join("images");
+        let names = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(at(&folder))?,
+        };
+        for entry in names {
+            let path = entry.map_err(at(&folder))?.path();
+            // What has no record is no image, and is swept.
+            if let Ok(Some(record)) = record::read::<ImageRecord>(&path.join("image.json")) {
+                layers::complete_stored(&path.join("rootfs"), &record.config, &self.limits)?;
+            }
+        }
+        Ok(())
     }
 
     fn lock_file(&self) -> Result<File> {
@@ -412,6 +345,11 @@ impl Store {
         let work = self.work_path();
         fs::rename(folder, &work).map_err(at(folder))?;
         fs::remove_dir_all(&work).map_err(at(&work))
+    }
+
+    fn write_record(&self, path: &Path, record: &LayerRecord) -> Result<()> {
+        let text = serde_json::to_vec_pretty(record).map_err(|error| at(path)(error.into()))?;
+        self.write_whole(path, &text)
     }
 
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {

@@ -3,14 +3,14 @@
 //! fast. A fixed number of chunks goes round: what one thread has done with it passes to the next.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::{HashingReader, named};
-use crate::layout::{Compression, LayerBlob};
+use crate::layout::LayerBlob;
 
 /// Bytes of a chunk: enough to make handing it on cheap, little enough to stay in a processor's cache.
 const CHUNK: usize = 128 * 1024;
@@ -71,7 +71,7 @@ fn decompress(
 ) -> (io::Result<String>, bool) {
     let mut blob = HashingReader::new(blob, layer.size);
     let mut over_limit = false;
-    match decoder(&mut blob, layer.compression) {
+    match decoder(&mut blob) {
         Ok(mut decoder) => {
             let mut left = limit;
             loop {
@@ -133,9 +133,45 @@ fn hash(from: &Receiver<io::Result<Chunk>>, to: &SyncSender<io::Result<Chunk>>) 
     Some((size, named(hasher)))
 }
 
-/// What is in a compressed file.
-pub(super) fn decoder<'a>(blob: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
-    let blob = BufReader::with_capacity(CHUNK, blob);
+/// How an archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// First bytes that are looked at.
+const MAGIC: usize = 10;
+
+impl Compression {
+    /// By the first bytes, whatever the archive is called: its name is wrong often enough.
+    pub(super) fn of(start: &[u8]) -> io::Result<Self> {
+        let other = match start {
+            [0x1f, 0x8b, ..] => return Ok(Compression::Gzip),
+            // A frame, or one to be skipped, of which there are 16 kinds.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => return Ok(Compression::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => "bzip2",
+            [0x04, 0x22, 0x4d, 0x18, ..] => "lz4",
+            [b'L', b'Z', b'I', b'P', 1, ..] => "lzip",
+            [0x5d, 0, 0, ..] => "lzma",
+            [0x1f, 0x9d, ..] => "compress",
+            [b'P', b'K', 3, 4, ..] => "zip",
+            _ => return Ok(Compression::None),
+        };
+        let text = format!("is compressed with {other}, which is not read here: compress it with gzip or zstd");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+}
+
+/// What is in a file that may be compressed.
+pub(super) fn decoder<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut blob = BufReader::with_capacity(CHUNK, blob);
+    let mut start = [0; MAGIC];
+    let length = fill(&mut blob, &mut start)?;
+    let compression = Compression::of(&start[..length])?;
+    let blob = Cursor::new(start).take(length as u64).chain(blob);
     Ok(match compression {
         Compression::None => Box::new(blob),
         Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),

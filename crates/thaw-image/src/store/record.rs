@@ -5,12 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::ImageConfiguration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Result, StoreError, at};
-use crate::unpack::Used;
+use crate::document::Configuration;
+use crate::unpack::{Notes, Used};
 
 /// An image that is ready to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Image {
     pub unpacked_bytes: u64,
     /// When it was unpacked, Unix milliseconds.
     pub unpacked_at_ms: u64,
+    /// What of it was not taken over, or is odd, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// One layer of an image.
@@ -66,20 +68,21 @@ pub struct ImageConfig {
     pub labels: BTreeMap<String, String>,
 }
 
-impl From<&ImageConfiguration> for ImageConfig {
-    fn from(config: &ImageConfiguration) -> Self {
-        let Some(run) = config.config() else { return ImageConfig::default() };
+impl From<&Configuration> for ImageConfig {
+    fn from(config: &Configuration) -> Self {
+        let run = &config.config;
+        // A name without a value sets nothing, and a value without a name cannot be set.
         let split = |pair: &String| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (name.to_owned(), value.to_owned())
+            let (name, value) = pair.split_once('=')?;
+            (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
         };
         ImageConfig {
-            env: run.env().iter().flatten().map(split).collect(),
-            user: run.user().clone().unwrap_or_default(),
-            workdir: run.working_dir().clone().unwrap_or_default(),
-            entrypoint: run.entrypoint().clone().unwrap_or_default(),
-            cmd: run.cmd().clone().unwrap_or_default(),
-            labels: run.labels().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            env: run.env.iter().filter_map(split).collect(),
+            user: run.user.clone(),
+            workdir: run.working_dir.clone(),
+            entrypoint: run.entrypoint.clone(),
+            cmd: run.cmd.clone(),
+            labels: run.labels(),
         }
     }
 }
@@ -91,6 +94,9 @@ pub(super) struct ImageRecord {
     pub(super) config: ImageConfig,
     pub(super) layers: Vec<ImageLayer>,
     pub(super) unpacked_at_ms: u64,
+    /// See [`Image::notes`].
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
 }
 
 impl ImageRecord {
@@ -104,6 +110,7 @@ impl ImageRecord {
             unpacked_bytes: self.layers.iter().map(|layer| layer.unpacked_bytes).sum(),
             layers: self.layers,
             unpacked_at_ms: self.unpacked_at_ms,
+            notes: self.notes,
         }
     }
 }
@@ -116,6 +123,12 @@ pub(super) struct LayerRecord {
     pub(super) used: Used,
     /// Digest of the list of its entries.
     pub(super) contents: String,
+    /// Digests of blobs that were read to their end and have this layer's archive in them.
+    #[serde(default)]
+    pub(super) blobs: Vec<String>,
+    /// What of it was not taken over.
+    #[serde(default)]
+    pub(super) notes: Notes,
 }
 
 /// Reads a record; `None` if there is none.

@@ -5,42 +5,93 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Images that a process holds, by digest, as long as this value or a clone of it lives.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Holds(Arc<Mutex<BTreeMap<String, File>>>);
+use super::record::Image;
 
-impl Holds {
-    /// Holds an image by its record.
-    pub(super) fn hold(&self, digest: &str, record: &Path) -> io::Result<()> {
-        let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !holds.contains_key(digest) {
-            let file = File::open(record)?;
-            file.lock_shared()?;
-            holds.insert(digest.to_owned(), file);
-        }
-        Ok(())
+/// Keeps an image in the store: it is neither removed nor pruned as long as this or a clone of it lives.
+#[derive(Debug, Clone)]
+pub struct Hold(#[allow(dead_code, reason = "it is the lock on it that counts")] Arc<File>);
+
+/// An image that stays in the store as long as this lives.
+#[derive(Debug, Clone)]
+pub struct HeldImage {
+    image: Image,
+    hold: Hold,
+}
+
+impl HeldImage {
+    pub(super) fn new(image: Image, hold: Hold) -> Self {
+        HeldImage { image, hold }
     }
 
-    /// Whether this process holds it.
-    pub(super) fn has(&self, digest: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
+    /// What keeps it there, for whoever uses its files.
+    pub fn hold(&self) -> Hold {
+        self.hold.clone()
     }
 }
 
-/// Whether another process holds the image with this record.
-pub(super) fn is_held(record: &Path) -> io::Result<bool> {
+impl Deref for HeldImage {
+    type Target = Image;
+
+    fn deref(&self) -> &Image {
+        &self.image
+    }
+}
+
+/// Images that this process holds, by digest: all holds of one share a descriptor.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Holds(Arc<Mutex<BTreeMap<String, Weak<File>>>>);
+
+impl Holds {
+    /// Holds an image by its record; `None` if the image went meanwhile.
+    pub(super) fn hold(&self, digest: &str, record: &Path) -> io::Result<Option<Hold>> {
+        let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = holds.get(digest).and_then(Weak::upgrade) {
+            return Ok(Some(Hold(file)));
+        }
+        let file = match File::open(record) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        // Waits for a removal that is under way, which has the lock until the record is gone from its place.
+        file.lock_shared()?;
+        if !is_at(&file, record)? {
+            return Ok(None);
+        }
+        let file = Arc::new(file);
+        holds.retain(|_, held| held.strong_count() > 0);
+        holds.insert(digest.to_owned(), Arc::downgrade(&file));
+        Ok(Some(Hold(file)))
+    }
+}
+
+/// The right to remove an image, until it is dropped: nobody can hold the image meanwhile.
+pub(super) struct Removal(#[allow(dead_code, reason = "it is the lock on it that counts")] Option<File>);
+
+/// Takes the right to remove the image with this record; `None` if somebody holds the image.
+pub(super) fn take(record: &Path) -> io::Result<Option<Removal>> {
     let file = match File::open(record) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Removal(None))),
         other => other?,
     };
     match file.try_lock() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
+        Ok(()) => Ok(Some(Removal(Some(file)))),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether a file is still the one at `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((own.dev(), own.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -118,13 +169,35 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_seen_until_it_is_dropped() {
+    fn a_hold_is_seen_until_its_last_clone_is_dropped() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let holds = Holds::default();
-        assert!(!is_held(file.path()).unwrap());
-        holds.hold("a", file.path()).unwrap();
-        assert!(is_held(file.path()).unwrap() && holds.has("a"));
-        drop(holds);
-        assert!(!is_held(file.path()).unwrap());
+        assert!(take(file.path()).unwrap().is_some());
+        let first = holds.hold("a", file.path()).unwrap().unwrap();
+        let second = holds.hold("a", file.path()).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&first.0, &second.0), "one descriptor for all");
+        drop((first, holds));
+        assert!(take(file.path()).unwrap().is_none());
+        drop(second);
+        assert!(take(file.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_removed_in_the_meantime_is_not_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("image.json");
+        let holds = Holds::default();
+        assert!(holds.hold("a", &record).unwrap().is_none());
+        fs::write(&record, "").unwrap();
+        let removal = take(&record).unwrap().unwrap();
+        let (waiting, path) = (holds.clone(), record.clone());
+        let holder = std::thread::spawn(move || waiting.hold("a", &path).unwrap().is_some());
+        // Whether the other opens the record before or after it goes: it must not take it for held.
+        fs::rename(&record, folder.path().join("gone")).unwrap();
+        drop(removal);
+        assert!(!holder.join().unwrap());
+        // A new one of the same name is another one.
+        fs::write(&record, "").unwrap();
+        assert!(holds.hold("a", &record).unwrap().is_some());
     }
 }

@@ -11,7 +11,7 @@ use super::error::{Result, StoreError, at};
 use super::record::{self, ImageRecord, LayerRecord, name_of};
 use super::{Store, layers};
 use crate::digest;
-use crate::layout::{Compression, LayerBlob};
+use crate::layout::LayerBlob;
 use crate::progress::Progress;
 use crate::unpack::{Contents, Entry, Kind, What, printable};
 
@@ -203,13 +203,12 @@ impl Store {
             .map(|layer| LayerBlob {
                 digest: layer.digest.clone(),
                 size: layer.compressed_bytes,
-                compression: Compression::None,
                 diff_id: layer.diff_id.clone(),
             })
             .collect();
         let folders: Vec<(&LayerBlob, PathBuf)> =
             blobs.iter().map(|blob| (blob, self.layer_folder(&blob.diff_id))).collect();
-        let composed = layers::compose(&work, &folders, &self.limits);
+        let composed = layers::compose(&work, &folders, &image.config, &self.limits);
         let compared = match composed {
             Ok(()) => compare(&work, &self.folder(digest).join("rootfs"), Path::new(""), reasons),
             // Its layers say why.
@@ -272,6 +271,11 @@ fn compare(expected: &Path, found: &Path, below: &Path, reasons: &mut Reasons) -
         reasons.add(path, "is of another kind");
     } else if (now.mode(), now.uid(), now.gid()) != (before.mode(), before.uid(), before.gid()) {
         reasons.add(path, "has another mode or owner");
+    } else if before.is_file() && before.nlink() == 1 {
+        // In no layer: an empty file that containers have something mounted on.
+        if now.len() != before.len() {
+            reasons.add(path, "has other content");
+        }
     } else if before.is_file() && now.ino() != before.ino() {
         reasons.add(path, "is not the file of its layer");
     } else if before.is_symlink() && fs::read_link(&there).ok() != fs::read_link(&wanted).ok() {

@@ -104,7 +104,7 @@ fn a_million_entries_exactly_are_taken() {
     let (blob, diff_id) = many(MILLION, EntryType::Regular, b'.');
     bench.layout_of_blob(ZSTD, &blob);
     bench.with_diff_id(&diff_id);
-    assert!(files_in(&bench.ensure().unwrap().rootfs).is_empty());
+    assert!(brought(&bench.ensure().unwrap().rootfs).is_empty());
     // The limit is for the image and not for a layer: one more directory in a second layer is too much.
     let bench = Bench::with(Limits { entries: 3, ..Limits::default() });
     bench

@@ -17,10 +17,19 @@ fn paths_that_climb() {
 
 #[test]
 fn absolute_paths() {
+    let path_of = |bench: &Bench| bench.path("neighbour/file").to_str().unwrap().to_owned();
+    // As a PAX record, since a header has no room for it. The path is one of the image's own root.
     let bench = Bench::new();
-    let path = bench.path("neighbour/file");
-    // As a PAX record, since a header has no room for it.
-    bench.refuses(&[tar([pax(&[("path", path.to_str().unwrap())]), file("x", "theirs")])], "is absolute");
+    let path = path_of(&bench);
+    let image = bench.unpack(&[tar([pax(&[("path", &path)]), file("x", "theirs")])]).unwrap();
+    assert_eq!(fs::read_to_string(image.rootfs.join(&path[1..])).unwrap(), "theirs");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    let bench = Bench::new();
+    let climbing = format!("/..{}", path_of(&bench));
+    bench.refuses(&[tar([pax(&[("path", &climbing)]), file("x", "theirs")])], "has a `..`");
+    bench.refuses(&[tar([file("/../x", "theirs")])], "has a `..`");
+    bench.refuses(&[tar([file("//../x", "theirs")])], "has a `..`");
+    bench.refuses(&[tar([file("/../.wh.x", "")])], "has a `..`");
     bench.refuses(&[tar([pax(&[("path", "a\0b")]), file("x", "")])], "zero byte");
 }
 
@@ -43,7 +52,7 @@ fn whiteouts_through_a_symbolic_link_hide_nothing_of_the_host() {
     let bench = Bench::new();
     for last in [file("out/.wh.file", ""), file("out/.wh..wh..opq", "")] {
         let image = bench.unpack(&[tar([way_out(&bench)]), tar([last])]).unwrap();
-        assert_eq!(files_in(&image.rootfs), ["out"]);
+        assert_eq!(brought(&image.rootfs), ["out"]);
         assert_eq!(fs::read_to_string(bench.path("neighbour/file")).unwrap(), "mine");
     }
 }
@@ -101,7 +110,10 @@ fn a_directory_that_is_later_exchanged_for_a_link_is_not_chmodded_through_it() {
 fn hard_links_to_the_outside() {
     let bench = Bench::new();
     bench.refuses(&[tar([hardlink("x", "../neighbour/file")])], "has a `..`");
-    bench.refuses(&[tar([hardlink("x", "/etc/passwd")])], "is absolute");
+    bench.refuses(&[tar([hardlink("x", "/etc/passwd")])], "not there");
+    bench.refuses(&[tar([hardlink("x", "/../neighbour/file")])], "has a `..`");
+    bench.refuses(&[tar([file("x", ""), hardlink("x", "/x")])], "link to itself");
+    bench.refuses(&[tar([hardlink("x", "/")])], "link to a directory");
     bench.refuses(&[tar([way_out(&bench), hardlink("x", "out/file")])], "not there");
     bench.refuses(&[tar([hardlink("x", "missing")])], "not there");
     bench.refuses(&[tar([file("x", ""), hardlink("x", "./x")])], "link to itself");
@@ -131,17 +143,26 @@ fn whiteouts_of_nothing_and_of_the_parent() {
 fn whiteouts_remove_links_and_not_what_they_lead_to() {
     let bench = Bench::new();
     let image = bench.unpack(&[tar([way_out(&bench)]), tar([file(".wh.out", "")])]).unwrap();
-    assert!(files_in(&image.rootfs).is_empty());
+    assert!(brought(&image.rootfs).is_empty());
     assert_eq!(files_in(&bench.path("neighbour")), ["file"]);
 }
 
 #[test]
 fn devices_and_pipes() {
     let bench = Bench::new();
-    bench.refuses(&[tar([entry(EntryType::Char, "null")])], "is a device");
-    bench.refuses(&[tar([entry(EntryType::Block, "sda")])], "is a device");
-    bench.refuses(&[tar([entry(EntryType::Fifo, "pipe")])], "is a named pipe");
-    bench.refuses(&[tar([entry(EntryType::new(b'Z'), "odd")])], "unknown type");
+    let image = bench
+        .unpack(&[tar([
+            entry(EntryType::Char, "null"),
+            entry(EntryType::Block, "sda"),
+            entry(EntryType::Fifo, "run/pipe"),
+            hardlink("other", "null"),
+            file("a", ""),
+        ])])
+        .unwrap();
+    assert_eq!(brought(&image.rootfs), ["a"]);
+    bench.refuses_only(&[tar([entry(EntryType::new(b'Z'), "odd")])], "unknown type");
+    bench.refuses_only(&[tar([entry(EntryType::Char, "../null")])], "has a `..`");
+    bench.refuses_only(&[tar([Entry { content: vec![1; 512], ..entry(EntryType::Fifo, "p") }])], "no file");
 }
 
 #[test]

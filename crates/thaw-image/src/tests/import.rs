@@ -7,7 +7,7 @@ const CONFIG: &str =
     r#"{"architecture": "amd64", "os": "linux", "config": {"Cmd": ["c"]}, "rootfs": {"type": "layers", "diff_ids": ["#;
 
 /// What `docker save` before version 25 writes, with `tag`; returns the entries, to be spoilt.
-fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<Entry> {
+pub(super) fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<Entry> {
     let ids: Vec<String> = layers.iter().map(|archive| format!("{:?}", sha256(archive))).collect();
     let config = format!("{CONFIG}{}]}}}}", ids.join(","));
     let config_name = format!("{}.json", hex(&sha256(config.as_bytes())));
@@ -23,20 +23,20 @@ fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<Entry> {
 }
 
 impl Bench {
-    fn import(&self, archive: &[u8], name: Option<&str>) -> Result<Image, StoreError> {
+    pub(super) fn import(&self, archive: &[u8], name: Option<&str>) -> Result<Image, StoreError> {
         fs::write(self.path("archive.tar"), archive).unwrap();
         self.store().import(&self.path("archive.tar"), name, &Quiet)
     }
 
     #[track_caller]
-    fn refuses_import(&self, entries: impl IntoIterator<Item = Entry>, reason: &str) {
+    pub(super) fn refuses_import(&self, entries: impl IntoIterator<Item = Entry>, reason: &str) {
         let error = self.import(&tar(entries), None).unwrap_err().to_string();
         assert!(error.contains(reason), "{error:?} does not say {reason:?}");
         self.assert_untouched();
     }
 
     /// The layout as an archive.
-    fn archived(&self) -> Vec<Entry> {
+    pub(super) fn archived(&self) -> Vec<Entry> {
         let layout = self.path("layout");
         let mut entries = Vec::new();
         for path in files_in(&layout) {
@@ -61,7 +61,7 @@ fn a_layout_folder_and_its_archive_give_the_same_image() {
     let archive = tar(bench.archived());
     let from_archive = bench.import(&archive, None).unwrap();
     assert_eq!((from_archive.name.as_str(), &from_archive.digest), ("crafted", &from_folder.digest));
-    assert_eq!(files_in(&from_archive.rootfs), ["a", "b"]);
+    assert_eq!(brought(&from_archive.rootfs), ["a", "b"]);
     for kind in [GZIP, ZSTD] {
         let image = bench.import(&compress(kind, &archive), Some("registry:5000/team/app:1")).unwrap();
         assert_eq!((image.name.as_str(), image.digest), ("registry:5000/team/app:1", from_folder.digest.clone()));
@@ -76,14 +76,14 @@ fn the_output_of_docker_save_is_an_image() {
     let layers = [tar([file("a", "1"), file("b", "1")]), tar([file(".wh.b", ""), file("c", "2")])];
     let image = bench.import(&tar(docker_save(&layers, "debian:12")), None).unwrap();
     assert_eq!((image.name.as_str(), image.config.cmd.as_slice()), ("debian:12", &["c".to_owned()][..]));
-    assert_eq!(files_in(&image.rootfs), ["a", "c"]);
+    assert_eq!(brought(&image.rootfs), ["a", "c"]);
     // A layer that is compressed, and one that is a link to another's file, as old versions wrote it.
     let mut entries = docker_save(&layers, "debian:12");
     entries[2].content = compress(GZIP, &layers[0]);
     entries[4] = symlink("111/layer.tar", "../000-real/layer.tar");
     entries.push(Entry { content: layers[1].clone(), ..file("000-real/layer.tar", "") });
     let again = bench.import(&tar(entries), Some("other")).unwrap();
-    assert_eq!(files_in(&again.rootfs), ["a", "c"]);
+    assert_eq!(brought(&again.rootfs), ["a", "c"]);
     assert_eq!(again.layers[0].diff_id, image.layers[0].diff_id, "shared whatever the compression");
 }
 
@@ -92,7 +92,7 @@ fn archives_of_images_that_mean_harm_are_refused() {
     let bench = Bench::new();
     let save = || docker_save(&[tar([file("a", "")])], "x");
     bench.refuses_import([file("../neighbour/file", "theirs")], "has a `..`");
-    bench.refuses_import([pax(&[("path", "/etc/passwd")]), file("x", "")], "its path is absolute");
+    bench.refuses_import([pax(&[("path", "/../etc/passwd")]), file("x", "")], "has a `..`");
     bench.refuses_import([file("hello", "")], "is no image: it has neither");
     bench.refuses_import([file("manifest.json", "[]")], "has 0 images");
     bench.refuses_import([file("manifest.json", "{")], "manifest.json: ");
@@ -119,7 +119,7 @@ fn archives_of_images_that_mean_harm_are_refused() {
     bench.layout_with(&[(TAR, tar([file("a", "")]))], |manifest, _| manifest["layers"] = json!([]));
     bench.refuses_import(bench.archived(), "0 layers and 1 diff ids");
     let mut cut = tar(save());
-    cut.truncate(700);
+    cut.truncate(520);
     let error = bench.import(&cut, None).unwrap_err().to_string();
     assert!(error.contains("unexpected EOF"), "{error}");
     bench.assert_untouched();

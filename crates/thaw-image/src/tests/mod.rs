@@ -1,11 +1,14 @@
 //! The store against layouts of our own making, good and bad.
 
 mod archives;
+mod claims;
 mod documents;
 mod hostile;
 mod import;
 mod layers;
+mod names;
 mod store;
+mod tools;
 mod umoci;
 mod verify;
 
@@ -174,7 +177,7 @@ impl Bench {
     }
 
     fn ensure(&self) -> Result<Image, StoreError> {
-        self.store().ensure(&self.path("layout"))
+        self.store().ensure(&self.path("layout")).map(|held| Image::clone(&held))
     }
 
     /// The image of these archives.
@@ -249,6 +252,22 @@ fn compress(kind: &str, archive: &[u8]) -> Vec<u8> {
         ZSTD => zstd::encode_all(archive, 3).unwrap(),
         _ => archive.to_vec(),
     }
+}
+
+/// What the layers of an image brought, sorted: all paths but those that every root file system is given.
+fn brought(rootfs: &Path) -> Vec<String> {
+    let given = |path: &String| {
+        let found = fs::symlink_metadata(rootfs.join(path)).unwrap();
+        match path.as_str() {
+            // The last is the directory that commands of the bench's images start in.
+            "dev" | "etc" | "proc" | "run" | "sys" | "tmp" | "w" => std::os::unix::fs::MetadataExt::mtime(&found) == 0,
+            "etc/hosts" | "etc/hostname" | "etc/resolv.conf" => {
+                found.is_file() && std::os::unix::fs::MetadataExt::nlink(&found) == 1
+            }
+            _ => false,
+        }
+    };
+    files_in(rootfs).into_iter().filter(|path| !given(path)).collect()
 }
 
 /// Every path below a folder, sorted; links are not followed.

@@ -29,9 +29,9 @@ fn the_test_image_goes_from_manifest_to_list() {
     }
     let output = std::process::Command::new(image.rootfs.join("usr/bin/busybox")).args(["echo", "works"]).output();
     assert_eq!(output.unwrap().stdout, b"works\n");
-    assert_eq!(bench.store().list().unwrap(), std::slice::from_ref(&image));
-    assert_eq!(store.get("test").unwrap(), image);
-    assert_eq!(store.ensure(&report.layout).unwrap(), image, "the second time nothing is unpacked");
+    assert_eq!(bench.store().list().unwrap(), std::slice::from_ref(&*image));
+    assert_eq!(*store.get("test").unwrap(), *image);
+    assert_eq!(*store.ensure(&report.layout).unwrap(), *image, "the second time nothing is unpacked");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn many_at_once_unpack_once() {
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let (store, layout) = (Arc::clone(&store), layout.clone());
-            std::thread::spawn(move || store.ensure(&layout).unwrap())
+            std::thread::spawn(move || Image::clone(&store.ensure(&layout).unwrap()))
         })
         .collect();
     let images: Vec<Image> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
@@ -178,8 +178,10 @@ fn an_image_that_a_daemon_may_start_is_neither_removed_nor_pruned() {
     assert_eq!(error, "image \"crafted\" is in use by a daemon that starts containers from it: end that first");
     let newer = bench.unpack(&[tar([file("a", "newer")])]).unwrap();
     assert!(bench.store().prune().unwrap().is_empty() && image.rootfs.exists());
+    let digest = image.digest.clone();
+    drop(image);
+    assert_eq!(bench.store().prune().unwrap(), [digest], "also while the daemon lives");
     drop(daemon);
-    assert_eq!(bench.store().prune().unwrap(), [image.digest]);
     bench.store().remove("crafted").unwrap();
     assert!(!newer.rootfs.exists());
 }
@@ -193,9 +195,9 @@ fn a_store_of_the_first_version_is_emptied_and_one_of_the_future_is_left_alone()
     fs::write(bench.path("store/names/openai"), format!("sha256:{}", "0".repeat(64))).unwrap();
     assert!(bench.store().list().unwrap().is_empty() && !old.exists());
     assert_eq!(files_in(&bench.path("store")), EMPTY_STORE);
-    fs::write(bench.path("store/version"), "3\n").unwrap();
+    fs::write(bench.path("store/version"), "4\n").unwrap();
     let error = Store::open(&bench.path("store")).unwrap_err().to_string();
-    assert!(error.contains("has version 3, and this thawd knows 2: use the thawd that made it, or remove"), "{error}");
+    assert!(error.contains("has version 4, and this thawd knows 3: use the thawd that made it, or remove"), "{error}");
 }
 
 #[test]
@@ -209,4 +211,101 @@ fn a_list_that_was_changed_is_not_believed() {
     bench.layout_with(&second.map(|archive| (TAR, archive)), |_, _| {});
     let error = bench.ensure().unwrap_err().to_string();
     assert!(error.contains("is damaged (its list of files was changed)") && error.contains("image verify"), "{error}");
+}
+
+#[test]
+fn the_images_of_a_store_of_the_second_version_stay_and_are_completed() {
+    let bench = Bench::new();
+    let image = bench.unpack(&[tar([file("a", "")])]).unwrap();
+    // As the version before left it.
+    for path in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        fs::remove_file(image.rootfs.join(path)).unwrap();
+    }
+    for path in ["dev", "etc", "proc", "run", "sys", "tmp"] {
+        fs::remove_dir(image.rootfs.join(path)).unwrap();
+    }
+    let layer = bench.path("store/layers").join(hex(&image.layers[0].diff_id)).join("layer.json");
+    for record in [layer, image.rootfs.parent().unwrap().join("image.json")] {
+        let mut value: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+        value.as_object_mut().unwrap().retain(|key, _| !matches!(key.as_str(), "blobs" | "notes"));
+        fs::write(&record, value.to_string()).unwrap();
+    }
+    fs::write(bench.path("store/version"), "2\n").unwrap();
+    let store = bench.store();
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&image));
+    assert!(image.rootfs.join("proc").is_dir() && image.rootfs.join("etc/hosts").is_file());
+    assert_eq!(store.verify(&Quiet).unwrap().damage, []);
+    assert_eq!(fs::read_to_string(bench.path("store/version")).unwrap(), "3\n");
+}
+
+#[test]
+fn builds_of_one_name_that_were_run_are_freed_and_cost_no_descriptor() {
+    let bench = Bench::new();
+    let daemon = bench.store();
+    let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|target| target.starts_with(bench.path("store")));
+    let descriptors =
+        || fs::read_dir("/proc/self/fd").unwrap().filter(|fd| is_ours(&fd.as_ref().unwrap().path())).count();
+    let mut last = None;
+    for number in 0..20 {
+        bench.unpack(&[tar([file("a", &number.to_string())])]).unwrap();
+        drop(last.take());
+        // A run, and a second one of the same image.
+        let (one, two) = (daemon.get("crafted").unwrap(), daemon.get("crafted").unwrap());
+        assert_eq!(descriptors(), 1, "all who use an image share one");
+        drop(one);
+        last = Some(two);
+    }
+    assert_eq!(daemon.prune().unwrap().len(), 19);
+    assert!(daemon.remove("crafted").is_err(), "the last one runs");
+    drop(last);
+    assert_eq!(descriptors(), 0);
+    daemon.remove("crafted").unwrap();
+    assert_eq!(files_in(&bench.path("store")), EMPTY_STORE);
+}
+
+#[test]
+fn whoever_gets_an_image_has_it_however_it_is_removed_meanwhile() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let bench = Bench::new();
+    bench.unpack(&[tar([file("a", "content")])]).unwrap();
+    let (done, layout) = (AtomicBool::new(false), bench.path("layout"));
+    let got = std::thread::scope(|scope| {
+        let user = || {
+            // A process of its own, as far as locks go.
+            let store = bench.store();
+            let mut got = 0;
+            while !done.load(Ordering::Relaxed) {
+                match store.get("crafted") {
+                    Ok(image) => {
+                        for _ in 0..2 {
+                            assert_eq!(fs::read_to_string(image.rootfs.join("a")).unwrap(), "content");
+                            std::thread::yield_now();
+                        }
+                        got += 1;
+                    }
+                    Err(StoreError::NotFound { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            got
+        };
+        let users = [scope.spawn(user), scope.spawn(user)];
+        let store = bench.store();
+        let mut removed = 0;
+        let begun = std::time::Instant::now();
+        while removed < 50 && begun.elapsed() < std::time::Duration::from_secs(20) {
+            match store.remove("crafted") {
+                Ok(()) => {
+                    removed += 1;
+                    store.import(&layout, None, &Quiet).unwrap();
+                }
+                Err(StoreError::InUse { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(removed >= 5, "removed {removed} times only");
+        users.map(|user| user.join().unwrap()).iter().sum::<u32>()
+    });
+    assert!(got > 0, "it was never there");
 }

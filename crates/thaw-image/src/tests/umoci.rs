@@ -8,7 +8,7 @@ use super::*;
 #[test]
 fn sanitise_scoping() {
     let bench = Bench::new();
-    bench.refuses(&[tar([pax(&[("path", "/../file")]), file("x", "theirs")])], "is absolute");
+    bench.refuses(&[tar([pax(&[("path", "/../file")]), file("x", "theirs")])], "has a `..`");
     bench.refuses(&[tar([file("../file", "theirs")])], "has a `..`");
 }
 
@@ -88,7 +88,7 @@ fn opaque_whiteouts_hide_all_of_lower_layers_in_any_order() {
         let bench = Bench::new();
         let image = bench.unpack(&[lower(), tar(upper)]).unwrap();
         let left = ["dir", "dir/new", "dir/newdir", "dir/newdir/file", "dir/replaced", "other", "other/stays"];
-        assert_eq!(files_in(&image.rootfs), left, "{at}");
+        assert_eq!(brought(&image.rootfs), left, "{at}");
         assert_eq!(fs::read_to_string(image.rootfs.join("dir/replaced")).unwrap(), "new");
     }
 }
@@ -112,7 +112,8 @@ fn hard_links_to_files_and_to_symlinks_without_their_owners() {
     if rustix::process::geteuid().is_root() {
         assert_eq!((of("regular").uid(), of("link").uid()), (0, 0));
     }
-    // umoci resolves these within the root.
-    bench.refuses_only(&[tar([file("regular", ""), hardlink("hard", "/regular")])], "is absolute");
+    // umoci resolves these within the root; thawd the first only.
+    let image = bench.unpack(&[tar([file("regular", ""), hardlink("hard", "/regular")])]).unwrap();
+    assert_eq!(brought(&image.rootfs), ["hard", "regular"]);
     bench.refuses_only(&[tar([symlink("link", "x"), hardlink("hard", "../../../link")])], "has a `..`");
 }

@@ -51,6 +51,52 @@ impl<'a> Composer<'a> {
         while let Some(entry) = next().map_err(|error| UnpackError::io(b"", error))? {
             self.entry(&entry, files, &mut number)?;
         }
+        self.settle()
+    }
+
+    /// Makes what every container has something mounted on, where no layer has anything of that name: the root of a
+    /// container is read-only, so that it cannot be made later. Then the directory that commands start in, `workdir`, as
+    /// `owner`'s. What is there stays as it is, links and files too.
+    pub(crate) fn complete(&mut self, workdir: &[u8], owner: Owner) -> Result<(), UnpackError> {
+        (self.made, self.directories) = (HashSet::new(), BTreeMap::new());
+        let root = self.root.directory(b"", true).map_err(|error| UnpackError::io(b"", error))?;
+        self.touch(b"", &root);
+        for (name, mode) in DIRECTORIES {
+            if !exists(&root, name)? {
+                self.directory(&root, name, name, Attributes { mode, owner: Owner::ROOT, mtime: 0 })?;
+            }
+        }
+        match self.root.directory(b"etc", false) {
+            Ok(etc) => {
+                self.touch(b"etc", &etc);
+                for name in EMPTY_FILES {
+                    if !exists(&etc, name)? {
+                        make_empty(&etc, name).map_err(|error| UnpackError::io(name, error))?;
+                    }
+                }
+            }
+            // A link or a file: the image's own affair.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {}
+            Err(error) => return Err(UnpackError::io(b"etc", error)),
+        }
+        let clean: Vec<&[u8]> =
+            workdir.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+        if !clean.is_empty() && !clean.contains(&&b".."[..]) && !clean.iter().any(|part| part.contains(&0)) {
+            let path = clean.join(&b'/');
+            let there = self.root.directory(&path, true);
+            if there.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+                // One that cannot be made is told by the command that cannot start in it.
+                if let Ok(made) = self.parent(&path) {
+                    let attributes = Attributes { mode: 0o755, owner, mtime: 0 };
+                    self.directories.insert(path, (made.inode, attributes));
+                }
+            }
+        }
+        self.settle()
+    }
+
+    /// Sets what can be set only when nothing changes any more.
+    fn settle(&mut self) -> Result<(), UnpackError> {
         for (inode, (path, modified)) in std::mem::take(&mut self.touched) {
             self.root.set_modified(&path, inode, modified).map_err(|error| UnpackError::io(&path, error))?;
         }
@@ -197,6 +243,31 @@ impl<'a> Composer<'a> {
         }
         Ok(above)
     }
+}
+
+/// Directories that containers have something mounted on, and their modes.
+const DIRECTORIES: [(&[u8], u32); 6] =
+    [(b"dev", 0o755), (b"etc", 0o755), (b"proc", 0o555), (b"run", 0o755), (b"sys", 0o555), (b"tmp", 0o1777)];
+/// Files in `/etc` that an engine mounts its own over.
+const EMPTY_FILES: [&[u8]; 3] = [b"hosts", b"hostname", b"resolv.conf"];
+
+/// Whether a directory has something of that name.
+fn exists(above: &Directory, name: &[u8]) -> Result<bool, UnpackError> {
+    match rustix::fs::statat(&above.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(error) => Err(UnpackError::io(name, error.into())),
+    }
+}
+
+/// Makes an empty file that everybody can read.
+fn make_empty(above: &Directory, name: &[u8]) -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags, Timestamps};
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&above.fd, name, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))?;
+    let time = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
 }
 
 /// Says what the system's answer means for an archive.

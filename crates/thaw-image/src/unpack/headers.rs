@@ -1,19 +1,23 @@
 //! Reads tar headers, one entry at a time, with all long names and numbers resolved.
 //!
-//! Crate `tar` splits the archive into raw entries; the extension headers are read here, where their size can be
-//! bounded and their contradictions refused.
+//! Crate `tar` knows the fields of a header; the archive is split into entries, and extension headers are read, here,
+//! where sizes can be bounded and contradictions refused.
 
 use std::io::{self, Read};
 
-use tar::{Archive, EntryType};
+use tar::EntryType;
 
 use super::UnpackError;
+use super::blocks::{Blocks, number};
 use super::root::Owner;
 
 /// Longest path or link target, bytes: the kernel's own limit.
 const MAX_NAME: u64 = 4096;
 /// Largest extension header, bytes: room for several long names and attributes.
 const MAX_EXTENSION: u64 = 64 * 1024;
+/// Smallest size that has no place in the octal field of a header, bytes: 8 GiB. Writers put 0 there and the size into
+/// an extension header.
+const BEYOND_OCTAL: u64 = 1 << 33;
 
 /// One entry of a layer.
 pub(crate) struct Item {
@@ -30,9 +34,24 @@ pub(crate) struct Item {
 /// The kinds of entries that are unpacked.
 pub(crate) enum ItemKind {
     Directory,
-    File { size: u64 },
-    Symlink { target: Vec<u8> },
-    Hardlink { target: Vec<u8> },
+    File {
+        size: u64,
+    },
+    Symlink {
+        target: Vec<u8>,
+    },
+    Hardlink {
+        target: Vec<u8>,
+    },
+    /// A device or pipe, in words.
+    Special(&'static str),
+}
+
+impl ItemKind {
+    /// Bytes of its content.
+    fn size(&self) -> u64 {
+        if let ItemKind::File { size } = self { *size } else { 0 }
+    }
 }
 
 /// What extension headers say about the entry that follows them.
@@ -60,43 +79,49 @@ pub(crate) fn each(
     archive: impl Read,
     mut handle: impl FnMut(&Item, &mut dyn Read) -> Result<(), UnpackError>,
 ) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(archive);
+    let mut blocks = Blocks::new(archive);
     let mut extensions = Extensions::default();
-    for entry in archive.entries().map_err(UnpackError::Archive)?.raw(true) {
-        let mut entry = entry.map_err(UnpackError::Archive)?;
-        let header = entry.header().clone();
-        match header.entry_type() {
+    while let Some(header) = blocks.header().map_err(UnpackError::Archive)? {
+        let kind = header.entry_type();
+        let is_extension = matches!(
+            kind,
+            EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader
+        );
+        if !is_extension {
+            let item = item(&header, std::mem::take(&mut extensions))?;
+            handle(&item, &mut blocks.content(item.kind.size()))?;
+            continue;
+        }
+        let size = number(&header.as_old().size).and_then(|size| u64::try_from(size).ok());
+        let mut content = blocks.content(size.ok_or_else(|| corrupt("extension header without a size"))?);
+        match kind {
             EntryType::GNULongName => {
-                set(&mut extensions.path, long_name(&mut entry)?)?;
+                set(&mut extensions.path, long_name(&mut content)?)?;
                 extensions.any = true;
             }
             EntryType::GNULongLink => {
-                set(&mut extensions.link, long_name(&mut entry)?)?;
+                set(&mut extensions.link, long_name(&mut content)?)?;
                 extensions.any = true;
             }
             EntryType::XHeader => {
                 extensions.any = true;
-                pax(&mut extensions, &bounded(&mut entry, MAX_EXTENSION)?)?;
+                pax(&mut extensions, &bounded(&mut content, MAX_EXTENSION)?)?;
             }
-            EntryType::XGlobalHeader => {
+            _ => {
                 // A global header may carry a comment (git writes one); anything that would change all entries
                 // after it is read differently by different programs.
                 let mut global = Extensions::default();
-                pax(&mut global, &bounded(&mut entry, MAX_EXTENSION)?)?;
+                pax(&mut global, &bounded(&mut content, MAX_EXTENSION)?)?;
                 if !global.is_empty() {
                     return Err(corrupt("global header that changes entries"));
                 }
-            }
-            _ => {
-                let item = item(&header, std::mem::take(&mut extensions))?;
-                handle(&item, &mut entry)?;
             }
         }
     }
     if extensions.any {
         return Err(corrupt("ends after an extension header"));
     }
-    ends_in_zeros(archive.into_inner())
+    ends_in_zeros(blocks.into_inner())
 }
 
 fn corrupt(reason: &str) -> UnpackError {
@@ -113,14 +138,20 @@ fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), UnpackError> {
 fn item(header: &tar::Header, extensions: Extensions) -> Result<Item, UnpackError> {
     let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
     let bad = |reason: &str| UnpackError::entry(&path, reason);
-    if path.is_empty() || path.len() as u64 > MAX_NAME {
+    // A directory without a name is the root, as in Go's tools.
+    if path.len() as u64 > MAX_NAME || (path.is_empty() && header.entry_type() != EntryType::Directory) {
         return Err(bad("its path is empty or longer than 4096 bytes"));
     }
-    let io = |_| bad("a number in its header cannot be read");
-    let size = header.entry_size().map_err(io)?;
-    if extensions.size.is_some_and(|other| other != size) {
-        return Err(bad("two headers give it different sizes"));
-    }
+    let read = |field: &[u8]| number(field).ok_or_else(|| bad("a number in its header cannot be read"));
+    let own = u64::try_from(read(&header.as_old().size)?).map_err(|_| bad("its size is negative"))?;
+    let size = match extensions.size {
+        // A size that fits its field must be there: readers that know no extension would lose their place.
+        Some(said) if said != own && !(own == 0 && said >= BEYOND_OCTAL) => {
+            return Err(bad("two headers give it different sizes"));
+        }
+        Some(said) => said,
+        None => own,
+    };
     let link = || {
         let target = match &extensions.link {
             Some(link) => link.clone(),
@@ -138,22 +169,29 @@ fn item(header: &tar::Header, extensions: Extensions) -> Result<Item, UnpackErro
         EntryType::Regular | EntryType::Continuous => ItemKind::File { size },
         EntryType::Symlink => ItemKind::Symlink { target: link()? },
         EntryType::Link => ItemKind::Hardlink { target: link()? },
-        EntryType::Char | EntryType::Block => return Err(bad("is a device, which images may not bring")),
-        EntryType::Fifo => return Err(bad("is a named pipe, which images may not bring")),
-        EntryType::GNUSparse => return Err(bad("is a sparse file, which OCI layers may not have")),
+        EntryType::Char => ItemKind::Special("a character device"),
+        EntryType::Block => ItemKind::Special("a block device"),
+        EntryType::Fifo => ItemKind::Special("a named pipe"),
+        EntryType::GNUSparse => {
+            return Err(bad("is a sparse file, which OCI layers may not have: make the layer without tar's --sparse"));
+        }
         other => return Err(bad(&format!("has the unknown type {:#04x}", other.as_byte()))),
     };
+    if i64::try_from(size).is_err() {
+        return Err(bad("its size is out of range"));
+    }
     if size != 0 && !matches!(kind, ItemKind::File { .. }) {
         return Err(bad("has content, but is no file"));
     }
-    let uid = extensions.uid.map_or_else(|| header.uid().map_err(io), Ok)?;
-    let gid = extensions.gid.map_or_else(|| header.gid().map_err(io), Ok)?;
-    let owner = Owner::new(uid, gid).ok_or_else(|| bad("its owner is above 2147483647"))?;
-    let mtime = match extensions.mtime {
-        Some(mtime) => mtime,
-        None => i64::try_from(header.mtime().map_err(io)?).map_err(|_| bad("its time is out of range"))?,
+    let id = |said: Option<u64>, field: &[u8]| match said {
+        Some(id) => Ok(id),
+        None => u64::try_from(read(field)?).map_err(|_| bad("its owner is negative")),
     };
-    let mode = header.mode().map_err(io)?;
+    let (uid, gid) = (id(extensions.uid, &header.as_old().uid)?, id(extensions.gid, &header.as_old().gid)?);
+    let owner = Owner::new(uid, gid).ok_or_else(|| bad("its owner is above 2147483647"))?;
+    let mtime = extensions.mtime.map_or_else(|| read(&header.as_old().mtime), Ok)?;
+    // Twelve bits count; some writers put the kind of the file there too.
+    let mode = u32::try_from(read(&header.as_old().mode)? & 0o7777).unwrap_or_default();
     Ok(Item { path, kind, mode, owner, mtime })
 }
 
@@ -168,9 +206,8 @@ fn bounded(content: &mut impl Read, limit: u64) -> Result<Vec<u8>, UnpackError> 
 
 fn long_name(content: &mut impl Read) -> Result<Vec<u8>, UnpackError> {
     let mut name = bounded(content, MAX_NAME + 1)?;
-    if name.last() == Some(&0) {
-        name.pop();
-    }
+    let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    name.truncate(end);
     Ok(name)
 }
 
@@ -179,7 +216,7 @@ fn pax(extensions: &mut Extensions, mut bytes: &[u8]) -> Result<(), UnpackError>
     let bad = || corrupt("malformed extension header");
     while !bytes.is_empty() {
         let space = bytes.iter().position(|b| *b == b' ').ok_or_else(bad)?;
-        let length: usize = number(&bytes[..space]).ok_or_else(bad)?;
+        let length: usize = decimal(&bytes[..space]).ok_or_else(bad)?;
         if length > bytes.len() || length < space + 2 || bytes[length - 1] != b'\n' {
             return Err(bad());
         }
@@ -190,15 +227,18 @@ fn pax(extensions: &mut Extensions, mut bytes: &[u8]) -> Result<(), UnpackError>
         match key {
             b"path" => set(&mut extensions.path, value.to_vec())?,
             b"linkpath" => set(&mut extensions.link, value.to_vec())?,
-            b"size" => set(&mut extensions.size, number(value).ok_or_else(bad)?)?,
-            b"uid" => set(&mut extensions.uid, number(value).ok_or_else(bad)?)?,
-            b"gid" => set(&mut extensions.gid, number(value).ok_or_else(bad)?)?,
+            b"size" => set(&mut extensions.size, decimal(value).ok_or_else(bad)?)?,
+            b"uid" => set(&mut extensions.uid, decimal(value).ok_or_else(bad)?)?,
+            b"gid" => set(&mut extensions.gid, decimal(value).ok_or_else(bad)?)?,
             // Fractions of a second are dropped.
             b"mtime" => {
                 let whole = value.split(|b| *b == b'.').next().unwrap_or_default();
-                set(&mut extensions.mtime, number(whole).ok_or_else(bad)?)?;
+                let whole = if whole.is_empty() && value.len() > 1 { b"0" } else { whole };
+                set(&mut extensions.mtime, decimal(whole).ok_or_else(bad)?)?;
             }
-            key if key.starts_with(b"GNU.sparse.") => return Err(corrupt("sparse files are not for OCI layers")),
+            key if key.starts_with(b"GNU.sparse.") => {
+                return Err(corrupt("sparse files are not for OCI layers: make the layer without tar's --sparse"));
+            }
             // The rest: times of access, names of owners, and extended attributes, of which a file capability is
             // as good as a setuid bit. None is taken over.
             _ => {}
@@ -207,7 +247,7 @@ fn pax(extensions: &mut Extensions, mut bytes: &[u8]) -> Result<(), UnpackError>
     Ok(())
 }
 
-fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+fn decimal<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 

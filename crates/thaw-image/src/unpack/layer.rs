@@ -1,5 +1,6 @@
 //! Reads a layer's archive into numbered files and the list of what it says.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,8 +9,9 @@ use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
 use super::content::{self, Entry, Kind, What};
 use super::headers::{self, Item, ItemKind};
+use super::notes::Notes;
 use super::root::Owner;
-use super::{Limits, UnpackError, Used};
+use super::{Limits, UnpackError, Used, printable};
 use crate::digest::{FileHasher, HashingWriter};
 use crate::progress::Progress;
 
@@ -26,6 +28,8 @@ pub(crate) struct Unpacked {
     pub(crate) used: Used,
     /// Digest of the list of its entries.
     pub(crate) contents: String,
+    /// What of it was not taken over.
+    pub(crate) notes: Notes,
 }
 
 /// Reads an uncompressed tar archive: its files go to the empty directory `files`, named by their number, and the
@@ -43,6 +47,8 @@ pub(crate) fn unpack(
         files,
         list: HashingWriter::new(BufWriter::new(list)),
         next: 0,
+        special: HashSet::new(),
+        notes: Notes::default(),
         set_owners: rustix::process::geteuid().is_root(),
         used: used.clone(),
         limits,
@@ -52,7 +58,7 @@ pub(crate) fn unpack(
     headers::each(archive, |item, content| reader.item(item, content))?;
     let (mut list, _, contents) = reader.list.finish();
     list.flush().map_err(|error| UnpackError::io(b"", error))?;
-    Ok(Unpacked { used: reader.used.since(used), contents })
+    Ok(Unpacked { used: reader.used.since(used), contents, notes: reader.notes })
 }
 
 struct Reader<'a> {
@@ -60,6 +66,9 @@ struct Reader<'a> {
     list: HashingWriter<BufWriter<File>>,
     /// Number of the next file.
     next: u64,
+    /// Paths of devices and pipes, which were left out: so are other names of theirs.
+    special: HashSet<Vec<u8>>,
+    notes: Notes,
     /// Owners can only be set by root.
     set_owners: bool,
     /// Of this layer and those below.
@@ -87,14 +96,29 @@ impl Reader<'_> {
             }
             Entry { path: join(parent, hidden), what: What::Whiteout }
         } else {
-            let what = self.what(item, &path, content)?;
-            Entry { path, what }
+            match self.what(item, &path, content)? {
+                Some(what) => Entry { path, what },
+                None => return Ok(()),
+            }
         };
         content::write(&mut self.list, &entry).map_err(|error| UnpackError::io(&item.path, error))
     }
 
-    fn what(&mut self, item: &Item, path: &[u8], content: &mut dyn Read) -> Result<What, UnpackError> {
+    /// What an entry does; `None` if it is left out.
+    fn what(&mut self, item: &Item, path: &[u8], content: &mut dyn Read) -> Result<Option<What>, UnpackError> {
+        if self.special.remove(path) {
+            // The last of several entries for one path counts.
+            self.notes.forget_left_out(&printable(path));
+        }
+        if item.mode & 0o6000 != 0 && matches!(item.kind, ItemKind::File { .. }) {
+            self.notes.setuid(&printable(path));
+        }
         let (kind, mode) = match &item.kind {
+            ItemKind::Special(what) => {
+                self.notes.left_out(&printable(path), what);
+                self.special.insert(path.to_vec());
+                return Ok(None);
+            }
             // The sticky bit of a directory such as /tmp is the only special one that does no harm.
             ItemKind::Directory => (Kind::Directory, item.mode & 0o1777),
             ItemKind::Symlink { target } => (Kind::Symlink { target: target.clone() }, 0o777),
@@ -117,17 +141,20 @@ impl Reader<'_> {
                 if target.is_empty() {
                     return Err(UnpackError::entry(&item.path, "is a link to a directory"));
                 }
-                return Ok(What::Hardlink { target });
+                if self.special.contains(&target) {
+                    self.notes.left_out(&printable(path), "another name of one of them");
+                    self.special.insert(path.to_vec());
+                    return Ok(None);
+                }
+                return Ok(Some(What::Hardlink { target }));
             }
         };
-        Ok(What::Node { kind, mode, owner: item.owner, mtime: item.mtime })
+        Ok(Some(What::Node { kind, mode, owner: item.owner, mtime: item.mtime }))
     }
 
-    /// Checks a path and returns it without `.` and doubled slashes; empty means the root.
+    /// Checks a path and returns it from the root of the image on, whether it begins with a slash or not, without `.` and
+    /// doubled slashes; empty means the root.
     fn checked(&mut self, path: &[u8]) -> Result<Vec<u8>, UnpackError> {
-        if path.first() == Some(&b'/') {
-            return Err(UnpackError::entry(path, "its path is absolute"));
-        }
         let mut clean = Vec::with_capacity(path.len());
         let mut depth = 0;
         for part in path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")) {

@@ -8,10 +8,12 @@
 //! within the root (`openat2`), nothing is overwritten in place, no device is made, no setuid bit or extended
 //! attribute survives, and an archive that two programs could read differently is refused.
 
+mod blocks;
 mod compose;
 mod content;
 mod headers;
 mod layer;
+mod notes;
 mod root;
 
 use std::fmt;
@@ -25,6 +27,8 @@ pub(super) use self::compose::Composer;
 pub(super) use self::content::{Contents, Entry, Kind, What};
 pub(super) use self::headers::{ItemKind, each};
 pub(super) use self::layer::unpack;
+pub(super) use self::notes::Notes;
+pub(super) use self::root::Owner;
 
 /// What one image may cost. Reaching a limit refuses the image.
 #[derive(Debug, Clone)]

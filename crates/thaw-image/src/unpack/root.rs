@@ -24,10 +24,10 @@ impl Owner {
         (self.uid, self.gid)
     }
 
-    pub(super) const ROOT: Owner = Owner { uid: 0, gid: 0 };
+    pub(crate) const ROOT: Owner = Owner { uid: 0, gid: 0 };
 
     /// `None` above 2^31 - 1: such numbers mean "unchanged" or overflow somewhere.
-    pub(super) fn new(uid: u64, gid: u64) -> Option<Self> {
+    pub(crate) fn new(uid: u64, gid: u64) -> Option<Self> {
         let number = |id| i32::try_from(id).ok().map(i32::unsigned_abs);
         Some(Owner { uid: number(uid)?, gid: number(gid)? })
     }
