@@ -20,7 +20,7 @@ mod work;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,10 @@ impl BuildOptions {
 
 /// The folder above the one that an image's folder is in.
 fn repository(manifest_dir: &Path) -> PathBuf {
+    // What an image includes is named from its own folder, `images/NAME/../OTHER`: there, the parents are no plain names.
+    if manifest_dir.components().any(|part| part == Component::ParentDir) {
+        return manifest_dir.join("../..");
+    }
     manifest_dir.parent().and_then(Path::parent).map_or_else(|| manifest_dir.join("../.."), Path::to_owned)
 }
 
