@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::AtomicU64;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -184,8 +183,7 @@ impl<F: Future> Future for Charged<F> {
 
 /// CPU time of this thread.
 fn thread_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    thaw_os::kernel::thread_cpu_time().as_secs_f64()
 }
 
 #[cfg(test)]

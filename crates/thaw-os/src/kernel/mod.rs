@@ -10,7 +10,7 @@ mod mount;
 mod network;
 mod watch;
 
-pub use clock::since_boot;
+pub use clock::{since_boot, thread_cpu_time};
 pub use clone::{Cloned, clone_container};
 pub use exec::execute;
 pub use message::{Received, peek, peek_from_the_start, receive, send};
