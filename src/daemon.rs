@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -104,16 +105,42 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
 /// The first mistake found.
 pub fn check(config: &Config) -> Result<usize, DaemonError> {
     telemetry::check_filter(&config.log.filter)?;
-    let providers = load_providers(config)?;
-    image_settings(config)?;
-    for (name, provider) in &providers {
-        let changes = config.provider.get(name).cloned().unwrap_or_default();
-        policy(config, name, provider, &changes)?;
-        prestart_plans(name, provider, &changes)?;
+    Ok(Checked::new(config)?.providers.len())
+}
+
+/// What follows from a configuration in which everything has been found right. It comes before anything that an earlier
+/// daemon left is touched: dropping a survivor destroys it, so a mistake has to be found while they are still the keeper's.
+struct Checked {
+    providers: BTreeMap<String, CheckedProvider>,
+    image_runs: ImageSettings,
+    /// This program.
+    program: PathBuf,
+    init: PathBuf,
+}
+
+struct CheckedProvider {
+    provider: Arc<Provider>,
+    policy: Arc<Policy>,
+    /// What is started ahead of time, and how often.
+    plans: Vec<(prestart::Plan, usize)>,
+    base_url: Option<String>,
+}
+
+impl Checked {
+    fn new(config: &Config) -> Result<Self, DaemonError> {
+        let image_runs = image_settings(config)?;
+        let check = |(name, provider): (String, Provider)| {
+            let changes = config.provider.get(&name).cloned().unwrap_or_default();
+            let policy = Arc::new(policy(config, &name, &provider, &changes)?);
+            let plans = prestart_plans(&name, &provider, &changes)?;
+            let base_url = changes.base_url;
+            Ok((name, CheckedProvider { provider: Arc::new(provider), policy, plans, base_url }))
+        };
+        let providers = load_providers(config)?.into_iter().map(check).collect::<Result<_, DaemonError>>()?;
+        let program = std::env::current_exe().map_err(io_error("find this program"))?;
+        let init = init_program(config, &program)?;
+        Ok(Self { providers, image_runs, program, init })
     }
-    let program = std::env::current_exe().map_err(io_error("find this program"))?;
-    init_program(config, &program)?;
-    Ok(providers.len())
 }
 
 /// What an earlier daemon left with the keeper.
@@ -141,6 +168,11 @@ impl Survivors {
     /// The ids of containers that live.
     fn containers(&self) -> BTreeSet<String> {
         self.containers.keys().cloned().collect()
+    }
+
+    /// Leaves all of them to the next daemon: the keeper has what they consist of.
+    fn leave(self) {
+        std::mem::forget(self);
     }
 
     /// Those that nobody had claimed.
@@ -182,7 +214,7 @@ impl Drop for Begun {
             tracing::debug!(%error, "the socket of a start that failed");
         }
         if let Some((keeper, hierarchy)) = self.keeper.take() {
-            keeper.end();
+            keeper.end_blocking();
             hierarchy.remove_base();
         }
     }
@@ -205,7 +237,7 @@ pub struct Daemon {
     run_dir: PathBuf,
     connections: config::Connections,
     /// The metrics' own listener.
-    metrics_listener: Option<tokio::net::TcpListener>,
+    metrics_listener: Option<(tokio::net::TcpListener, api::MetricsLimits)>,
     own_metrics: DaemonMetrics,
     /// Its own for as long as it lives.
     directories: [Sole; 2],
@@ -218,14 +250,15 @@ impl Daemon {
     /// # Errors
     /// See [`DaemonError`].
     pub fn start(config: &Config, inherited: Option<std::os::unix::net::UnixListener>) -> Result<Self, DaemonError> {
+        // Before anything is taken over: what runs stays with the keeper when there is a mistake.
+        let Checked { providers, image_runs, program, init } = Checked::new(config)?;
+        let made_by = container::made_by(&init).map_err(io_error(format!("read {}", init.display())))?;
         let paths = &config.paths;
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
         // First of all: a second daemon must not sweep what is the first one's.
         let directories =
             [Sole::take(&paths.state_dir, "paths.state_dir")?, Sole::take(&paths.run_dir, "paths.run_dir")?];
-        // Before anything is taken over: what runs stays with the keeper when there is a mistake.
-        check(config)?;
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -234,7 +267,7 @@ impl Daemon {
         .map_err(io_error(format!("listen on {}", config.api.socket.display())))?;
         let mut begun = Begun { socket: made_socket.then(|| socket.clone()), keeper: None };
         let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
-        let providers = load_providers(config)?;
+        let metrics_listener = metrics_listener.map(|listener| (listener, metrics_limits(config)));
         let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
 
         let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?);
@@ -246,25 +279,32 @@ impl Daemon {
         let own_metrics = DaemonMetrics::new(&mut registry);
         let gauges = api::Gauges::new(&mut registry);
 
-        let program = std::env::current_exe().map_err(io_error("find this program"))?;
-        let init = init_program(config, &program)?;
+        let spools = Spools::new().map_err(io_error("make a tmpfs for output"))?;
         let place = keeper::Place {
             program: program.clone(),
             run_dir: paths.run_dir.clone(),
             timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
+            stall: Duration::from_millis(config.daemon.keeper_stall_ms),
         };
         let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy), own_metrics.keeper_failures.clone())?;
         if kept.is_empty() {
             begun.keeper = Some((Arc::clone(&keeper), Arc::clone(&hierarchy)));
         }
-        let spawner = Spawner::start(program, init, own_metrics.spawner_failures.clone());
-        let settings = container_settings(config);
+        let settings = container_settings(config, made_by);
+        let spawner = Spawner::start(program, init, settings.create_timeout, own_metrics.spawner_failures.clone());
         let keeps = Some(Arc::clone(&keeper));
         let gate = Gate::new(gate_settings(config));
         let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps, gate);
         let containers = Arc::new(containers);
         let mut survivors = Survivors::find(&containers, kept);
-        let swept = hierarchy.sweep(&survivors.containers())?;
+        // From here on nothing may fail that would drop the survivors.
+        let swept = match hierarchy.sweep(&survivors.containers()) {
+            Ok(swept) => swept,
+            Err(error) => {
+                survivors.leave();
+                return Err(error.into());
+            }
+        };
         if swept > 0 {
             own_metrics.swept.inc_by(swept as u64);
             tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
@@ -273,14 +313,12 @@ impl Daemon {
         let (mut served, mut policies) = (BTreeMap::new(), BTreeMap::new());
         for (name, provider) in providers {
             let warm = survivors.warm_of(&name);
-            let (one, policy) = serve_provider(config, &name, Arc::new(provider), &supply, &images, warm)?;
-            policies.insert(name.clone(), policy);
+            policies.insert(name.clone(), Arc::clone(&provider.policy));
+            let one = serve_provider(config, &name, provider, &supply, &images, warm);
             served.insert(name, one);
         }
-        let image_settings = image_settings(config)?;
-        policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_settings.egress));
-        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_settings);
-        let spools = Spools::new().map_err(io_error("make a tmpfs for output"))?;
+        policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_runs.egress));
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_runs);
         let memory = own_memory_limit(hierarchy.layout());
         let settings = execution_settings(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
@@ -331,6 +369,12 @@ impl Daemon {
         &self.executions
     }
 
+    /// Asks its API how it is, without a connection that clients could use up.
+    pub fn health(&self) -> impl Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + use<> {
+        let router = api::router(Arc::clone(&self.state));
+        move || Box::pin(api::is_healthy(router.clone()))
+    }
+
     /// The socket that it listens on.
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -345,10 +389,8 @@ impl Daemon {
     pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
         let Self { executions, containers, keeper, state, listener, socket, on_stop, .. } = self;
         let Self { made_socket, connections, metrics_listener, directories: _alive, run_dir, socket_group, .. } = self;
-        let metrics = metrics_listener.map(|listener| {
-            let routes = api::metrics_router(Arc::clone(&state));
-            let stopped = stop.clone().cancelled_owned();
-            tokio::spawn(async move { axum::serve(listener, routes).with_graceful_shutdown(stopped).await })
+        let metrics = metrics_listener.map(|(listener, limits)| {
+            tokio::spawn(api::serve_metrics(listener, Arc::clone(&state), limits, stop.clone()))
         });
         let forget = tokio::spawn({
             let executions = Arc::clone(&executions);
@@ -398,7 +440,7 @@ impl Daemon {
         if orderly.await.is_err() {
             tracing::error!("something did not end in time; the next start clears it away");
         }
-        keeper.end();
+        keeper.end().await;
         containers.hierarchy().remove_base();
         if let Some(metrics) = metrics {
             metrics.abort();
@@ -462,6 +504,16 @@ impl Reach {
     }
 }
 
+fn metrics_limits(config: &Config) -> api::MetricsLimits {
+    let metrics = &config.metrics;
+    api::MetricsLimits {
+        // More connections than tokio can count are no limit.
+        connections: metrics.max_connections.min(tokio::sync::Semaphore::MAX_PERMITS),
+        patience: Duration::from_secs(metrics.timeout_seconds),
+        max_age: Duration::from_millis(metrics.max_age_ms),
+    }
+}
+
 fn listen_for_metrics(address: std::net::SocketAddr) -> Result<tokio::net::TcpListener, DaemonError> {
     let listener = std::net::TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -522,8 +574,9 @@ fn init_program(config: &Config, program: &Path) -> Result<PathBuf, DaemonError>
     Err(io_error(what)(io::ErrorKind::NotFound.into()))
 }
 
-fn container_settings(config: &Config) -> container::Settings {
+fn container_settings(config: &Config, made_by: String) -> container::Settings {
     container::Settings {
+        made_by,
         max: config.container.max,
         ephemeral_bytes: config.container.ephemeral_bytes,
         ephemeral_inodes: config.container.ephemeral_inodes,
@@ -531,6 +584,7 @@ fn container_settings(config: &Config) -> container::Settings {
         limit_visible_cpus: config.container.limit_visible_cpus,
         id_start: config.container.id_start,
         create_timeout: Duration::from_secs(config.container.create_timeout_seconds),
+        scarce_percent: config.pool.clearing_scarce_percent,
         proxy_port: config.egress.port,
         egress: (&config.egress.limits).into(),
         mount_point: config.paths.run_dir.clone(),
@@ -636,20 +690,19 @@ fn limits(class: &ResourceClass) -> Limits {
 fn serve_provider(
     config: &Config,
     name: &str,
-    provider: Arc<Provider>,
+    checked: CheckedProvider,
     supply: &Arc<Supply>,
     images: &Arc<Store>,
     mut warm: Vec<Orphan>,
-) -> Result<(Served, Arc<Policy>), DaemonError> {
-    let changes = config.provider.get(name).cloned().unwrap_or_default();
-    let policy = Arc::new(policy(config, name, &provider, &changes)?);
+) -> Served {
+    let CheckedProvider { provider, policy, plans, base_url } = checked;
     let image_env = Arc::new(Mutex::new(Vec::new()));
     let source = Arc::new(Source {
         provider: Arc::clone(&provider),
         images: Arc::clone(images),
         image_env: Arc::clone(&image_env),
         layout: config.paths.layouts().join(&provider.image),
-        policy: Arc::clone(&policy),
+        policy,
         proxy_port: config.egress.port,
         reclaim: reclaim(config.pool.squeeze),
     });
@@ -662,13 +715,13 @@ fn serve_provider(
         Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare, own)
     };
     let pool = start(Stage::Created, config.pool_bounds(name, provider.pool_target), None);
-    let prestarted = prestart_plans(name, &provider, &changes)?.into_iter().map(|(plan, target)| {
+    let prestarted = plans.into_iter().map(|(plan, target)| {
         let plan = Arc::new(plan);
         // As many as the operator says: what they hold is a decision about memory.
         (start(Stage::Prestarted, (target, target, target, false), Some(Arc::clone(&plan))), plan)
     });
     let prestarted = prestarted.collect();
-    Ok((Served { provider, pool, prestarted, image_env, base_url: changes.base_url }, policy))
+    Served { provider, pool, prestarted, image_env, base_url }
 }
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.

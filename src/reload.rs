@@ -1,5 +1,7 @@
 //! What has changed between two configurations, and which of it a running daemon can take over.
 
+use std::collections::BTreeSet;
+
 use toml::{Table, Value};
 
 use thaw_client::config::{self, Config};
@@ -26,6 +28,30 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
     keys.sort();
     let (now, after_restart) = keys.into_iter().partition(|key| is_reloadable(key, old, new));
     Changes { now, after_restart }
+}
+
+/// Brings `running`, which the daemon runs with, up to `new` as far as the daemon has taken it over. The rest still differs
+/// from what runs, and is told again at the next comparison.
+pub fn take_over(running: &mut Config, new: &Config, changes: &Changes) {
+    let taken = |key: String| changes.now.contains(&key);
+    running.log.filter.clone_from(&new.log.filter);
+    let (kept, given) = (&mut running.pool, &new.pool);
+    (kept.target, kept.min, kept.max, kept.scaling) = (given.target, given.min, given.max, given.scaling);
+    // Those of which the section is gone, too: that says the same as an empty one.
+    let names: BTreeSet<String> = running.provider.keys().chain(new.provider.keys()).cloned().collect();
+    for name in names {
+        let given = new.provider.get(&name).cloned().unwrap_or_default();
+        let kept = running.provider.entry(name.clone()).or_default();
+        (kept.pool_target, kept.pool_min, kept.pool_max) = (given.pool_target, given.pool_min, given.pool_max);
+        if taken(format!("provider.{name}.prestarted")) {
+            kept.prestarted = given.prestarted;
+        }
+        for (model, target) in given.prestarted_models {
+            if taken(format!("provider.{name}.prestarted_models.{model}")) {
+                kept.prestarted_models.insert(model, target);
+            }
+        }
+    }
 }
 
 fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
@@ -79,6 +105,25 @@ mod tests {
     fn between(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
         let changes = changes(&toml::from_str(old).unwrap(), &toml::from_str(new).unwrap());
         (changes.now, changes.after_restart)
+    }
+
+    #[test]
+    fn what_was_taken_over_is_not_told_again_and_the_rest_is() {
+        let parse = |text: &str| toml::from_str::<Config>(text).unwrap();
+        let mut running = parse(
+            "[pool]\ntarget = 3\n[provider.a]\npool_target = 1\nprestarted = 2\n[provider.b]\npool_target = 2\negress = ['x:1']",
+        );
+        let new = parse("[log]\nfilter = 'debug'\n[provider.a]\nprestarted = 5");
+        let first = changes(&running, &new);
+        let now =
+            ["log.filter", "pool.target", "provider.a.pool_target", "provider.a.prestarted", "provider.b.pool_target"];
+        assert_eq!(
+            (first.now.as_slice(), first.after_restart.as_slice()),
+            (now.map(str::to_owned).as_slice(), ["provider.b.egress".to_owned()].as_slice())
+        );
+        take_over(&mut running, &new, &first);
+        let second = changes(&running, &new);
+        assert_eq!((second.now, second.after_restart), (vec![], vec!["provider.b.egress".to_owned()]));
     }
 
     #[test]

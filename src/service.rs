@@ -1,6 +1,6 @@
 //! The daemon as a service: tells systemd how it is, shows the watchdog that it is alive, reads its configuration again.
 
-use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use crate::pool::{Bounds, ClaimError, Pool};
 use crate::reload;
 use crate::systemd;
 use crate::telemetry::{DaemonMetrics, LogControl, TelemetryError};
-use thaw_client::client::{Client, ClientError};
 use thaw_client::config::{Config, ConfigError};
 use thaw_client::types::{self, Stage};
 
@@ -33,29 +32,45 @@ pub enum ReloadError {
     Log(#[from] TelemetryError),
 }
 
+type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Asks the API how it is.
+pub struct Health(Box<dyn Fn() -> Answer + Send + Sync>);
+
+impl Health {
+    /// `ask` must need nothing that clients can use up, such as a connection: otherwise they could have the daemon killed
+    /// by its watchdog.
+    pub fn new(ask: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
+        Self(Box::new(ask))
+    }
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Health").finish_non_exhaustive()
+    }
+}
+
 /// What runs beside the API.
 #[derive(Debug)]
 pub struct Service {
     executions: Arc<Executions>,
-    client: Client,
+    health: Health,
     log: LogControl,
     config: Config,
     metrics: DaemonMetrics,
 }
 
 impl Service {
-    /// For a daemon that listens on `socket` and was started with `config`.
-    ///
-    /// # Errors
-    /// The client for the watchdog's requests cannot be set up.
+    /// For a daemon that was started with `config`.
     pub fn new(
         executions: Arc<Executions>,
-        socket: &Path,
+        health: Health,
         log: LogControl,
         config: Config,
         metrics: DaemonMetrics,
-    ) -> Result<Self, ClientError> {
-        Ok(Self { executions, client: Client::new(socket)?, log, config, metrics })
+    ) -> Self {
+        Self { executions, health, log, config, metrics }
     }
 
     /// Runs until `stop`. `load` reads the configuration again, each time `hangup` yields.
@@ -109,13 +124,13 @@ impl Service {
         systemd::stopping();
     }
 
-    /// Whether the daemon does its work: the API answers over its socket, and every pool's task answers, within `limit`.
+    /// Whether the daemon does its work: the API answers, and every pool's task answers, within `limit`. It is asked from
+    /// within: connections are the clients' to use up.
     ///
-    /// Only silence counts. An error, such as being out of descriptors, is an answer: what runs is worth more than a
-    /// restart.
+    /// Only silence counts. An error is an answer: what runs is worth more than a restart.
     async fn look_alive(&self, limit: Duration) -> Result<(), String> {
         let alive = async {
-            if let Err(error) = self.client.healthz().await {
+            if let Err(error) = (self.health.0)().await {
                 tracing::warn!(%error, "the watchdog's own request failed");
             }
             for pool in self.pools() {
@@ -166,24 +181,7 @@ impl Service {
                 "configuration read again; some of it needs a restart"
             );
         }
-        // Only what was taken over: the rest still differs from what runs, and is to be told next time again.
-        let taken = |key: String| changes.now.contains(&key);
-        self.config.log.filter = new.log.filter;
-        let (kept, given) = (&mut self.config.pool, &new.pool);
-        (kept.target, kept.min, kept.max, kept.scaling) = (given.target, given.min, given.max, given.scaling);
-        for (name, of_provider) in new.provider {
-            let kept = self.config.provider.entry(name.clone()).or_default();
-            (kept.pool_target, kept.pool_min, kept.pool_max) =
-                (of_provider.pool_target, of_provider.pool_min, of_provider.pool_max);
-            if taken(format!("provider.{name}.prestarted")) {
-                kept.prestarted = of_provider.prestarted;
-            }
-            for (model, target) in of_provider.prestarted_models {
-                if taken(format!("provider.{name}.prestarted_models.{model}")) {
-                    kept.prestarted_models.insert(model, target);
-                }
-            }
-        }
+        reload::take_over(&mut self.config, &new, &changes);
     }
 
     async fn set_targets(&self, new: &Config, changed: &[String]) -> Result<(), ClaimError> {

@@ -1,8 +1,8 @@
 //! Named steps of what the daemon does, at each of which tests can kill it.
 //!
 //! In a build with debug assertions, the environment variable `THAWD_DIE_AT` names a step, with a count if it is not the
-//! first time that is meant (`claim.submitted:3`): the process kills itself there, by SIGKILL, before it goes on. Other
-//! builds know nothing of this.
+//! first time that is meant (`claim.submitted:3`): the process kills itself there, by SIGKILL, before it goes on. With
+//! `THAWD_STOP_AT` it stops there instead (SIGSTOP), until somebody lets it go on. Other builds know nothing of this.
 
 /// Every step, in the order in which a container goes through them.
 pub const ALL: [&str; 23] = [
@@ -37,19 +37,35 @@ pub fn at(step: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    static WANTED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// A stop is over all threads within microseconds, and within this on the busiest machine.
+    const STOP_COMES_WITHIN: std::time::Duration = std::time::Duration::from_millis(500);
+
+    struct Wanted {
+        step: String,
+        left: AtomicU32,
+        signal: Signal,
+    }
+
+    static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| {
-        let text = std::env::var("THAWD_DIE_AT").ok()?;
+        let named = [("THAWD_DIE_AT", Signal::KILL), ("THAWD_STOP_AT", Signal::STOP)];
+        let (text, signal) = named.into_iter().find_map(|(name, signal)| Some((std::env::var(name).ok()?, signal)))?;
         let (step, count) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((step.to_owned(), AtomicU32::new(count.parse().ok()?)))
+        Some(Wanted { step: step.to_owned(), left: AtomicU32::new(count.parse().ok()?), signal })
     });
-    if let Some((wanted, left)) = wanted
+    if let Some(Wanted { step: wanted, left, signal }) = wanted
         && wanted == step
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         debug_assert!(ALL.contains(&step), "{step} is not listed");
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        // It comes before this thread gets any further, if not at once.
+        let _ = kill_process(getpid(), *signal);
+        // The signal may come to another thread first, and this one must not get any further meanwhile.
+        if *signal == Signal::STOP {
+            std::thread::sleep(STOP_COMES_WITHIN);
+            return;
+        }
         loop {
             std::thread::park();
         }

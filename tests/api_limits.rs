@@ -321,3 +321,116 @@ async fn users_who_are_not_listed_are_refused_although_they_may_open_the_socket(
     assert!(daemon.log().contains("allowed_uids"), "it is logged");
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_anybody_from_asking_how_the_daemon_is() {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(1).set("api.connections.max", 4));
+    // What systemd would be told.
+    let told = tokio::net::UnixDatagram::bind(daemon.path("notify.sock")).unwrap();
+    let notify = daemon.path("notify.sock").to_str().unwrap().to_owned();
+    daemon.spawn(&[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "3000000")]);
+    daemon.ready().await;
+    daemon.settled().await;
+    let mut silent = Vec::new();
+    for _ in 0..4 + 40 {
+        silent.push(UnixStream::connect(daemon.socket()).await.unwrap());
+    }
+    let (begun, mut alive) = (Instant::now(), 0);
+    let answered = daemon.http("GET /healthz", &[], b"").await;
+    assert_eq!(answered.status, 200);
+    // Each that was turned away is waited for only so long; one that has a place, for `header_timeout_seconds`.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // And signs of life need no connection at all.
+    let mut buffer = [0; 4096];
+    while alive < 3 {
+        for _ in 0..40 {
+            silent.push(UnixStream::connect(daemon.socket()).await.unwrap());
+        }
+        let received = tokio::time::timeout(Duration::from_secs(10), told.recv(&mut buffer)).await.expect("alive");
+        alive += usize::from(buffer[..received.unwrap()].starts_with(b"WATCHDOG=1"));
+        assert!(begun.elapsed() < PATIENCE, "{alive} signs of life");
+    }
+    assert!(!daemon.log().contains("no sign of life"), "{}", daemon.log());
+    drop(silent);
+    daemon.stop().await;
+}
+
+/// A port that nobody uses.
+fn free_port() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+async fn scrape(address: std::net::SocketAddr) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    answer
+}
+
+#[tokio::test]
+async fn the_port_of_the_metrics_serves_few_at_a_time_and_nobody_for_long() {
+    let address = free_port();
+    let change = |setup: support::Setup| {
+        let setup = setup.pool(0).set("metrics.listen", address.to_string());
+        setup.set("metrics.max_connections", 2).set("metrics.timeout_seconds", 1)
+    };
+    let daemon = Daemon::start(change).await;
+    assert!(scrape(address).await.contains("thawd_build_info"));
+    let files = open_files(daemon.pid()).len();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(open_files(daemon.pid()).len() <= files + 2, "further ones wait in the kernel");
+    let begun = Instant::now();
+    let mut first = silent.swap_remove(0);
+    let closed = tokio::time::timeout(PATIENCE, first.read(&mut [0; 16])).await.unwrap().unwrap_or(0);
+    assert_eq!(closed, 0, "it said nothing");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    scrape(address).await;
+    // The API's own socket is another matter.
+    daemon.client.metrics().await.unwrap();
+    let other = daemon_answer(address, "GET /v1/pools").await;
+    assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
+    daemon.stop().await;
+}
+
+async fn daemon_answer(address: std::net::SocketAddr, request: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_port_of_the_metrics_reads_the_containers_only_so_often() {
+    let address = free_port();
+    let change = |setup: support::Setup| {
+        setup.pool(1).set("metrics.listen", address.to_string()).set("metrics.max_age_ms", 3_600_000)
+    };
+    let daemon = Daemon::start(change).await;
+    daemon.settled().await;
+    let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let first = body(scrape(address).await);
+    daemon.sh("true").await.exited(0);
+    let now = daemon.client.metrics().await.unwrap();
+    let ended = "thawd_executions_total{provider=\"test\",reason=\"success\"} 1";
+    assert!(now.contains(ended), "{now}");
+    let asked: Vec<_> = (0..8).map(|_| tokio::spawn(scrape(address))).collect();
+    for one in asked {
+        assert!(body(one.await.unwrap()) == first, "read again");
+    }
+    daemon.stop().await;
+
+    let address = free_port();
+    let daemon =
+        Daemon::start(|setup| setup.pool(1).set("metrics.listen", address.to_string()).set("metrics.max_age_ms", 0))
+            .await;
+    daemon.sh("true").await.exited(0);
+    eventually("it is read anew", || async { scrape(address).await.contains(ended).then_some(()) }).await;
+    daemon.stop().await;
+}

@@ -23,6 +23,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("pids_max = 256", "pids_max = 1", "`pids_max` must be at least 2"),
     ("pids_max = 256", "pids_max = -1", "pids_max"),
     ("name = \"google\"", "name = \"Google\"", "`name` must be 1 to 32 characters"),
+    ("name = \"google\"", "name = \"image\"", "`name` is \"image\", which stands for executions without a provider"),
     ("image = \"google\"", "image = \"goo gle\"", "`image` must be an image's name"),
     ("home = \"/home/runtime\"", "home = \"/home/../root\"", "`home` must be an absolute path"),
     ("home = \"/home/runtime\"", "home = \"/\"", "`home` must be an absolute path"),

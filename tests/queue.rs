@@ -384,3 +384,77 @@ async fn a_host_under_pressure_makes_requests_wait() {
     assert!(daemon.log().contains("refilling paused"));
     daemon.stop().await;
 }
+
+/// Holds the image store, so that nothing can be unpacked.
+fn hold_store(daemon: &Daemon) -> std::fs::File {
+    let store = daemon.path("state/images");
+    drop(thaw_image::Store::open(&store).unwrap());
+    let lock = std::fs::File::options().create(true).append(true).open(store.join("lock")).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+#[tokio::test]
+async fn a_request_that_comes_while_the_image_is_unpacked_waits_like_any_other() {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(1).set("queue.max", 2));
+    let lock = hold_store(&daemon);
+    daemon.spawn(&[]);
+    eventually("it serves", || async { daemon.client.healthz().await.ok() }).await;
+    // At once, if it does not want to wait.
+    let mut impatient = by("a", "true");
+    impatient.queue_timeout_ms = Some(0);
+    let refused = problem(daemon.client.create(&impatient).await.unwrap_err());
+    assert_eq!((refused.status, refused.code.as_str()), (503, "provider_not_ready"), "{refused:?}");
+    // In vain, if that takes too long.
+    impatient.queue_timeout_ms = Some(200);
+    let refused = problem(daemon.client.create(&impatient).await.unwrap_err());
+    assert_eq!((refused.status, refused.code.as_str()), (503, "queue_timeout"), "{refused:?}");
+    assert!(refused.detail.contains("image is being unpacked"), "{refused:?}");
+    // Else it is told that it waits, and served.
+    let mut stream = daemon.client.execute_stream(&by("a", "echo served")).await.unwrap();
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(matches!(&first.1, Event::Queued(told) if told.position == 1), "{first:?}");
+    let _second = daemon.client.execute_stream(&by("b", "echo too")).await.unwrap();
+    let full = problem(daemon.client.create(&by("c", "true")).await.unwrap_err());
+    assert_eq!((full.status, full.code.as_str()), (503, "queue_full"), "{full:?}");
+    drop(lock);
+    let mut events = vec![first];
+    events.extend(support::collect(stream).await);
+    assert_eq!(Outcome::from_events(events).exited(0).text(), "served\n");
+    daemon.settled().await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_an_image_that_cannot_be_unpacked_is_told_why() {
+    let mut daemon = Daemon::prepare(|setup| setup.pool(1).provider("image", "absent"));
+    let lock = hold_store(&daemon);
+    // There is something to be unpacked, which turns out to be nothing of use.
+    let layout = daemon.path("layouts/absent");
+    std::fs::create_dir_all(&layout).unwrap();
+    std::fs::write(layout.join("index.json"), "{}").unwrap();
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+    let config = daemon.path("thawd.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut table: toml::Table = text.parse().unwrap();
+    table["paths"]
+        .as_table_mut()
+        .unwrap()
+        .insert("layouts_dir".to_owned(), daemon.path("layouts").to_str().unwrap().into());
+    std::fs::write(&config, table.to_string()).unwrap();
+    daemon.spawn(&[]);
+    eventually("it serves", || async { daemon.client.healthz().await.ok() }).await;
+    let client = daemon.client.clone();
+    let asked = tokio::spawn(async move { client.create(&by("a", "true")).await });
+    eventually("it waits or is refused", || async {
+        let waits = !daemon.client.executions().await.unwrap().is_empty();
+        (waits || asked.is_finished()).then_some(())
+    })
+    .await;
+    drop(lock);
+    let refused = problem(tokio::time::timeout(support::PATIENCE, asked).await.unwrap().unwrap().unwrap_err());
+    assert_eq!((refused.status, refused.code.as_str()), (503, "provider_not_ready"), "{refused:?}");
+    assert!(refused.detail.contains("absent"), "{refused:?}");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.ended().await.success());
+}

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Answer, ContainerCgroup, Daemon, children, eventually, shell};
+use support::{Answer, ContainerCgroup, Daemon, Outcome, children, eventually, shell};
 use thaw_client::types::{ClaimPath, ExecutionState};
 use tokio::io::AsyncReadExt;
 
@@ -181,4 +181,102 @@ async fn a_second_daemon_with_the_same_cgroup_is_refused() {
     let after = daemon.settled().await;
     assert_eq!(before[0].id, after[0].id, "the first one's container lives");
     daemon.stop().await;
+}
+
+/// Waits until the daemon has stopped itself at a step.
+#[cfg(debug_assertions)]
+async fn stopped(daemon: &Daemon) {
+    eventually("it stops at the step", || async {
+        support::status_field(daemon.pid(), "State").starts_with('T').then_some(())
+    })
+    .await;
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_warm_container_that_dies_as_it_is_claimed_is_followed_by_the_next() {
+    for step in ["claim.kept", "claim.raised", "claim.submitted", "claim.noted"] {
+        let mut daemon = Daemon::prepare(|setup| setup.pool(2).set("pool.health_interval_seconds", 3600));
+        daemon.spawn(&[("THAWD_STOP_AT", step)]);
+        daemon.ready().await;
+        let warm = daemon.settled().await;
+        let client = daemon.client.clone();
+        let asked =
+            tokio::spawn(async move { Outcome::of(client.execute_stream(&shell("echo served")).await.unwrap()).await });
+        stopped(&daemon).await;
+        // One of the two is being claimed, the one that has waited for longer.
+        let first = warm.iter().min_by_key(|container| container.created_at_ms).unwrap();
+        kill(first.pid.unwrap());
+        let cgroup = ContainerCgroup::of(first);
+        // Frozen or thawed, it is dead before the daemon goes on.
+        eventually("it is dead", || async { (!cgroup.frozen_and_populated().1).then_some(()) }).await;
+        daemon.signal(Signal::CONT);
+        let outcome = tokio::time::timeout(support::PATIENCE, asked).await.unwrap().unwrap().exited(0);
+        assert_eq!(outcome.text(), "served\n", "{step}");
+        assert_ne!(outcome.started.container, first.id, "{step}");
+        daemon.settled().await;
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_base_cgroup_that_somebody_removes_is_made_again() {
+    let daemon = Daemon::start(|setup| setup.pool(0)).await;
+    daemon.sh("echo one").await.exited(0);
+    eventually("nothing is left in them", || async { daemon.containers().await.is_empty().then_some(()) }).await;
+    let mut removed = 0;
+    for directory in daemon.cgroups() {
+        // The one that the keeper is in cannot be removed.
+        removed += usize::from(std::fs::remove_dir(&directory).is_ok());
+    }
+    let v2_only = daemon.cgroups().len() == 1;
+    assert!(removed > 0 || v2_only, "{:?}", daemon.cgroups());
+    daemon.sh("echo two").await.exited(0);
+    assert!(removed == 0 || daemon.log().contains("was removed; made again"), "{}", daemon.log());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn refused_requests_are_counted_by_provider_and_without_one_by_a_name_of_their_own() {
+    let daemon = Daemon::start(|setup| setup.pool(0)).await;
+    let wrong = |provider: &str| {
+        let mut request = shell("true");
+        request.provider = provider.to_owned();
+        request.timeout_ms = Some(0);
+        request
+    };
+    for provider in ["test", "test", "nothing-of-that-name"] {
+        daemon.client.create(&wrong(provider)).await.unwrap_err();
+    }
+    let mut image = wrong("");
+    image.image = Some("nothing-of-that-name".to_owned());
+    daemon.client.create(&image).await.unwrap_err();
+    let metrics = daemon.client.metrics().await.unwrap();
+    for (provider, count) in [("test", 2), ("unknown", 1), ("image", 1)] {
+        let line = format!("thawd_refused_total{{provider=\"{provider}\",reason=\"request\"}} {count}");
+        assert!(metrics.lines().any(|had| had == line), "{line}: {metrics}");
+    }
+    assert!(!metrics.contains("nothing-of-that-name"), "labels are bounded");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_without_an_image_is_said_once() {
+    let manifest =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/providers/test.toml")).unwrap();
+    let other =
+        manifest.replace("name = \"test\"", "name = \"other\"").replace("image = \"test\"", "image = \"absent\"");
+    let mut daemon = Daemon::prepare(|setup| setup.pool(1).add_provider(&other));
+    daemon.spawn(&[]);
+    let said = |level: &str, text: &str| {
+        let log = daemon.log();
+        log.lines().filter(|line| line.contains(level) && line.contains(text) && line.contains("other")).count()
+    };
+    eventually("it was tried several times", || async {
+        (said("DEBUG", "pool still cannot be filled") >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(said("WARN", "pool cannot be filled"), 1, "{}", daemon.log());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().await.success());
 }

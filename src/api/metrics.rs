@@ -7,11 +7,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -289,30 +287,30 @@ pub async fn metrics(
     State(state): State<Arc<super::State>>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, ApiError> {
-    let pools = pools::all(&state).await?;
-    let containers = super::lists::all_containers(&state).await?;
-    let mut text = String::new();
-    {
-        let gauges = state.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.process.set();
-        gauges.set_pools(&pools);
-        gauges.set_containers(&pools, &containers, state.containers.limit().0);
-        gauges.of_executions.set(if state.per_execution { &containers } else { &[] });
-        prometheus_client::encoding::text::encode(&mut text, &state.registry)
-            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
-    }
-    if text_format::is_wanted(&headers) {
-        return Ok(([(header::CONTENT_TYPE, text_format::MEDIA_TYPE)], text_format::from_open_metrics(&text)));
-    }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text))
+    Ok(answer(&headers, &read(&state).await?))
 }
 
-/// The routes of the metrics' own listener: nothing but metrics, since it has no access control.
-pub fn router(state: Arc<super::State>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .fallback(super::problem::not_found)
-        .method_not_allowed_fallback(super::problem::method_not_allowed)
-        .with_state(state)
+/// All metrics as they are now, in the OpenMetrics text format. Reads half a dozen files of each container.
+pub async fn read(state: &super::State) -> Result<String, ApiError> {
+    let pools = pools::all(state).await?;
+    let containers = super::lists::all_containers(state).await?;
+    let mut text = String::new();
+    let gauges = state.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+    gauges.process.set();
+    gauges.set_pools(&pools);
+    gauges.set_containers(&pools, &containers, state.containers.limit().0);
+    gauges.of_executions.set(if state.per_execution { &containers } else { &[] });
+    prometheus_client::encoding::text::encode(&mut text, &state.registry)
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
+    Ok(text)
+}
+
+/// The same in the format that the client prefers.
+pub fn answer(headers: &HeaderMap, text: &str) -> Response {
+    if text_format::is_wanted(headers) {
+        let text = text_format::from_open_metrics(text);
+        return ([(header::CONTENT_TYPE, text_format::MEDIA_TYPE)], text).into_response();
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text.to_owned()).into_response()
 }

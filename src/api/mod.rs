@@ -7,6 +7,7 @@ mod executions;
 mod lists;
 mod lookup;
 mod metrics;
+mod metrics_server;
 mod openapi;
 mod output;
 mod pools;
@@ -58,7 +59,9 @@ pub struct State {
     pub heartbeat: Duration,
 }
 
-pub use metrics::{Gauges, router as metrics_router};
+pub use metrics::Gauges;
+pub use metrics_server::{MetricsLimits, serve_metrics};
+pub use status::is_healthy;
 
 /// All routes.
 pub fn router(state: Arc<State>) -> Router {

@@ -64,7 +64,9 @@ impl From<StartError> for ApiError {
             StartError::Claim(ClaimError::QueueFull { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             StartError::Claim(ClaimError::QueueTimeout { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
             StartError::UserLimit(_) => (StatusCode::TOO_MANY_REQUESTS, "user_limit"),
-            StartError::Claim(ClaimError::NotReady(_)) => (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready"),
+            StartError::Claim(ClaimError::NotReady(_) | ClaimError::Short(Shortage::NotYet)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready")
+            }
             StartError::Claim(ClaimError::Create(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => {
                 (StatusCode::BAD_REQUEST, "invalid_credentials")

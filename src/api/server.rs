@@ -34,14 +34,17 @@ use crate::peer;
 /// What those may ask all the same: otherwise clients could make the daemon look dead.
 const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
+/// How long one of those may be silent: whoever asks how the daemon is has its turn although others only hold on.
+const TURNED_AWAY_PATIENCE: Duration = Duration::from_millis(300);
+
 /// Largest head of a request, bytes.
-const MAX_HEADER_BYTES: usize = 32 * 1024;
+pub(super) const MAX_HEADER_BYTES: usize = 32 * 1024;
 
 /// Most that hyper buffers per connection and direction, bytes.
-const BUFFER_BYTES: usize = 64 * 1024;
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Pause after a failed accept (most likely out of descriptors), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is at the other end (`SO_PEERCRED`, unix(7)).
 #[derive(Debug, Clone, Copy)]
@@ -131,10 +134,16 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: b
             async move { Ok::<_, Infallible>(answer(&shared.router, request, peer, welcome).await) }
         })
     };
-    let stall = Duration::from_secs(shared.limits.write_stall_seconds);
+    let (head, stall) = match welcome {
+        Welcome::Yes => (
+            Duration::from_secs(shared.limits.header_timeout_seconds),
+            Duration::from_secs(shared.limits.write_stall_seconds),
+        ),
+        Welcome::Crowded(_) | Welcome::Stranger(_) => (TURNED_AWAY_PATIENCE, TURNED_AWAY_PATIENCE),
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(shared.limits.header_timeout_seconds))
+        .header_read_timeout(head)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(BUFFER_BYTES)
         // A client may have said all that it has to say, and still wait for the answer: see `peer`.

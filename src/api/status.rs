@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
+use tower::ServiceExt;
 
 use super::{ApiError, pools};
 use thaw_client::types::Problem;
@@ -12,6 +15,20 @@ use thaw_client::types::Problem;
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = String)))]
 pub async fn healthz() -> &'static str {
     "ok\n"
+}
+
+/// Asks the API how it is without a connection: however many of those clients hold, this way is free.
+///
+/// # Errors
+/// What it answered instead.
+pub async fn is_healthy(router: Router) -> Result<(), String> {
+    let request = Request::get("/healthz").body(Body::empty()).map_err(|error| error.to_string())?;
+    let response = match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let status = response.status();
+    if status.is_success() { Ok(()) } else { Err(format!("the API answered {status}")) }
 }
 
 /// Says whether executions can be served: every pool that wants containers has some, or serves some, and the others

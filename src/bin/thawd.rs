@@ -12,7 +12,7 @@ use thaw_client::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, OnStop};
 use thaw_client::paper::{self, PaperError};
 use thawd::against::Findings;
 use thawd::daemon::Daemon;
-use thawd::service::Service;
+use thawd::service::{Health, Service};
 use thawd::systemd;
 use thawd::telemetry::LogControl;
 use tokio::signal::unix::{SignalKind, signal};
@@ -154,12 +154,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Credentials pass through this process: no core dump, no tracing by others (prctl(2), PR_SET_DUMPABLE).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("forbid core dumps")?;
-    raise_open_files(&config);
+    raise_open_files(&config)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments, config, log))
 }
 
 /// Descriptors for the daemon itself: libraries, listener, spawner.
 const OWN_FILES: u64 = 128;
+
+/// With fewer than this many descriptors the daemon cannot serve a single container.
+const FEWEST_FILES: u64 = 100;
 
 /// Descriptors that the output of an execution is in.
 const FILES_PER_EXECUTION: u64 = 3;
@@ -169,24 +172,32 @@ const FILES_PER_CONTAINER: u64 = 32;
 
 /// Raises the limit on open files as far as it goes. The usual 1024 are what eight containers can use up at will, and
 /// then nobody gets in or out any more.
-fn raise_open_files(config: &Config) {
+fn raise_open_files(config: &Config) -> anyhow::Result<()> {
     let (clients, executions) = (config.api.connections.max as u64, config.execution.retained as u64);
     let containers = config.container.max as u64;
     // Each connection that is served has one to the upstream.
     let egress = &config.egress.limits;
     let per_container = FILES_PER_CONTAINER + 2 * egress.connections as u64 + egress.waiting as u64;
     let needed = OWN_FILES + clients + per_container * containers + FILES_PER_EXECUTION * executions;
+    let has = || getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-    if let Some(has) = getrlimit(Resource::Nofile).current.filter(|has| *has < needed) {
+    anyhow::ensure!(
+        has() >= FEWEST_FILES,
+        "the limit on open files is {}, but at least {FEWEST_FILES} are needed, and {needed} for `container.max` \
+         containers and `execution.retained` executions; raise it (LimitNOFILE= of the unit, ulimit -Hn)",
+        has()
+    );
+    if has() < needed {
         tracing::warn!(
-            has,
+            has = has(),
             needed,
             "the limit on open files (LimitNOFILE=) is low for `container.max` containers and `execution.retained` executions"
         );
     }
+    Ok(())
 }
 
 async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow::Result<()> {
@@ -207,8 +218,8 @@ async fn serve(arguments: &Arguments, config: Config, log: LogControl) -> anyhow
     });
     let inherited = systemd::inherited_listener().context("take over systemd's socket")?;
     let daemon = Daemon::start(&config, inherited)?;
-    let service =
-        Service::new(Arc::clone(daemon.executions()), daemon.socket(), log, config, daemon.metrics().clone())?;
+    let (executions, metrics) = (Arc::clone(daemon.executions()), daemon.metrics().clone());
+    let service = Service::new(executions, Health::new(daemon.health()), log, config, metrics);
     let (file, parent, on_stop) = (arguments.config.clone(), arguments.cgroup_parent.clone(), arguments.on_stop);
     let load = move || load(file.as_deref(), parent.as_deref(), on_stop);
     let beside = tokio::spawn(service.run(hangup, load, stop.clone()));

@@ -38,6 +38,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What is the same for every container.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Says by which programs containers are made; see [`super::made_by`].
+    pub made_by: String,
+    /// Share of `max` that is scarce: with no more free places, clearing away waits for nothing, percent.
+    pub scarce_percent: usize,
     /// Hard limit on containers.
     pub max: usize,
     /// Size of everything writable together, bytes.
@@ -65,6 +69,11 @@ impl Settings {
     fn visible_cpus(&self, limits: &Limits) -> u32 {
         let most = limits.cpu_burst.map_or(limits.cpu, |burst| burst.max(limits.cpu));
         if self.limit_visible_cpus { (most.ceil() as u32).max(1) } else { 0 }
+    }
+
+    /// With how many free places, or fewer, clearing away waits for nothing.
+    pub fn scarce_places(&self) -> usize {
+        self.max.saturating_mul(self.scarce_percent) / 100
     }
 }
 
@@ -244,7 +253,7 @@ impl Containers {
             keeper: self.keeper.clone(),
             gate: Arc::clone(&self.gate),
             places: self.places.clone(),
-            max_places: self.settings.max,
+            scarce_places: self.settings.scarce_places(),
             pidfd: None,
             proxy: None,
             _place: place,
@@ -449,5 +458,36 @@ impl Containers {
             open_files: self.settings.open_files,
             cgroups: self.hierarchy.extra_directories(id),
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::Settings;
+    use crate::egress;
+
+    pub fn settings() -> Settings {
+        Settings {
+            made_by: "one".to_owned(),
+            scarce_percent: 12,
+            max: 50,
+            ephemeral_bytes: 1,
+            ephemeral_inodes: 1,
+            open_files: 64,
+            limit_visible_cpus: false,
+            id_start: 65_536,
+            create_timeout: Duration::from_secs(1),
+            proxy_port: 1,
+            egress: egress::Limits::default(),
+            mount_point: "/run".into(),
+        }
+    }
+
+    #[test]
+    fn places_are_scarce_by_the_share_that_is_free() {
+        let scarce = |max, scarce_percent| Settings { max, scarce_percent, ..settings() }.scarce_places();
+        assert_eq!([scarce(50, 12), scarce(500, 12), scarce(5, 12), scarce(50, 0), scarce(50, 100)], [6, 60, 0, 0, 50]);
     }
 }

@@ -85,6 +85,18 @@ impl State {
     }
 }
 
+/// For how long somebody has been refused the right to create. Each creation that is let through ends it: the next one
+/// makes way for claims anew, and for those who clear away.
+#[derive(Debug, Default)]
+pub struct Hold(Option<Instant>);
+
+impl Hold {
+    /// Nothing is wanted any more.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// A claim in flight. Dropping it late makes refilling slower, never wrong.
 #[derive(Debug)]
 #[must_use = "the claim counts as in flight until this is dropped"]
@@ -151,14 +163,23 @@ impl Gate {
         ClaimGuard { gate: Arc::clone(self), number }
     }
 
-    /// Asks for the right to create a container. `low` says that the pool has nearly nothing left, `held_since` since
-    /// when it has been refused.
+    /// Asks for the right to create a container. `low` says that the pool has nearly nothing left, `hold` for how long it
+    /// has been refused, which is noted there.
     ///
     /// # Errors
     /// When to ask again.
-    pub fn create(self: &Arc<Self>, low: bool, held_since: Option<Instant>) -> Result<Creating, Instant> {
-        let GateSettings { quiet, max_hold, held_creations, cpus, .. } = self.settings;
+    pub fn create(self: &Arc<Self>, low: bool, hold: &mut Hold) -> Result<Creating, Instant> {
         let now = Instant::now();
+        let creating = self.try_create(now, low, hold.0);
+        match &creating {
+            Ok(_) => hold.forget(),
+            Err(_) => drop(hold.0.get_or_insert(now)),
+        }
+        creating
+    }
+
+    fn try_create(self: &Arc<Self>, now: Instant, low: bool, held_since: Option<Instant>) -> Result<Creating, Instant> {
+        let GateSettings { quiet, max_hold, held_creations, cpus, .. } = self.settings;
         let mut state = self.lock();
         state.forget_old(now, max_hold);
         let open_at = state.open_at(now, quiet);
@@ -216,7 +237,7 @@ mod tests {
 
     use tokio::time::{Instant, advance};
 
-    use super::{Gate, GateSettings, TURN};
+    use super::{Gate, GateSettings, Hold, TURN};
 
     const QUIET: Duration = Duration::from_millis(5);
     const HOLD: Duration = Duration::from_millis(250);
@@ -230,6 +251,16 @@ mod tests {
         Gate::new(GateSettings { quiet: QUIET, max_hold: HOLD, max_hold_clearing: CLEARING, held_creations: 1, cpus })
     }
 
+    /// Asks for the first time.
+    fn create(gate: &Arc<Gate>) -> Result<super::Creating, Instant> {
+        gate.create(false, &mut Hold::default())
+    }
+
+    /// The same for a pool that is low.
+    fn create_low(gate: &Arc<Gate>) -> Result<super::Creating, Instant> {
+        gate.create(true, &mut Hold::default())
+    }
+
     /// How long somebody waits for the right to clear away.
     async fn clear(gate: &Arc<Gate>, hurry: bool) -> (Duration, super::Clearing) {
         let since = Instant::now();
@@ -240,7 +271,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_claims_everything_goes() {
         let gate = gate();
-        let all: Vec<_> = (0..10).map(|_| gate.create(false, None).unwrap()).collect();
+        let all: Vec<_> = (0..10).map(|_| create(&gate).unwrap()).collect();
         assert_eq!(gate.lock().creating, 10);
         drop(all);
         assert_eq!(gate.lock().creating, 0);
@@ -250,33 +281,33 @@ mod tests {
     async fn creating_waits_for_the_last_claim_and_a_moment_of_quiet() {
         let gate = gate();
         let (first, second) = (gate.claim(), gate.claim());
-        assert!(gate.create(false, None).is_err());
+        assert!(create(&gate).is_err());
         drop(first);
         advance(QUIET * 2).await;
-        assert!(gate.create(false, None).is_err(), "one is still in flight");
+        assert!(create(&gate).is_err(), "one is still in flight");
         drop(second);
-        assert_eq!(gate.create(false, None).unwrap_err(), Instant::now() + QUIET);
+        assert_eq!(create(&gate).unwrap_err(), Instant::now() + QUIET);
         advance(QUIET).await;
-        assert!(gate.create(false, None).is_ok());
+        assert!(create(&gate).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_low_pool_goes_on_one_creation_at_a_time() {
         let gate = gate();
         let _claim = gate.claim();
-        let creating = gate.create(true, None).unwrap();
-        assert!(gate.create(true, None).is_err(), "of all pools together");
+        let creating = create_low(&gate).unwrap();
+        assert!(create_low(&gate).is_err(), "of all pools together");
         drop(creating);
-        assert!(gate.create(true, None).is_ok());
+        assert!(create_low(&gate).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn claims_without_end_hold_a_pool_only_so_long() {
         let gate = gate();
-        let since = Instant::now();
+        let mut hold = Hold::default();
         let mut claim = gate.claim();
         let mut waited = Duration::ZERO;
-        while gate.create(false, Some(since)).is_err() {
+        while gate.create(false, &mut hold).is_err() {
             advance(Duration::from_millis(10)).await;
             waited += Duration::from_millis(10);
             claim = gate.claim();
@@ -287,16 +318,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pool_that_was_held_for_long_creates_one_and_makes_way_again() {
+        let gate = gate();
+        let mut hold = Hold::default();
+        let mut times = Vec::new();
+        let begun = Instant::now();
+        while begun.elapsed() < HOLD * 4 {
+            let claim = gate.claim();
+            if let Ok(creating) = gate.create(false, &mut hold) {
+                times.push(begun.elapsed());
+                drop(creating);
+            }
+            advance(Duration::from_millis(1)).await;
+            drop(claim);
+        }
+        assert_eq!(times, [HOLD, HOLD * 2 + Duration::from_millis(1), HOLD * 3 + Duration::from_millis(2)]);
+        // Nor does it pass over those who clear away.
+        advance(HOLD * 2).await;
+        drop(gate.create(false, &mut hold).unwrap());
+        let (_, clearing) = clear(&gate, false).await;
+        assert!(gate.create(false, &mut hold).is_err(), "it is the other's turn");
+        drop(clearing);
+        drop(gate.create(false, &mut hold).unwrap());
+        // What is no longer wanted was not held.
+        let _claim = gate.claim();
+        assert!(gate.create(false, &mut hold).is_err());
+        hold.forget();
+        advance(HOLD / 2).await;
+        let _claim = gate.claim();
+        assert!(gate.create(false, &mut hold).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_claim_that_stays_silent_stops_counting() {
         let gate = gate();
         let silent = gate.claim();
         advance(HOLD + QUIET - Duration::from_millis(1)).await;
-        assert!(gate.create(false, None).is_err());
+        assert!(create(&gate).is_err());
         advance(Duration::from_millis(1)).await;
-        assert!(gate.create(false, None).is_ok());
+        assert!(create(&gate).is_ok());
         // Its end, much later, is no claim.
         drop(silent);
-        assert!(gate.create(false, None).is_ok());
+        assert!(create(&gate).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -334,30 +397,31 @@ mod tests {
     async fn on_two_processors_it_is_one_after_the_other() {
         let gate = gate();
         let (_, clearing) = clear(&gate, false).await;
-        assert_eq!(gate.create(true, None).unwrap_err(), Instant::now() + TURN);
-        let since = Some(Instant::now());
+        assert_eq!(create_low(&gate).unwrap_err(), Instant::now() + TURN);
+        let mut hold = Hold::default();
+        assert!(gate.create(true, &mut hold).is_err());
         advance(HOLD).await;
-        drop(gate.create(true, since).expect("it was held for long enough"));
+        drop(gate.create(true, &mut hold).expect("it was held for long enough"));
         drop(clearing);
-        let creating = gate.create(false, None).unwrap();
+        let creating = create(&gate).unwrap();
         let waits = tokio::spawn({
             let gate = Arc::clone(&gate);
             async move { clear(&gate, false).await }
         });
         tokio::task::yield_now().await;
         drop(creating);
-        assert!(gate.create(false, None).is_err(), "it is the other's turn");
+        assert!(create(&gate).is_err(), "it is the other's turn");
         let (waited, clearing) = waits.await.unwrap();
         assert_eq!(waited, TURN);
-        assert!(gate.create(false, None).is_err());
+        assert!(create(&gate).is_err());
         drop(clearing);
-        assert!(gate.create(false, None).is_ok());
+        assert!(create(&gate).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_creation_without_end_is_not_waited_for_when_the_place_is_needed() {
         let gate = gate();
-        let _creating = gate.create(false, None).unwrap();
+        let _creating = create(&gate).unwrap();
         assert!(tokio::time::timeout(CLEARING * 2, clear(&gate, false)).await.is_err());
         assert_eq!(clear(&gate, true).await.0, Duration::ZERO);
     }
@@ -367,8 +431,8 @@ mod tests {
         let gate = on(4);
         let (_, first) = clear(&gate, false).await;
         let (_, second) = clear(&gate, false).await;
-        let creating = gate.create(false, None).unwrap();
-        assert!(gate.create(false, None).is_err(), "the last one is for claims");
+        let creating = create(&gate).unwrap();
+        assert!(create(&gate).is_err(), "the last one is for claims");
         drop((first, second, creating));
     }
 }

@@ -40,14 +40,14 @@ pub use cli::{Cli, Prestarted};
 pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Settings};
 pub use credentials::CredentialError;
-pub use gate::{ClaimGuard, Creating, Gate, GateSettings};
+pub use gate::{ClaimGuard, Creating, Gate, GateSettings, Hold};
 pub use holder::{Held, Holder, Once, Sandbox};
 pub use place::{Limit, Place};
 pub use pool_memory::PoolKey;
 use processes::Processes;
 pub use processes::{Exited, MAX_LEFT, Process};
 use reaper::Remains;
-pub use survive::{Orphan, fingerprint};
+pub use survive::{Orphan, fingerprint, made_by};
 pub use terminal::{Terminal, WindowSize};
 
 pub use thaw_wire::{INIT_ID, MAX_GROUPS, Rlimit};

@@ -20,9 +20,6 @@ use thaw_os::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 const RETRY: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
-/// Places are scarce when only this part of them is free, or none.
-const SCARCE: usize = 8;
-
 /// What has to be cleared away, from the moment the cgroup exists.
 #[derive(Debug)]
 pub struct Remains(Option<Parts>);
@@ -36,7 +33,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// Of all containers.
     pub places: Places,
-    pub max_places: usize,
+    /// With so few of them free, clearing away waits for nothing.
+    pub scarce_places: usize,
     pub egress_metrics: Arc<egress::EgressMetrics>,
     pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
@@ -191,7 +189,7 @@ async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
     }
     steps::at("destroy.emptied");
     // Nobody waits for the rest, which is work for the kernel, unless places run out.
-    let scarce = parts.max_places / SCARCE;
+    let scarce = parts.scarce_places;
     let _turn = parts.gate.clear(since, || parts.places.free() <= scarce).await;
     // Its socket, of which the keeper has another, keeps the network namespace up to here: what ending that costs the
     // kernel falls into this turn as well. Should the daemon be killed now, the next one finds an empty cgroup.

@@ -19,6 +19,7 @@ use super::lookup;
 use super::policy::{Decision, Policy};
 use super::refusal::Refusal;
 use super::target::Host;
+use super::threads;
 
 /// Addresses of one name that are tried. More than any provider publishes for one region; a cap because the answer
 /// comes from outside.
@@ -89,12 +90,11 @@ impl Dialer {
     /// Asks the system's resolver. The permit stays with the blocking thread, which cannot be cancelled.
     async fn resolve(&self, name: String) -> io::Result<Vec<IpAddr>> {
         let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
-        tokio::task::spawn_blocking(move || {
+        threads::run(move || {
             let _permit = permit;
             lookup::addresses(&name, MAX_ADDRESSES)
         })
         .await
-        .map_err(io::Error::other)?
     }
 }
 

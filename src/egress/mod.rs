@@ -33,6 +33,7 @@ mod refusal;
 mod shared;
 mod slot;
 mod target;
+mod threads;
 
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ pub struct Limits {
     /// A tunnel or request without one byte in either direction for this long is closed. Default 15 min, longer
     /// than a model thinks silently.
     pub idle_timeout: Duration,
-    /// Name look-ups at once; more wait. Default 4, because each holds one of the daemon's blocking threads until
+    /// Name look-ups at once; more wait. Default 4, because each holds one of the threads for look-ups until
     /// the resolver gives up, even when the request has long been answered.
     pub lookups: usize,
     /// Requests per second, refused ones included; further ones wait. After a pause as many as in five seconds pass at

@@ -48,6 +48,9 @@ pub use survive::Survivors;
 use users::Users;
 use waiting::Waiting;
 
+/// What stands for the provider of a request that names none that exists, in metrics.
+const NOBODY: &str = "unknown";
+
 /// How executions behave; see `[execution]` in the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -438,7 +441,7 @@ impl Executions {
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
         let background = request.background || audience == Audience::None;
-        let plan = plan::plan(request, &self.served, &self.images, &self.settings)?;
+        let plan = self.plan(request).await?;
         let max = self.settings.max_per_user;
         let slot = self.users.enter(&plan.user, max).ok_or_else(|| {
             let error = StartError::UserLimit(max);
@@ -495,6 +498,29 @@ impl Executions {
         client.answered();
         // Once it was said that it waits, its events say the rest, however soon that came.
         if handle.waiting.was_told() { Ok(reader) } else { outcome.map(|()| reader) }
+    }
+
+    /// Checks a request. One of an image reads that image's record and accounts from the disk, which no task is to wait
+    /// for on a thread that serves others.
+    async fn plan(self: &Arc<Self>, request: types::ExecutionRequest) -> Result<Plan, StartError> {
+        // Labels of metrics are bounded: a provider that does not exist is nobody's.
+        let label = match (&request.image, self.served.get(&request.provider)) {
+            (Some(_), _) => image_run::LABEL,
+            (None, Some(served)) => &served.provider.name,
+            (None, None) => NOBODY,
+        }
+        .to_owned();
+        let this = Arc::clone(self);
+        let check = move || plan::plan(request, &this.served, &this.images, &this.settings);
+        let checked = match label == image_run::LABEL {
+            true => tokio::task::spawn_blocking(check).await.map_err(std::io::Error::other)?,
+            false => check(),
+        };
+        checked.map_err(|error| {
+            let error = StartError::from(error);
+            self.metrics.refused(&label, &error);
+            error
+        })
     }
 
     /// Keeps an ended execution for a while; forgets one that never started, unless its client knows of it.

@@ -366,22 +366,24 @@ async fn begin(
     plan: &mut Plan,
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
-    let (container, path, submitted) = hand_over(handle, plan, executions.settings.disconnect_grace).await?;
-    let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
-    container.thaw()?;
-    steps::at("claim.thawed");
-    let failed = if conversation.is_some() {
-        None
-    } else {
-        let started = tokio::time::timeout(START_TIMEOUT, process.started()).await;
-        match started.unwrap_or(Err(ContainerError::Timeout(START_TIMEOUT.as_secs()))) {
-            Ok(()) => None,
-            Err(error) => match error.exit_code() {
-                Some(code) => Some((code, error.to_string())),
-                None => return Err(error.into()),
-            },
+    let mut attempts = 1;
+    let (container, path, submitted, failed) = loop {
+        let (container, path, submitted) =
+            hand_over(handle, plan, executions.settings.disconnect_grace, &mut attempts).await?;
+        container.thaw()?;
+        steps::at("claim.thawed");
+        match started(&submitted).await {
+            Ok(failed) => break (container, path, submitted, failed),
+            // It died after it was given everything, and has reported no start: the next one is as good.
+            Err(error) if may_try_another(&error, path, attempts) => {
+                tracing::warn!(container = container.id(), %error, "claimed container died");
+                plan.origin.check_health().await?;
+                attempts += 1;
+            }
+            Err(error) => return Err(error.into()),
         }
     };
+    let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     steps::at("run.started");
     let may_be_asked_again = conversation.as_ref().is_some_and(Conversation::may_want_renewal);
     if !may_be_asked_again {
@@ -430,9 +432,31 @@ async fn begin(
     ))
 }
 
+/// Waits until the command runs. One that cannot be executed has a code and a reason.
+async fn started(submitted: &Submitted) -> Result<Option<(i32, String)>, ContainerError> {
+    if submitted.conversation.is_some() {
+        return Ok(None);
+    }
+    let started = tokio::time::timeout(START_TIMEOUT, submitted.process.started()).await;
+    match started.unwrap_or(Err(ContainerError::Timeout(START_TIMEOUT.as_secs()))) {
+        Ok(()) => Ok(None),
+        Err(error) => error.exit_code().map(|code| Some((code, error.to_string()))).ok_or(error),
+    }
+}
+
+/// Whether a container that was warm turned out to be dead, and another one may do.
+fn may_try_another(error: &ContainerError, path: ClaimPath, attempts: u32) -> bool {
+    error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS
+}
+
 /// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
 /// replaced: nothing has run in it.
-async fn hand_over(handle: &Handle, plan: &Plan, grace: Duration) -> Result<(Once, ClaimPath, Submitted), StartError> {
+async fn hand_over(
+    handle: &Handle,
+    plan: &Plan,
+    grace: Duration,
+    attempts: &mut u32,
+) -> Result<(Once, ClaimPath, Submitted), StartError> {
     if let Some(late) = &plan.late
         && let Some(Claimed { container, guard, .. }) = plan.origin.claim_prestarted().await?
     {
@@ -445,7 +469,6 @@ async fn hand_over(handle: &Handle, plan: &Plan, grace: Duration) -> Result<(Onc
             }
         }
     }
-    let mut attempts = 1;
     loop {
         let Claimed { container, path, guard } = waiting::claim(handle, plan, grace).await?;
         let id = container.id().to_owned();
@@ -457,12 +480,13 @@ async fn hand_over(handle: &Handle, plan: &Plan, grace: Duration) -> Result<(Onc
         match submitted {
             Ok((container, submitted)) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
-                if (late.is_some() || error.is_broken()) && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS =>
+                if may_try_another(&error, path, *attempts)
+                    || (late.is_some() && path == ClaimPath::Warm && *attempts < CLAIM_ATTEMPTS) =>
             {
                 tracing::warn!(container = %id, %error, "claimed container is broken");
                 // What ended it may have ended others.
                 plan.origin.check_health().await?;
-                attempts += 1;
+                *attempts += 1;
             }
             Err(error) => return Err(error),
         }
@@ -526,6 +550,9 @@ async fn submit(
     let (id, tag) = (container.id().to_owned(), container.next_tag());
     let (since, until) = (survive::now(), handle.deadline.get().copied());
     handle.submit(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
+    if let Some(keeper) = &handle.keeper {
+        keeper.caught_up().await;
+    }
     steps::at("claim.kept");
     let mut container = container.claim_once(&handle.id)?;
     steps::at("claim.raised");

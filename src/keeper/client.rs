@@ -1,6 +1,12 @@
-//! The daemon's side: what it has given to the keeper, and the one task that replaces a keeper that died.
+//! The daemon's side: what it has given to the keeper, and the one task that tells it what it could not take in at once,
+//! and replaces one that died or hangs.
+//!
+//! Whoever has something to be kept never waits: a message is a system call that does not block. When the keeper's socket
+//! is full, messages queue up behind each other, and the owner task sends them on; if the keeper takes none of them for
+//! `daemon.keeper_stall_ms`, it hangs, and the next one is told everything. [`Keeper::caught_up`] says when nothing is in
+//! the queue any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -12,11 +18,10 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::time::Timespec;
 use tokio::io::Interest;
+use tokio::sync::{Notify, watch};
 
 use super::SOCKET;
 use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
@@ -25,9 +30,6 @@ use thaw_os::kernel::{self, Watched};
 
 /// How long a keeper may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long it may take to make room for one more message: microseconds, unless it does not run at all. Claims wait.
-const SEND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Send buffer asked for, bytes: some hundred messages, so that a claim does not wait for the keeper to run.
 const SEND_BUFFER: usize = 1 << 20;
@@ -56,6 +58,8 @@ pub struct Place {
     pub run_dir: PathBuf,
     /// How long it stays without a daemon.
     pub timeout: Duration,
+    /// How long it may take in nothing of what it is told.
+    pub stall: Duration,
 }
 
 /// What was kept under a name.
@@ -74,17 +78,52 @@ pub struct Keeper {
     hierarchy: Arc<Hierarchy>,
     failures: Counter,
     state: Mutex<State>,
+    /// Messages are queued, or the connection is over: wakes the owner task.
+    work: Notify,
+    /// How many messages are queued.
+    behind: watch::Sender<usize>,
 }
 
+/// Locked for moments only: nobody waits for anything while it is.
 #[derive(Debug)]
 struct State {
+    /// None while the keeper is being replaced.
     socket: Option<OwnedFd>,
     /// Only if this daemon started it: to be waited for when it ends.
     child: Option<Child>,
     /// What it keeps, so that another one can be told if it dies.
     items: BTreeMap<String, (String, Vec<Arc<OwnedFd>>)>,
+    /// What it has not been told yet, oldest first.
+    unsent: VecDeque<Message>,
     /// By us, for good.
     ended: bool,
+}
+
+#[derive(Debug)]
+struct Message {
+    body: Vec<u8>,
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+impl Message {
+    fn new(request: &Request, fds: Vec<Arc<OwnedFd>>) -> io::Result<Self> {
+        Ok(Self { body: serde_json::to_vec(request)?, fds })
+    }
+
+    fn put(key: &str, note: &str, fds: &[Arc<OwnedFd>]) -> io::Result<Self> {
+        Self::new(&Request::Put { key: key.to_owned(), note: note.to_owned() }, fds.to_vec())
+    }
+
+    /// Sends it without waiting.
+    fn send(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+        loop {
+            match kernel::send(socket, &[&self.body], &fds) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return sent,
+            }
+        }
+    }
 }
 
 impl Keeper {
@@ -115,14 +154,15 @@ impl Keeper {
                 (socket, Some(child), BTreeMap::new())
             }
         };
-        let ears = socket.try_clone().map_err(failed("hear it"))?;
+        let watched = watch_socket(&socket)?;
         let mut items = BTreeMap::new();
         for (key, Kept { note, fds }) in &kept {
             items.insert(key.clone(), (note.clone(), fds.clone()));
         }
-        let state = Mutex::new(State { socket: Some(socket), child, items, ended: false });
-        let this = Arc::new(Self { place, hierarchy, failures, state });
-        tokio::spawn(Arc::clone(&this).look_after(ears));
+        let state = State { socket: Some(socket), child, items, unsent: VecDeque::new(), ended: false };
+        let (work, behind) = (Notify::new(), watch::Sender::new(0));
+        let this = Arc::new(Self { place, hierarchy, failures, state: Mutex::new(state), work, behind });
+        tokio::spawn(Arc::clone(&this).own(watched));
         Ok((this, kept))
     }
 
@@ -131,20 +171,19 @@ impl Keeper {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps `fds` under `key`. Once this has returned, they survive the daemon. That it cannot be done is said in the log:
-    /// then the daemon's end is the end of what they belong to.
+    /// Keeps `fds` under `key`. Once this has returned, they survive the daemon, unless the keeper is behind; see
+    /// [`Self::caught_up`]. Never blocks.
     pub fn put(&self, key: &str, note: String, fds: Vec<Arc<OwnedFd>>) {
         let mut state = self.lock();
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        state.send(&Request::Put { key: key.to_owned(), note: note.clone() }, &borrowed);
+        self.tell(&mut state, Message::put(key, &note, &fds));
         state.items.insert(key.to_owned(), (note, fds));
     }
 
-    /// Keeps what has this name no more.
+    /// Keeps what has this name no more. Never blocks.
     pub fn forget(&self, key: &str) {
         let mut state = self.lock();
         if state.items.remove(key).is_some() {
-            state.send(&Request::Drop { key: key.to_owned() }, &[]);
+            self.tell(&mut state, Message::new(&Request::Drop { key: key.to_owned() }, Vec::new()));
         }
     }
 
@@ -155,57 +194,100 @@ impl Keeper {
 
     /// Lets another keeper take its place if the next daemon would not find this one.
     pub fn renew(&self) {
-        let state = self.lock();
+        let mut state = self.lock();
         // It may just have been replaced.
-        if !self.is_reachable()
-            && let Some(socket) = &state.socket
-        {
-            // Wakes the task that looks after it.
-            let _ = rustix::net::shutdown(socket, Shutdown::Both);
+        if !self.is_reachable() && state.socket.is_some() {
+            self.give_up(&mut state, &io::Error::other("its socket was removed"));
         }
     }
 
+    /// Returns once the keeper has been told everything that is queued: at once, unless it is behind. One that hangs is
+    /// given up after `daemon.keeper_stall_ms`, and while there is none, nobody waits for it.
+    pub async fn caught_up(&self) {
+        // The sender lives as long as this.
+        let _ = self.behind.subscribe().wait_for(|behind| *behind == 0).await;
+    }
+
+    /// Sends a message, or queues it. Without a keeper there is nothing to do: the next one is told everything.
+    fn tell(&self, state: &mut State, message: io::Result<Message>) {
+        let Some(socket) = &state.socket else { return };
+        let sent = match &message {
+            Ok(message) if state.unsent.is_empty() => message.send(socket.as_fd()),
+            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        match (sent, message) {
+            (Ok(()), _) => {}
+            (Err(error), Ok(message)) if error.kind() == io::ErrorKind::WouldBlock => {
+                state.unsent.push_back(message);
+                self.note_behind(state);
+                self.work.notify_one();
+            }
+            (Err(error), _) => self.give_up(state, &error),
+        }
+    }
+
+    /// The keeper cannot be used any more, whether it has ended or hangs.
+    fn give_up(&self, state: &mut State, error: &io::Error) {
+        tracing::error!(%error, "the keeper could not be told");
+        (state.socket, state.unsent) = (None, VecDeque::new());
+        self.note_behind(state);
+        self.work.notify_one();
+    }
+
+    fn note_behind(&self, state: &State) {
+        let behind = state.unsent.len();
+        self.behind.send_if_modified(|now| std::mem::replace(now, behind) != behind);
+    }
+
     /// Ends the keeper: the daemon is stopped for good, and nothing is left to keep.
-    pub fn end(&self) {
-        let mut state = self.lock();
-        state.send(&Request::End, &[]);
-        (state.socket, state.ended) = (None, true);
-        state.items.clear();
+    pub async fn end(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        if let Err(error) = tokio::task::spawn_blocking(move || this.end_blocking()).await {
+            tracing::warn!(%error, "the keeper does not end");
+        }
+    }
+
+    /// The same, on a thread that may wait: up to a second, and as long as a process takes to be killed.
+    pub fn end_blocking(&self) {
+        let child = {
+            let mut state = self.lock();
+            self.tell(&mut state, Message::new(&Request::End, Vec::new()));
+            (state.socket, state.ended) = (None, true);
+            state.items.clear();
+            state.unsent.clear();
+            self.note_behind(&state);
+            state.child.take()
+        };
+        self.work.notify_one();
         if let Err(error) = std::fs::remove_file(self.place.run_dir.join(SOCKET)) {
             tracing::debug!(%error, "the keeper's socket");
         }
         if let Err(error) = self.hierarchy.end_keeper() {
             tracing::warn!(%error, "the keeper does not end");
         }
-        if let Some(mut child) = state.child.take() {
-            // It has ended; else the kill is what it waits for, frozen or not.
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(child) = child {
+            kernel::kill_and_reap(child);
         }
     }
 
-    /// Replaces a keeper that died, for as long as the daemon lives.
-    async fn look_after(self: Arc<Self>, mut ears: OwnedFd) {
+    /// Tells the keeper what it could not take in at once, and replaces one that died or hangs, for as long as the daemon
+    /// lives.
+    async fn own(self: Arc<Self>, mut watched: Watched) {
         loop {
-            if let Ok(ears) = Watched::new(ears, Interest::READABLE) {
-                let mut buffer = [0; 16];
-                // It says nothing more; what comes is its end.
-                let _ = ears.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
-            }
+            let reason = self.serve(&watched).await;
             loop {
                 if self.lock().ended {
                     return;
                 }
                 self.failures.inc();
-                tracing::error!("the keeper process ended, or hangs");
-                let this = Arc::clone(&self);
-                match tokio::task::spawn_blocking(move || this.replace()).await {
-                    Ok(Ok(next)) => {
+                tracing::error!(%reason, "the keeper process ended, or hangs");
+                match self.replace().await {
+                    Ok(next) => {
                         tracing::info!("another keeper has taken its place");
-                        ears = next;
+                        watched = next;
                         break;
                     }
-                    Ok(Err(error)) => tracing::error!(%error, "nothing would survive this daemon now"),
                     Err(error) => tracing::error!(%error, "nothing would survive this daemon now"),
                 }
                 tokio::time::sleep(AGAIN).await;
@@ -213,50 +295,84 @@ impl Keeper {
         }
     }
 
-    fn replace(&self) -> Result<OwnedFd, KeeperError> {
+    /// Sends on what is queued; returns why the connection is over.
+    async fn serve(&self, watched: &Watched) -> io::Error {
+        let ended = async {
+            let mut buffer = [0; 16];
+            // It says nothing more; what comes is its end.
+            let heard = watched.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
+            heard.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        };
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                error = &mut ended => return error,
+                () = self.work.notified() => if let Err(error) = self.send_queued(watched).await {
+                    return error;
+                },
+            }
+        }
+    }
+
+    async fn send_queued(&self, watched: &Watched) -> io::Result<()> {
+        loop {
+            let next = watched.run(Interest::WRITABLE, |_| self.send_next());
+            match tokio::time::timeout(self.place.stall, next).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    let ms = self.place.stall.as_millis();
+                    let message = format!("it took nothing in for {ms} ms (`daemon.keeper_stall_ms`)");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+            }
+        }
+    }
+
+    /// Sends the oldest message of the queue; whether there was one.
+    fn send_next(&self) -> io::Result<bool> {
         let mut state = self.lock();
-        state.socket = None;
-        if let Some(mut child) = state.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        let Some(socket) = &state.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Some(message) = state.unsent.front() else { return Ok(false) };
+        message.send(socket.as_fd())?;
+        state.unsent.pop_front();
+        self.note_behind(&state);
+        Ok(true)
+    }
+
+    async fn replace(self: &Arc<Self>) -> Result<Watched, KeeperError> {
+        let child = {
+            let mut state = self.lock();
+            (state.socket, state.unsent) = (None, VecDeque::new());
+            self.note_behind(&state);
+            state.child.take()
+        };
+        if let Some(child) = child {
+            kernel::kill_and_reap(child);
         }
-        let (socket, child) = launch(&self.place, &self.hierarchy)?;
-        let ears = socket.try_clone().map_err(failed("hear it"))?;
+        let this = Arc::clone(self);
+        let launched = tokio::task::spawn_blocking(move || launch(&this.place, &this.hierarchy)).await;
+        let (socket, child) = launched.map_err(|error| failed("start it")(io::Error::other(error)))??;
+        let watched = watch_socket(&socket)?;
+        let mut state = self.lock();
+        if state.ended {
+            drop(state);
+            kernel::kill_and_reap(child);
+            return Err(failed("start it")(io::Error::other("the daemon is being stopped")));
+        }
+        let all = state.items.iter().map(|(key, (note, fds))| Message::put(key, note, fds));
+        state.unsent = all.collect::<Result<_, _>>().map_err(failed("tell it everything"))?;
         (state.socket, state.child) = (Some(socket), Some(child));
-        let items = std::mem::take(&mut state.items);
-        for (key, (note, fds)) in &items {
-            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            state.send(&Request::Put { key: key.clone(), note: note.clone() }, &fds);
-        }
-        state.items = items;
-        Ok(ears)
+        self.note_behind(&state);
+        self.work.notify_one();
+        Ok(watched)
     }
 }
 
-impl State {
-    fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) {
-        let Some(socket) = &self.socket else { return };
-        let sent = serde_json::to_vec(request).map_err(io::Error::other).and_then(|body| deliver(socket, &body, fds));
-        if let Err(error) = sent {
-            tracing::error!(%error, "the keeper could not be told");
-            // Wakes the task that looks after it, which replaces it, whether it has ended or hangs: the next one is told
-            // everything. Until then nobody else waits for this one.
-            let _ = rustix::net::shutdown(socket, Shutdown::Both);
-            self.socket = None;
-        }
-    }
-}
-
-/// Sends to a socket that does not block, waiting a while if it is full.
-fn deliver(socket: &OwnedFd, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let until = Instant::now() + SEND_PATIENCE;
-    loop {
-        match kernel::send(socket.as_fd(), &[body], fds) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(socket, PollFlags::OUT, until)?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            sent => return sent,
-        }
-    }
+fn watch_socket(socket: &OwnedFd) -> Result<Watched, KeeperError> {
+    let own = socket.try_clone().map_err(failed("watch it"))?;
+    Watched::new(own, Interest::READABLE | Interest::WRITABLE).map_err(failed("watch it"))
 }
 
 fn wait(socket: &OwnedFd, wanted: PollFlags, until: Instant) -> io::Result<()> {

@@ -24,8 +24,9 @@ pub struct Source {
     shelter: Shelter,
 }
 
-/// What comes at once tells that a command writes faster than it is read, bytes: half of its pipe.
-const FAST: usize = PIPE_BYTES / 2;
+/// What comes at once tells that a command writes faster than it is read, bytes: half of its pipe (`PIPE_BYTES`).
+const FAST: usize = 128 * 1024;
+const _: () = assert!(FAST == PIPE_BYTES / 2);
 
 impl Source {
     /// From `pipe`, which does not block, into `spool`, at most `most` bytes at once.

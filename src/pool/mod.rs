@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::container::{ClaimGuard, Container, ContainerError, Limit, Orphan, Template};
 use thaw_client::types;
@@ -104,8 +104,21 @@ pub(crate) enum Offer {
     Warm(Box<Container>),
     /// None is warm: create one with this.
     Empty(Arc<Template>),
-    /// Nothing can be created yet.
-    NotReady(String),
+    /// Nothing can be created yet: its image is being unpacked.
+    NotYet,
+    /// Nothing can be created, and that is going to stay so for a while.
+    Broken(String),
+}
+
+/// Whether a pool can create containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Its image is being unpacked.
+    NotYet,
+    /// Its image cannot be unpacked; tried again now and then.
+    Broken(String),
+    /// It can.
+    Ready,
 }
 
 /// How a target is changed; what is absent stays.
@@ -127,6 +140,8 @@ pub(crate) enum Message {
         queued: bool,
         reply: oneshot::Sender<Offer>,
     },
+    /// What a container is created with, if the image is there.
+    Template(oneshot::Sender<Option<Arc<Template>>>),
     /// A warm container for one who waits.
     Take(oneshot::Sender<Option<Box<Container>>>),
     /// One that was taken and not used.
@@ -161,6 +176,7 @@ pub struct Pool {
     provider: Arc<str>,
     messages: mpsc::Sender<Message>,
     figures: Arc<Figures>,
+    readiness: watch::Receiver<Readiness>,
     supply: Arc<Supply>,
 }
 
@@ -176,8 +192,10 @@ impl Pool {
         let (messages, inbox) = mpsc::channel(256);
         let figures = Arc::new(Figures::default());
         supply.metrics.expect(provider);
-        let owner = owner::Owner::new(provider, settings, Arc::clone(&supply), Arc::clone(&figures), prepare, orphans);
-        let pool = Self { provider: provider.into(), messages, figures, supply };
+        let (told, readiness) = watch::channel(Readiness::NotYet);
+        let (its, shown) = (Arc::clone(&supply), Arc::clone(&figures));
+        let owner = owner::Owner::new(provider, settings, its, shown, prepare, told, orphans);
+        let pool = Self { provider: provider.into(), messages, figures, readiness, supply };
         pool.supply.add_pool(&pool);
         tokio::spawn(owner.run(inbox));
         pool
@@ -195,8 +213,10 @@ impl Pool {
             Offer::Warm(container) => {
                 return Ok(Claimed { container: *container, path: types::ClaimPath::Warm, guard });
             }
-            Offer::NotReady(reason) => return Err(ClaimError::NotReady(reason)),
-            Offer::Empty(template) => template,
+            Offer::Broken(reason) => return Err(ClaimError::NotReady(reason)),
+            // As any other who waits: in the line, for as long as it may.
+            Offer::NotYet => None,
+            Offer::Empty(template) => Some(template),
         };
         // It may have to wait; what it gets then comes with another.
         drop(guard);
@@ -212,7 +232,32 @@ impl Pool {
         let queued = self.supply.is_awaited(&self.figures);
         match self.ask(|reply| Message::Claim { queued, reply }).await? {
             Offer::Warm(container) => Ok(Some(Claimed { container: *container, path: types::ClaimPath::Warm, guard })),
-            Offer::Empty(_) | Offer::NotReady(_) => Ok(None),
+            Offer::Empty(_) | Offer::NotYet | Offer::Broken(_) => Ok(None),
+        }
+    }
+
+    /// Whether it can create containers.
+    fn is_ready(&self) -> bool {
+        *self.readiness.borrow() == Readiness::Ready
+    }
+
+    /// What a container is created with.
+    async fn template(&self) -> Result<Arc<Template>, ClaimError> {
+        self.ask(Message::Template).await?.ok_or_else(|| ClaimError::NotReady(Shortage::NotYet.to_string()))
+    }
+
+    /// Returns the reason once its image turns out to be unusable; never if it does not.
+    async fn broken(&self) -> String {
+        let mut readiness = self.readiness.clone();
+        let broken = readiness.wait_for(|readiness| matches!(readiness, Readiness::Broken(_))).await;
+        let reason = broken.ok().and_then(|readiness| match &*readiness {
+            Readiness::Broken(reason) => Some(reason.clone()),
+            Readiness::NotYet | Readiness::Ready => None,
+        });
+        match reason {
+            Some(reason) => reason,
+            // It has ended, which its messages say.
+            None => std::future::pending().await,
         }
     }
 

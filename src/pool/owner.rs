@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::scaling::{Bounds, Observed, Scaler};
 use super::supply::{Figures, Reserved, Shortage};
-use super::{Change, Message, Offer, Prepare, Settings, Supply};
-use crate::container::{Container, ContainerError, Containers, Creating, Orphan, Template, fingerprint};
+use super::{Change, Message, Offer, Prepare, Readiness, Settings, Supply};
+use crate::container::{Container, ContainerError, Containers, Creating, Hold, Orphan, Template, fingerprint};
 use thaw_client::types;
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
@@ -41,6 +41,8 @@ pub struct Owner {
     scaled: Option<String>,
     prepare: Prepare,
     template: Option<Arc<Template>>,
+    /// Whether there is a template, for those who wait for it.
+    readiness: watch::Sender<Readiness>,
     preparing: bool,
     warm: VecDeque<Container>,
     /// Warm containers of an earlier daemon, until it is known what they have to be made from.
@@ -50,8 +52,8 @@ pub struct Owner {
     back_off: Duration,
     /// Nothing is created before this.
     not_before: Instant,
-    /// Since when claims have kept it from creating.
-    held_since: Option<Instant>,
+    /// How long claims have kept it from creating.
+    hold: Hold,
     /// Why it creates nothing although it lacks containers.
     paused: Option<String>,
     hits: u64,
@@ -66,6 +68,7 @@ impl Owner {
         supply: Arc<Supply>,
         figures: Arc<Figures>,
         prepare: Prepare,
+        readiness: watch::Sender<Readiness>,
         orphans: Vec<Orphan>,
     ) -> Self {
         let this = Self {
@@ -77,6 +80,7 @@ impl Owner {
             scaled: None,
             prepare,
             template: None,
+            readiness,
             preparing: false,
             warm: VecDeque::new(),
             orphans,
@@ -84,7 +88,7 @@ impl Owner {
             work: JoinSet::new(),
             back_off: BACK_OFF_MIN,
             not_before: Instant::now(),
-            held_since: None,
+            hold: Hold::default(),
             paused: None,
             hits: 0,
             misses: 0,
@@ -154,6 +158,9 @@ impl Owner {
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Message::Template(reply) => {
+                let _ = reply.send(self.template.clone());
+            }
             Message::Prepared(reply) => {
                 let _ = reply.send(self.template.is_some() || self.last_error.is_some());
             }
@@ -168,7 +175,7 @@ impl Owner {
 
     fn claim(&mut self, queued: bool, reply: oneshot::Sender<Offer>) {
         let Some(template) = &self.template else {
-            let offer = Offer::NotReady(self.not_ready());
+            let offer = self.last_error.clone().map_or(Offer::NotYet, Offer::Broken);
             return self.give(reply, offer);
         };
         let warm = if queued { None } else { self.warm.pop_front() };
@@ -257,10 +264,6 @@ impl Owner {
         }
     }
 
-    fn not_ready(&self) -> String {
-        self.last_error.clone().unwrap_or_else(|| "its image is being unpacked".to_owned())
-    }
-
     /// Starts whatever should be started; returns when to look again if something has to wait.
     fn refill(&mut self) -> Option<Instant> {
         let now = Instant::now();
@@ -277,7 +280,7 @@ impl Owner {
         };
         let template = Arc::clone(template);
         if self.warm.len() + self.creating >= self.scaler.target() {
-            self.held_since = None;
+            self.hold.forget();
             self.pause(None);
             return None;
         }
@@ -285,12 +288,9 @@ impl Owner {
             && self.creating < self.settings.concurrent_creations
         {
             let low = self.warm.len() * 100 < self.scaler.target() * self.settings.low_water_percent;
-            let creating = match self.supply.containers().gate().create(low, self.held_since) {
+            let creating = match self.supply.containers().gate().create(low, &mut self.hold) {
                 Ok(creating) => creating,
-                Err(again) => {
-                    self.held_since.get_or_insert(now);
-                    return Some(again);
-                }
+                Err(again) => return Some(again),
             };
             match self.reserve(&template) {
                 Ok(reserved) => self.create(Arc::clone(&template), reserved, creating),
@@ -356,6 +356,8 @@ impl Owner {
                 self.preparing = false;
                 self.adopt(&template);
                 self.template = Some(template);
+                self.readiness.send_replace(Readiness::Ready);
+                self.supply.changed();
                 tracing::info!(provider = %self.provider, target = self.scaler.target(), "pool ready to fill");
                 None
             }
@@ -382,10 +384,21 @@ impl Owner {
         match error {
             None => {
                 self.back_off = BACK_OFF_MIN;
-                self.last_error = None;
+                if self.last_error.take().is_some() {
+                    tracing::info!(provider = %self.provider, "pool can be filled again");
+                }
             }
             Some(reason) => {
-                tracing::warn!(provider = %self.provider, %reason, pause_ms = self.back_off.as_millis() as u64, "pool cannot be filled");
+                let pause_ms = self.back_off.as_millis() as u64;
+                // Said once, and again when it is another reason: a provider whose image nobody wants fails for ever.
+                if self.last_error.as_ref() == Some(&reason) {
+                    tracing::debug!(provider = %self.provider, %reason, pause_ms, "pool still cannot be filled");
+                } else {
+                    tracing::warn!(provider = %self.provider, %reason, pause_ms, "pool cannot be filled");
+                }
+                if self.template.is_none() {
+                    self.readiness.send_replace(Readiness::Broken(reason.clone()));
+                }
                 self.last_error = Some(reason);
                 self.not_before = Instant::now() + self.back_off;
                 self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);

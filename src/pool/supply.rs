@@ -50,6 +50,9 @@ pub enum Shortage {
     /// The host is under pressure.
     #[error("the host is under pressure: {0}")]
     Host(#[from] Refusal),
+    /// What containers of the provider are made from is not there yet.
+    #[error("the provider's image is being unpacked")]
+    NotYet,
 }
 
 impl Shortage {
@@ -58,6 +61,7 @@ impl Shortage {
         match self {
             Self::Limit(_) => "limit",
             Self::Host(refusal) => refusal.label(),
+            Self::NotYet => "not_ready",
         }
     }
 }
@@ -260,16 +264,17 @@ impl Supply {
     }
 
     /// A container created for this one request, after waiting for a place if need be; or a warm one of `pool` if
-    /// that comes first.
+    /// that comes first. Without a `template` it waits until `pool` has one.
     pub(super) async fn cold(
         &self,
         provider: &str,
         pool: Option<&Pool>,
-        template: Arc<Template>,
+        template: Option<Arc<Template>>,
         want: &Want<'_>,
     ) -> Result<Claimed, ClaimError> {
-        let bytes = Self::bytes(&template);
+        let bytes = template.as_deref().map_or(BARE_BYTES, Self::bytes);
         let grant = match self.waiting() {
+            _ if template.is_none() => Err(Shortage::NotYet),
             0 => self.take(bytes).map(Grant::Place),
             // Those who came before go first.
             _ => Err(lock(&self.shortage).unwrap_or(Shortage::Limit(self.containers.limit()))),
@@ -282,6 +287,11 @@ impl Supply {
         match grant {
             Grant::Warm(container) => Ok(Claimed { container: *container, path: ClaimPath::Warm, guard }),
             Grant::Place(Reserved { place, memory }) => {
+                let template = match (template, pool) {
+                    (Some(template), _) => template,
+                    (None, Some(pool)) => pool.template().await?,
+                    (None, None) => return Err(ClaimError::NotReady(Shortage::NotYet.to_string())),
+                };
                 let begun = Instant::now();
                 let created = self.containers.create(Arc::clone(&template), place).await;
                 self.metrics.created(&template, "claim", begun.elapsed(), &created);
@@ -297,7 +307,7 @@ impl Supply {
     /// # Errors
     /// See [`ClaimError`].
     pub async fn claim(&self, provider: &str, template: Arc<Template>, want: &Want<'_>) -> Result<Claimed, ClaimError> {
-        self.cold(provider, None, template, want).await
+        self.cold(provider, None, Some(template), want).await
     }
 
     async fn wait(
@@ -311,6 +321,17 @@ impl Supply {
         if let Shortage::Host(refusal) = &shortage {
             self.metrics.refused(refusal.label(), "claim");
         }
+        let not_yet = matches!(shortage, Shortage::NotYet);
+        if not_yet && want.wait.is_zero() {
+            return Err(ClaimError::NotReady(shortage.to_string()));
+        }
+        let broken = async {
+            match pool {
+                Some(pool) if not_yet => pool.broken().await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::pin!(broken);
         let (sender, mut grant) = oneshot::channel();
         let (position, mut changes) = watch::channel(0);
         let since = Instant::now();
@@ -352,12 +373,14 @@ impl Supply {
                 },
                 () = &mut deadline => {
                     ticket.outcome = "timeout";
-                    let shortage = lock(&self.shortage).unwrap_or(shortage);
+                    let still = pool.is_some_and(|pool| !pool.is_ready());
+                    let shortage = if still { Shortage::NotYet } else { lock(&self.shortage).unwrap_or(shortage) };
                     if !waits {
                         return Err(shortage.into());
                     }
                     return Err(ClaimError::QueueTimeout { waited: want.wait, shortage });
                 }
+                reason = &mut broken => return Err(ClaimError::NotReady(reason)),
                 changed = changes.changed() => match changed {
                     Ok(()) if waits => (want.on_position)(*changes.borrow_and_update()),
                     Ok(()) => drop(changes.borrow_and_update()),
@@ -393,6 +416,10 @@ impl Supply {
                 next.map(|(id, provider, waiter)| (id, provider.to_owned(), waiter.pool.clone(), waiter.bytes))
             };
             let Some((id, provider, pool, bytes)) = next else { break };
+            if pool.as_ref().is_some_and(|pool| !pool.is_ready()) {
+                blocked.insert(provider);
+                continue;
+            }
             if let Some(pool) = &pool
                 && pool.has_warm()
                 && let Ok(Some(container)) = pool.take_warm().await

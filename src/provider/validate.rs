@@ -7,6 +7,9 @@ use super::{
     template::{matches, names},
 };
 
+/// What stands for executions of an image without a provider, in listings, metrics and policies.
+const RESERVED_NAME: &str = "image";
+
 /// A key that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}` {problem}")]
@@ -30,6 +33,12 @@ impl Provider {
         let name_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if !(1..=32).contains(&self.name.len()) || !self.name.chars().all(name_char) {
             return invalid("name", "must be 1 to 32 characters of a-z, 0-9 and -");
+        }
+        if self.name == RESERVED_NAME {
+            return invalid(
+                "name",
+                format!("is {RESERVED_NAME:?}, which stands for executions without a provider; choose another"),
+            );
         }
         if self.image.is_empty() || !self.image.chars().all(|c| name_char(c) || "._/:".contains(c)) {
             return invalid("image", "must be an image's name: a-z, 0-9 and any of - . _ / :");

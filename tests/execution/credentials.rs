@@ -43,6 +43,20 @@ async fn a_file_lies_on_a_tmpfs_of_its_own_for_the_user_alone() {
 }
 
 #[tokio::test]
+async fn the_directory_may_lie_deeper_below_home() {
+    let daemon = Daemon::start(|setup| setup.provider("credentials.dir", ".config/test/account")).await;
+    let script = "cd ~; stat -c '%n %u %g %a' .config .config/test .config/test/account .config/test/account/token; \
+                  cat .config/test/account/token; touch .config/own && grep -c 'account .*tmpfs' /proc/self/mountinfo";
+    let outcome = daemon.run(&with_file(shell(script), MARKER)).await.exited(0);
+    let own = "1000 1000 700";
+    let wanted = format!(
+        ".config {own}\n.config/test {own}\n.config/test/account {own}\n.config/test/account/token 1000 1000 600\n{MARKER}1\n"
+    );
+    assert_eq!(outcome.text(), wanted);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn the_file_can_be_renewed_the_way_the_clis_do_it() {
     let daemon = Daemon::start(|setup| setup).await;
     let script = "cd ~/.test && echo new > token.tmp && mv token.tmp token && cat token && echo more >> token && \

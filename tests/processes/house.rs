@@ -69,10 +69,14 @@ impl House {
         let config = Config::default();
         let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &address.name).unwrap());
         let program = PathBuf::from(env!("CARGO_BIN_EXE_thawd"));
-        let place = keeper::Place { program: program.clone(), run_dir: run_dir.clone(), timeout: PATIENCE };
+        let (timeout, stall) = (PATIENCE, PATIENCE);
+        let place = keeper::Place { program: program.clone(), run_dir: run_dir.clone(), timeout, stall };
         let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy), Default::default()).unwrap();
-        let spawner = Spawner::start(program.clone(), program.with_file_name("thaw-init"), Default::default());
+        let init = program.with_file_name("thaw-init");
+        let spawner = Spawner::start(program.clone(), init, PATIENCE, Default::default());
         let settings = Settings {
+            made_by: String::new(),
+            scarce_percent: 0,
             max: 8,
             ephemeral_bytes: 64 << 20,
             ephemeral_inodes: 4096,
@@ -137,7 +141,7 @@ impl House {
     /// Waits until every container is gone, and removes everything.
     pub async fn close(self) {
         tokio::time::timeout(PATIENCE, self.containers.all_gone()).await.unwrap();
-        self.keeper.end();
+        self.keeper.end().await;
         self.hierarchy.remove_base();
     }
 }

@@ -127,3 +127,20 @@ async fn a_daemon_without_descriptors_still_ends_what_has_to_end() {
     daemon.settled().await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn too_few_descriptors_are_said_at_the_start() {
+    let refused = |files: u64| {
+        let mut command = std::process::Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(env!("CARGO_BIN_EXE_thawd"));
+        // It does not get as far as its directories.
+        let daemon = Daemon::prepare(|setup| setup);
+        command.arg("--config").arg(daemon.path("thawd.toml"));
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        assert!(!daemon.path("state").exists());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused(99);
+    assert!(said.contains("open files is 99, but at least 100 are needed") && said.contains("LimitNOFILE="), "{said}");
+}

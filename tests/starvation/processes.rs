@@ -122,24 +122,62 @@ async fn a_creation_takes_no_longer_than_its_limit_whatever_part_of_it_hangs() {
 }
 
 #[tokio::test]
+async fn jobs_that_nobody_waits_for_are_not_done() {
+    let daemon = Daemon::start(|setup| setup.pool(0).set("container.create_timeout_seconds", 1)).await;
+    daemon.sh("echo served").await.exited(0);
+    let hung = daemon.spawner().unwrap();
+    send(hung.pid, Signal::STOP);
+    let mut asked = Vec::new();
+    for _ in 0..10 {
+        let client = daemon.client.clone();
+        asked.push(tokio::spawn(async move { client.create(&shell("echo never")).await }));
+    }
+    for one in asked {
+        one.await.unwrap().unwrap_err();
+    }
+    // The first of them takes as long as it may; the other nine are not even begun.
+    let begun = std::time::Instant::now();
+    while daemon.client.create(&shell("echo served")).await.is_err() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(15), "the spawner still works off what nobody wants");
+    }
+    assert!(!hung.exists(), "it was killed and reaped");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_keeper_that_hangs_is_replaced_and_told_everything() {
-    let mut daemon = Daemon::start(|setup| setup.pool(2)).await;
+    let stall = 5_000;
+    let mut daemon = Daemon::start(|setup| setup.pool(2).set("daemon.keeper_stall_ms", stall)).await;
     daemon.settled().await;
     let counting = Counting::start(&daemon, 1500).await;
     let hung = daemon.keeper().unwrap();
     send(hung.pid, Signal::STOP);
-    // Until its socket is full nobody notices; then nobody waits for long.
-    let begun = std::time::Instant::now();
+    // Until its socket is full nobody notices; then claims wait for it, and nobody else.
+    let (begun, client) = (std::time::Instant::now(), daemon.client.clone());
+    let healthy = tokio::spawn(async move {
+        let mut slowest = std::time::Duration::ZERO;
+        loop {
+            let asked = std::time::Instant::now();
+            if client.healthz().await.is_err() {
+                return slowest;
+            }
+            slowest = slowest.max(asked.elapsed());
+            assert!(slowest.as_millis() < stall as u128 / 2, "{slowest:?}: a thread is blocked");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    });
     while daemon.keeper().is_none_or(|keeper| keeper.pid == hung.pid) {
         daemon.sh("echo served").await.exited(0);
         assert!(begun.elapsed() < RECOVERY, "it is still there");
     }
-    assert!(!hung.exists(), "it was killed");
+    eventually("it was killed", || async { (!hung.exists()).then_some(()) }).await;
+    assert!(daemon.log().contains("`daemon.keeper_stall_ms`"), "{}", daemon.log());
     eventually("the other one has been told", || async {
         daemon.log().contains("another keeper has taken its place").then_some(())
     })
     .await;
     daemon.kill();
+    healthy.await.unwrap();
     daemon.launch().await;
     counting.assert_complete(&daemon).await;
     daemon.settled().await;

@@ -9,6 +9,7 @@ mod flood;
 mod kills;
 mod left;
 mod load;
+mod mistakes;
 mod restart;
 #[cfg(debug_assertions)]
 mod steps;

@@ -54,6 +54,10 @@ pub enum ConfigError {
 /// Longest time that can be configured, seconds: clocks can count that far from now on.
 const YEAR: u64 = 365 * 24 * 3600;
 
+/// Largest number that can be configured: 8 PiB of bytes. What is larger has no exact value in JSON, and less room to add
+/// and to multiply.
+const MAX_NUMBER: u64 = 1 << 53;
+
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -180,9 +184,10 @@ pub struct Pool {
     pub refill_quiet_ms: u64,
     /// Longest time that claims hold refilling up, milliseconds.
     pub refill_max_hold_ms: u64,
-    /// Longest time that claims hold the clearing away of containers up, milliseconds; when only an eighth of
-    /// `container.max` is free, it waits for nothing.
+    /// Longest time that claims hold the clearing away of containers up, milliseconds.
     pub clearing_max_hold_ms: u64,
+    /// When no more than this share of `container.max` is free, clearing away waits for nothing, percent.
+    pub clearing_scarce_percent: usize,
     /// Share of its target below which a pool does not wait for claims, percent.
     pub refill_low_water_percent: usize,
     /// Creations at the same time, of all pools together, while claims are in flight.
@@ -211,6 +216,7 @@ impl Default for Pool {
             refill_quiet_ms: 5,
             refill_max_hold_ms: 250,
             clearing_max_hold_ms: 1000,
+            clearing_scarce_percent: 12,
             refill_low_water_percent: 25,
             held_creations: 1,
             health_interval_seconds: 30,
@@ -352,6 +358,8 @@ pub struct Daemon {
     pub on_stop: OnStop,
     /// Seconds for which they go on without a daemon before they are destroyed.
     pub keeper_timeout_seconds: u64,
+    /// Milliseconds for which the process that keeps them may take in nothing of what it is told; then it is replaced.
+    pub keeper_stall_ms: u64,
 }
 
 /// What becomes of executions and warm containers when the daemon is told to stop.
@@ -366,7 +374,7 @@ pub enum OnStop {
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { on_stop: OnStop::Destroy, keeper_timeout_seconds: 600 }
+        Self { on_stop: OnStop::Destroy, keeper_timeout_seconds: 600, keeper_stall_ms: 1000 }
     }
 }
 
@@ -543,6 +551,9 @@ impl Config {
             ("image.max_entries", self.image.max_entries),
             ("image_run.pids_max", self.image_run.pids_max.into()),
             ("image_run.timeout_seconds", self.image_run.timeout_seconds),
+            ("metrics.max_connections", self.metrics.max_connections as u64),
+            ("metrics.timeout_seconds", self.metrics.timeout_seconds),
+            ("daemon.keeper_stall_ms", self.daemon.keeper_stall_ms),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -561,21 +572,8 @@ impl Config {
                 return Err((key.to_owned(), format!("must be at least {least}")));
             }
         }
-        for (key, seconds) in [
-            ("api.heartbeat_seconds", self.api.heartbeat_seconds),
-            ("pool.health_interval_seconds", self.pool.health_interval_seconds),
-            ("container.create_timeout_seconds", self.container.create_timeout_seconds),
-            ("execution.retention_seconds", self.execution.retention_seconds),
-            ("execution.reader_stall_ms", self.execution.reader_stall_ms / 1000),
-            ("execution.disconnect_grace_ms", self.execution.disconnect_grace_ms / 1000),
-            ("execution.kill_grace_ms", self.execution.kill_grace_ms / 1000),
-            ("execution.max_timeout_ms", self.execution.max_timeout_ms / 1000),
-            ("image_run.timeout_seconds", self.image_run.timeout_seconds),
-        ] {
-            if seconds > YEAR {
-                return Err((key.to_owned(), format!("must be at most a year, {YEAR} s")));
-            }
-        }
+        let all = toml::Table::try_from(self).map_err(|error| (String::new(), error.to_string()))?;
+        check_numbers("", &all)?;
         self.api.connections.check()?;
         self.egress.limits.check()?;
         self.check_pools()?;
@@ -584,7 +582,7 @@ impl Config {
             let problem = "must be at least 0.01 and at most `image_run.cpu_burst`, which must be at most 1024";
             return Err(("image_run.cpu".to_owned(), problem.to_owned()));
         }
-        let ids = u64::from(self.container.id_start) + self.container.max as u64 * 65_536;
+        let ids = u64::from(self.container.id_start).saturating_add((self.container.max as u64).saturating_mul(65_536));
         if self.execution.retained_bytes < self.execution.output_bytes {
             let problem = format!("must be at least `execution.output_bytes`, {}", self.execution.output_bytes);
             return Err(("execution.retained_bytes".to_owned(), problem));
@@ -647,6 +645,7 @@ impl Config {
         for (key, percent) in [
             ("pool.scale_up_hit_percent", f64::from(self.pool.scale_up_hit_percent)),
             ("pool.refill_low_water_percent", self.pool.refill_low_water_percent as f64),
+            ("pool.clearing_scarce_percent", self.pool.clearing_scarce_percent as f64),
             ("admission.max_memory_pressure_percent", self.admission.max_memory_pressure_percent),
             ("admission.max_cpu_pressure_percent", self.admission.max_cpu_pressure_percent),
         ] {
@@ -664,6 +663,29 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Refuses times that the clock cannot count to, and numbers that cannot be calculated with, whatever key they are in.
+fn check_numbers(prefix: &str, table: &toml::Table) -> Result<(), (String, String)> {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            toml::Value::Table(inner) => check_numbers(&key, inner)?,
+            toml::Value::Integer(number) => {
+                let number = number.unsigned_abs();
+                let seconds = if name.ends_with("_ms") { number / 1000 } else { number };
+                let is_time = name.ends_with("_ms") || name.ends_with("_seconds");
+                if is_time && seconds > YEAR {
+                    return Err((key, format!("must be at most a year, {YEAR} s")));
+                }
+                if number > MAX_NUMBER {
+                    return Err((key, format!("must be at most {MAX_NUMBER}")));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Fewest warm containers of a provider when nothing says otherwise (product requirement: at least 5 warm).
@@ -721,6 +743,28 @@ mod tests {
         assert!(parse("[queue]\ntimeout_ms = 60001\n").unwrap_err().contains("`queue.max_timeout_ms`, 60000"));
         assert!(parse("[execution]\nmax_per_user = 0\n").unwrap_err().contains("`execution.max_per_user`"));
         assert!(parse("[cgroup]\nname = \"../x\"\n").unwrap_err().contains("`cgroup.name`"));
+    }
+
+    #[test]
+    fn no_number_is_too_large_to_be_refused_by_name() {
+        fn keys(prefix: &str, table: &toml::Table, all: &mut Vec<String>) {
+            for (name, value) in table {
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                match value {
+                    toml::Value::Table(inner) => keys(&key, inner, all),
+                    toml::Value::Integer(_) => all.push(key),
+                    _ => {}
+                }
+            }
+        }
+        let mut all = vec!["provider.a.pool_target".to_owned(), "provider.a.prestarted".to_owned()];
+        keys("", &toml::Table::try_from(with_optional_keys(parse("").unwrap())).unwrap(), &mut all);
+        assert!(all.len() > 50, "{all:?}");
+        for key in &all {
+            let (section, name) = key.rsplit_once('.').unwrap();
+            let error = parse(&format!("[{section}]\n{name} = {}\n", i64::MAX)).unwrap_err();
+            assert!(error.contains(&format!("`{key}`")) || error.contains(name), "{key}: {error}");
+        }
     }
 
     #[test]

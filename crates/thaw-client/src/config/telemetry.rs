@@ -12,13 +12,19 @@ pub struct MetricsSettings {
     /// Address that `/metrics`, and nothing else, is served on besides the API's socket, as `127.0.0.1:9477`; none when
     /// absent. Plain HTTP for whoever can reach it.
     pub listen: Option<SocketAddr>,
+    /// Connections there at the same time; further ones wait.
+    pub max_connections: usize,
+    /// Seconds for which a client there may be silent, or take nothing of its answer.
+    pub timeout_seconds: u64,
+    /// Milliseconds for which an answer there is given again: each new one reads files of every container.
+    pub max_age_ms: u64,
     /// Whether there are metrics of each execution that runs, which name it. Without them there are sums by provider.
     pub per_execution: bool,
 }
 
 impl Default for MetricsSettings {
     fn default() -> Self {
-        Self { listen: None, per_execution: true }
+        Self { listen: None, max_connections: 16, timeout_seconds: 10, max_age_ms: 1000, per_execution: true }
     }
 }
 

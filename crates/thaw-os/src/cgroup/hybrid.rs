@@ -16,17 +16,17 @@ pub struct Hybrid {
 }
 
 impl Hybrid {
-    /// Makes `name` in each hierarchy.
-    pub fn prepare(memory: &Path, cpu: &Path, pids: &Path, name: &str) -> Result<Self, CgroupError> {
-        let hybrid = Self { memory: memory.join(name), cpu: cpu.join(name), pids: pids.join(name) };
-        for directory in hybrid.directories("") {
-            make_directory(&directory)?;
-        }
-        Ok(hybrid)
+    /// Containers below `name` in each hierarchy.
+    pub fn new(memory: &Path, cpu: &Path, pids: &Path, name: &str) -> Self {
+        Self { memory: memory.join(name), cpu: cpu.join(name), pids: pids.join(name) }
     }
 }
 
 impl Controllers for Hybrid {
+    fn prepare_base(&self) -> Result<(), CgroupError> {
+        self.directories("").iter().try_for_each(|directory| make_directory(directory))
+    }
+
     fn directories(&self, id: &str) -> Vec<PathBuf> {
         let mut directories = Vec::with_capacity(3);
         for base in [&self.memory, &self.cpu, &self.pids] {

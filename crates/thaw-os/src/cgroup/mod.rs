@@ -21,10 +21,14 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
+use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::kernel::{LOCK_PATIENCE, LockError, lock_directory};
 
 pub use abandoned::{KEEPER, clear_abandoned, leave_nothing};
 pub use detect::Layout;
@@ -131,10 +135,12 @@ pub enum CgroupError {
         fix: String,
     },
     /// Another daemon has the cgroup.
-    #[error("another daemon uses {}; stop it, or choose another `cgroup.name`", path.display())]
+    #[error("another daemon uses {}: {holders}; stop it, or choose another `cgroup.name`", path.display())]
     InUse {
         /// Which one.
         path: PathBuf,
+        /// Which processes have it.
+        holders: String,
     },
     /// The cgroup that the daemon's is to lie in is not there.
     #[error(
@@ -185,6 +191,8 @@ impl CgroupError {
 
 /// The part that differs between the layouts: limits and memory accounting.
 trait Controllers: Send + Sync {
+    /// Makes the base directories, or makes them again, with what containers below them need.
+    fn prepare_base(&self) -> Result<(), CgroupError>;
     /// Directories (besides the v2 core's) in which a container has its own, below `base/id`.
     fn directories(&self, id: &str) -> Vec<PathBuf>;
     /// Sets the memory limit and the pids limit.
@@ -251,7 +259,7 @@ pub struct Hierarchy {
     relative: String,
     controllers: Box<dyn Controllers>,
     /// `core`, locked for as long as this lives.
-    _lock: OwnedFd,
+    lock: Mutex<OwnedFd>,
 }
 
 impl std::fmt::Debug for Hierarchy {
@@ -280,14 +288,26 @@ impl Hierarchy {
         let relative = if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") };
         let core = layout.core().join(&relative);
         make_directory(&core)?;
-        let lock = lock(&core)?;
+        let lock = lock(&core, LOCK_PATIENCE)?;
         let controllers: Box<dyn Controllers> = match &layout {
-            Layout::V2 { .. } => Box::new(v2::V2::prepare(&above, &core)?),
-            Layout::Hybrid { memory, cpu, pids, .. } => {
-                Box::new(hybrid::Hybrid::prepare(memory, cpu, pids, &relative)?)
-            }
+            Layout::V2 { .. } => Box::new(v2::V2::new(&above, &core)),
+            Layout::Hybrid { memory, cpu, pids, .. } => Box::new(hybrid::Hybrid::new(memory, cpu, pids, &relative)),
         };
-        Ok(Self { layout, core, relative, controllers, _lock: lock })
+        controllers.prepare_base()?;
+        Ok(Self { layout, core, relative, controllers, lock: Mutex::new(lock) })
+    }
+
+    /// Makes the daemon's own directories again, which somebody has removed: an empty one can be. The daemon that has
+    /// them stays the only one.
+    fn restore_base(&self) -> Result<(), CgroupError> {
+        tracing::warn!(cgroup = %self.core.display(), "a cgroup of the daemon's own was removed; made again");
+        // One creation at a time comes here, and finds what the one before has made.
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.core.is_dir() {
+            make_directory(&self.core)?;
+            *held = lock(&self.core, LOCK_PATIENCE)?;
+        }
+        self.controllers.prepare_base()
     }
 
     /// The layout found.
@@ -302,7 +322,12 @@ impl Hierarchy {
     /// # Errors
     /// A directory or control file that cannot be made or written. What was made is removed again.
     pub fn create(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<Cgroup, CgroupError> {
-        let made = self.make(id, memory_bytes, pids);
+        let mut made = self.make(id, memory_bytes, pids);
+        if made.is_err() && self.bases().iter().any(|base| !base.is_dir()) {
+            self.remove_directories(id);
+            self.restore_base()?;
+            made = self.make(id, memory_bytes, pids);
+        }
         if made.is_err() {
             self.remove_directories(id);
         }
@@ -560,14 +585,11 @@ impl Cgroup {
 
 /// Takes a cgroup for this process alone: its containers are swept at the start, so that two daemons with the same
 /// name would destroy each other's. The kernel gives the lock back whenever the process ends.
-fn lock(path: &Path) -> Result<OwnedFd, CgroupError> {
-    let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| CgroupError::io("open", path)(errno.into()))?;
-    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(directory),
-        Err(Errno::WOULDBLOCK) => Err(CgroupError::InUse { path: path.to_owned() }),
-        Err(errno) => Err(CgroupError::io("lock", path)(errno.into())),
-    }
+fn lock(path: &Path, patience: Duration) -> Result<OwnedFd, CgroupError> {
+    lock_directory(path, patience).map_err(|error| match error {
+        LockError::Held(holders) => CgroupError::InUse { path: path.to_owned(), holders },
+        LockError::Io(source) => CgroupError::io("lock", path)(source),
+    })
 }
 
 /// Moves this process into the sub-group `name` of its own v2 cgroup, so that controllers can be handed down from there
@@ -648,10 +670,11 @@ mod tests {
     #[test]
     fn a_cgroup_has_one_daemon() {
         let directory = tempfile::tempdir().unwrap();
-        let first = lock(directory.path()).unwrap();
-        assert!(matches!(lock(directory.path()), Err(CgroupError::InUse { .. })));
+        let soon = std::time::Duration::from_millis(50);
+        let first = lock(directory.path(), soon).unwrap();
+        assert!(matches!(lock(directory.path(), soon), Err(CgroupError::InUse { .. })));
         drop(first);
-        lock(directory.path()).unwrap();
+        lock(directory.path(), soon).unwrap();
     }
 
     #[test]

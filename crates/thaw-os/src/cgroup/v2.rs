@@ -11,19 +11,14 @@ const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// Pure v2: one directory per container.
 pub struct V2 {
+    root: PathBuf,
     base: PathBuf,
 }
 
 impl V2 {
-    /// Enables the controllers from `root` down to `base`, so that containers below it can be limited.
-    pub fn prepare(root: &Path, base: &Path) -> Result<Self, CgroupError> {
-        let mut directory = root.to_owned();
-        enable(&directory)?;
-        for component in base.strip_prefix(root).unwrap_or(base).components() {
-            directory.push(component);
-            enable(&directory)?;
-        }
-        Ok(Self { base: base.to_owned() })
+    /// Containers below `base`, which lies below `root`.
+    pub fn new(root: &Path, base: &Path) -> Self {
+        Self { root: root.to_owned(), base: base.to_owned() }
     }
 
     pub(super) fn file(&self, id: &str, name: &str) -> PathBuf {
@@ -54,6 +49,17 @@ fn enable(directory: &Path) -> Result<(), CgroupError> {
 }
 
 impl Controllers for V2 {
+    /// Enables the controllers from the root down to the base, so that containers below it can be limited.
+    fn prepare_base(&self) -> Result<(), CgroupError> {
+        let mut directory = self.root.clone();
+        enable(&directory)?;
+        for component in self.base.strip_prefix(&self.root).unwrap_or(&self.base).components() {
+            directory.push(component);
+            enable(&directory)?;
+        }
+        Ok(())
+    }
+
     fn directories(&self, _id: &str) -> Vec<PathBuf> {
         Vec::new()
     }

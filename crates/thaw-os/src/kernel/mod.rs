@@ -2,16 +2,20 @@
 
 #![allow(unsafe_code)]
 
+mod child;
 mod clock;
 mod clone;
+mod directory_lock;
 mod exec;
 mod message;
 mod mount;
 mod network;
 mod watch;
 
+pub use child::kill_and_reap;
 pub use clock::{since_boot, thread_cpu_time};
 pub use clone::{Cloned, clone_container};
+pub use directory_lock::{LOCK_PATIENCE, LockError, lock_directory};
 pub use exec::execute;
 pub use message::{Received, peek, peek_from_the_start, receive, send};
 pub use mount::{attach_in_namespace, bind_detached, set_mount_attributes};

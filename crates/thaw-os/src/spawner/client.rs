@@ -18,11 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::protocol::{CreateRequest, MAX_MESSAGE, Part, Reply};
 use crate::kernel::{self, Watched};
 
+/// How much longer the spawner may take than its requester waits: then it hangs.
+const SLACK: Duration = Duration::from_secs(1);
+
 /// How many creations may wait for the spawner.
 const QUEUE: usize = 1024;
 
-/// Longest creation. It takes milliseconds; a spawner that needs longer hangs, and everybody behind it in the queue
-/// with it.
+/// Longest creation, unless `container.create_timeout_seconds` is shorter. It takes milliseconds; a spawner that needs
+/// longer hangs, and everybody behind it in the queue with it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// When to look for containers that a dead spawner left half made: each ends as soon as it misses the spawner.
@@ -78,11 +81,11 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Starts the owner task; `program` is this same program, `init` the `thaw-init` binary. `failures` counts processes
-    /// that had to be replaced.
-    pub fn start(program: PathBuf, init: PathBuf, failures: Counter) -> Self {
+    /// Starts the owner task; `program` is this same program, `init` the `thaw-init` binary. Nobody waits for a creation
+    /// longer than `patience`. `failures` counts processes that had to be replaced.
+    pub fn start(program: PathBuf, init: PathBuf, patience: Duration, failures: Counter) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(own(program, init, queue, failures));
+        tokio::spawn(own(program, init, (patience + SLACK).min(TIMEOUT), queue, failures));
         Self { jobs }
     }
 
@@ -104,7 +107,8 @@ impl Spawner {
 }
 
 struct Process {
-    child: Child,
+    /// Taken when this is dropped.
+    child: Option<Child>,
     socket: Watched,
 }
 
@@ -124,7 +128,16 @@ impl Process {
             .stdout(Stdio::null())
             .spawn()?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        Ok(Self { child, socket: Watched::new(ours, Interest::READABLE | Interest::WRITABLE)? })
+        Ok(Self { child: Some(child), socket: Watched::new(ours, Interest::READABLE | Interest::WRITABLE)? })
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Its process group, by which its orphans are found.
+    fn group(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     async fn create(&self, request: &CreateRequest, fds: &[OwnedFd; 2]) -> io::Result<Result<Spawned, SpawnerError>> {
@@ -157,9 +170,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It ends by itself when its socket closes; killing it first makes the wait short in every case.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // It ends by itself when its socket closes, unless it hangs. Whoever drops it does not wait for that.
+        if let Some(child) = self.child.take() {
+            kernel::kill_and_reap(child);
+        }
     }
 }
 
@@ -205,7 +219,7 @@ async fn ended(process: Option<&Process>) {
     }
 }
 
-async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>, failures: Counter) {
+async fn own(program: PathBuf, init: PathBuf, patience: Duration, mut queue: mpsc::Receiver<Job>, failures: Counter) {
     let mut process: Option<Process> = None;
     loop {
         let job = tokio::select! {
@@ -220,9 +234,12 @@ async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>, fa
                 continue;
             }
         };
+        // Its requester gave up while others were served: nobody would take the container.
+        if job.reply.is_closed() {
+            continue;
+        }
         // One that died this very moment is replaced without anybody noticing.
-        let alive = |current: &mut Process| matches!(current.child.try_wait(), Ok(None));
-        let current = match process.take_if(alive) {
+        let current = match process.take_if(Process::is_alive) {
             Some(current) => Ok(current),
             None => {
                 process = None;
@@ -231,7 +248,7 @@ async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>, fa
         };
         let outcome = match current {
             Err(error) => Err(SpawnerError::Process(error)),
-            Ok(current) => match tokio::time::timeout(TIMEOUT, current.create(&job.request, &job.fds)).await {
+            Ok(current) => match tokio::time::timeout(patience, current.create(&job.request, &job.fds)).await {
                 Ok(Ok(outcome)) => {
                     process = Some(current);
                     outcome
@@ -239,11 +256,11 @@ async fn own(program: PathBuf, init: PathBuf, mut queue: mpsc::Receiver<Job>, fa
                 failed => {
                     let error = match failed {
                         Ok(Err(error)) => error,
-                        _ => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", TIMEOUT.as_secs())),
+                        _ => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", patience.as_secs())),
                     };
                     tracing::error!(%error, "the spawner process failed and will be replaced");
                     failures.inc();
-                    let group = current.child.id();
+                    let group = current.group();
                     drop(current);
                     tokio::spawn(reap_orphans(group));
                     Err(SpawnerError::Process(error))

@@ -314,9 +314,13 @@ fn writable(request: &CreateRequest, root: BorrowedFd<'_>, shm: BorrowedFd<'_>) 
     let tmp_mount = part(c"tmp")?;
     attach(tmp_mount.as_fd(), scratch.as_fd(), "/tmp")?;
     let (Some(name), Some(home_mount)) = (&request.credential_dir, home_mount) else { return Ok(None) };
-    drop(make_directory(home_mount.as_fd(), name, 0o700, owner)?);
+    // The file system is new and nothing runs in it: each part is made, and none can be a link.
+    let mut parent = home_mount;
+    for part in name.split('/') {
+        parent = make_directory(parent.as_fd(), part, 0o700, owner)?;
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(&home_mount, name.as_str(), flags, Mode::empty())
+    let directory = rustix::fs::openat(&parent, ".", flags, Mode::empty())
         .map_err(failed(format!("open the credential directory {name}")))?;
     Ok(Some(directory))
 }

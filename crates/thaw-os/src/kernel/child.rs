@@ -1,0 +1,87 @@
+//! Children that are killed and must not keep anybody waiting.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// When to look whether a child has ended: at once for one that was killed, ever later for one that hangs in the kernel.
+const LOOKS: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+];
+
+/// How long the end of the runtime waits for each of them, so that nothing is left when the process has ended.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A child that was killed. Dropping it waits until it is reaped, for [`LAST_PATIENCE`] at most.
+struct Killed(Child);
+
+impl Killed {
+    fn is_reaped(&mut self) -> bool {
+        // An error means that there is no such child any more.
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let until = Instant::now() + LAST_PATIENCE;
+        while !self.is_reaped() && Instant::now() < until {
+            std::thread::sleep(LOOKS[0]);
+        }
+    }
+}
+
+/// Kills `child` and reaps it, whenever it ends; nobody waits for that but the end of the runtime.
+pub fn kill_and_reap(mut child: Child) {
+    // It has ended already, then.
+    let _ = child.kill();
+    let mut killed = Killed(child);
+    if killed.is_reaped() {
+        return;
+    }
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
+        for pause in LOOKS.into_iter().chain(std::iter::repeat(LOOKS[LOOKS.len() - 1])) {
+            tokio::time::sleep(pause).await;
+            if killed.is_reaped() {
+                return;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::kill_and_reap;
+
+    #[tokio::test]
+    async fn a_killed_child_leaves_no_zombie_and_keeps_nobody_waiting() {
+        let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let process = format!("/proc/{}", child.id());
+        kill_and_reap(child);
+        let begun = std::time::Instant::now();
+        while std::path::Path::new(&process).exists() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "not reaped");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_runtime_leaves_no_killed_child() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let children: Vec<_> = (0..20).map(|_| Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+        let processes: Vec<_> = children.iter().map(|child| format!("/proc/{}", child.id())).collect();
+        runtime.block_on(async {
+            children.into_iter().for_each(kill_and_reap);
+        });
+        drop(runtime);
+        for process in processes {
+            assert!(!std::path::Path::new(&process).exists(), "{process} is left");
+        }
+    }
+}
