@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -11,29 +11,23 @@ use tokio::time::timeout_at;
 
 use super::control::Control;
 use super::credentials;
+use super::fingerprint::fingerprint;
 use super::gate::Gate;
 use super::holder::Holder;
 use super::place::{Limit, Place, Places};
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::processes::Processes;
 use super::reaper::{self, Parts, Remains};
-use super::survive::fingerprint;
+use super::registry::{Entry, Registry, State, Status, lock};
 use super::{Container, ContainerError, Template};
 use crate::egress;
 use crate::keeper::Keeper;
 use thaw_client::types;
-use thaw_os::cgroup::{Cgroup, Hierarchy, Limits, Usage};
+use thaw_os::cgroup::{Hierarchy, Limits, Usage};
 use thaw_os::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
 use thaw_wire::{Report, op};
 
 use crate::steps;
-
-pub use thaw_client::types::ContainerState as State;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each critical section leaves the value whole, so a panic elsewhere does not spoil it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What is the same for every container.
 #[derive(Debug, Clone)]
@@ -74,101 +68,6 @@ impl Settings {
     /// With how many free places, or fewer, clearing away waits for nothing.
     pub fn scarce_places(&self) -> usize {
         self.max.saturating_mul(self.scarce_percent) / 100
-    }
-}
-
-/// One container as others see it.
-#[derive(Debug)]
-pub struct Entry {
-    pub id: String,
-    pub provider: String,
-    pub pool: PoolKey,
-    pub cgroup: Cgroup,
-    pub created_at_ms: u64,
-    /// While it serves.
-    pub limits: Limits,
-    pub network: OnceLock<egress::Meter>,
-    pub status: Mutex<Status>,
-}
-
-#[derive(Debug)]
-pub struct Status {
-    pub state: State,
-    pub holder: Option<Holder>,
-    pub pid: Option<i32>,
-    pub claimed: Option<Claimed>,
-}
-
-/// When a container was claimed, and what it had used by then.
-#[derive(Debug, Clone, Copy)]
-pub struct Claimed {
-    at_ms: u64,
-    usage: Usage,
-    network: egress::Usage,
-}
-
-impl Entry {
-    /// Counts what goes through its proxy.
-    pub fn set_meter(&self, meter: egress::Meter) {
-        // There is one proxy, and so one meter.
-        let _ = self.network.set(meter);
-    }
-
-    fn network(&self) -> egress::Usage {
-        self.network.get().map(egress::Meter::read).unwrap_or_default()
-    }
-
-    /// What its execution has used.
-    fn used(&self, usage: &Usage, claimed: &Claimed) -> types::Usage {
-        let usage = usage.since(&claimed.usage);
-        let network = self.network();
-        types::Usage {
-            cpu_us: usage.cpu_us,
-            cpu_limit: self.limits.cpu,
-            memory_bytes: usage.memory_bytes,
-            memory_peak_bytes: usage.memory_peak_bytes,
-            memory_limit_bytes: self.limits.memory_bytes,
-            periods: usage.periods,
-            throttled_periods: usage.throttled_periods,
-            throttled_us: usage.throttled_us,
-            oom_kills: usage.oom_kills,
-            network_out_bytes: network.bytes_out.saturating_sub(claimed.network.bytes_out),
-            network_in_bytes: network.bytes_in.saturating_sub(claimed.network.bytes_in),
-        }
-    }
-
-    pub fn set_state(&self, state: State) {
-        lock(&self.status).state = state;
-    }
-
-    /// `baseline` is what it has used so far, which is not the execution's.
-    pub fn set_claimed(&self, holder: Holder, at_ms: u64, baseline: Usage) {
-        let mut status = lock(&self.status);
-        status.state = State::Claimed;
-        status.holder = Some(holder);
-        status.claimed = Some(Claimed { at_ms, usage: baseline, network: self.network() });
-    }
-
-    pub fn pid(&self) -> Option<i32> {
-        lock(&self.status).pid
-    }
-
-    pub fn set_pid(&self, pid: Option<i32>) {
-        lock(&self.status).pid = pid;
-    }
-}
-
-/// The containers that exist, for listing.
-#[derive(Debug, Default)]
-pub struct Registry(Mutex<BTreeMap<String, Arc<Entry>>>);
-
-impl Registry {
-    fn add(&self, entry: Arc<Entry>) {
-        lock(&self.0).insert(entry.id.clone(), entry);
-    }
-
-    pub fn remove(&self, id: &str) {
-        lock(&self.0).remove(id);
     }
 }
 
@@ -288,14 +187,14 @@ impl Containers {
     /// How many containers of `provider` serve an execution now.
     pub fn claimed(&self, provider: &str) -> usize {
         let is_claimed = |entry: &Arc<Entry>| lock(&entry.status).state == State::Claimed;
-        lock(&self.registry.0).values().filter(|entry| entry.provider == provider && is_claimed(entry)).count()
+        self.registry.entries().values().filter(|entry| entry.provider == provider && is_claimed(entry)).count()
     }
 
     /// What the warm containers of each pool hold; read anew at most once a second. Blocks while it is.
     pub fn pool_memory(&self) -> Vec<(PoolKey, types::PoolMemory)> {
         let is_warm = |entry: &Arc<Entry>| lock(&entry.status).state == State::Warm;
         self.memory.get(|| {
-            let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
+            let entries: Vec<_> = self.registry.entries().values().cloned().collect();
             let warm = entries.into_iter().filter(is_warm);
             // One that is claimed or destroyed meanwhile has no figures left.
             warm.filter_map(|entry| Some((entry.pool.clone(), self.hierarchy.memory(&entry.cgroup).ok()?))).collect()
@@ -305,7 +204,7 @@ impl Containers {
     /// How many containers there are, by provider, stage and state.
     pub fn count(&self) -> BTreeMap<(String, types::Stage, State), usize> {
         let mut counts = BTreeMap::new();
-        for entry in lock(&self.registry.0).values() {
+        for entry in self.registry.entries().values() {
             let state = lock(&entry.status).state;
             *counts.entry((entry.provider.clone(), entry.pool.stage(), state)).or_default() += 1;
         }
@@ -314,7 +213,7 @@ impl Containers {
 
     /// The containers that exist now. Blocks: it reads half a dozen files of each.
     pub fn list(&self) -> Vec<types::Container> {
-        let entries: Vec<_> = lock(&self.registry.0).values().cloned().collect();
+        let entries: Vec<_> = self.registry.entries().values().cloned().collect();
         entries.iter().map(|entry| self.describe(entry)).collect()
     }
 

@@ -16,12 +16,14 @@ mod command;
 mod containers;
 mod control;
 mod credentials;
+mod fingerprint;
 mod gate;
 mod holder;
 mod place;
 mod pool_memory;
 mod processes;
 mod reaper;
+mod registry;
 mod survive;
 mod terminal;
 
@@ -40,6 +42,7 @@ pub use cli::{Cli, Prestarted};
 pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Settings};
 pub use credentials::CredentialError;
+pub use fingerprint::{fingerprint, made_by};
 pub use gate::{ClaimGuard, Creating, Gate, GateSettings, Hold};
 pub use holder::{Held, Holder, Once, Sandbox};
 pub use place::{Limit, Place};
@@ -47,13 +50,13 @@ pub use pool_memory::PoolKey;
 use processes::Processes;
 pub use processes::{Exited, MAX_LEFT, Process};
 use reaper::Remains;
-pub use survive::{Orphan, fingerprint, made_by};
+pub use survive::Orphan;
 pub use terminal::{Terminal, WindowSize};
 
 pub use thaw_wire::{INIT_ID, MAX_GROUPS, Rlimit};
 
 /// State as shown by the API.
-pub use containers::State;
+pub use registry::State;
 
 /// What every container of a provider is made from.
 #[derive(Debug, Clone)]

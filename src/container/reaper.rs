@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::containers::{Entry, Registry, State};
 use super::gate::Gate;
 use super::holder::Holder;
 use super::place::{Place, Places};
+use super::registry::{Entry, Registry, State};
 use crate::egress;
 use crate::keeper::Keeper;
 use crate::steps;

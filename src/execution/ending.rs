@@ -26,7 +26,7 @@ impl Stop {
         Self::ALL.into_iter().find(|stop| *stop as u8 == noted.reason)
     }
 
-    /// What an earlier daemon had decided, and when, by the clock of [`super::survive::now`].
+    /// What an earlier daemon had decided, and when, by the clock of [`super::clock::now`].
     pub(super) fn recovered(recovered: &Recovered) -> Option<(Self, Duration)> {
         let noted = recovered.stop?;
         Some((Self::noted(noted)?, noted.at))

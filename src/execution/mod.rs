@@ -9,6 +9,7 @@
 //! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
 //! cancellation, and count as readers while they stream.
 
+mod clock;
 mod ending;
 mod environment;
 mod image_run;
@@ -197,7 +198,7 @@ pub struct Handle {
     cancel: CancellationToken,
     readers: watch::Sender<usize>,
     waiting: Waiting,
-    /// When its time is over, by the clock of [`survive::now`]; once its first command has started.
+    /// When its time is over, by the clock of [`clock::now`]; once its first command has started.
     deadline: OnceLock<Duration>,
     keeper: Option<Arc<Keeper>>,
 }
@@ -527,7 +528,7 @@ impl Executions {
     fn ended(&self, handle: &Handle, keep: bool) {
         let mut known = self.known();
         if keep {
-            let ended_at = handle.log.ended_at().map_or_else(Instant::now, survive::instant);
+            let ended_at = handle.log.ended_at().map_or_else(Instant::now, clock::instant);
             let until = ended_at + self.settings.retention;
             let bytes = handle.log.bytes();
             known.ended.push_back(Ended { id: handle.id.clone(), until, bytes });

@@ -12,12 +12,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use super::clock;
 use super::ending::{End, Ended, Remains, Stop, conclude, never_ran};
 use super::late::{Conversation, Late};
 use super::metrics::Origin;
 use super::plan::Plan;
 use super::state::{Place, Step, Submitted as Command};
-use super::survive;
 use super::{Executions, Handle, StartError, waiting};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
 use crate::output::{Checkpoint, Log, Recovered, Source, Stream, output_pipe};
@@ -178,12 +178,12 @@ impl Running {
         command: &Command,
     ) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
-        let since = survive::instant(command.since);
+        let since = clock::instant(command.since);
         Ok(Self {
             process,
             baseline: container.baseline(),
             since,
-            deadline: handle.deadline.get().map_or(since + handle.timeout, |until| survive::instant(*until)),
+            deadline: handle.deadline.get().map_or(since + handle.timeout, |until| clock::instant(*until)),
             from: 0,
             begun: None,
             stdout: handle.source(stdout, Stream::Stdout)?,
@@ -413,7 +413,7 @@ async fn begin(
         (None, None) => Meaning::Bytes,
     };
     let since = Instant::now();
-    let _ = handle.deadline.set(survive::now() + handle.timeout);
+    let _ = handle.deadline.set(clock::now() + handle.timeout);
     Ok((
         Running {
             container,
@@ -548,7 +548,7 @@ async fn submit(
     let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
     // Before it is claimed, so that the next daemon knows whose it was.
     let (id, tag) = (container.id().to_owned(), container.next_tag());
-    let (since, until) = (survive::now(), handle.deadline.get().copied());
+    let (since, until) = (clock::now(), handle.deadline.get().copied());
     handle.submit(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
     if let Some(keeper) = &handle.keeper {
         keeper.caught_up().await;
@@ -747,11 +747,11 @@ async fn follow(
 }
 
 /// Politely first: a CLI may be writing a refreshed token. Returns when it has to be killed: at `kill_at`, by the clock of
-/// [`survive::now`], or now.
+/// [`clock::now`], or now.
 fn ask_to_end(process: &Process, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
     let polite = reason != Stop::Shutdown && process.signal(libc::SIGTERM).is_ok();
     let now = tokio::time::Instant::now();
-    if polite { now + kill_at.saturating_sub(survive::now()) } else { now }
+    if polite { now + kill_at.saturating_sub(clock::now()) } else { now }
 }
 
 /// Waits for a reader, at most until then; never ends without a time.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::clock::now;
 use super::ending::Stop;
 use super::state::{State, Step, Submitted};
 use super::users::UserSlot;
@@ -22,7 +23,6 @@ use crate::keeper::{Kept, Key};
 use crate::output::{self, Files, Log, Recovered, Shelter, Source, Stream};
 use crate::provider::Dialect;
 use thaw_client::types::{ExecutionState, Exit, ExitReason};
-use thaw_os::kernel;
 
 /// What ends an execution whose command had not been handed over, or cannot be gone on with.
 const LOST: &str = "the daemon was restarted, and this execution could not survive that";
@@ -43,11 +43,6 @@ pub struct Note {
     background: bool,
     dialect: Option<Dialect>,
     command: Option<Submitted>,
-}
-
-/// Time since the machine was started, without the time that it slept: the same clock for every daemon.
-pub fn now() -> Duration {
-    kernel::since_boot()
 }
 
 impl Handle {
@@ -305,9 +300,4 @@ fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
         memory_peak_bytes: 0,
         request_id: None,
     }
-}
-
-/// When that was, by the clock of this process.
-pub fn instant(since: Duration) -> Instant {
-    output::instant(since).into_std()
 }

@@ -1,0 +1,16 @@
+//! Points in time that the next daemon understands too.
+
+use std::time::{Duration, Instant};
+
+use crate::output;
+use thaw_os::kernel;
+
+/// Time since the machine was started, without the time that it slept: the same clock for every daemon.
+pub fn now() -> Duration {
+    kernel::since_boot()
+}
+
+/// When that was, by the clock of this process.
+pub fn instant(since: Duration) -> Instant {
+    output::instant(since).into_std()
+}
