@@ -43,7 +43,9 @@ async fn npm_ci_of_three_hundred_packages_needs_no_more_places_than_there_are() 
     let mut npm = Command::new("npm");
     npm.current_dir(project.path())
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--maxsockets=200"])
-        .args(["--fetch-retries=0", "--proxy=http://127.0.0.1:3128", "--cache"])
+        // A kept-alive connection can be closed in the moment of the next request on it, which a client then makes again
+        // (RFC 9112 section 9.3.1).
+        .args(["--fetch-retries=2", "--fetch-retry-mintimeout=100", "--proxy=http://127.0.0.1:3128", "--cache"])
         .arg(project.path().join("cache"))
         .arg(format!("--registry=http://registry.test:{port}/"));
     let output = tokio::task::block_in_place(|| namespace.enter(|| npm.output().unwrap()));
