@@ -65,6 +65,11 @@ pub const KINDS: [Kind; 8] =
 /// How often a flood says the same.
 const FLOOD: usize = 14;
 
+/// Thousands of processes take longer than the provider's usual time where each is slow, as in the bed.
+fn with_time(request: ExecutionRequest) -> ExecutionRequest {
+    ExecutionRequest { timeout_ms: Some(180_000), ..request }
+}
+
 pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
     match kind {
         Kind::Short => shell("echo short; echo err >&2; exit 5"),
@@ -72,12 +77,14 @@ pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
             "i=0; while [ $i -lt {LINES} ]; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.002; done; exit 6"
         )),
         // More than the pipe holds, and less than the log.
-        Kind::Burst => shell("i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done"),
+        Kind::Burst => {
+            with_time(shell("i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done"))
+        }
         // Faster than it is read, and more than anybody may be behind.
-        Kind::Flood => shell(&format!(
+        Kind::Flood => with_time(shell(&format!(
             "i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done > /tmp/flood; \
              i=0; while [ $i -lt {FLOOD} ]; do cat /tmp/flood; i=$((i+1)); done"
-        )),
+        ))),
         Kind::Secret => ExecutionRequest {
             credentials: Some(Credentials {
                 files: [("token".to_owned(), Secret::new(token.to_owned()))].into(),
