@@ -200,7 +200,7 @@ oci("plain-layers", [tar([("probe", probe)])], run, pack=lambda layer: layer, ki
 oci("estargz", [tar([("probe", probe), ("x", "x", 0o644)])], {**run, "Cmd": ["/x"]},
     pack=lambda layer: gzip.compress(layer[:4096]) + gzip.compress(layer[4096:]) + gzip.compress(b""))
 oci("links", [tar([("usr/lib", None), ("lib", ("link", "usr/lib")), ("probe", probe), ("usr/lib/one", "one", 0o640, 9),
-                   ("lib/hard", ("hard", "usr/lib/one"))]),
+                   ("lib/hard", ("hard", "usr/lib/one"), 0o640, 9)]),
               tar([("lib/two", "two", 0o600, 3), ("up", ("link", "../../etc"))])],
     {**run, "Cmd": ["/usr/lib/two", "/lib/hard", "/usr/lib", "/up"]})
 oci("long-names", [tar([("probe", probe), ("d" * 120 + "/" + "f" * 150, "deep", 0o644)])],
