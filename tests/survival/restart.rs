@@ -51,7 +51,8 @@ async fn warm_containers_stay_warm() {
 #[tokio::test]
 async fn an_execution_goes_on_and_arrives_complete() {
     let mut daemon = Daemon::start(|setup| setup.pool(2)).await;
-    let started = daemon.client.create(&counting(150)).await.unwrap();
+    // Long enough to be running still at the last kill, on a slow machine too.
+    let started = daemon.client.create(&counting(500)).await.unwrap();
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(250)).await;
         daemon.kill();
@@ -59,8 +60,8 @@ async fn an_execution_goes_on_and_arrives_complete() {
         daemon.launch().await;
     }
     let outcome = whole(&daemon, &started.id).await.exited(7);
-    assert_eq!(outcome.text(), numbered("line", 150));
-    assert_eq!(outcome.errors(), numbered("error", 150));
+    assert_eq!(outcome.text(), numbered("line", 500));
+    assert_eq!(outcome.errors(), numbered("error", 500));
     let same = daemon.client.execution(&started.id).await.unwrap();
     assert_eq!(
         (same.state, same.container, same.created_at_ms),
@@ -69,7 +70,7 @@ async fn an_execution_goes_on_and_arrives_complete() {
     // What has ended is still there after one more.
     daemon.kill();
     daemon.launch().await;
-    assert_eq!(whole(&daemon, &started.id).await.exited(7).text(), numbered("line", 150));
+    assert_eq!(whole(&daemon, &started.id).await.exited(7).text(), numbered("line", 500));
     daemon.settled().await;
     daemon.stop().await;
 }
