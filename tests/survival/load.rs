@@ -77,12 +77,10 @@ pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
             "i=0; while [ $i -lt {LINES} ]; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.002; done; exit 6"
         )),
         // More than the pipe holds, and less than the log.
-        Kind::Burst => {
-            with_time(shell("i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done"))
-        }
+        Kind::Burst => with_time(shell("i=0; while [ $i -lt 2000 ]; do printf '%d:%0200d\\n' $i $i; i=$((i+1)); done")),
         // Faster than it is read, and more than anybody may be behind.
         Kind::Flood => with_time(shell(&format!(
-            "i=0; while [ $i -lt 2000 ]; do echo $i:$(printf '%0200d' $i); i=$((i+1)); done > /tmp/flood; \
+            "i=0; while [ $i -lt 2000 ]; do printf '%d:%0200d\\n' $i $i; i=$((i+1)); done > /tmp/flood; \
              i=0; while [ $i -lt {FLOOD} ]; do cat /tmp/flood; i=$((i+1)); done"
         ))),
         Kind::Secret => ExecutionRequest {
