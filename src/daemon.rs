@@ -11,19 +11,25 @@ use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+mod settings;
+
+use self::settings::{
+    container_settings, egress_total, execution_settings, gate_settings, image_settings, limits, metrics_limits,
+    pool_settings, reclaim, supply_settings,
+};
 use crate::api;
-use crate::container::{self, Containers, Gate, GateSettings, Orphan, Prestarted, Template};
-use crate::egress::{self, EgressMetrics, Policy, PolicyError};
+use crate::container::{self, Containers, Gate, Orphan, Prestarted, Template};
+use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::keeper::{self, Keeper, KeeperError, Kept, Key};
-use crate::pool::{self, AdmissionSettings, Pool, PoolMetrics, Prepare, Supply, SupplySettings};
-use crate::provider::{self, ManifestError, Provider, ResourceClass, prestart};
+use crate::pool::{Pool, PoolMetrics, Prepare, Supply};
+use crate::provider::{self, ManifestError, Provider, prestart};
 use crate::sole::{Sole, SoleError};
 use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use thaw_client::config::{self, Config, OnStop};
 use thaw_client::types::Stage;
 use thaw_image::{Store, StoreError};
-use thaw_os::cgroup::{CPU_PERIOD_US, CgroupError, Hierarchy, Limits, Reclaim, own_memory_limit};
+use thaw_os::cgroup::{CgroupError, Hierarchy, Reclaim, own_memory_limit};
 use thaw_os::spawner::Spawner;
 
 /// How long a stop waits for executions to end and containers to be destroyed before it gives up.
@@ -504,16 +510,6 @@ impl Reach {
     }
 }
 
-fn metrics_limits(config: &Config) -> api::MetricsLimits {
-    let metrics = &config.metrics;
-    api::MetricsLimits {
-        // More connections than tokio can count are no limit.
-        connections: metrics.max_connections.min(tokio::sync::Semaphore::MAX_PERMITS),
-        patience: Duration::from_secs(metrics.timeout_seconds),
-        max_age: Duration::from_millis(metrics.max_age_ms),
-    }
-}
-
 fn listen_for_metrics(address: std::net::SocketAddr) -> Result<tokio::net::TcpListener, DaemonError> {
     let listener = std::net::TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -572,119 +568,6 @@ fn init_program(config: &Config, program: &Path) -> Result<PathBuf, DaemonError>
     }
     let what = format!("{} (install it beside thawd or set `paths.init_program`)", init.display());
     Err(io_error(what)(io::ErrorKind::NotFound.into()))
-}
-
-fn container_settings(config: &Config, made_by: String) -> container::Settings {
-    container::Settings {
-        made_by,
-        max: config.container.max,
-        ephemeral_bytes: config.container.ephemeral_bytes,
-        ephemeral_inodes: config.container.ephemeral_inodes,
-        open_files: config.container.open_files,
-        limit_visible_cpus: config.container.limit_visible_cpus,
-        id_start: config.container.id_start,
-        create_timeout: Duration::from_secs(config.container.create_timeout_seconds),
-        scarce_percent: config.pool.clearing_scarce_percent,
-        proxy_port: config.egress.port,
-        egress: (&config.egress.limits).into(),
-        mount_point: config.paths.run_dir.clone(),
-    }
-}
-
-fn supply_settings(config: &Config) -> SupplySettings {
-    let admission = &config.admission;
-    SupplySettings {
-        max_waiting: config.queue.max,
-        admission: AdmissionSettings {
-            proc: "/proc".into(),
-            cpus: cpus(),
-            min_available_bytes: admission.min_available_bytes,
-            max_memory_pressure: admission.max_memory_pressure_percent,
-            max_cpu_pressure: admission.max_cpu_pressure_percent,
-            max_load_per_cpu: admission.max_load_per_cpu,
-        },
-    }
-}
-
-fn gate_settings(config: &Config) -> GateSettings {
-    GateSettings {
-        quiet: Duration::from_millis(config.pool.refill_quiet_ms),
-        max_hold: Duration::from_millis(config.pool.refill_max_hold_ms),
-        max_hold_clearing: Duration::from_millis(config.pool.clearing_max_hold_ms),
-        held_creations: config.pool.held_creations,
-        cpus: cpus(),
-    }
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// `bounds`: target, fewest, most, and whether it moves between them.
-fn pool_settings(
-    config: &Config,
-    stage: Stage,
-    model: Option<String>,
-    bounds: (usize, usize, usize, bool),
-) -> pool::Settings {
-    let pool = &config.pool;
-    let (target, min, max, scaling) = bounds;
-    pool::Settings {
-        stage,
-        model,
-        target,
-        bounds: pool::Bounds { min, max, scaling },
-        rules: pool::Rules {
-            queue: pool.scale_up_queue,
-            hit_percent: pool.scale_up_hit_percent,
-            window: Duration::from_secs(pool.hit_window_seconds),
-            idle: pool.scale_down_idle,
-            idle_for: Duration::from_secs(pool.scale_down_idle_seconds),
-        },
-        low_water_percent: pool.refill_low_water_percent,
-        health_interval: Duration::from_secs(pool.health_interval_seconds),
-        concurrent_creations: pool.concurrent_creations,
-    }
-}
-
-fn execution_settings(config: &Config) -> execution::Settings {
-    execution::Settings {
-        output_bytes: config.execution.output_bytes,
-        reader_stall: Duration::from_millis(config.execution.reader_stall_ms),
-        retention: Duration::from_secs(config.execution.retention_seconds),
-        retained: config.execution.retained,
-        retained_bytes: config.execution.retained_bytes,
-        disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
-        reconnect_grace: Duration::from_millis(config.execution.reconnect_grace_ms),
-        kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
-        max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
-        proxy_port: config.egress.port,
-        queue_timeout: Duration::from_millis(config.queue.timeout_ms),
-        max_queue_timeout: Duration::from_millis(config.queue.max_timeout_ms),
-        max_per_user: config.execution.max_per_user,
-    }
-}
-
-fn image_settings(config: &Config) -> Result<ImageSettings, DaemonError> {
-    let run = &config.image_run;
-    let egress = Policy::new(&run.egress, config.egress.resolve.clone(), config.egress.allow_private.clone())
-        .map_err(|source| DaemonError::Policy { provider: "[image_run]".to_owned(), source })?;
-    Ok(ImageSettings {
-        limits: Limits {
-            memory_bytes: run.memory_bytes,
-            cpu: run.cpu,
-            cpu_burst: Some(run.cpu_burst),
-            cpu_period_us: CPU_PERIOD_US,
-        },
-        pids: run.pids_max,
-        egress: Arc::new(egress),
-        timeout: Duration::from_secs(run.timeout_seconds),
-    })
-}
-
-fn limits(class: &ResourceClass) -> Limits {
-    let cpu_period_us = class.cpu_period.as_micros() as u64;
-    Limits { memory_bytes: class.memory_bytes, cpu: class.cpu, cpu_burst: class.cpu_burst, cpu_period_us }
 }
 
 fn serve_provider(
@@ -811,15 +694,6 @@ impl Source {
     }
 }
 
-/// In the words of the control groups.
-fn reclaim(squeeze: config::Squeeze) -> Reclaim {
-    match squeeze {
-        config::Squeeze::Off => Reclaim::Nothing,
-        config::Squeeze::Cache => Reclaim::Cache,
-        config::Squeeze::Swap => Reclaim::Swap,
-    }
-}
-
 /// The unpacked image: from the layout if there is one (which may be newer), else from the store.
 fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::HeldImage, String> {
     if layout.join("index.json").is_file() {
@@ -831,10 +705,4 @@ fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::HeldIm
         }
         error => format!("image `{name}`: {error}"),
     })
-}
-
-/// What all proxies may use together.
-fn egress_total(config: &Config) -> egress::Total {
-    let total = &config.egress.total;
-    egress::Total::new(total.connects_per_second, total.cpu_percent)
 }

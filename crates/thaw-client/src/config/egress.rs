@@ -1,5 +1,9 @@
 //! `[egress.limits]`: what one container may ask of the proxy.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// `[egress.limits]`
@@ -91,5 +95,33 @@ impl LimitSettings {
             }
         }
         Ok(())
+    }
+}
+
+/// `[egress]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Loopback port inside each container on which the proxy listens.
+    pub port: u16,
+    /// Names that only the proxy resolves, such as a test upstream.
+    pub resolve: BTreeMap<String, Vec<IpAddr>>,
+    /// Private, loopback or link-local networks that may be reached all the same.
+    pub allow_private: Vec<IpNet>,
+    /// What one container may make of it.
+    pub limits: LimitSettings,
+    /// What all containers together may.
+    pub total: TotalSettings,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            port: 3128,
+            resolve: BTreeMap::new(),
+            allow_private: Vec::new(),
+            limits: LimitSettings::default(),
+            total: TotalSettings::default(),
+        }
     }
 }

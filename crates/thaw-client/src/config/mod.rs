@@ -1,10 +1,8 @@
 //! The daemon's configuration: `/etc/thawd/thawd.toml`. Every key has a default; unknown keys are refused.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 mod connections;
@@ -13,9 +11,9 @@ mod squeeze;
 mod telemetry;
 
 pub use connections::{Connections, TURNED_AWAY};
-pub use egress::{LimitSettings, TotalSettings};
+pub use egress::{Egress, LimitSettings, TotalSettings};
 pub use squeeze::Squeeze;
-pub use telemetry::{LogFormat, MetricsSettings};
+pub use telemetry::{Log, LogFormat, MetricsSettings};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/thawd/thawd.toml";
@@ -441,52 +439,6 @@ pub struct Cgroup {
 impl Default for Cgroup {
     fn default() -> Self {
         Self { parent: "/".to_owned(), name: "thawd".to_owned() }
-    }
-}
-
-/// `[egress]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Egress {
-    /// Loopback port inside each container on which the proxy listens.
-    pub port: u16,
-    /// Names that only the proxy resolves, such as a test upstream.
-    pub resolve: BTreeMap<String, Vec<IpAddr>>,
-    /// Private, loopback or link-local networks that may be reached all the same.
-    pub allow_private: Vec<IpNet>,
-    /// What one container may make of it.
-    pub limits: LimitSettings,
-    /// What all containers together may.
-    pub total: TotalSettings,
-}
-
-impl Default for Egress {
-    fn default() -> Self {
-        Self {
-            port: 3128,
-            resolve: BTreeMap::new(),
-            allow_private: Vec::new(),
-            limits: LimitSettings::default(),
-            total: TotalSettings::default(),
-        }
-    }
-}
-
-/// `[log]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// What is logged, in the syntax of `RUST_LOG` (which overrides it).
-    pub filter: String,
-    /// Form of a line; the journal's form under systemd and `human` elsewhere when absent.
-    pub format: Option<LogFormat>,
-    /// Most bytes of log lines that wait for whoever reads them; further lines are dropped, counted, and said to be missing.
-    pub queue_bytes: usize,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { filter: "info".to_owned(), format: None, queue_bytes: 4 << 20 }
     }
 }
 

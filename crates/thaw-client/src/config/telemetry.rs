@@ -52,3 +52,21 @@ impl LogFormat {
         }
     }
 }
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What is logged, in the syntax of `RUST_LOG` (which overrides it).
+    pub filter: String,
+    /// Form of a line; the journal's form under systemd and `human` elsewhere when absent.
+    pub format: Option<LogFormat>,
+    /// Most bytes of log lines that wait for whoever reads them; further lines are dropped, counted, and said to be missing.
+    pub queue_bytes: usize,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: None, queue_bytes: 4 << 20 }
+    }
+}
