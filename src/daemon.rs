@@ -14,17 +14,17 @@ use tokio_util::sync::CancellationToken;
 mod settings;
 
 use self::settings::{
-    container_settings, egress_total, execution_settings, gate_settings, image_settings, limits, metrics_limits,
-    pool_settings, reclaim, supply_settings,
+    container_settings, egress_total, execution_settings, image_settings, limits, metrics_limits, pool_settings,
+    reclaim, refill_throttle_settings, scheduler_settings,
 };
 use crate::api;
-use crate::container::{self, Containers, Gate, Orphan, Prestarted, Template};
+use crate::container::{self, Containers, Orphan, Prestarted, RefillThrottle, Template};
+use crate::directory_lock::{DirectoryLock, DirectoryLockError};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::keeper::{self, Keeper, KeeperError, Kept, Key};
-use crate::pool::{Pool, PoolMetrics, Prepare, Supply};
+use crate::pool::{Pool, PoolMetrics, Prepare, Scheduler};
 use crate::provider::{self, ManifestError, Provider, prestart};
-use crate::sole::{Sole, SoleError};
 use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use thaw_client::config::{self, Config, OnStop};
 use thaw_client::types::Stage;
@@ -88,7 +88,7 @@ pub enum DaemonError {
     Log(#[from] TelemetryError),
     /// Its directories.
     #[error(transparent)]
-    Sole(#[from] SoleError),
+    DirectoryLock(#[from] DirectoryLockError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -190,8 +190,8 @@ impl Survivors {
     /// Goes on with what runs; destroys the containers of which nobody knows anything any more.
     fn go_on(mut self, executions: &Arc<Executions>, egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>) {
         let survivors = executions.adopt(self.executions, &mut self.containers, egress);
-        if survivors != execution::Survivors::default() {
-            let execution::Survivors { running, ended, lost } = survivors;
+        if survivors != execution::Adopted::default() {
+            let execution::Adopted { running, ended, lost } = survivors;
             tracing::info!(running, ended, lost, "executions of an earlier daemon");
         }
         for id in self.containers.keys() {
@@ -246,7 +246,7 @@ pub struct Daemon {
     metrics_listener: Option<(tokio::net::TcpListener, api::MetricsLimits)>,
     own_metrics: DaemonMetrics,
     /// Its own for as long as it lives.
-    directories: [Sole; 2],
+    directories: [DirectoryLock; 2],
 }
 
 impl Daemon {
@@ -263,8 +263,10 @@ impl Daemon {
         private_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
         // First of all: a second daemon must not sweep what is the first one's.
-        let directories =
-            [Sole::take(&paths.state_dir, "paths.state_dir")?, Sole::take(&paths.run_dir, "paths.run_dir")?];
+        let directories = [
+            DirectoryLock::take(&paths.state_dir, "paths.state_dir")?,
+            DirectoryLock::take(&paths.run_dir, "paths.run_dir")?,
+        ];
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -286,7 +288,7 @@ impl Daemon {
         let gauges = api::Gauges::new(&mut registry);
 
         let spools = Spools::new().map_err(io_error("make a tmpfs for output"))?;
-        let place = keeper::Place {
+        let place = keeper::Location {
             program: program.clone(),
             run_dir: paths.run_dir.clone(),
             timeout: Duration::from_secs(config.daemon.keeper_timeout_seconds),
@@ -299,8 +301,8 @@ impl Daemon {
         let settings = container_settings(config, made_by);
         let spawner = Spawner::start(program, init, settings.create_timeout, own_metrics.spawner_failures.clone());
         let keeps = Some(Arc::clone(&keeper));
-        let gate = Gate::new(gate_settings(config));
-        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps, gate);
+        let throttle = RefillThrottle::new(refill_throttle_settings(config));
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps, throttle);
         let containers = Arc::new(containers);
         let mut survivors = Survivors::find(&containers, kept);
         // From here on nothing may fail that would drop the survivors.
@@ -315,16 +317,16 @@ impl Daemon {
             own_metrics.swept.inc_by(swept as u64);
             tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
         }
-        let supply = Supply::start(supply_settings(config), Arc::clone(&containers), pool_metrics);
+        let scheduler = Scheduler::start(scheduler_settings(config), Arc::clone(&containers), pool_metrics);
         let (mut served, mut policies) = (BTreeMap::new(), BTreeMap::new());
         for (name, provider) in providers {
             let warm = survivors.warm_of(&name);
             policies.insert(name.clone(), Arc::clone(&provider.policy));
-            let one = serve_provider(config, &name, provider, &supply, &images, warm);
+            let one = serve_provider(config, &name, provider, &scheduler, &images, warm);
             served.insert(name, one);
         }
         policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_runs.egress));
-        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&supply), image_runs);
+        let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&scheduler), image_runs);
         let memory = own_memory_limit(hierarchy.layout());
         let settings = execution_settings(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
@@ -493,10 +495,15 @@ impl Reach {
         }
     }
 
-    fn restore(&self, is_served: bool, again: &mut Option<Sole>, stop: &CancellationToken) -> Result<(), DaemonError> {
+    fn restore(
+        &self,
+        is_served: bool,
+        again: &mut Option<DirectoryLock>,
+        stop: &CancellationToken,
+    ) -> Result<(), DaemonError> {
         if !self.run_dir.exists() {
             public_directory(&self.run_dir)?;
-            *again = Some(Sole::take(&self.run_dir, "paths.run_dir")?);
+            *again = Some(DirectoryLock::take(&self.run_dir, "paths.run_dir")?);
         }
         if !self.keeper.is_reachable() {
             self.keeper.renew();
@@ -574,7 +581,7 @@ fn serve_provider(
     config: &Config,
     name: &str,
     checked: CheckedProvider,
-    supply: &Arc<Supply>,
+    scheduler: &Arc<Scheduler>,
     images: &Arc<Store>,
     mut warm: Vec<Orphan>,
 ) -> Served {
@@ -587,7 +594,7 @@ fn serve_provider(
         layout: config.paths.layouts().join(&provider.image),
         policy,
         proxy_port: config.egress.port,
-        reclaim: reclaim(config.pool.squeeze),
+        reclaim: reclaim(config.pool.reclaim),
     });
     let mut start = |stage, bounds, prestart: Option<Arc<prestart::Plan>>| {
         let source = Arc::clone(&source);
@@ -595,7 +602,7 @@ fn serve_provider(
         let model = fixed.map(|plan| plan.model.clone());
         let prepare: Prepare = Arc::new(move || source.template(prestart.as_ref()));
         let own = warm.extract_if(.., |orphan| orphan.pool().is_for(stage, model.as_deref())).collect();
-        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(supply), prepare, own)
+        Pool::start(name, pool_settings(config, stage, model, bounds), Arc::clone(scheduler), prepare, own)
     };
     let pool = start(Stage::Created, config.pool_bounds(name, provider.pool_target), None);
     let prestarted = plans.into_iter().map(|(plan, target)| {

@@ -317,11 +317,11 @@ impl Drop for Zram {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_squeezed_container_holds_less_and_works_as_ever() {
-    for squeeze in ["cache", "swap"] {
+async fn a_reclaimed_container_holds_less_and_works_as_ever() {
+    for mode in ["cache", "swap"] {
         let zram = Zram::swap();
         let daemon =
-            Daemon::start(|setup| bound(setup).set("pool.squeeze", squeeze).set("provider.bound.prestarted", 1)).await;
+            Daemon::start(|setup| bound(setup).set("pool.reclaim", mode).set("provider.bound.prestarted", 1)).await;
         let pool = waiting(&daemon).await.remove(0);
         assert!(daemon.log().contains("memory reclaimed"), "{}", daemon.log());
         assert!(!daemon.log().contains("memory not reclaimed"), "{}", daemon.log());
@@ -331,7 +331,7 @@ async fn a_squeezed_container_holds_less_and_works_as_ever() {
             found.map(|pool| pool.memory)
         })
         .await;
-        if zram.is_some() && squeeze == "swap" {
+        if zram.is_some() && mode == "swap" {
             assert!(memory.swapped_bytes > 6 * MIB && memory.anonymous_bytes < 3 * MIB, "{memory:?}");
         } else {
             // Anonymous memory stays where there is no swap for it, or none is allowed.
@@ -339,7 +339,7 @@ async fn a_squeezed_container_holds_less_and_works_as_ever() {
         }
         let container = daemon.containers().await.remove(0);
         let outcome = daemon.run(&ask("first")).await;
-        assert_eq!(answer(&outcome), "first 8388608 1 sk-mine", "{squeeze}: {:?}", outcome.exit);
+        assert_eq!(answer(&outcome), "first 8388608 1 sk-mine", "{mode}: {:?}", outcome.exit);
         assert_eq!((outcome.started.prestarted, &outcome.started.container), (true, &container.id));
         daemon.stop().await;
     }
@@ -347,7 +347,7 @@ async fn a_squeezed_container_holds_less_and_works_as_ever() {
 
 #[tokio::test]
 async fn what_holds_a_secret_is_never_swapped() {
-    let daemon = Daemon::start(|setup| setup.pool(1).set("pool.squeeze", "swap")).await;
+    let daemon = Daemon::start(|setup| setup.pool(1).set("pool.reclaim", "swap")).await;
     let execution = daemon.client.create(&shell("sleep 1000")).await.unwrap();
     let container = daemon.container(execution.container.as_ref().unwrap()).await;
     assert!(ContainerCgroup::of(&container).may_swap_nothing());

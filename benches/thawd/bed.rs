@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,6 +50,9 @@ pub fn catch_signals() -> Result<()> {
     Ok(())
 }
 
+/// Beds of this process, so that each has control groups of its own.
+static BEDS: AtomicU32 = AtomicU32::new(0);
+
 /// The shared part.
 pub struct Bed {
     directory: tempfile::TempDir,
@@ -72,17 +75,24 @@ impl Bed {
             let path = binaries.join(program);
             ensure!(path.is_file(), "{} is missing: run make build first", path.display());
         }
-        let directory = tempfile::Builder::new().prefix("thawd-bench.").tempdir()?;
         let cache = match std::env::var_os("THAWD_CACHE") {
             Some(cache) => cache.into(),
             None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache/thawd"),
         };
+        let directory = directory_with_image(&cache)?;
         let layout = directory.path().join("layouts/test");
-        fs::create_dir_all(directory.path().join("layouts"))?;
-        let source = repository().join("images/test");
-        build(&source, &BuildOptions::new(&layout, cache.join("build")), &Quiet).context("build images/test")?;
         let rootfs = Store::open(&directory.path().join("state/images"))?.ensure(&layout)?.rootfs.clone();
-        let cgroup = format!("thawd-bench-{}", std::process::id());
+        Self::assemble(directory, binaries, cache, rootfs)
+    }
+
+    /// One for a daemon of another version, which unpacks the image by itself: its store may have another format.
+    pub fn beside(&self, binaries: PathBuf) -> Result<Self> {
+        let directory = directory_with_image(&self.cache)?;
+        Self::assemble(directory, binaries, self.cache.clone(), self.rootfs.clone())
+    }
+
+    fn assemble(directory: tempfile::TempDir, binaries: PathBuf, cache: PathBuf, rootfs: PathBuf) -> Result<Self> {
+        let cgroup = format!("thawd-bench-{}-{}", std::process::id(), BEDS.fetch_add(1, Ordering::Relaxed));
         Ok(Self { directory, binaries, cache, rootfs, cgroup, private: Private::start()? })
     }
 
@@ -90,6 +100,16 @@ impl Bed {
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
+}
+
+/// A temporary directory with the layout of the test image.
+fn directory_with_image(cache: &Path) -> Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new().prefix("thawd-bench.").tempdir()?;
+    let layout = directory.path().join("layouts/test");
+    fs::create_dir_all(directory.path().join("layouts"))?;
+    let source = repository().join("images/test");
+    build(&source, &BuildOptions::new(&layout, cache.join("build")), &Quiet).context("build images/test")?;
+    Ok(directory)
 }
 
 impl Drop for Bed {

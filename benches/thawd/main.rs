@@ -49,6 +49,9 @@ pub struct Options {
     /// The folder with the release binaries [default: target/release]
     #[arg(long)]
     binaries: Option<PathBuf>,
+    /// A folder with the binaries of another version, which takes turns with this one in `claim` and `cold`
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// Containers that run a real CLI at the same time
     #[arg(long, default_value_t = 200)]
     many: usize,

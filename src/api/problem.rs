@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::container::ContainerError;
 use crate::execution::StartError;
-use crate::pool::{ClaimError, Shortage};
+use crate::pool::{ClaimError, Unavailable};
 use thaw_client::types::Problem;
 
 /// `Retry-After` for those whom the queue could not serve, seconds.
@@ -55,16 +55,16 @@ impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         let (status, code) = match &error {
             StartError::Request(request) => (StatusCode::BAD_REQUEST, request.code()),
-            StartError::Claim(ClaimError::Short(Shortage::Limit(_))) => {
+            StartError::Claim(ClaimError::Short(Unavailable::Limit(_))) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "container_limit")
             }
-            StartError::Claim(ClaimError::Short(Shortage::Host(_))) => {
+            StartError::Claim(ClaimError::Short(Unavailable::Host(_))) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "host_pressure")
             }
             StartError::Claim(ClaimError::QueueFull { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             StartError::Claim(ClaimError::QueueTimeout { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
             StartError::UserLimit(_) => (StatusCode::TOO_MANY_REQUESTS, "user_limit"),
-            StartError::Claim(ClaimError::NotReady(_) | ClaimError::Short(Shortage::NotYet)) => {
+            StartError::Claim(ClaimError::NotReady(_) | ClaimError::Short(Unavailable::NotYet)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready")
             }
             StartError::Claim(ClaimError::Create(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),

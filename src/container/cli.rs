@@ -51,7 +51,7 @@ impl Container {
     /// # Errors
     /// [`ContainerError::Prestart`] when it does not become ready; those of [`Process::started`] when it cannot be run.
     pub async fn prestart(&mut self, prestarted: &Prestarted) -> Result<(), ContainerError> {
-        self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
+        self.hierarchy().apply(self.teardown.cgroup(), &self.template.run)?;
         let failed = ContainerError::Control;
         let (stdin_reader, stdin) = input_pipe().map_err(failed)?;
         let (stdout, stdout_writer) = output_pipe(PIPE_BYTES).map_err(failed)?;

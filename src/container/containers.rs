@@ -12,12 +12,12 @@ use tokio::time::timeout_at;
 use super::control::Control;
 use super::credentials;
 use super::fingerprint::fingerprint;
-use super::gate::Gate;
 use super::holder::Holder;
-use super::place::{Limit, Place, Places};
+use super::lease::{Lease, Leases, Limit};
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::processes::Processes;
-use super::reaper::{self, Parts, Remains};
+use super::reaper::{self, Teardown, TeardownParts};
+use super::refill_throttle::RefillThrottle;
 use super::registry::{Entry, Registry, State, Status, lock};
 use super::{Container, ContainerError, Template};
 use crate::egress;
@@ -27,7 +27,7 @@ use thaw_os::cgroup::{Hierarchy, Limits, Usage};
 use thaw_os::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
 use thaw_wire::{Report, op};
 
-use crate::steps;
+use crate::failpoints;
 
 /// What is the same for every container.
 #[derive(Debug, Clone)]
@@ -78,12 +78,12 @@ pub struct Containers {
     hierarchy: Arc<Hierarchy>,
     spawner: Spawner,
     egress_metrics: Arc<egress::EgressMetrics>,
-    places: Places,
+    leases: Leases,
     registry: Arc<Registry>,
-    reaper: mpsc::UnboundedSender<Parts>,
+    reaper: mpsc::UnboundedSender<TeardownParts>,
     memory: MemoryCache,
     keeper: Option<Arc<Keeper>>,
-    gate: Arc<Gate>,
+    throttle: Arc<RefillThrottle>,
 }
 
 impl Containers {
@@ -94,12 +94,12 @@ impl Containers {
         spawner: Spawner,
         egress_metrics: Arc<egress::EgressMetrics>,
         keeper: Option<Arc<Keeper>>,
-        gate: Arc<Gate>,
+        throttle: Arc<RefillThrottle>,
     ) -> Self {
-        let (reaper, remains) = mpsc::unbounded_channel();
-        tokio::spawn(reaper::run(remains));
+        let (reaper, teardown) = mpsc::unbounded_channel();
+        tokio::spawn(reaper::run(teardown));
         Self {
-            places: Places::new(settings.max, settings.id_start),
+            leases: Leases::new(settings.max, settings.id_start),
             settings,
             hierarchy,
             spawner,
@@ -108,7 +108,7 @@ impl Containers {
             reaper,
             memory: MemoryCache::default(),
             keeper,
-            gate,
+            throttle,
         }
     }
 
@@ -118,8 +118,8 @@ impl Containers {
     }
 
     /// What makes way for claims.
-    pub fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    pub fn throttle(&self) -> &Arc<RefillThrottle> {
+        &self.throttle
     }
 
     /// Settings of all containers.
@@ -131,37 +131,37 @@ impl Containers {
     ///
     /// # Errors
     /// [`Limit`] when there is none.
-    pub fn place(&self) -> Result<Place, Limit> {
-        self.places.take()
+    pub fn lease(&self) -> Result<Lease, Limit> {
+        self.leases.take()
     }
 
     /// All places.
-    pub(super) fn places(&self) -> &Places {
-        &self.places
+    pub(super) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// What has to be cleared away of a container, which is listed from now on.
-    pub(super) fn parts(&self, entry: Arc<Entry>, place: Place) -> Parts {
+    pub(super) fn parts(&self, entry: Arc<Entry>, lease: Lease) -> TeardownParts {
         self.registry.add(Arc::clone(&entry));
-        Parts {
+        TeardownParts {
             entry,
             hierarchy: Arc::clone(&self.hierarchy),
             registry: Arc::clone(&self.registry),
             reaper: self.reaper.clone(),
             egress_metrics: Arc::clone(&self.egress_metrics),
             keeper: self.keeper.clone(),
-            gate: Arc::clone(&self.gate),
-            places: self.places.clone(),
+            throttle: Arc::clone(&self.throttle),
+            leases: self.leases.clone(),
             scarce_places: self.settings.scarce_places(),
             pidfd: None,
             proxy: None,
-            _place: place,
+            _lease: lease,
         }
     }
 
     /// Woken when a place has become free. There is one who waits for it: the queue.
     pub fn changed(&self) -> &Notify {
-        self.places.changed()
+        self.leases.changed()
     }
 
     /// The limit.
@@ -171,12 +171,12 @@ impl Containers {
 
     /// How many more containers could be made now.
     pub fn free_places(&self) -> usize {
-        self.places.free()
+        self.leases.free()
     }
 
     /// Waits until every container is destroyed; for shutdown, after their owners have dropped them.
     pub async fn all_gone(&self) {
-        self.places.all().await;
+        self.leases.all().await;
     }
 
     /// The cgroup hierarchy, for listing and for the last clearing up.
@@ -250,18 +250,18 @@ impl Containers {
     ///
     /// # Errors
     /// See [`ContainerError`]; what was made is destroyed.
-    pub async fn create(self: &Arc<Self>, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
+    pub async fn create(self: &Arc<Self>, template: Arc<Template>, lease: Lease) -> Result<Container, ContainerError> {
         let this = Arc::clone(self);
-        let task = tokio::spawn(async move { this.create_here(template, place).await });
+        let task = tokio::spawn(async move { this.create_here(template, lease).await });
         task.await?
     }
 
-    async fn create_here(&self, template: Arc<Template>, place: Place) -> Result<Container, ContainerError> {
+    async fn create_here(&self, template: Arc<Template>, lease: Lease) -> Result<Container, ContainerError> {
         let limit = self.settings.create_timeout;
         let deadline = tokio::time::Instant::now() + limit;
         let late = || ContainerError::CreateTimeout(limit.as_secs());
         let id = format!("c-{}", ulid::Ulid::new().to_string().to_lowercase());
-        let id_base = place.id_base();
+        let id_base = lease.id_base();
         let cgroup = {
             let (hierarchy, id) = (Arc::clone(&self.hierarchy), id.clone());
             let (memory, pids) = (template.idle.memory_bytes, template.pids);
@@ -278,31 +278,31 @@ impl Containers {
             network: OnceLock::new(),
             status: Mutex::new(Status { state: State::Creating, holder: None, pid: None, claimed: None }),
         });
-        let mut remains = Remains::new(self.parts(entry, place));
+        let mut teardown = Teardown::new(self.parts(entry, lease));
 
-        steps::at("create.cgroup");
-        let directory = remains.cgroup().open()?;
+        failpoints::at("create.cgroup");
+        let directory = teardown.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
         let spawned = match timeout_at(deadline, self.spawner.create(request, theirs, directory)).await {
             Err(_) => return Err(late()),
             Ok(Ok(spawned)) => spawned,
             Ok(Err(SpawnerError::Failed { message, pidfd })) => {
-                remains.set_process(None, pidfd);
+                teardown.set_process(None, pidfd);
                 return Err(SpawnerError::Failed { message, pidfd: None }.into());
             }
             Ok(Err(error)) => return Err(error.into()),
         };
         let Spawned { pid, pidfd, proxy, terminals, credential_dir, mapped } = spawned;
-        steps::at("create.spawned");
-        remains.set_process(Some(pid), Some(pidfd));
+        failpoints::at("create.spawned");
+        teardown.set_process(Some(pid), Some(pidfd));
         if !mapped {
             tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
         }
         let policy = Arc::clone(&template.egress);
         let listener = self.keeper.as_ref().map(|_| proxy.try_clone()).transpose().map_err(ContainerError::Control)?;
         let (metrics, limits) = (Arc::clone(&self.egress_metrics), self.settings.egress.clone());
-        remains.set_proxy(egress::Proxy::serve_with(proxy, policy, id, metrics, limits)?);
+        teardown.set_proxy(egress::Proxy::serve_with(proxy, policy, id, metrics, limits)?);
 
         match timeout_at(deadline, control.report()).await {
             Err(_) => return Err(late()),
@@ -311,17 +311,17 @@ impl Containers {
             Ok(Ok(Some(other))) => return Err(ContainerError::InitSaid(Some(other.op))),
             Ok(Ok(None)) => return Err(ContainerError::InitEnded("during start-up")),
         }
-        steps::at("create.ready");
+        failpoints::at("create.ready");
         let owner = id_base + template.user;
         let credentials = match (&template.credentials, credential_dir) {
             (Some((_, limit)), Some(directory)) => {
                 let mount = credentials::create(owner, *limit)?;
-                let pidfd = remains.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
+                let pidfd = teardown.pidfd().try_clone_to_owned().map_err(ContainerError::Control)?;
                 Some(timeout_at(deadline, credentials::attach(pidfd, mount, directory)).await.map_err(|_| late())??)
             }
             _ => None,
         };
-        steps::at("create.credentials");
+        failpoints::at("create.credentials");
         Ok(Container {
             processes: Processes::new(control).map_err(ContainerError::Control)?,
             credentials,
@@ -334,7 +334,7 @@ impl Containers {
             cli: None,
             resting: false,
             baseline: Usage::default(),
-            remains,
+            teardown,
         })
     }
 

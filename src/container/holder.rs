@@ -106,7 +106,7 @@ impl<By: Holds> Held<By> {
     /// # Errors
     /// The control file cannot be written.
     pub fn thaw(&self) -> Result<(), ContainerError> {
-        Ok(self.container.remains.cgroup().thaw()?)
+        Ok(self.container.teardown.cgroup().thaw()?)
     }
 
     /// Kills every process in it. What remains is cleared away when it is dropped.
@@ -114,7 +114,7 @@ impl<By: Holds> Held<By> {
     /// # Errors
     /// The control file cannot be written.
     pub fn kill(&self) -> Result<(), ContainerError> {
-        Ok(self.container.remains.kill()?)
+        Ok(self.container.teardown.kill()?)
     }
 
     /// A new terminal inside, for a command of `user`: the daemon's end and the command's.
@@ -161,7 +161,7 @@ impl Sandbox {
     /// # Errors
     /// The freeze was not confirmed.
     pub async fn freeze(&self) -> Result<(), ContainerError> {
-        Ok(self.container.remains.cgroup().freeze().await?)
+        Ok(self.container.teardown.cgroup().freeze().await?)
     }
 
     /// Whether it is frozen.
@@ -169,7 +169,7 @@ impl Sandbox {
     /// # Errors
     /// The control file cannot be read.
     pub fn is_frozen(&self) -> Result<bool, ContainerError> {
-        Ok(self.container.remains.cgroup().is_frozen()?)
+        Ok(self.container.teardown.cgroup().is_frozen()?)
     }
 }
 
@@ -201,26 +201,26 @@ impl Container {
 
     fn claim<By: Holds>(mut self, id: &str) -> Result<Held<By>, ContainerError> {
         // First, and in the kernel: whatever becomes of this process and of the keeper, it never passes for an unused one.
-        self.remains.cgroup().mark_claimed()?;
-        crate::steps::at("claim.marked");
+        self.teardown.cgroup().mark_claimed()?;
+        crate::failpoints::at("claim.marked");
         match self.resting {
-            true => self.hierarchy().raise(self.remains.cgroup(), &self.template.idle, &self.template.run)?,
+            true => self.hierarchy().raise(self.teardown.cgroup(), &self.template.idle, &self.template.run)?,
             false => {
-                self.hierarchy().apply(self.remains.cgroup(), &self.template.run)?;
+                self.hierarchy().apply(self.teardown.cgroup(), &self.template.run)?;
                 self.baseline = self.usage()?;
                 self.keep();
             }
         }
-        self.hierarchy().reset_peak(self.remains.cgroup());
-        self.remains.set_claimed(By::named(id), crate::telemetry::unix_ms(), self.baseline);
-        self.remains.serve_execution();
+        self.hierarchy().reset_peak(self.teardown.cgroup());
+        self.teardown.set_claimed(By::named(id), crate::telemetry::unix_ms(), self.baseline);
+        self.teardown.serve_execution();
         Ok(Held::new(self))
     }
 
     /// As [`Self::claim`], of one that an earlier daemon had claimed.
     pub(super) fn claimed_before<By: Holds>(self, id: &str, claimed_at_ms: u64) -> Held<By> {
-        self.remains.set_claimed(By::named(id), claimed_at_ms, self.baseline);
-        self.remains.serve_execution();
+        self.teardown.set_claimed(By::named(id), claimed_at_ms, self.baseline);
+        self.teardown.serve_execution();
         Held::new(self)
     }
 }

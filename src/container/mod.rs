@@ -9,7 +9,7 @@
 //! a sandbox ([`Sandbox`]). One that was claimed never goes back. Each of its commands is a [`Process`]. Dropping
 //! it, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel says that
 //! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back; all but the kill
-//! makes way for claims ([`gate`]).
+//! makes way for claims ([`refill_throttle`]).
 
 mod cli;
 mod command;
@@ -17,12 +17,12 @@ mod containers;
 mod control;
 mod credentials;
 mod fingerprint;
-mod gate;
 mod holder;
-mod place;
+mod lease;
 mod pool_memory;
 mod processes;
 mod reaper;
+mod refill_throttle;
 mod registry;
 mod survive;
 mod terminal;
@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::egress;
-use crate::steps;
+use crate::failpoints;
 use thaw_os::cgroup::{CgroupError, Hierarchy, Limits, Reclaim, Usage};
 use thaw_os::spawner::SpawnerError;
 use thaw_wire::stage;
@@ -43,13 +43,13 @@ pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Settings};
 pub use credentials::CredentialError;
 pub use fingerprint::{fingerprint, made_by};
-pub use gate::{ClaimGuard, Creating, Gate, GateSettings, Hold};
 pub use holder::{Held, Holder, Once, Sandbox};
-pub use place::{Limit, Place};
+pub use lease::{Lease, Limit};
 pub use pool_memory::PoolKey;
 use processes::Processes;
 pub use processes::{Exited, MAX_LEFT, Process};
-use reaper::Remains;
+use reaper::Teardown;
+pub use refill_throttle::{ClaimGuard, Creating, Hold, RefillThrottle, RefillThrottleSettings};
 pub use survive::Orphan;
 pub use terminal::{Terminal, WindowSize};
 
@@ -219,13 +219,13 @@ pub struct Container {
     resting: bool,
     baseline: Usage,
     // Last: dropped after everything that refers to the container.
-    remains: Remains,
+    teardown: Teardown,
 }
 
 impl Container {
     /// Its id.
     pub fn id(&self) -> &str {
-        self.remains.id()
+        self.teardown.id()
     }
 
     /// What it was made from.
@@ -234,30 +234,30 @@ impl Container {
     }
 
     fn hierarchy(&self) -> &Arc<Hierarchy> {
-        self.remains.hierarchy()
+        self.teardown.hierarchy()
     }
 
     /// Puts it into the idle class and freezes it; returns once the kernel has confirmed that.
     ///
     /// # Errors
     /// The limits cannot be set, or the freeze was not confirmed.
-    pub async fn rest(&mut self) -> Result<(), ContainerError> {
-        self.hierarchy().apply(self.remains.cgroup(), &self.template.idle)?;
-        self.remains.cgroup().freeze().await?;
-        steps::at("rest.frozen");
+    pub async fn park(&mut self) -> Result<(), ContainerError> {
+        self.hierarchy().apply(self.teardown.cgroup(), &self.template.idle)?;
+        self.teardown.cgroup().freeze().await?;
+        failpoints::at("park.frozen");
         self.reclaim().await?;
         // What it used until now is nobody's; frozen, it uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;
-        self.remains.set_state(State::Warm);
+        self.teardown.set_state(State::Warm);
         self.keep();
-        steps::at("rest.kept");
+        failpoints::at("park.kept");
         Ok(())
     }
 
     /// Whether it is as a warm container has to be: frozen, populated.
     pub fn is_resting(&self) -> bool {
-        self.remains.cgroup().is_frozen().unwrap_or(false)
+        self.teardown.cgroup().is_frozen().unwrap_or(false)
     }
 
     /// Writes the files into its credential directory, frozen or not.
@@ -280,7 +280,7 @@ impl Container {
     /// # Errors
     /// The control files cannot be read.
     fn usage(&self) -> Result<Usage, ContainerError> {
-        Ok(self.hierarchy().usage(self.remains.cgroup())?)
+        Ok(self.hierarchy().usage(self.teardown.cgroup())?)
     }
 }
 

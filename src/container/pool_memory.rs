@@ -23,7 +23,7 @@ impl Container {
         if what == Reclaim::Nothing {
             return Ok(());
         }
-        let (hierarchy, entry) = (Arc::clone(self.hierarchy()), Arc::clone(self.remains.entry()));
+        let (hierarchy, entry) = (Arc::clone(self.hierarchy()), Arc::clone(self.teardown.entry()));
         let reclaimed = tokio::task::spawn_blocking(move || hierarchy.reclaim(&entry.cgroup, what)).await;
         match reclaimed {
             Ok(Ok(bytes)) => tracing::debug!(container = self.id(), bytes, "memory reclaimed"),

@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::gate::Gate;
 use super::holder::Holder;
-use super::place::{Place, Places};
+use super::lease::{Lease, Leases};
+use super::refill_throttle::RefillThrottle;
 use super::registry::{Entry, Registry, State};
 use crate::egress;
+use crate::failpoints;
 use crate::keeper::Keeper;
-use crate::steps;
 use thaw_os::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 
 /// Pauses between tries to remove what cannot be removed yet; the last one again and again.
@@ -22,17 +22,17 @@ const RETRY: [Duration; 4] =
 
 /// What has to be cleared away, from the moment the cgroup exists.
 #[derive(Debug)]
-pub struct Remains(Option<Parts>);
+pub struct Teardown(Option<TeardownParts>);
 
 #[derive(Debug)]
-pub struct Parts {
+pub struct TeardownParts {
     pub entry: Arc<Entry>,
     pub hierarchy: Arc<Hierarchy>,
     pub registry: Arc<Registry>,
-    pub reaper: mpsc::UnboundedSender<Parts>,
-    pub gate: Arc<Gate>,
+    pub reaper: mpsc::UnboundedSender<TeardownParts>,
+    pub throttle: Arc<RefillThrottle>,
     /// Of all containers.
-    pub places: Places,
+    pub leases: Leases,
     /// With so few of them free, clearing away waits for nothing.
     pub scarce_places: usize,
     pub egress_metrics: Arc<egress::EgressMetrics>,
@@ -40,10 +40,10 @@ pub struct Parts {
     pub pidfd: Option<OwnedFd>,
     pub proxy: Option<egress::Proxy>,
     /// Given back last: until then the container counts.
-    pub _place: Place,
+    pub _lease: Lease,
 }
 
-impl Parts {
+impl TeardownParts {
     /// Kills every process. Out of descriptors, which the control file takes one of, PID 1 is killed by the one that we
     /// have, and takes the others with it (pid_namespaces(7)).
     fn kill(&self) -> Result<(), CgroupError> {
@@ -54,12 +54,12 @@ impl Parts {
     }
 }
 
-impl Remains {
-    pub fn new(parts: Parts) -> Self {
+impl Teardown {
+    pub fn new(parts: TeardownParts) -> Self {
         Self(Some(parts))
     }
 
-    fn parts(&self) -> &Parts {
+    fn parts(&self) -> &TeardownParts {
         self.0.as_ref().expect("taken only by drop")
     }
 
@@ -134,7 +134,7 @@ impl Remains {
     }
 }
 
-impl Drop for Remains {
+impl Drop for Teardown {
     fn drop(&mut self) {
         if let Some(parts) = self.0.take() {
             parts.entry.set_state(State::Destroying);
@@ -142,7 +142,7 @@ impl Drop for Remains {
             if let Err(error) = parts.kill() {
                 tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
             }
-            steps::at("destroy.killed");
+            failpoints::at("destroy.killed");
             let reaper = parts.reaper.clone();
             if let Err(lost) = reaper.send(parts) {
                 tracing::error!(container = %lost.0.entry.id, "the reaper has stopped; left for the next start");
@@ -152,13 +152,13 @@ impl Drop for Remains {
 }
 
 /// Clears away whatever is dropped, each in a task of its own.
-pub async fn run(mut remains: mpsc::UnboundedReceiver<Parts>) {
-    while let Some(parts) = remains.recv().await {
+pub async fn run(mut teardown: mpsc::UnboundedReceiver<TeardownParts>) {
+    while let Some(parts) = teardown.recv().await {
         tokio::spawn(clear(parts));
     }
 }
 
-async fn clear(mut parts: Parts) {
+async fn clear(mut parts: TeardownParts) {
     let id = parts.entry.id.clone();
     let since = Instant::now();
     let mut pauses = RETRY.into_iter().peekable();
@@ -178,7 +178,7 @@ async fn clear(mut parts: Parts) {
     tracing::debug!(container = %id, "destroyed");
 }
 
-async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
+async fn try_clear(parts: &mut TeardownParts, since: Instant) -> Result<(), String> {
     let cgroup = &parts.entry.cgroup;
     cgroup.kill().map_err(|error| error.to_string())?;
     cgroup.wait_empty().await.map_err(|error| error.to_string())?;
@@ -187,10 +187,10 @@ async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
         super::reap(pidfd).await.map_err(|error| format!("reap: {error}"))?;
         parts.pidfd = None;
     }
-    steps::at("destroy.emptied");
+    failpoints::at("destroy.emptied");
     // Nobody waits for the rest, which is work for the kernel, unless places run out.
     let scarce = parts.scarce_places;
-    let _turn = parts.gate.clear(since, || parts.places.free() <= scarce).await;
+    let _turn = parts.throttle.clear(since, || parts.leases.free() <= scarce).await;
     // Its socket, of which the keeper has another, keeps the network namespace up to here: what ending that costs the
     // kernel falls into this turn as well. Should the daemon be killed now, the next one finds an empty cgroup.
     parts.proxy = None;
@@ -200,6 +200,6 @@ async fn try_clear(parts: &mut Parts, since: Instant) -> Result<(), String> {
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;
     removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    steps::at("destroy.removed");
+    failpoints::at("destroy.removed");
     Ok(())
 }

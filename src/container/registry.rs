@@ -35,12 +35,12 @@ pub struct Status {
     pub state: State,
     pub holder: Option<Holder>,
     pub pid: Option<i32>,
-    pub claimed: Option<Claimed>,
+    pub claimed: Option<ClaimStart>,
 }
 
 /// When a container was claimed, and what it had used by then.
 #[derive(Debug, Clone, Copy)]
-pub struct Claimed {
+pub struct ClaimStart {
     pub at_ms: u64,
     pub usage: Usage,
     pub network: egress::Usage,
@@ -58,7 +58,7 @@ impl Entry {
     }
 
     /// What its execution has used.
-    pub fn used(&self, usage: &Usage, claimed: &Claimed) -> types::Usage {
+    pub fn used(&self, usage: &Usage, claimed: &ClaimStart) -> types::Usage {
         let usage = usage.since(&claimed.usage);
         let network = self.network();
         types::Usage {
@@ -85,7 +85,7 @@ impl Entry {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
         status.holder = Some(holder);
-        status.claimed = Some(Claimed { at_ms, usage: baseline, network: self.network() });
+        status.claimed = Some(ClaimStart { at_ms, usage: baseline, network: self.network() });
     }
 
     pub fn pid(&self) -> Option<i32> {

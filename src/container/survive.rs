@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::Control;
 use super::processes::{self, Process, Processes};
-use super::reaper::{Parts, Remains};
+use super::reaper::{Teardown, TeardownParts};
 use super::registry::{Entry, Status};
 use super::{Container, ContainerError, Containers, Once, PoolKey, Sandbox, State, Template};
 use crate::egress;
@@ -75,17 +75,17 @@ pub struct Orphan {
     terminals: OwnedFd,
     credentials: Option<OwnedFd>,
     egress: egress::Limits,
-    remains: Remains,
+    teardown: Teardown,
 }
 
 impl Container {
     /// Lets it survive the daemon from now on. One with a CLI in it does not: what was said to it is known here only.
     pub(super) fn keep(&self) {
-        let (Some(keeper), None) = (self.remains.keeper(), &self.cli) else { return };
+        let (Some(keeper), None) = (self.teardown.keeper(), &self.cli) else { return };
         let Some(listener) = &self.listener else { return };
         let own = [
             (Part::Control, self.processes.as_fd()),
-            (Part::Pidfd, self.remains.pidfd()),
+            (Part::Pidfd, self.teardown.pidfd()),
             (Part::Proxy, listener.as_fd()),
             (Part::Terminals, self.terminals.as_fd()),
         ];
@@ -95,13 +95,13 @@ impl Container {
             wire: thaw_wire::VERSION,
             parts: own.iter().map(|(part, _)| *part).collect(),
             first_tag: self.processes.first_tag(),
-            pool: self.remains.entry().pool.clone(),
+            pool: self.teardown.entry().pool.clone(),
             fingerprint: self.fingerprint.clone(),
             id_base: self.id_base,
             owner: self.owner,
             credential_bytes: self.template.credentials.as_ref().map(|(_, bytes)| *bytes),
-            pid: self.remains.entry().pid().unwrap_or_default(),
-            created_at_ms: self.remains.entry().created_at_ms,
+            pid: self.teardown.entry().pid().unwrap_or_default(),
+            created_at_ms: self.teardown.entry().created_at_ms,
             baseline: self.baseline,
             idle: self.template.idle,
             run: self.template.run,
@@ -157,8 +157,8 @@ impl Containers {
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
         // What runs goes on although there are fewer places by now; what only waits does not.
         let is_claimed = cgroup.is_claimed().unwrap_or(true);
-        let place = self.places().take_at(note.id_base, is_claimed);
-        let place = place.ok_or("there is no place for it any more (`container.max`)")?;
+        let lease = self.leases().take_at(note.id_base, is_claimed);
+        let lease = lease.ok_or("there is no place for it any more (`container.max`)")?;
         let entry = Arc::new(Entry {
             id: id.to_owned(),
             provider: note.pool.provider().to_owned(),
@@ -169,9 +169,9 @@ impl Containers {
             network: OnceLock::new(),
             status: Mutex::new(Status { state: State::Creating, holder: None, pid: Some(note.pid), claimed: None }),
         });
-        let remains = Remains::new(Parts { pidfd: Some(pidfd), ..self.parts(entry, place) });
+        let teardown = Teardown::new(TeardownParts { pidfd: Some(pidfd), ..self.parts(entry, lease) });
         let egress = self.settings().egress.clone();
-        Ok(Orphan { note, control, listener, terminals, credentials, egress, remains })
+        Ok(Orphan { note, control, listener, terminals, credentials, egress, teardown })
     }
 }
 
@@ -188,7 +188,7 @@ impl Orphan {
 
     /// Whether it may have been given to an execution, so that nobody else may ever have it.
     pub fn may_be_claimed(&self) -> bool {
-        self.remains.cgroup().is_claimed().unwrap_or(true)
+        self.teardown.cgroup().is_claimed().unwrap_or(true)
     }
 
     /// Back into its pool, if it is as warm containers have to be and made from what they are made from today.
@@ -203,11 +203,11 @@ impl Orphan {
         if self.may_be_claimed() {
             return Err(unfit("it was given to an execution"));
         }
-        if !self.remains.cgroup().is_frozen()? {
+        if !self.teardown.cgroup().is_frozen()? {
             return Err(unfit("it is not frozen"));
         }
         let (container, _) = self.adopt(template, &[])?;
-        container.remains.set_state(State::Warm);
+        container.teardown.set_state(State::Warm);
         Ok(container)
     }
 
@@ -270,14 +270,14 @@ impl Orphan {
     }
 
     fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
-        let Self { note, control, listener, terminals, credentials, egress: limits, mut remains } = self;
+        let Self { note, control, listener, terminals, credentials, egress: limits, mut teardown } = self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
         let first_tag = note.first_tag.wrapping_add(processes::TAGS);
         let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;
         let served = TcpListener::from(listener.try_clone().map_err(ContainerError::Control)?);
-        let (policy, metrics) = (Arc::clone(&template.egress), remains.egress_metrics());
-        let id = remains.id().to_owned();
-        remains.set_proxy(egress::Proxy::serve_with(served, policy, id, metrics, limits)?);
+        let (policy, metrics) = (Arc::clone(&template.egress), teardown.egress_metrics());
+        let id = teardown.id().to_owned();
+        teardown.set_proxy(egress::Proxy::serve_with(served, policy, id, metrics, limits)?);
         let container = Container {
             processes,
             credentials,
@@ -290,7 +290,7 @@ impl Orphan {
             cli: None,
             resting: true,
             baseline: note.baseline,
-            remains,
+            teardown,
         };
         Ok((container, running))
     }

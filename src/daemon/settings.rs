@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::DaemonError;
 use crate::api;
-use crate::container::{self, GateSettings};
+use crate::container::{self, RefillThrottleSettings};
 use crate::egress::{self, Policy};
 use crate::execution::{self, ImageSettings};
-use crate::pool::{self, AdmissionSettings, SupplySettings};
+use crate::pool::{self, AdmissionSettings, SchedulerSettings};
 use crate::provider::ResourceClass;
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
@@ -41,9 +41,9 @@ pub(super) fn container_settings(config: &Config, made_by: String) -> container:
     }
 }
 
-pub(super) fn supply_settings(config: &Config) -> SupplySettings {
+pub(super) fn scheduler_settings(config: &Config) -> SchedulerSettings {
     let admission = &config.admission;
-    SupplySettings {
+    SchedulerSettings {
         max_waiting: config.queue.max,
         admission: AdmissionSettings {
             proc: "/proc".into(),
@@ -56,8 +56,8 @@ pub(super) fn supply_settings(config: &Config) -> SupplySettings {
     }
 }
 
-pub(super) fn gate_settings(config: &Config) -> GateSettings {
-    GateSettings {
+pub(super) fn refill_throttle_settings(config: &Config) -> RefillThrottleSettings {
+    RefillThrottleSettings {
         quiet: Duration::from_millis(config.pool.refill_quiet_ms),
         max_hold: Duration::from_millis(config.pool.refill_max_hold_ms),
         max_hold_clearing: Duration::from_millis(config.pool.clearing_max_hold_ms),
@@ -138,11 +138,11 @@ pub(super) fn limits(class: &ResourceClass) -> Limits {
 }
 
 /// In the words of the control groups.
-pub(super) fn reclaim(squeeze: config::Squeeze) -> Reclaim {
-    match squeeze {
-        config::Squeeze::Off => Reclaim::Nothing,
-        config::Squeeze::Cache => Reclaim::Cache,
-        config::Squeeze::Swap => Reclaim::Swap,
+pub(super) fn reclaim(mode: config::ReclaimMode) -> Reclaim {
+    match mode {
+        config::ReclaimMode::Off => Reclaim::Nothing,
+        config::ReclaimMode::Cache => Reclaim::Cache,
+        config::ReclaimMode::Swap => Reclaim::Swap,
     }
 }
 

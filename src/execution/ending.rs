@@ -91,7 +91,7 @@ pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
 }
 
 /// What is left of a command's run when its output has been read.
-pub(super) struct Remains<'a> {
+pub(super) struct Finished<'a> {
     pub(super) container: &'a Once,
     /// What the container had used before.
     pub(super) baseline: &'a Usage,
@@ -120,8 +120,8 @@ impl Ended {
 }
 
 /// Tells how it ended, and what was used.
-pub(super) fn conclude(handle: &Handle, remains: Remains<'_>, end: End, stop: Option<Stop>) -> Ended {
-    let Remains { container, baseline, since, verdict } = remains;
+pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: Option<Stop>) -> Ended {
+    let Finished { container, baseline, since, verdict } = finished;
     let usage = container.usage().unwrap_or_else(|error| {
         tracing::warn!(%error, "no usage figures");
         *baseline

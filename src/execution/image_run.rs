@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::container::{INIT_ID, MAX_GROUPS, Template};
 use crate::egress::Policy;
-use crate::pool::{ClaimError, Claimed, Pool, Supply, Want};
+use crate::pool::{ClaimError, ClaimRequest, Claimed, Pool, Scheduler};
 use thaw_image::{Account, Store, StoreError, account};
 use thaw_os::cgroup::{Limits, Reclaim};
 
@@ -30,7 +30,7 @@ pub enum Origin {
     /// A provider's pool, and that of prestarted CLIs if there is one.
     Pool(Pool, Option<Pool>),
     /// An image, each time anew.
-    Image(Arc<Supply>, Arc<Template>),
+    Image(Arc<Scheduler>, Arc<Template>),
 }
 
 impl Origin {
@@ -38,10 +38,10 @@ impl Origin {
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim(&self, want: &Want<'_>) -> Result<Claimed, ClaimError> {
+    pub async fn claim(&self, want: &ClaimRequest<'_>) -> Result<Claimed, ClaimError> {
         match self {
             Self::Pool(pool, _) => pool.claim(want).await,
-            Self::Image(supply, template) => supply.claim(LABEL, Arc::clone(template), want).await,
+            Self::Image(scheduler, template) => scheduler.claim(LABEL, Arc::clone(template), want).await,
         }
     }
 
@@ -93,7 +93,7 @@ pub struct ImageSettings {
 #[derive(Debug)]
 pub struct Images {
     store: Arc<Store>,
-    supply: Arc<Supply>,
+    scheduler: Arc<Scheduler>,
     settings: ImageSettings,
 }
 
@@ -174,8 +174,8 @@ pub struct Runnable {
 
 impl Images {
     /// Runs images of `store`.
-    pub fn new(store: Arc<Store>, supply: Arc<Supply>, settings: ImageSettings) -> Self {
-        Self { store, supply, settings }
+    pub fn new(store: Arc<Store>, scheduler: Arc<Scheduler>, settings: ImageSettings) -> Self {
+        Self { store, scheduler, settings }
     }
 
     /// Prepares a run of image `name`: `command` replaces the image's own, its entrypoint stays (OCI image
@@ -228,7 +228,7 @@ impl Images {
             reclaim: Reclaim::Nothing,
         };
         Ok(Runnable {
-            origin: Origin::Image(Arc::clone(&self.supply), Arc::new(template)),
+            origin: Origin::Image(Arc::clone(&self.scheduler), Arc::new(template)),
             argv,
             env: config.env.clone(),
             home,

@@ -111,7 +111,7 @@ impl Conversation {
     }
 
     /// Takes output; returns pieces of the answer.
-    pub fn hear(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub fn decode(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut deltas = Vec::new();
         for action in self.driver.on_stdout(bytes) {
             match action {

@@ -45,7 +45,7 @@ pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, 
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 use state::{State, Step, Submitted};
-pub use survive::Survivors;
+pub use survive::Adopted;
 use users::Users;
 use waiting::Waiting;
 
@@ -258,8 +258,8 @@ impl Handle {
             model: self.model.clone(),
             state: state.shown(),
             queue_position: state.queue_position(),
-            container: state.place().map(|place| place.container.clone()),
-            path: state.place().map(|place| place.path),
+            container: state.assignment().map(|assigned| assigned.container.clone()),
+            path: state.assignment().map(|assigned| assigned.path),
             created_at_ms: self.created_at_ms,
             timeout_ms: self.timeout.as_millis() as u64,
             labels: self.labels.clone(),
@@ -368,13 +368,13 @@ pub struct Executions {
 struct Known {
     executions: HashMap<String, Arc<Handle>>,
     /// Ended ones, oldest first.
-    ended: VecDeque<Ended>,
+    ended: VecDeque<Retained>,
     /// Sum over `ended`.
     ended_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Ended {
+struct Retained {
     id: String,
     /// Kept until then.
     until: Instant,
@@ -531,7 +531,7 @@ impl Executions {
             let ended_at = handle.log.ended_at().map_or_else(Instant::now, clock::instant);
             let until = ended_at + self.settings.retention;
             let bytes = handle.log.bytes();
-            known.ended.push_back(Ended { id: handle.id.clone(), until, bytes });
+            known.ended.push_back(Retained { id: handle.id.clone(), until, bytes });
             known.ended_bytes += bytes;
         } else {
             known.executions.remove(&handle.id);
@@ -576,7 +576,7 @@ impl Executions {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Ended, Known, Settings};
+    use super::{Known, Retained, Settings};
 
     #[test]
     fn what_is_kept_fits_the_memory_that_may_be_used() {
@@ -614,7 +614,7 @@ mod tests {
         let settings = settings();
         let mut known = Known::default();
         let mut add = |bytes, until| {
-            known.ended.push_back(Ended { id: String::new(), until, bytes });
+            known.ended.push_back(Retained { id: String::new(), until, bytes });
             known.ended_bytes += bytes;
             known.forget(&settings);
             (known.ended.len(), known.ended_bytes)

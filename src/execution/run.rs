@@ -13,17 +13,17 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::clock;
-use super::ending::{End, Ended, Remains, Stop, conclude, never_ran};
+use super::ending::{End, Ended, Finished, Stop, conclude, never_ran};
 use super::late::{Conversation, Late};
 use super::metrics::Origin;
 use super::plan::Plan;
-use super::state::{Place, Step, Submitted as Command};
+use super::state::{Assignment, Step, Submitted as SubmittedCommand};
 use super::{Executions, Handle, StartError, waiting};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
+use crate::failpoints;
 use crate::output::{Checkpoint, Log, Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
-use crate::steps;
 use thaw_client::types::{ClaimPath, Delta, Event, Exit, Started};
 use thaw_os::cgroup::Usage;
 
@@ -56,11 +56,11 @@ enum Meaning {
 }
 
 impl Meaning {
-    fn hear(&mut self, bytes: &[u8]) -> Vec<String> {
+    fn decode(&mut self, bytes: &[u8]) -> Vec<String> {
         match self {
             Self::Bytes => Vec::new(),
             Self::Dialect(parser) => parser.push(bytes),
-            Self::Conversation(conversation) => conversation.hear(bytes),
+            Self::Conversation(conversation) => conversation.decode(bytes),
         }
     }
 
@@ -86,13 +86,13 @@ impl Meaning {
 }
 
 /// Standard output, understood as far as it has come.
-struct Heard {
+struct Decoder {
     meaning: Meaning,
     /// Bytes that were given to it.
     offset: u64,
 }
 
-impl Heard {
+impl Decoder {
     /// From the command's beginning.
     fn new(handle: &Handle, meaning: Meaning) -> Self {
         let this = Self { meaning, offset: handle.log.spool(Stream::Stdout).length() };
@@ -127,7 +127,7 @@ impl Heard {
         let mut deltas = Vec::new();
         while !matches!(self.meaning, Meaning::Bytes) && self.offset < spool.length() {
             let to = spool.length().min(self.offset + HEAR_BYTES);
-            deltas.extend(self.meaning.hear(&spool.read(self.offset, to)));
+            deltas.extend(self.meaning.decode(&spool.read(self.offset, to)));
             self.offset = to;
         }
         deltas
@@ -162,7 +162,7 @@ pub(super) struct Running {
     pub(super) begun: Option<(Instant, Origin)>,
     stdout: Source,
     stderr: Source,
-    heard: Heard,
+    decoder: Decoder,
     /// Holds refilling up until there is output.
     guard: Option<ClaimGuard>,
 }
@@ -175,7 +175,7 @@ impl Running {
         container: Once,
         process: Process,
         pipes: [OwnedFd; 2],
-        command: &Command,
+        command: &SubmittedCommand,
     ) -> io::Result<Self> {
         let [stdout, stderr] = pipes;
         let since = clock::instant(command.since);
@@ -188,7 +188,7 @@ impl Running {
             begun: None,
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
-            heard: Heard::resume(handle, recovered),
+            decoder: Decoder::resume(handle, recovered),
             guard: None,
             container,
         })
@@ -196,10 +196,10 @@ impl Running {
 
     /// Its output has been read to the end, or will not be.
     fn conclude(&mut self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
-        let verdict = std::mem::replace(&mut self.heard.meaning, Meaning::Bytes).verdict();
+        let verdict = std::mem::replace(&mut self.decoder.meaning, Meaning::Bytes).verdict();
         let Self { container, baseline, since, .. } = self;
-        let remains = Remains { container, baseline, since: *since, verdict };
-        conclude(handle, remains, end, stop)
+        let finished = Finished { container, baseline, since: *since, verdict };
+        conclude(handle, finished, end, stop)
     }
 }
 
@@ -224,7 +224,7 @@ pub async fn run(
     };
     let _ = started.send(Ok(()));
     let (end, stop) = see_through(executions, &handle, &mut running, failed).await;
-    let refused = stop.is_none() && running.heard.wants_renewal();
+    let refused = stop.is_none() && running.decoder.wants_renewal();
     let deadline = running.deadline;
     let mut ended = running.conclude(&handle, end, stop);
     let mut last = Some(running);
@@ -293,7 +293,7 @@ async fn see_through(
         Some((code, detail)) => {
             say_why(handle, &detail);
             // Nothing ran, so there is nothing to be read out of its output.
-            running.heard.meaning = Meaning::Bytes;
+            running.decoder.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
         }
         None => follow(executions, handle, running, executions.settings.disconnect_grace, None).await,
@@ -314,7 +314,7 @@ pub(super) async fn go_on(
     // What was read and not published any more; and of the answer, what was not.
     handle.log.publish(Stream::Stdout, false);
     handle.log.publish(Stream::Stderr, false);
-    let answer = running.heard.listen(&handle.log).concat();
+    let answer = running.decoder.listen(&handle.log).concat();
     if let Some(missing) = answer.get(recovered.delta_bytes..).filter(|missing| !missing.is_empty()) {
         handle.log.push(&Event::Delta(Delta { text: missing.to_owned() }));
     }
@@ -350,7 +350,7 @@ pub(super) fn finish(handle: &Handle, mut exit: Exit) {
         return;
     }
     handle.log.push(&Event::Exit(exit));
-    steps::at("end.written");
+    failpoints::at("end.written");
     if handle.is_kept() {
         handle.keep(None);
     }
@@ -371,7 +371,7 @@ async fn begin(
         let (container, path, submitted) =
             hand_over(handle, plan, executions.settings.disconnect_grace, &mut attempts).await?;
         container.thaw()?;
-        steps::at("claim.thawed");
+        failpoints::at("claim.thawed");
         match started(&submitted).await {
             Ok(failed) => break (container, path, submitted, failed),
             // It died after it was given everything, and has reported no start: the next one is as good.
@@ -384,7 +384,7 @@ async fn begin(
         }
     };
     let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
-    steps::at("run.started");
+    failpoints::at("run.started");
     let may_be_asked_again = conversation.as_ref().is_some_and(Conversation::may_want_renewal);
     if !may_be_asked_again {
         plan.forget_secrets();
@@ -425,7 +425,7 @@ async fn begin(
             begun: Some((received, origin)),
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
-            heard: Heard::new(handle, meaning),
+            decoder: Decoder::new(handle, meaning),
             guard: Some(guard),
         },
         failed,
@@ -544,23 +544,23 @@ async fn submit(
     guard: ClaimGuard,
 ) -> Result<(Once, Submitted), StartError> {
     let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
-    let (stdout, stdout_writer) = output_pipe(handle.log.gulp())?;
-    let (stderr, stderr_writer) = output_pipe(handle.log.gulp())?;
+    let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
+    let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
     // Before it is claimed, so that the next daemon knows whose it was.
     let (id, tag) = (container.id().to_owned(), container.next_tag());
     let (since, until) = (clock::now(), handle.deadline.get().copied());
-    handle.submit(Command { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
+    handle.submit(SubmittedCommand { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
     if let Some(keeper) = &handle.keeper {
         keeper.caught_up().await;
     }
-    steps::at("claim.kept");
+    failpoints::at("claim.kept");
     let mut container = container.claim_once(&handle.id)?;
-    steps::at("claim.raised");
+    failpoints::at("claim.raised");
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
     }
-    steps::at("claim.injected");
+    failpoints::at("claim.injected");
     let baseline = container.baseline();
     for pipe in [stdout_writer.as_fd(), stderr_writer.as_fd()]
         .into_iter()
@@ -570,14 +570,14 @@ async fn submit(
     }
     let stdio = Stdio::Three([stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]);
     let process = container.submit(&plan.command, &stdio)?;
-    steps::at("claim.submitted");
+    failpoints::at("claim.submitted");
     handle.log.note_submitted();
-    steps::at("claim.noted");
+    failpoints::at("claim.noted");
     Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard }))
 }
 
 fn announce(handle: &Handle, container: &Once, path: ClaimPath, prestarted: bool, claim: Duration) {
-    handle.step(Step::Announce(Place { container: container.id().to_owned(), path }));
+    handle.step(Step::Announce(Assignment { container: container.id().to_owned(), path }));
     handle.log.push(&Event::Started(Started {
         execution: handle.id.clone(),
         container: container.id().to_owned(),
@@ -613,7 +613,7 @@ fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usiz
 /// Turns what was read into events.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
-    heard: &'a mut Heard,
+    decoder: &'a mut Decoder,
     /// Called when there is something on standard output, which matters the first time.
     on_first: F,
 }
@@ -622,13 +622,13 @@ impl<F: FnMut()> Sink<'_, F> {
     fn stdout(&mut self, all: bool) {
         (self.on_first)();
         let log = &self.handle.log;
-        steps::at("run.taken");
+        failpoints::at("run.taken");
         log.publish(Stream::Stdout, all);
-        steps::at("run.published");
-        for text in self.heard.listen(log) {
+        failpoints::at("run.published");
+        for text in self.decoder.listen(log) {
             log.push(&Event::Delta(Delta { text }));
         }
-        self.heard.checkpoint(log);
+        self.decoder.checkpoint(log);
     }
 
     fn stderr(&self, all: bool) {
@@ -645,7 +645,7 @@ async fn follow(
     first_grace: Duration,
     stop: Option<(Stop, Duration)>,
 ) -> (End, Option<Stop>) {
-    let Running { container, process, stdout, stderr, since, deadline, from, begun, heard, guard, .. } = running;
+    let Running { container, process, stdout, stderr, since, deadline, from, begun, decoder, guard, .. } = running;
     let mut silent = handle.log.spool(Stream::Stdout).length() == *from;
     // An earlier daemon has timed what it began.
     let mut unheard = begun.filter(|_| silent);
@@ -656,7 +656,7 @@ async fn follow(
             executions.metrics.spoke(&handle.provider, origin, received.elapsed());
         }
     };
-    let mut sink = Sink { handle, heard, on_first };
+    let mut sink = Sink { handle, decoder, on_first };
     let kill_grace = executions.settings.kill_grace;
     let mut kill_at = stop.map(|(reason, since)| ask_to_end(process, reason, since + kill_grace));
     let mut stop = stop.map(|(reason, _)| reason);
@@ -676,7 +676,7 @@ async fn follow(
                     silent = false;
                     sink.stdout(false);
                 }
-                if sink.heard.meaning.is_over() && stop.is_none() {
+                if sink.decoder.meaning.is_over() && stop.is_none() {
                     break End::Answered;
                 }
                 None
@@ -689,7 +689,7 @@ async fn follow(
                 None
             }
             () = progress(handle, seen, waits_until), if !is_read => None,
-            () = sink.heard.meaning.send() => None,
+            () = sink.decoder.meaning.send() => None,
             ended = process.ended() => break match ended {
                 Ok(Some(exited)) => End::Status(exited.status),
                 Ok(None) => End::Vanished,
@@ -726,7 +726,7 @@ async fn follow(
         }
     };
     guard.take();
-    steps::at("end.seen");
+    failpoints::at("end.seen");
     // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
     kill(container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
@@ -742,7 +742,7 @@ async fn follow(
     }
     sink.stdout(true);
     sink.stderr(true);
-    steps::at("end.drained");
+    failpoints::at("end.drained");
     (end, stop)
 }
 

@@ -3,10 +3,10 @@
 //! ```text
 //!            wait                     announce (a CLI that runs already)
 //!    ┌──────────────► queued    ┌─────────────────────────────────────┐
-//! pending ◄────────────┘ place  │                                     ▼
+//! pending ◄────────────┘ assignment  │                                     ▼
 //!    └──────────────── submit ──┴──► submitted ──── announce ────► running
 //!
-//! each of them ── end ──► exited            running ── wait, place, submit ──► once more
+//! each of them ── end ──► exited            running ── wait, assignment, submit ──► once more
 //! ```
 //!
 //! Nothing here waits, logs or tells anybody: whoever takes a step does what follows from it, if it is accepted.
@@ -34,7 +34,7 @@ pub struct Submitted {
 
 /// Where it runs, or ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Assignment {
     /// Which container.
     pub container: String,
     /// Where that came from.
@@ -47,11 +47,11 @@ pub enum Step {
     /// It waits for a container, at this place in the queue.
     Wait(usize),
     /// It has a container.
-    Place,
+    Assign,
     /// Its command is about to be handed over.
     Submit(Submitted),
     /// Its command, or the CLI that it was given to, runs.
-    Announce(Place),
+    Announce(Assignment),
     /// It has ended.
     End(Exit),
     /// The keeper has it.
@@ -65,8 +65,8 @@ enum Phase {
     Pending,
     Queued(usize),
     Submitted,
-    Running(Place),
-    Exited(Option<Place>, Exit),
+    Running(Assignment),
+    Exited(Option<Assignment>, Exit),
 }
 
 /// A step that cannot be taken: a mistake of ours.
@@ -94,11 +94,11 @@ impl State {
 
     /// One that the keeper has, of an earlier daemon. It runs, or had ended.
     pub fn adopted(submitted: Option<Submitted>, exit: Option<Exit>) -> Self {
-        let place =
-            submitted.as_ref().map(|command| Place { container: command.container.clone(), path: command.path });
-        let phase = match (exit, place) {
-            (Some(exit), place) => Phase::Exited(place, exit),
-            (None, Some(place)) => Phase::Running(place),
+        let assignment =
+            submitted.as_ref().map(|command| Assignment { container: command.container.clone(), path: command.path });
+        let phase = match (exit, assignment) {
+            (Some(exit), assignment) => Phase::Exited(assignment, exit),
+            (None, Some(assignment)) => Phase::Running(assignment),
             (None, None) => Phase::Pending,
         };
         Self { phase, submitted, is_kept: true }
@@ -119,9 +119,9 @@ impl State {
             _ if has_ended => return Err(rejected),
             // Also one that ran, and is asked once more.
             (_, Step::Wait(position)) => self.phase = Phase::Queued(position),
-            (Phase::Queued(_), Step::Place) => self.phase = Phase::Pending,
+            (Phase::Queued(_), Step::Assign) => self.phase = Phase::Pending,
             // It did not have to wait.
-            (_, Step::Place) => {}
+            (_, Step::Assign) => {}
             (Phase::Queued(_), Step::Submit(_) | Step::Announce(_)) => return Err(rejected),
             (_, Step::Submit(command)) => {
                 self.submitted = Some(command);
@@ -130,10 +130,10 @@ impl State {
                     self.phase = Phase::Submitted;
                 }
             }
-            (_, Step::Announce(place)) => self.phase = Phase::Running(place),
+            (_, Step::Announce(assignment)) => self.phase = Phase::Running(assignment),
             (phase, Step::End(exit)) => {
-                let place = if let Phase::Running(place) = phase { Some(place.clone()) } else { None };
-                self.phase = Phase::Exited(place, exit);
+                let assignment = if let Phase::Running(assignment) = phase { Some(assignment.clone()) } else { None };
+                self.phase = Phase::Exited(assignment, exit);
             }
         }
         Ok(())
@@ -155,10 +155,10 @@ impl State {
     }
 
     /// Where it runs, or ran.
-    pub fn place(&self) -> Option<&Place> {
+    pub fn assignment(&self) -> Option<&Assignment> {
         match &self.phase {
-            Phase::Running(place) => Some(place),
-            Phase::Exited(place, _) => place.as_ref(),
+            Phase::Running(assignment) => Some(assignment),
+            Phase::Exited(assignment, _) => assignment.as_ref(),
             Phase::Pending | Phase::Queued(_) | Phase::Submitted => None,
         }
     }
@@ -183,7 +183,7 @@ impl Step {
     fn name(&self) -> &'static str {
         match self {
             Self::Wait(_) => "wait",
-            Self::Place => "get a container",
+            Self::Assign => "get a container",
             Self::Submit(_) => "hand a command over",
             Self::Announce(_) => "start",
             Self::End(_) => "end",
@@ -211,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    fn place(container: &str) -> Place {
-        Place { container: container.to_owned(), path: ClaimPath::Warm }
+    fn assignment(container: &str) -> Assignment {
+        Assignment { container: container.to_owned(), path: ClaimPath::Warm }
     }
 
     fn command(container: &str) -> Submitted {
@@ -242,13 +242,13 @@ mod tests {
 
     #[test]
     fn what_each_state_accepts() {
-        use Step::{Announce, End, Keep, Place, Release, Submit, Wait};
-        let steps = [Wait(2), Place, Submit(command("c")), Announce(place("c")), End(exit(0)), Keep, Release];
+        use Step::{Announce, Assign, End, Keep, Release, Submit, Wait};
+        let steps = [Wait(2), Assign, Submit(command("c")), Announce(assignment("c")), End(exit(0)), Keep, Release];
         let states = [
             (vec![], "pending"),
             (vec![Wait(1)], "queued"),
             (vec![Submit(command("c"))], "submitted"),
-            (vec![Submit(command("c")), Announce(place("c"))], "running"),
+            (vec![Submit(command("c")), Announce(assignment("c"))], "running"),
             (vec![End(exit(0))], "exited"),
         ];
         // What each step leads to; "-" for one that is rejected. Columns as in `steps`.
@@ -274,23 +274,23 @@ mod tests {
 
     #[test]
     fn it_ends_once_and_says_where_it_ran() {
-        let mut state = after(&[Step::Submit(command("c-1")), Step::Announce(place("c-1")), Step::End(exit(3))]);
+        let mut state = after(&[Step::Submit(command("c-1")), Step::Announce(assignment("c-1")), Step::End(exit(3))]);
         let again = state.take(Step::End(exit(4))).unwrap_err();
         assert_eq!(again.to_string(), "an execution that is exited cannot end");
-        assert_eq!((state.exit().unwrap().code, state.place().unwrap().container.as_str()), (Some(3), "c-1"));
+        assert_eq!((state.exit().unwrap().code, state.assignment().unwrap().container.as_str()), (Some(3), "c-1"));
         assert_eq!(state.shown(), ExecutionState::Exited);
     }
 
     #[test]
     fn one_that_is_asked_again_runs_elsewhere() {
-        let first = [Step::Submit(command("c-1")), Step::Announce(place("c-1"))];
+        let first = [Step::Submit(command("c-1")), Step::Announce(assignment("c-1"))];
         let mut state = after(&first);
         state.take(Step::Wait(4)).unwrap();
         assert_eq!((state.shown(), state.queue_position()), (ExecutionState::Queued, Some(4)));
-        for step in [Step::Place, Step::Submit(command("c-2")), Step::Announce(place("c-2"))] {
+        for step in [Step::Assign, Step::Submit(command("c-2")), Step::Announce(assignment("c-2"))] {
             state.take(step).unwrap();
         }
-        assert_eq!(state.place().unwrap().container, "c-2");
+        assert_eq!(state.assignment().unwrap().container, "c-2");
         assert_eq!(state.submitted().unwrap().container, "c-2");
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let state = State::adopted(Some(command("c")), None);
         assert_eq!((state.shown(), state.is_kept()), (ExecutionState::Running, true));
         let mut state = State::adopted(None, Some(exit(1)));
-        assert_eq!((state.shown(), state.place()), (ExecutionState::Exited, None));
+        assert_eq!((state.shown(), state.assignment()), (ExecutionState::Exited, None));
         state.take(Step::Release).unwrap();
         assert!(!state.is_kept() && state.take(Step::Release).is_err(), "it is released once");
     }

@@ -80,7 +80,7 @@ impl Handle {
     /// As [`Source::new`].
     pub(super) fn source(&self, pipe: OwnedFd, stream: Stream) -> io::Result<Source> {
         let shelter = Shelter::new(self.keeper.clone(), &self.id, stream);
-        Source::new(pipe, Arc::clone(self.log.spool(stream)), self.log.gulp(), shelter)
+        Source::new(pipe, Arc::clone(self.log.spool(stream)), self.log.chunk_size(), shelter)
     }
 
     /// It is forgotten.
@@ -97,7 +97,7 @@ const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// How many executions of an earlier daemon there were.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Survivors {
+pub struct Adopted {
     /// Still running.
     pub running: usize,
     /// Ended before, and still to be read.
@@ -115,8 +115,8 @@ impl Executions {
         kept: BTreeMap<Key, Kept>,
         orphans: &mut BTreeMap<String, Orphan>,
         egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
-    ) -> Survivors {
-        let mut survivors = Survivors::default();
+    ) -> Adopted {
+        let mut survivors = Adopted::default();
         let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.into_iter().partition(|(key, _)| matches!(key, Key::Transit(..)));
         for (key, kept) in kept {
@@ -154,7 +154,7 @@ impl Executions {
         for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
             let Some(kept) = kept else { continue };
             if let Some(pipe) = kept.fds.into_iter().next()
-                && let Err(error) = output::drain_transit(pipe.as_fd(), log.spool(stream), log.gulp())
+                && let Err(error) = output::drain_transit(pipe.as_fd(), log.spool(stream), log.chunk_size())
             {
                 tracing::error!(execution = %id, %error, "output that was on its way is lost");
             }

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::state::Step;
 use super::{Handle, StartError};
 use crate::output;
-use crate::pool::{Claimed, Want};
+use crate::pool::{ClaimRequest, Claimed};
 use thaw_client::types::{Event, Queued};
 
 /// Shortest time between two `queued` events.
@@ -93,7 +93,7 @@ impl Handle {
     }
 
     fn waits_no_longer(&self) {
-        self.step(Step::Place);
+        self.step(Step::Assign);
     }
 
     /// Ends when nobody wants the execution any more: its client went away before it had an answer, or streamed and has
@@ -133,7 +133,7 @@ impl Handle {
 pub async fn claim(handle: &Handle, plan: &Plan, grace: Duration) -> Result<Claimed, StartError> {
     let on_position = |position| handle.waits(position);
     let prestarted = plan.late.as_ref().and_then(|_| plan.origin.prestarted());
-    let want = Want { user: &handle.user, wait: plan.queue_timeout, on_position: &on_position, prestarted };
+    let want = ClaimRequest { user: &handle.user, wait: plan.queue_timeout, on_position: &on_position, prestarted };
     let claimed = tokio::select! {
         biased;
         claimed = plan.origin.claim(&want) => claimed,

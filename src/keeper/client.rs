@@ -51,7 +51,7 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> KeeperErr
 
 /// Where the keeper's process and socket are.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct Location {
     /// This program.
     pub program: PathBuf,
     /// The directory of its socket.
@@ -74,7 +74,7 @@ pub struct Kept {
 /// The connection to the keeper.
 #[derive(Debug)]
 pub struct Keeper {
-    place: Place,
+    location: Location,
     hierarchy: Arc<Hierarchy>,
     failures: Counter,
     state: Mutex<State>,
@@ -133,11 +133,11 @@ impl Keeper {
     /// # Errors
     /// It can neither be reached nor be started.
     pub fn start(
-        place: Place,
+        location: Location,
         hierarchy: Arc<Hierarchy>,
         failures: Counter,
     ) -> Result<(Arc<Self>, BTreeMap<String, Kept>), KeeperError> {
-        let address = place.run_dir.join(SOCKET);
+        let address = location.run_dir.join(SOCKET);
         let found = match reach(&address) {
             Ok(found) => Some(found),
             Err(error) => {
@@ -150,7 +150,7 @@ impl Keeper {
         let (socket, child, kept) = match found {
             Some((socket, kept)) => (socket, None, kept),
             None => {
-                let (socket, child) = launch(&place, &hierarchy)?;
+                let (socket, child) = launch(&location, &hierarchy)?;
                 (socket, Some(child), BTreeMap::new())
             }
         };
@@ -161,7 +161,7 @@ impl Keeper {
         }
         let state = State { socket: Some(socket), child, items, unsent: VecDeque::new(), ended: false };
         let (work, behind) = (Notify::new(), watch::Sender::new(0));
-        let this = Arc::new(Self { place, hierarchy, failures, state: Mutex::new(state), work, behind });
+        let this = Arc::new(Self { location, hierarchy, failures, state: Mutex::new(state), work, behind });
         tokio::spawn(Arc::clone(&this).own(watched));
         Ok((this, kept))
     }
@@ -189,7 +189,7 @@ impl Keeper {
 
     /// Whether the next daemon would find it: its socket is there.
     pub fn is_reachable(&self) -> bool {
-        self.place.run_dir.join(SOCKET).exists()
+        self.location.run_dir.join(SOCKET).exists()
     }
 
     /// Lets another keeper take its place if the next daemon would not find this one.
@@ -260,7 +260,7 @@ impl Keeper {
             state.child.take()
         };
         self.work.notify_one();
-        if let Err(error) = std::fs::remove_file(self.place.run_dir.join(SOCKET)) {
+        if let Err(error) = std::fs::remove_file(self.location.run_dir.join(SOCKET)) {
             tracing::debug!(%error, "the keeper's socket");
         }
         if let Err(error) = self.hierarchy.end_keeper() {
@@ -317,12 +317,12 @@ impl Keeper {
     async fn send_queued(&self, watched: &Watched) -> io::Result<()> {
         loop {
             let next = watched.run(Interest::WRITABLE, |_| self.send_next());
-            match tokio::time::timeout(self.place.stall, next).await {
+            match tokio::time::timeout(self.location.stall, next).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
-                    let ms = self.place.stall.as_millis();
+                    let ms = self.location.stall.as_millis();
                     let message = format!("it took nothing in for {ms} ms (`daemon.keeper_stall_ms`)");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }
@@ -352,7 +352,7 @@ impl Keeper {
             kernel::kill_and_reap(child);
         }
         let this = Arc::clone(self);
-        let launched = tokio::task::spawn_blocking(move || launch(&this.place, &this.hierarchy)).await;
+        let launched = tokio::task::spawn_blocking(move || launch(&this.location, &this.hierarchy)).await;
         let (socket, child) = launched.map_err(|error| failed("start it")(io::Error::other(error)))??;
         let watched = watch_socket(&socket)?;
         let mut state = self.lock();
@@ -434,9 +434,9 @@ fn reach(path: &Path) -> Result<(OwnedFd, BTreeMap<String, Kept>), KeeperError> 
 }
 
 /// Starts a keeper, in a cgroup of its own and in nobody's process group, after clearing away any other one.
-fn launch(place: &Place, hierarchy: &Hierarchy) -> Result<(OwnedFd, Child), KeeperError> {
+fn launch(location: &Location, hierarchy: &Hierarchy) -> Result<(OwnedFd, Child), KeeperError> {
     let cgroup = hierarchy.fresh_keeper().map_err(io::Error::other).map_err(failed("make its cgroup"))?;
-    let path = place.run_dir.join(SOCKET);
+    let path = location.run_dir.join(SOCKET);
     if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -447,8 +447,8 @@ fn launch(place: &Place, hierarchy: &Hierarchy) -> Result<(OwnedFd, Child), Keep
     bind(&listener, &address(&path)?).map_err(failed("bind its socket"))?;
     rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600)).map_err(failed("close its socket to others"))?;
     listen(&listener, 4).map_err(failed("listen"))?;
-    let mut command = Command::new(&place.program);
-    command.arg("keeper").arg("--timeout").arg(place.timeout.as_secs().to_string());
+    let mut command = Command::new(&location.program);
+    command.arg("keeper").arg("--timeout").arg(location.timeout.as_secs().to_string());
     for directory in hierarchy.bases() {
         command.arg("--cgroup").arg(directory);
     }

@@ -17,7 +17,7 @@ mod key;
 mod protocol;
 mod server;
 
-pub use client::{Keeper, KeeperError, Kept, Place};
+pub use client::{Keeper, KeeperError, Kept, Location};
 pub use key::Key;
 pub use server::serve;
 

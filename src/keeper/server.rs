@@ -56,10 +56,10 @@ pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
         };
         // What the last daemon said before its end comes before the next one is told what there is.
         if let Some(current) = daemon.as_ref().filter(|_| message) {
-            match hear(current.as_fd(), &mut items, &mut buffer) {
-                Ok(Heard::Message) => {}
-                Ok(Heard::End) => return Ok(()),
-                Ok(Heard::Gone) | Err(_) => {
+            match receive(current.as_fd(), &mut items, &mut buffer) {
+                Ok(Received::Message) => {}
+                Ok(Received::End) => return Ok(()),
+                Ok(Received::Gone) | Err(_) => {
                     daemon = None;
                     alone_since = Instant::now();
                 }
@@ -81,26 +81,26 @@ fn prepare() {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
 }
 
-enum Heard {
+enum Received {
     Message,
     End,
     Gone,
 }
 
-fn hear(daemon: BorrowedFd<'_>, items: &mut Items, buffer: &mut [u8]) -> io::Result<Heard> {
+fn receive(daemon: BorrowedFd<'_>, items: &mut Items, buffer: &mut [u8]) -> io::Result<Received> {
     let received = match kernel::receive(daemon, buffer) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Heard::Message),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Received::Message),
         received => received?,
     };
     if received.length == 0 {
-        return Ok(Heard::Gone);
+        return Ok(Received::Gone);
     }
     match serde_json::from_slice(&buffer[..received.length]).map_err(io::Error::other)? {
         Request::Put { key, note } => drop(items.0.insert(key, (note, received.fds))),
         Request::Drop { key } => drop(items.0.remove(&key)),
-        Request::End => return Ok(Heard::End),
+        Request::End => return Ok(Received::End),
     }
-    Ok(Heard::Message)
+    Ok(Received::Message)
 }
 
 impl Items {

@@ -291,7 +291,7 @@ impl Log {
     }
 
     /// Most that may be written at once without a reader who pays attention losing something, bytes.
-    pub fn gulp(&self) -> usize {
+    pub fn chunk_size(&self) -> usize {
         self.limits.bytes / 8
     }
 
@@ -304,7 +304,7 @@ impl Log {
     /// Publishes what has come into the spool of a stream, in events of at most [`EVENT_BYTES`] and an eighth of the log's
     /// limit. The start of a character at its end stays for the next time, unless `all` of it has come.
     pub fn publish(&self, stream: Stream, all: bool) {
-        let most = EVENT_BYTES.min(self.gulp());
+        let most = EVENT_BYTES.min(self.chunk_size());
         let spool = self.spool(stream);
         let mut inner = self.lock();
         let from = inner.output[stream as usize];
@@ -332,7 +332,7 @@ impl Log {
             inner.head.ended_at = nanoseconds(kernel::since_boot());
             inner.write_flags();
         }
-        let most = EVENT_BYTES.min(self.gulp());
+        let most = EVENT_BYTES.min(self.chunk_size());
         let pieces = inner.grow(pieces, most);
         // To the journal first: what has been seen must be there for the next daemon too.
         let mut records = Vec::new();
@@ -390,7 +390,7 @@ impl Log {
 
     /// Whether another checkpoint should be written, when `heard` bytes of standard output have been understood.
     pub fn is_checkpoint_due(&self, heard: u64) -> bool {
-        self.lock().parser_needs.is_some_and(|from| heard.saturating_sub(from) > self.gulp() as u64)
+        self.lock().parser_needs.is_some_and(|from| heard.saturating_sub(from) > self.chunk_size() as u64)
     }
 
     /// Notes where the reader of the CLI's output is: everything before that is not needed any more.

@@ -13,8 +13,8 @@ use rustix::pipe::SpliceFlags;
 use super::pipe::PIPE_BYTES;
 use super::spool::Spool;
 use super::stream::Stream;
+use crate::failpoints;
 use crate::keeper::{Keeper, Key};
-use crate::steps;
 
 /// Where the keeper is told of such pipes: what is in one is on no file yet when the daemon is killed.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ impl Transit {
     /// As [`Spool::take`].
     pub fn pass(&self, pipe: BorrowedFd<'_>, spool: &Spool, most: usize) -> io::Result<usize> {
         let moved = rustix::pipe::splice(pipe, None, &self.writer, None, most, SpliceFlags::NONBLOCK)?;
-        steps::at("run.moved");
+        failpoints::at("run.moved");
         drain_transit(self.reader.as_fd(), spool, most)?;
         Ok(moved)
     }

@@ -2,15 +2,15 @@
 //!
 //! One task owns each pool; everybody else sends it messages. It keeps as many containers warm as [`scaling`] says,
 //! looks at each of them every health interval, and backs off when creating fails. It never holds a container that
-//! somebody has used. What pools share is in [`supply`]: places, the host's memory and CPUs, and those who wait. While
-//! claims are in flight, [`Gate`](crate::container::Gate) holds all refilling.
+//! somebody has used. What pools share is in [`scheduler`]: places, the host's memory and CPUs, and those who wait. While
+//! claims are in flight, [`RefillThrottle`](crate::container::RefillThrottle) holds all refilling.
 
 mod admission;
-mod line;
+mod fair_queue;
 mod metrics;
 mod owner;
 mod scaling;
-mod supply;
+mod scheduler;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,8 +24,8 @@ use thaw_client::types;
 pub use admission::{AdmissionSettings, Refusal};
 pub use metrics::PoolMetrics;
 pub use scaling::{Bounds, Rules};
-use supply::Figures;
-pub use supply::{Shortage, Supply, SupplySettings, Want};
+use scheduler::Gauges;
+pub use scheduler::{ClaimRequest, Scheduler, SchedulerSettings, Unavailable};
 
 /// Makes the template, which needs the image to be unpacked: may take seconds, runs on a blocking thread, and is
 /// tried again until it succeeds.
@@ -57,14 +57,14 @@ pub struct Settings {
 pub enum ClaimError {
     /// No place, or the host cannot take more; and the request does not wait.
     #[error(transparent)]
-    Short(#[from] Shortage),
+    Short(#[from] Unavailable),
     /// It would have waited, but too many do.
     #[error("{max} requests are waiting already (`queue.max`): {shortage}")]
     QueueFull {
         /// Limit of the queue.
         max: usize,
         /// What they wait for.
-        shortage: Shortage,
+        shortage: Unavailable,
     },
     /// It has waited for as long as it may.
     #[error("no container became free within {} ms: {shortage}", waited.as_millis())]
@@ -72,7 +72,7 @@ pub enum ClaimError {
         /// How long it was.
         waited: Duration,
         /// What was missing in the end.
-        shortage: Shortage,
+        shortage: Unavailable,
     },
     /// The image is not there yet.
     #[error("the provider is not ready: {0}")]
@@ -94,7 +94,7 @@ impl ClaimError {
 
 impl From<Limit> for ClaimError {
     fn from(limit: Limit) -> Self {
-        Self::Short(Shortage::Limit(limit))
+        Self::Short(Unavailable::Limit(limit))
     }
 }
 
@@ -175,9 +175,9 @@ pub struct Claimed {
 pub struct Pool {
     provider: Arc<str>,
     messages: mpsc::Sender<Message>,
-    figures: Arc<Figures>,
+    gauges: Arc<Gauges>,
     readiness: watch::Receiver<Readiness>,
-    supply: Arc<Supply>,
+    scheduler: Arc<Scheduler>,
 }
 
 impl Pool {
@@ -185,18 +185,18 @@ impl Pool {
     pub fn start(
         provider: &str,
         settings: Settings,
-        supply: Arc<Supply>,
+        scheduler: Arc<Scheduler>,
         prepare: Prepare,
         orphans: Vec<Orphan>,
     ) -> Self {
         let (messages, inbox) = mpsc::channel(256);
-        let figures = Arc::new(Figures::default());
-        supply.metrics.expect(provider);
+        let gauges = Arc::new(Gauges::default());
+        scheduler.metrics.expect(provider);
         let (told, readiness) = watch::channel(Readiness::NotYet);
-        let (its, shown) = (Arc::clone(&supply), Arc::clone(&figures));
+        let (its, shown) = (Arc::clone(&scheduler), Arc::clone(&gauges));
         let owner = owner::Owner::new(provider, settings, its, shown, prepare, told, orphans);
-        let pool = Self { provider: provider.into(), messages, figures, readiness, supply };
-        pool.supply.add_pool(&pool);
+        let pool = Self { provider: provider.into(), messages, gauges, readiness, scheduler };
+        pool.scheduler.add_pool(&pool);
         tokio::spawn(owner.run(inbox));
         pool
     }
@@ -206,9 +206,9 @@ impl Pool {
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim(&self, want: &Want<'_>) -> Result<Claimed, ClaimError> {
-        let guard = self.supply.claiming();
-        let queued = self.supply.waiting_for(&self.provider) > 0;
+    pub async fn claim(&self, want: &ClaimRequest<'_>) -> Result<Claimed, ClaimError> {
+        let guard = self.scheduler.claiming();
+        let queued = self.scheduler.waiting_for(&self.provider) > 0;
         let template = match self.ask(|reply| Message::Claim { queued, reply }).await? {
             Offer::Warm(container) => {
                 return Ok(Claimed { container: *container, path: types::ClaimPath::Warm, guard });
@@ -220,7 +220,7 @@ impl Pool {
         };
         // It may have to wait; what it gets then comes with another.
         drop(guard);
-        self.supply.cold(&self.provider, Some(self), template, want).await
+        self.scheduler.cold(&self.provider, Some(self), template, want).await
     }
 
     /// A warm container, or none: what is not there is not created, and what somebody waits for is theirs.
@@ -228,8 +228,8 @@ impl Pool {
     /// # Errors
     /// [`ClaimError::Stopped`].
     pub async fn claim_warm(&self) -> Result<Option<Claimed>, ClaimError> {
-        let guard = self.supply.claiming();
-        let queued = self.supply.is_awaited(&self.figures);
+        let guard = self.scheduler.claiming();
+        let queued = self.scheduler.is_awaited(&self.gauges);
         match self.ask(|reply| Message::Claim { queued, reply }).await? {
             Offer::Warm(container) => Ok(Some(Claimed { container: *container, path: types::ClaimPath::Warm, guard })),
             Offer::Empty(_) | Offer::NotYet | Offer::Broken(_) => Ok(None),
@@ -243,7 +243,7 @@ impl Pool {
 
     /// What a container is created with.
     async fn template(&self) -> Result<Arc<Template>, ClaimError> {
-        self.ask(Message::Template).await?.ok_or_else(|| ClaimError::NotReady(Shortage::NotYet.to_string()))
+        self.ask(Message::Template).await?.ok_or_else(|| ClaimError::NotReady(Unavailable::NotYet.to_string()))
     }
 
     /// Returns the reason once its image turns out to be unusable; never if it does not.
@@ -263,7 +263,7 @@ impl Pool {
 
     /// Whether it has a warm container, as far as it has shown.
     fn has_warm(&self) -> bool {
-        self.figures.warm.load(Ordering::Acquire) > 0
+        self.gauges.warm.load(Ordering::Acquire) > 0
     }
 
     async fn take_warm(&self) -> Result<Option<Box<Container>>, ClaimError> {
@@ -328,7 +328,7 @@ impl Pool {
         // An error says that it has ended already.
         let _ = self.messages.send(Message::Stop).await;
         self.messages.closed().await;
-        self.figures.warm.store(0, Ordering::Release);
+        self.gauges.warm.store(0, Ordering::Release);
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ClaimError> {

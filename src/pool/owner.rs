@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::scaling::{Bounds, Observed, Scaler};
-use super::supply::{Figures, Reserved, Shortage};
-use super::{Change, Message, Offer, Prepare, Readiness, Settings, Supply};
+use super::scheduler::{Gauges, Reserved, Unavailable};
+use super::{Change, Message, Offer, Prepare, Readiness, Scheduler, Settings};
 use crate::container::{Container, ContainerError, Containers, Creating, Hold, Orphan, Template, fingerprint};
 use thaw_client::types;
 
@@ -33,9 +33,9 @@ enum Finished {
 pub struct Owner {
     provider: String,
     settings: Settings,
-    supply: Arc<Supply>,
+    scheduler: Arc<Scheduler>,
     /// What others may see of it.
-    figures: Arc<Figures>,
+    gauges: Arc<Gauges>,
     scaler: Scaler,
     /// What the last change of the target was.
     scaled: Option<String>,
@@ -65,8 +65,8 @@ impl Owner {
     pub fn new(
         provider: &str,
         settings: Settings,
-        supply: Arc<Supply>,
-        figures: Arc<Figures>,
+        scheduler: Arc<Scheduler>,
+        gauges: Arc<Gauges>,
         prepare: Prepare,
         readiness: watch::Sender<Readiness>,
         orphans: Vec<Orphan>,
@@ -75,8 +75,8 @@ impl Owner {
             provider: provider.to_owned(),
             scaler: Scaler::new(settings.rules, settings.bounds, settings.target),
             settings,
-            supply,
-            figures,
+            scheduler,
+            gauges,
             scaled: None,
             prepare,
             template: None,
@@ -120,7 +120,7 @@ impl Owner {
                 () = sleep_until(retry) => {}
             }
         }
-        self.supply.remove_pool(&self.figures);
+        self.scheduler.remove_pool(&self.gauges);
     }
 
     fn handle(&mut self, message: Message) {
@@ -135,7 +135,7 @@ impl Owner {
             }
             Message::GiveBack(container) => {
                 self.warm.push_front(*container);
-                self.supply.changed();
+                self.scheduler.changed();
             }
             Message::Shed => {
                 if self.warm.len() > self.floor() {
@@ -149,7 +149,7 @@ impl Owner {
             }
             Message::Set(target, bounds) => {
                 // The limit is what it was at the start.
-                let limit = self.supply.containers().limit().0;
+                let limit = self.scheduler.containers().limit().0;
                 let bounds = Bounds { min: bounds.min.min(limit), max: bounds.max.min(limit), ..bounds };
                 self.scaler.set(bounds, target);
                 self.scaled = Some(format!("set to {} by the configuration", self.scaler.target()));
@@ -195,17 +195,17 @@ impl Owner {
 
     /// Moves the target if what was seen says so.
     fn scale(&mut self) {
-        let observed = Observed { warm: self.warm.len(), queued: self.supply.waiting_for(&self.provider) };
+        let observed = Observed { warm: self.warm.len(), queued: self.scheduler.waiting_for(&self.provider) };
         if let Some(decision) = self.scaler.decide(Instant::now(), observed) {
             tracing::info!(provider = %self.provider, target = decision.to, "pool scaled {decision}");
-            self.supply.metrics.scaled(&self.provider, &decision);
+            self.scheduler.metrics.scaled(&self.provider, &decision);
             self.scaled = Some(decision.to_string());
             self.trim();
         }
     }
 
     fn change(&mut self, change: Change) -> Result<(), String> {
-        let limit = self.supply.containers().limit().0;
+        let limit = self.scheduler.containers().limit().0;
         let is = self.scaler.bounds();
         let bounds_given = change.min.is_some() || change.max.is_some();
         let scaling = change.scaling.unwrap_or(match (bounds_given, change.target) {
@@ -251,16 +251,16 @@ impl Owner {
 
     /// Lets others see what has changed.
     fn show(&self) {
-        self.figures.warm.store(self.warm.len(), Ordering::Release);
-        self.figures.creating.store(self.creating, Ordering::Relaxed);
-        self.figures.floor.store(self.floor(), Ordering::Relaxed);
+        self.gauges.warm.store(self.warm.len(), Ordering::Release);
+        self.gauges.creating.store(self.creating, Ordering::Relaxed);
+        self.gauges.floor.store(self.floor(), Ordering::Relaxed);
     }
 
     /// Hands an offer over; a warm container whose claimant has gone away was never used and stays.
     fn give(&mut self, reply: oneshot::Sender<Offer>, offer: Offer) {
         if let Err(Offer::Warm(container)) = reply.send(offer) {
             self.warm.push_front(*container);
-            self.supply.changed();
+            self.scheduler.changed();
         }
     }
 
@@ -288,7 +288,7 @@ impl Owner {
             && self.creating < self.settings.concurrent_creations
         {
             let low = self.warm.len() * 100 < self.scaler.target() * self.settings.low_water_percent;
-            let creating = match self.supply.containers().gate().create(low, &mut self.hold) {
+            let creating = match self.scheduler.containers().throttle().create(low, &mut self.hold) {
                 Ok(creating) => creating,
                 Err(again) => return Some(again),
             };
@@ -302,8 +302,8 @@ impl Owner {
 
     /// A place for one more, if claims and other pools leave it one and the host can carry it.
     fn reserve(&mut self, template: &Template) -> Result<Reserved, ()> {
-        let reserved = match self.supply.may_refill(&self.figures) {
-            Ok(()) => self.supply.take(Supply::bytes(template)),
+        let reserved = match self.scheduler.may_refill(&self.gauges) {
+            Ok(()) => self.scheduler.take(Scheduler::bytes(template)),
             Err(reason) => {
                 self.pause(Some((reason.to_owned(), None)));
                 return Err(());
@@ -322,9 +322,9 @@ impl Owner {
     }
 
     fn create(&mut self, template: Arc<Template>, reserved: Reserved, creating: Creating) {
-        let containers = Arc::clone(self.supply.containers());
+        let containers = Arc::clone(self.scheduler.containers());
         self.creating += 1;
-        let metrics = Arc::clone(&self.supply.metrics);
+        let metrics = Arc::clone(&self.scheduler.metrics);
         self.work.spawn(async move {
             let begun = Instant::now();
             let created = ready(&containers, Arc::clone(&template), reserved, creating).await;
@@ -334,12 +334,12 @@ impl Owner {
     }
 
     /// Notes why nothing is created, or that something is again; says so when it begins and when it ends.
-    fn pause(&mut self, reason: Option<(String, Option<Shortage>)>) {
+    fn pause(&mut self, reason: Option<(String, Option<Unavailable>)>) {
         match (&self.paused, &reason) {
             (None, Some((reason, shortage))) => {
-                if let Some(Shortage::Host(refusal)) = shortage {
+                if let Some(Unavailable::Host(refusal)) = shortage {
                     tracing::warn!(provider = %self.provider, %reason, "refilling paused");
-                    self.supply.metrics.refused(refusal.label(), "refill");
+                    self.scheduler.metrics.refused(refusal.label(), "refill");
                 } else {
                     tracing::debug!(provider = %self.provider, %reason, "refilling paused");
                 }
@@ -357,7 +357,7 @@ impl Owner {
                 self.adopt(&template);
                 self.template = Some(template);
                 self.readiness.send_replace(Readiness::Ready);
-                self.supply.changed();
+                self.scheduler.changed();
                 tracing::info!(provider = %self.provider, target = self.scaler.target(), "pool ready to fill");
                 None
             }
@@ -408,7 +408,7 @@ impl Owner {
 
     /// Takes over what an earlier daemon had warm.
     fn adopt(&mut self, template: &Arc<Template>) {
-        let fingerprint = fingerprint(self.supply.containers().settings(), template);
+        let fingerprint = fingerprint(self.scheduler.containers().settings(), template);
         let mut adopted = 0;
         for orphan in self.orphans.drain(..) {
             match orphan.into_warm(&fingerprint, Arc::clone(template)) {
@@ -421,7 +421,7 @@ impl Owner {
         }
         if adopted > 0 {
             tracing::info!(provider = %self.provider, adopted, "warm containers of an earlier daemon adopted");
-            self.supply.metrics.adopted(&self.provider, adopted);
+            self.scheduler.metrics.adopted(&self.provider, adopted);
         }
         self.trim();
         self.show();
@@ -431,7 +431,7 @@ impl Owner {
         self.warm.push_back(container);
         self.trim();
         self.show();
-        self.supply.changed();
+        self.scheduler.changed();
     }
 
     /// Destroys what is not as it has to be; the refill replaces it.
@@ -445,7 +445,7 @@ impl Owner {
             healthy
         });
         let broken = before - self.warm.len();
-        self.supply.metrics.broke(&self.provider, broken);
+        self.scheduler.metrics.broke(&self.provider, broken);
         broken
     }
 
@@ -464,9 +464,9 @@ impl Owner {
             reason: self.scaled.clone(),
             warm: self.warm.len(),
             creating: self.creating,
-            claimed: self.supply.containers().claimed(&self.provider),
+            claimed: self.scheduler.containers().claimed(&self.provider),
             queued: match self.settings.stage {
-                types::Stage::Created => self.supply.waiting_for(&self.provider),
+                types::Stage::Created => self.scheduler.waiting_for(&self.provider),
                 types::Stage::Prestarted => 0,
             },
             hits: self.hits,
@@ -486,15 +486,15 @@ async fn ready(
     creating: Creating,
 ) -> Result<Container, ContainerError> {
     let prestarted = template.prestarted.clone();
-    let Reserved { place, memory } = reserved;
-    let mut container = containers.create(template, place).await?;
+    let Reserved { lease, memory } = reserved;
+    let mut container = containers.create(template, lease).await?;
     let mut creating = Some(creating);
     if let Some(prestarted) = prestarted {
         // Seconds, in which it takes none of the locks that claims need.
         creating = None;
         container.prestart(&prestarted).await?;
     }
-    container.rest().await?;
+    container.park().await?;
     // From now on the kernel counts what it uses.
     drop((creating, memory));
     Ok(container)

@@ -15,7 +15,8 @@ use thaw_image::Store;
 use thaw_os::cgroup::{Hierarchy, Limits, Reclaim};
 use thaw_os::spawner::Spawner;
 use thawd::container::{
-    Command, Containers, Exited, Gate, GateSettings, Orphan, Process, Sandbox, Settings, Stdio, Template, WindowSize,
+    Command, Containers, Exited, Orphan, Process, RefillThrottle, RefillThrottleSettings, Sandbox, Settings, Stdio,
+    Template, WindowSize,
 };
 use thawd::egress::{EgressMetrics, Policy};
 use thawd::keeper::{self, Keeper, Kept};
@@ -70,7 +71,7 @@ impl House {
         let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &address.name).unwrap());
         let program = PathBuf::from(env!("CARGO_BIN_EXE_thawd"));
         let (timeout, stall) = (PATIENCE, PATIENCE);
-        let place = keeper::Place { program: program.clone(), run_dir: run_dir.clone(), timeout, stall };
+        let place = keeper::Location { program: program.clone(), run_dir: run_dir.clone(), timeout, stall };
         let (keeper, kept) = Keeper::start(place, Arc::clone(&hierarchy), Default::default()).unwrap();
         let init = program.with_file_name("thaw-init");
         let spawner = Spawner::start(program.clone(), init, PATIENCE, Default::default());
@@ -88,7 +89,7 @@ impl House {
             egress: (&config.egress.limits).into(),
             mount_point: run_dir,
         };
-        let gate = Gate::new(GateSettings {
+        let throttle = RefillThrottle::new(RefillThrottleSettings {
             quiet: Duration::ZERO,
             max_hold: Duration::ZERO,
             max_hold_clearing: Duration::ZERO,
@@ -97,7 +98,7 @@ impl House {
         });
         let metrics = Arc::new(EgressMetrics::new(&mut prometheus_client::registry::Registry::default()));
         let keeps = Some(Arc::clone(&keeper));
-        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, metrics, keeps, gate);
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, metrics, keeps, throttle);
         let containers = Arc::new(containers);
         let (of_containers, kept) = kept.into_iter().partition(|(key, _)| key.starts_with("c-"));
         let orphans = containers.orphans(of_containers).into_iter().collect();
@@ -124,9 +125,9 @@ impl House {
 
     /// A running sandbox that was frozen before, as one out of a pool.
     pub async fn sandbox(&self, id: &str) -> Sandbox {
-        let place = self.containers.place().unwrap();
+        let place = self.containers.lease().unwrap();
         let mut container = self.containers.create(Arc::clone(&self.template), place).await.unwrap();
-        container.rest().await.unwrap();
+        container.park().await.unwrap();
         let sandbox = container.claim_sandbox(id).unwrap();
         sandbox.thaw().unwrap();
         sandbox

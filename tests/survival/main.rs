@@ -5,14 +5,14 @@
 mod support;
 
 mod changed;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod flood;
 mod kills;
 mod left;
 mod load;
 mod mistakes;
 mod restart;
-#[cfg(debug_assertions)]
-mod steps;
 mod strict;
 #[cfg(debug_assertions)]
 mod unknown;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
+use super::other_version;
 use crate::Options;
 use crate::bed::{self, Bed, Daemon, Provider};
 use crate::contender::interleave;
@@ -37,12 +38,18 @@ fn peers(bed: &Rc<Bed>, options: &Options, outcome: &mut Outcome) -> Result<()> 
     let daemon = Rc::new(Daemon::start(bed, &[Provider::new("bench", POOL)], POOL + 20)?);
     check_credentials(&daemon, "bench")?;
     let docker = peers::docker(bed);
+    // Before the field, so that the other daemon is stopped before its directory goes.
+    let other = other_version(bed, options)?;
     let mut field = Field::default();
     field.add_host(bed);
     let kept = Echo::new(KEPT, &daemon, "bench", POOL, true);
     let inside = Rc::clone(&kept.claim_us);
     field.contenders.push(Box::new(kept));
     field.contenders.push(Box::new(Echo::new(NEW, &daemon, "bench", POOL, false)));
+    if let Some((name, bed)) = &other {
+        let daemon = Rc::new(Daemon::start(bed, &[Provider::new("bench", POOL)], POOL + 20)?);
+        field.contenders.push(Box::new(Echo::new(&format!("{name}, warm"), &daemon, "bench", POOL, true)));
+    }
     field.add("bwrap", Ok(Bwrap::new(bed)));
     field.add_exec(bed, &docker);
     let series = interleave(&mut field.contenders, options.n)?;

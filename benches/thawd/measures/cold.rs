@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
+use super::other_version;
 use crate::Options;
 use crate::bed::{Bed, Daemon, Provider};
 use crate::contender::interleave;
@@ -23,9 +24,15 @@ pub fn measure(bed: &Rc<Bed>, options: &Options) -> Result<Outcome> {
     let daemon = Rc::new(Daemon::start(bed, &[Provider::new("bench", 0)], 20)?);
     check_credentials(&daemon, "bench")?;
     let docker = peers::docker(bed);
+    // Before the field, so that the other daemon is stopped before its directory goes.
+    let other = other_version(bed, options)?;
     let mut field = Field::default();
     field.add_host(bed);
     field.contenders.push(Box::new(Echo::new(COLD, &daemon, "bench", 0, true)));
+    if let Some((name, bed)) = &other {
+        let daemon = Rc::new(Daemon::start(bed, &[Provider::new("bench", 0)], 20)?);
+        field.contenders.push(Box::new(Echo::new(&format!("{name}, cold"), &daemon, "bench", 0, true)));
+    }
     field.add("bwrap", Ok(Bwrap::new(bed)));
     field.add_run(bed, &docker);
     let series = interleave(&mut field.contenders, options.n)?;

@@ -32,3 +32,11 @@ pub const ALL: [(&str, Measure); 9] = [
     ("clis", clis::measure),
     ("many", many::measure),
 ];
+
+/// The other version that `--against` names, with a bed of its own: it takes turns with this one.
+fn other_version(bed: &Bed, options: &Options) -> Result<Option<(String, Bed)>> {
+    let Some(folder) = &options.against else { return Ok(None) };
+    let version = std::process::Command::new(folder.join("thawd")).arg("--version").output()?;
+    let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+    Ok(Some((format!("{version} of {}", folder.display()), bed.beside(folder.clone())?)))
+}

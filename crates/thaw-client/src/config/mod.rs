@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 mod connections;
 mod egress;
-mod squeeze;
+mod reclaim;
 mod telemetry;
 
 pub use connections::{Connections, TURNED_AWAY};
 pub use egress::{Egress, LimitSettings, TotalSettings};
-pub use squeeze::Squeeze;
+pub use reclaim::ReclaimMode;
 pub use telemetry::{Log, LogFormat, MetricsSettings};
 
 /// Where the file is looked for when none is named.
@@ -196,7 +196,8 @@ pub struct Pool {
     pub concurrent_creations: usize,
     /// What is taken from a container when it has come to rest: nothing (`off`), pages of files (`cache`), or
     /// anonymous memory too, if the host has swap (`swap`).
-    pub squeeze: Squeeze,
+    #[serde(alias = "squeeze")]
+    pub reclaim: ReclaimMode,
 }
 
 impl Default for Pool {
@@ -219,7 +220,7 @@ impl Default for Pool {
             held_creations: 1,
             health_interval_seconds: 30,
             concurrent_creations: 1,
-            squeeze: Squeeze::Off,
+            reclaim: ReclaimMode::Off,
         }
     }
 }

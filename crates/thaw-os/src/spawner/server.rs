@@ -149,14 +149,14 @@ fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(b
     drop(fds);
 
     let mut buffer = [0; 4096];
-    let (ready, fds) = hear(child, &mut buffer)?;
+    let (ready, fds) = receive_reply(child, &mut buffer)?;
     let parts = match ready {
         Some(ChildReply::Ready(parts)) => parts,
         Some(ChildReply::Failed(message)) => return Err(message),
         None => return Err("the container's first process ended before it was set up".to_owned()),
     };
     // Closed by the exec, or by a death that the daemon will see; anything said now is a failed exec.
-    match hear(child, &mut buffer)?.0 {
+    match receive_reply(child, &mut buffer)?.0 {
         None => Ok((mapped, parts.into_iter().zip(fds).collect())),
         Some(ChildReply::Failed(message)) => Err(message),
         Some(ChildReply::Ready(_)) => Err("the child was ready twice".to_owned()),
@@ -169,7 +169,7 @@ fn say(parent: BorrowedFd<'_>, reply: &ChildReply, fds: &[BorrowedFd<'_>]) -> Re
 }
 
 /// What the child says next; nothing at its end.
-fn hear(child: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(Option<ChildReply>, Vec<OwnedFd>), String> {
+fn receive_reply(child: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(Option<ChildReply>, Vec<OwnedFd>), String> {
     let received = receive(child, buffer)?;
     if received.length == 0 {
         return Ok((None, Vec::new()));

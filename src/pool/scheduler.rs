@@ -2,7 +2,7 @@
 //! who wait for them.
 //!
 //! A claim that finds nothing warm needs a place. When there is none, or the host is under pressure, it joins the line
-//! ([`super::line`]) until its deadline; the one task in [`Supply::serve`] hands out what becomes free, warm containers
+//! ([`super::fair_queue`]) until its deadline; the one task in [`Scheduler::serve`] hands out what becomes free, warm containers
 //! of the provider's pool as well as places. Pools refill only when nobody waits.
 
 use std::collections::BTreeSet;
@@ -14,9 +14,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::admission::{Admission, AdmissionSettings, Refusal, Reservation};
-use super::line::Line;
+use super::fair_queue::FairQueue;
 use super::{ClaimError, Claimed, Pool, PoolMetrics};
-use crate::container::{ClaimGuard, Container, Containers, Limit, Place, Template};
+use crate::container::{ClaimGuard, Container, Containers, Lease, Limit, Template};
 use thaw_client::types::ClaimPath;
 
 /// How often the host is looked at again while somebody waits because of it.
@@ -34,7 +34,7 @@ const BARE_BYTES: u64 = 1 << 20;
 
 /// See `[queue]`, `[admission]` and `[pool]` in the configuration.
 #[derive(Debug, Clone)]
-pub struct SupplySettings {
+pub struct SchedulerSettings {
     /// Requests that may wait, all together.
     pub max_waiting: usize,
     /// Memory and CPU.
@@ -43,7 +43,7 @@ pub struct SupplySettings {
 
 /// Why there is no container to be had at this moment.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-pub enum Shortage {
+pub enum Unavailable {
     /// The hard limit on containers.
     #[error(transparent)]
     Limit(#[from] Limit),
@@ -55,7 +55,7 @@ pub enum Shortage {
     NotYet,
 }
 
-impl Shortage {
+impl Unavailable {
     /// For metrics.
     pub fn label(&self) -> &'static str {
         match self {
@@ -70,13 +70,13 @@ impl Shortage {
 #[derive(Debug)]
 pub struct Reserved {
     /// The place.
-    pub place: Place,
+    pub lease: Lease,
     /// Dropped once the container exists.
     pub memory: Reservation,
 }
 
 /// What somebody who asks for a container brings along.
-pub struct Want<'a> {
+pub struct ClaimRequest<'a> {
     /// Who.
     pub user: &'a str,
     /// How long it may wait; not at all when zero.
@@ -91,7 +91,7 @@ pub struct Want<'a> {
 /// What one who waited gets.
 enum Grant {
     Warm(Box<Container>),
-    Place(Reserved),
+    Lease(Reserved),
 }
 
 struct Waiter {
@@ -103,14 +103,14 @@ struct Waiter {
 }
 
 impl Waiter {
-    fn awaits(&self, prestarted: &Arc<Figures>) -> bool {
-        self.prestarted.as_ref().is_some_and(|pool| Arc::ptr_eq(&pool.figures, prestarted))
+    fn awaits(&self, prestarted: &Arc<Gauges>) -> bool {
+        self.prestarted.as_ref().is_some_and(|pool| Arc::ptr_eq(&pool.gauges, prestarted))
     }
 }
 
 /// What a pool shows to the others.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct Gauges {
     /// Frozen and claimable.
     pub warm: AtomicUsize,
     /// Being created.
@@ -120,22 +120,22 @@ pub struct Figures {
 }
 
 /// One per daemon.
-pub struct Supply {
+pub struct Scheduler {
     containers: Arc<Containers>,
     admission: Admission,
-    line: Mutex<Line<Waiter>>,
+    queue: Mutex<FairQueue<Waiter>>,
     /// Length of the line, to be read without its lock.
     waiting: AtomicUsize,
     max_waiting: usize,
     pools: Mutex<Vec<Pool>>,
     /// Why the last one who could not be served could not.
-    shortage: Mutex<Option<Shortage>>,
+    shortage: Mutex<Option<Unavailable>>,
     pub(super) metrics: Arc<PoolMetrics>,
 }
 
-impl std::fmt::Debug for Supply {
+impl std::fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Supply").field("waiting", &self.waiting).finish_non_exhaustive()
+        f.debug_struct("Scheduler").field("waiting", &self.waiting).finish_non_exhaustive()
     }
 }
 
@@ -146,7 +146,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Takes its request out of the line, however the wait ends.
 struct Ticket<'a> {
-    supply: &'a Supply,
+    scheduler: &'a Scheduler,
     provider: &'a str,
     id: u64,
     since: Instant,
@@ -156,25 +156,25 @@ struct Ticket<'a> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let left = {
-            let mut line = lock(&self.supply.line);
-            let left = line.remove(self.id);
-            self.supply.note_length(&line, self.provider);
+            let mut queue = lock(&self.scheduler.queue);
+            let left = queue.remove(self.id);
+            self.scheduler.note_length(&queue, self.provider);
             left
         };
         // Outside the lock: it may hold the last handle of a pool.
         drop(left);
-        self.supply.metrics.waited(self.provider, self.outcome, self.since.elapsed());
-        self.supply.containers.changed().notify_one();
+        self.scheduler.metrics.waited(self.provider, self.outcome, self.since.elapsed());
+        self.scheduler.containers.changed().notify_one();
     }
 }
 
-impl Supply {
+impl Scheduler {
     /// Starts the task that serves those who wait.
-    pub fn start(settings: SupplySettings, containers: Arc<Containers>, metrics: Arc<PoolMetrics>) -> Arc<Self> {
+    pub fn start(settings: SchedulerSettings, containers: Arc<Containers>, metrics: Arc<PoolMetrics>) -> Arc<Self> {
         let this = Arc::new(Self {
             containers,
             admission: Admission::new(settings.admission),
-            line: Mutex::default(),
+            queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             max_waiting: settings.max_waiting,
             pools: Mutex::default(),
@@ -192,17 +192,17 @@ impl Supply {
 
     /// A claim begins; see [`ClaimGuard`].
     pub fn claiming(&self) -> ClaimGuard {
-        self.containers.gate().claim()
+        self.containers.throttle().claim()
     }
 
     /// How many wait for a container of `provider`.
     pub fn waiting_for(&self, provider: &str) -> usize {
-        if self.waiting() == 0 { 0 } else { lock(&self.line).waiting_for(provider) }
+        if self.waiting() == 0 { 0 } else { lock(&self.queue).waiting_for(provider) }
     }
 
-    /// Whether somebody waits who would take a container of the prestarted pool with these figures.
-    pub(super) fn is_awaited(&self, prestarted: &Arc<Figures>) -> bool {
-        self.waiting() > 0 && lock(&self.line).in_order().iter().any(|(_, waiter)| waiter.awaits(prestarted))
+    /// Whether somebody waits who would take a container of the prestarted pool with these gauges.
+    pub(super) fn is_awaited(&self, prestarted: &Arc<Gauges>) -> bool {
+        self.waiting() > 0 && lock(&self.queue).in_order().iter().any(|(_, waiter)| waiter.awaits(prestarted))
     }
 
     /// How many wait, all together.
@@ -210,18 +210,18 @@ impl Supply {
         self.waiting.load(Ordering::Acquire)
     }
 
-    fn note_length(&self, line: &Line<Waiter>, provider: &str) {
-        self.waiting.store(line.len(), Ordering::Release);
-        self.metrics.queue(provider, line.waiting_for(provider));
+    fn note_length(&self, queue: &FairQueue<Waiter>, provider: &str) {
+        self.waiting.store(queue.len(), Ordering::Release);
+        self.metrics.queue(provider, queue.waiting_for(provider));
     }
 
-    /// Lets others see a pool's figures, until it has stopped.
+    /// Lets others see a pool's gauges, until it has stopped.
     pub(super) fn add_pool(&self, pool: &Pool) {
         lock(&self.pools).push(pool.clone());
     }
 
-    pub(super) fn remove_pool(&self, figures: &Arc<Figures>) {
-        lock(&self.pools).retain(|pool| !Arc::ptr_eq(&pool.figures, figures));
+    pub(super) fn remove_pool(&self, gauges: &Arc<Gauges>) {
+        lock(&self.pools).retain(|pool| !Arc::ptr_eq(&pool.gauges, gauges));
     }
 
     /// Something became free that somebody may wait for.
@@ -237,25 +237,25 @@ impl Supply {
     }
 
     /// Takes a place if there is one and the host can carry it.
-    pub(super) fn take(&self, bytes: u64) -> Result<Reserved, Shortage> {
+    pub(super) fn take(&self, bytes: u64) -> Result<Reserved, Unavailable> {
         let memory = self.admission.admit(bytes)?;
-        Ok(Reserved { place: self.containers.place()?, memory })
+        Ok(Reserved { lease: self.containers.lease()?, memory })
     }
 
     /// Whether a pool may refill with a place that is free: nobody waits, and no other pool lacks it more.
-    pub(super) fn may_refill(&self, own: &Arc<Figures>) -> Result<(), &'static str> {
+    pub(super) fn may_refill(&self, own: &Arc<Gauges>) -> Result<(), &'static str> {
         if self.waiting() > 0 {
             return Err("requests are waiting for a place");
         }
         let read = |number: &AtomicUsize| number.load(Ordering::Relaxed);
-        let has = |figures: &Figures| read(&figures.warm) + read(&figures.creating);
+        let has = |gauges: &Gauges| read(&gauges.warm) + read(&gauges.creating);
         if has(own) < read(&own.floor) {
             return Ok(());
         }
         let owed: usize = lock(&self.pools)
             .iter()
-            .filter(|pool| !Arc::ptr_eq(&pool.figures, own))
-            .map(|pool| read(&pool.figures.floor).saturating_sub(has(&pool.figures)))
+            .filter(|pool| !Arc::ptr_eq(&pool.gauges, own))
+            .map(|pool| read(&pool.gauges.floor).saturating_sub(has(&pool.gauges)))
             .sum();
         if owed > 0 && self.containers.free_places() <= owed {
             return Err("other pools are below their minimum");
@@ -270,30 +270,30 @@ impl Supply {
         provider: &str,
         pool: Option<&Pool>,
         template: Option<Arc<Template>>,
-        want: &Want<'_>,
+        want: &ClaimRequest<'_>,
     ) -> Result<Claimed, ClaimError> {
         let bytes = template.as_deref().map_or(BARE_BYTES, Self::bytes);
         let grant = match self.waiting() {
-            _ if template.is_none() => Err(Shortage::NotYet),
-            0 => self.take(bytes).map(Grant::Place),
+            _ if template.is_none() => Err(Unavailable::NotYet),
+            0 => self.take(bytes).map(Grant::Lease),
             // Those who came before go first.
-            _ => Err(lock(&self.shortage).unwrap_or(Shortage::Limit(self.containers.limit()))),
+            _ => Err(lock(&self.shortage).unwrap_or(Unavailable::Limit(self.containers.limit()))),
         };
         let grant = match grant {
             Ok(grant) => grant,
             Err(shortage) => self.wait(provider, pool, bytes, want, shortage).await?,
         };
-        let guard = self.containers.gate().claim();
+        let guard = self.containers.throttle().claim();
         match grant {
             Grant::Warm(container) => Ok(Claimed { container: *container, path: ClaimPath::Warm, guard }),
-            Grant::Place(Reserved { place, memory }) => {
+            Grant::Lease(Reserved { lease, memory }) => {
                 let template = match (template, pool) {
                     (Some(template), _) => template,
                     (None, Some(pool)) => pool.template().await?,
-                    (None, None) => return Err(ClaimError::NotReady(Shortage::NotYet.to_string())),
+                    (None, None) => return Err(ClaimError::NotReady(Unavailable::NotYet.to_string())),
                 };
                 let begun = Instant::now();
-                let created = self.containers.create(Arc::clone(&template), place).await;
+                let created = self.containers.create(Arc::clone(&template), lease).await;
                 self.metrics.created(&template, "claim", begun.elapsed(), &created);
                 let container = created?;
                 drop(memory);
@@ -306,7 +306,12 @@ impl Supply {
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim(&self, provider: &str, template: Arc<Template>, want: &Want<'_>) -> Result<Claimed, ClaimError> {
+    pub async fn claim(
+        &self,
+        provider: &str,
+        template: Arc<Template>,
+        want: &ClaimRequest<'_>,
+    ) -> Result<Claimed, ClaimError> {
         self.cold(provider, None, Some(template), want).await
     }
 
@@ -315,13 +320,13 @@ impl Supply {
         provider: &str,
         pool: Option<&Pool>,
         bytes: u64,
-        want: &Want<'_>,
-        shortage: Shortage,
+        want: &ClaimRequest<'_>,
+        shortage: Unavailable,
     ) -> Result<Grant, ClaimError> {
-        if let Shortage::Host(refusal) = &shortage {
+        if let Unavailable::Host(refusal) = &shortage {
             self.metrics.refused(refusal.label(), "claim");
         }
-        let not_yet = matches!(shortage, Shortage::NotYet);
+        let not_yet = matches!(shortage, Unavailable::NotYet);
         if not_yet && want.wait.is_zero() {
             return Err(ClaimError::NotReady(shortage.to_string()));
         }
@@ -336,20 +341,20 @@ impl Supply {
         let (position, mut changes) = watch::channel(0);
         let since = Instant::now();
         let (mut ticket, first) = {
-            let mut line = lock(&self.line);
-            let coming = pool.map_or(0, |pool| pool.figures.creating.load(Ordering::Relaxed));
-            if want.wait.is_zero() && coming <= line.waiting_for(provider) {
+            let mut queue = lock(&self.queue);
+            let coming = pool.map_or(0, |pool| pool.gauges.creating.load(Ordering::Relaxed));
+            if want.wait.is_zero() && coming <= queue.waiting_for(provider) {
                 return Err(shortage.into());
             }
-            if line.len() >= self.max_waiting {
+            if queue.len() >= self.max_waiting {
                 return Err(ClaimError::QueueFull { max: self.max_waiting, shortage });
             }
             let prestarted = want.prestarted.cloned();
             let waiter = Waiter { pool: pool.cloned(), prestarted, bytes, grant: sender, position };
-            let id = line.push(provider, want.user, waiter);
-            self.note_length(&line, provider);
-            let first = line.in_order().iter().position(|(other, _)| *other == id).unwrap_or_default() + 1;
-            (Ticket { supply: self, provider, id, since, outcome: "left" }, first)
+            let id = queue.push(provider, want.user, waiter);
+            self.note_length(&queue, provider);
+            let first = queue.in_order().iter().position(|(other, _)| *other == id).unwrap_or_default() + 1;
+            (Ticket { scheduler: self, provider, id, since, outcome: "left" }, first)
         };
         tracing::debug!(provider, user = want.user, position = first, %shortage, "waiting for a container");
         let waits = !want.wait.is_zero();
@@ -374,7 +379,7 @@ impl Supply {
                 () = &mut deadline => {
                     ticket.outcome = "timeout";
                     let still = pool.is_some_and(|pool| !pool.is_ready());
-                    let shortage = if still { Shortage::NotYet } else { lock(&self.shortage).unwrap_or(shortage) };
+                    let shortage = if still { Unavailable::NotYet } else { lock(&self.shortage).unwrap_or(shortage) };
                     if !waits {
                         return Err(shortage.into());
                     }
@@ -411,8 +416,8 @@ impl Supply {
         let mut short = None;
         loop {
             let next = {
-                let line = lock(&self.line);
-                let next = line.next(|provider| !blocked.contains(provider));
+                let queue = lock(&self.queue);
+                let next = queue.next(|provider| !blocked.contains(provider));
                 next.map(|(id, provider, waiter)| (id, provider.to_owned(), waiter.pool.clone(), waiter.bytes))
             };
             let Some((id, provider, pool, bytes)) = next else { break };
@@ -433,11 +438,11 @@ impl Supply {
                 match self.take(bytes) {
                     Ok(reserved) => {
                         // Nobody there any more: dropped, and with it the place is free again.
-                        drop(self.grant(id, &provider, Grant::Place(reserved)));
+                        drop(self.grant(id, &provider, Grant::Lease(reserved)));
                         continue;
                     }
                     Err(shortage) => {
-                        if matches!(shortage, Shortage::Limit(_)) {
+                        if matches!(shortage, Unavailable::Limit(_)) {
                             self.shed(&provider, last_shed).await;
                         }
                         short = Some(shortage);
@@ -449,7 +454,7 @@ impl Supply {
         if let Some(shortage) = short {
             *lock(&self.shortage) = Some(shortage);
         }
-        for (index, (_, waiter)) in lock(&self.line).in_order().into_iter().enumerate() {
+        for (index, (_, waiter)) in lock(&self.queue).in_order().into_iter().enumerate() {
             waiter.position.send_if_modified(|position| std::mem::replace(position, index + 1) != index + 1);
         }
     }
@@ -459,9 +464,9 @@ impl Supply {
     async fn serve_prestarted(&self) {
         loop {
             let next = {
-                let line = lock(&self.line);
+                let queue = lock(&self.queue);
                 let ready = |waiter: &Waiter| waiter.prestarted.clone().filter(Pool::has_warm);
-                line.in_order().into_iter().find_map(|(id, waiter)| Some((id, ready(waiter)?)))
+                queue.in_order().into_iter().find_map(|(id, waiter)| Some((id, ready(waiter)?)))
             };
             let Some((id, pool)) = next else { return };
             // Somebody else was faster, or it has stopped: nobody can be served from it now.
@@ -475,9 +480,9 @@ impl Supply {
     /// Serves one who waits; gives the grant back when it has gone.
     fn grant(&self, id: u64, provider: &str, grant: Grant) -> Option<Grant> {
         let waiter = {
-            let mut line = lock(&self.line);
-            let waiter = line.serve(id);
-            self.note_length(&line, provider);
+            let mut queue = lock(&self.queue);
+            let waiter = queue.serve(id);
+            self.note_length(&queue, provider);
             waiter
         };
         let Some(Waiter { grant: sender, .. }) = waiter else { return Some(grant) };
@@ -490,7 +495,7 @@ impl Supply {
             return;
         }
         let read = |number: &AtomicUsize| number.load(Ordering::Relaxed);
-        let spare = |pool: &Pool| read(&pool.figures.warm).saturating_sub(read(&pool.figures.floor));
+        let spare = |pool: &Pool| read(&pool.gauges.warm).saturating_sub(read(&pool.gauges.floor));
         let richest = {
             let pools = lock(&self.pools);
             let others = pools.iter().filter(|pool| &*pool.provider != provider && spare(pool) > 0);

@@ -1,11 +1,11 @@
-//! `[pool] squeeze`.
+//! `[pool] reclaim`.
 
 use serde::{Deserialize, Serialize};
 
-/// What is taken from a container when it has come to rest (`[pool] squeeze`).
+/// What is taken from a container when it has come to rest (`[pool] reclaim`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Squeeze {
+pub enum ReclaimMode {
     /// Nothing.
     #[default]
     Off,

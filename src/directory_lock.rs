@@ -9,7 +9,7 @@ use thaw_os::kernel::{LOCK_PATIENCE, LockError, lock_directory};
 
 /// Why a directory could not be taken.
 #[derive(Debug, thiserror::Error)]
-pub enum SoleError {
+pub enum DirectoryLockError {
     /// Another daemon has it.
     #[error("another daemon uses {}: {holders}; stop it, or choose another `{key}`", path.display())]
     Taken {
@@ -32,25 +32,25 @@ pub enum SoleError {
 
 /// A directory that is this daemon's alone until this is dropped, or the process ends in whatever way.
 #[derive(Debug)]
-pub struct Sole {
+pub struct DirectoryLock {
     /// Locked.
     _directory: OwnedFd,
 }
 
-impl Sole {
+impl DirectoryLock {
     /// Takes a directory; `key` is its name in the configuration. Blocks for [`LOCK_PATIENCE`] at most while somebody
     /// else has it.
     ///
     /// # Errors
-    /// See [`SoleError`].
-    pub fn take(path: &Path, key: &'static str) -> Result<Self, SoleError> {
+    /// See [`DirectoryLockError`].
+    pub fn take(path: &Path, key: &'static str) -> Result<Self, DirectoryLockError> {
         Self::take_within(path, key, LOCK_PATIENCE)
     }
 
-    fn take_within(path: &Path, key: &'static str, patience: Duration) -> Result<Self, SoleError> {
+    fn take_within(path: &Path, key: &'static str, patience: Duration) -> Result<Self, DirectoryLockError> {
         lock_directory(path, patience).map(|directory| Self { _directory: directory }).map_err(|error| match error {
-            LockError::Held(holders) => SoleError::Taken { path: path.to_owned(), key, holders },
-            LockError::Io(source) => SoleError::Io { path: path.to_owned(), source },
+            LockError::Held(holders) => DirectoryLockError::Taken { path: path.to_owned(), key, holders },
+            LockError::Io(source) => DirectoryLockError::Io { path: path.to_owned(), source },
         })
     }
 }
@@ -59,18 +59,18 @@ impl Sole {
 mod tests {
     use std::time::Duration;
 
-    use super::Sole;
+    use super::DirectoryLock;
 
     #[test]
     fn a_directory_has_one_user_until_it_lets_go() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Sole::take(directory.path(), "paths.run_dir").unwrap();
-        let second = Sole::take_within(directory.path(), "paths.run_dir", Duration::from_millis(50));
+        let first = DirectoryLock::take(directory.path(), "paths.run_dir").unwrap();
+        let second = DirectoryLock::take_within(directory.path(), "paths.run_dir", Duration::from_millis(50));
         let message = second.unwrap_err().to_string();
         assert!(message.contains("another daemon uses") && message.contains("`paths.run_dir`"), "{message}");
         drop(first);
-        Sole::take(directory.path(), "paths.run_dir").unwrap();
-        let message = Sole::take(&directory.path().join("none"), "paths.run_dir").unwrap_err().to_string();
+        DirectoryLock::take(directory.path(), "paths.run_dir").unwrap();
+        let message = DirectoryLock::take(&directory.path().join("none"), "paths.run_dir").unwrap_err().to_string();
         assert!(message.contains("No such file"), "{message}");
     }
 }

@@ -45,7 +45,7 @@ async fn dying_at_each_step_loses_and_leaves_nothing() {
     let mut daemon = Daemon::prepare(|setup| {
         setup.pool(2).add_provider(&talk()).set("execution.reconnect_grace_ms", 20_000).set("log.filter", "thawd=info")
     });
-    for step in thawd::steps::ALL {
+    for step in thawd::failpoints::ALL {
         // The first container at all, and one in the middle of everything.
         for count in if in_bed() { &[1][..] } else { &[1, 3] } {
             // Once the pools are full nothing is created until something is claimed, so that each step is reached.

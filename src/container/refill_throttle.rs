@@ -22,7 +22,7 @@ const TURN: Duration = Duration::from_millis(1);
 
 /// How creating and clearing away make way; see `[pool]` in the configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct GateSettings {
+pub struct RefillThrottleSettings {
     /// Time without a claim in flight before they go on.
     pub quiet: Duration,
     /// Longest time that a claim counts as in flight, and that a pool is held.
@@ -37,8 +37,8 @@ pub struct GateSettings {
 
 /// One per daemon.
 #[derive(Debug)]
-pub struct Gate {
-    settings: GateSettings,
+pub struct RefillThrottle {
+    settings: RefillThrottleSettings,
     state: Mutex<State>,
     /// Those who clear away, in the order in which they came.
     turns: Arc<Semaphore>,
@@ -101,13 +101,13 @@ impl Hold {
 #[derive(Debug)]
 #[must_use = "the claim counts as in flight until this is dropped"]
 pub struct ClaimGuard {
-    gate: Arc<Gate>,
+    throttle: Arc<RefillThrottle>,
     number: u64,
 }
 
 impl Drop for ClaimGuard {
     fn drop(&mut self) {
-        let mut state = self.gate.lock();
+        let mut state = self.throttle.lock();
         if state.claims.remove(&self.number).is_some() {
             state.last = Some(Instant::now());
         }
@@ -118,12 +118,12 @@ impl Drop for ClaimGuard {
 #[derive(Debug)]
 #[must_use = "the creation counts until this is dropped"]
 pub struct Creating {
-    gate: Arc<Gate>,
+    throttle: Arc<RefillThrottle>,
 }
 
 impl Drop for Creating {
     fn drop(&mut self) {
-        self.gate.lock().creating -= 1;
+        self.throttle.lock().creating -= 1;
     }
 }
 
@@ -131,19 +131,19 @@ impl Drop for Creating {
 #[derive(Debug)]
 #[must_use = "it counts until this is dropped"]
 pub struct Clearing {
-    gate: Arc<Gate>,
+    throttle: Arc<RefillThrottle>,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Clearing {
     fn drop(&mut self) {
-        self.gate.lock().clearing -= 1;
+        self.throttle.lock().clearing -= 1;
     }
 }
 
-impl Gate {
+impl RefillThrottle {
     /// Open.
-    pub fn new(settings: GateSettings) -> Arc<Self> {
+    pub fn new(settings: RefillThrottleSettings) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new((settings.cpus / 2).max(1)));
         Arc::new(Self { settings, state: Mutex::default(), turns })
     }
@@ -160,7 +160,7 @@ impl Gate {
         state.next += 1;
         state.claims.insert(number, Instant::now());
         drop(state);
-        ClaimGuard { gate: Arc::clone(self), number }
+        ClaimGuard { throttle: Arc::clone(self), number }
     }
 
     /// Asks for the right to create a container. `low` says that the pool has nearly nothing left, `hold` for how long it
@@ -179,7 +179,7 @@ impl Gate {
     }
 
     fn try_create(self: &Arc<Self>, now: Instant, low: bool, held_since: Option<Instant>) -> Result<Creating, Instant> {
-        let GateSettings { quiet, max_hold, held_creations, cpus, .. } = self.settings;
+        let RefillThrottleSettings { quiet, max_hold, held_creations, cpus, .. } = self.settings;
         let mut state = self.lock();
         state.forget_old(now, max_hold);
         let open_at = state.open_at(now, quiet);
@@ -194,7 +194,7 @@ impl Gate {
         }
         state.creating += 1;
         drop(state);
-        Ok(Creating { gate: Arc::clone(self) })
+        Ok(Creating { throttle: Arc::clone(self) })
     }
 
     /// Waits for the right to clear a container away, which has been waiting `since` then. `hurry` says that it must
@@ -204,7 +204,7 @@ impl Gate {
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         loop {
             match self.try_clear(since, hurry()) {
-                Ok(()) => return Clearing { gate: Arc::clone(self), _turn: turn },
+                Ok(()) => return Clearing { throttle: Arc::clone(self), _turn: turn },
                 // Asked again, not told: what ends leaves work to the kernel's own threads, which need the pause.
                 Err(again) => tokio::time::sleep_until(again).await,
             }
@@ -212,7 +212,7 @@ impl Gate {
     }
 
     fn try_clear(&self, since: Instant, hurry: bool) -> Result<(), Instant> {
-        let GateSettings { quiet, max_hold, max_hold_clearing, cpus, .. } = self.settings;
+        let RefillThrottleSettings { quiet, max_hold, max_hold_clearing, cpus, .. } = self.settings;
         let now = Instant::now();
         let mut state = self.lock();
         state.forget_old(now, max_hold);
@@ -237,80 +237,86 @@ mod tests {
 
     use tokio::time::{Instant, advance};
 
-    use super::{Gate, GateSettings, Hold, TURN};
+    use super::{Hold, RefillThrottle, RefillThrottleSettings, TURN};
 
     const QUIET: Duration = Duration::from_millis(5);
     const HOLD: Duration = Duration::from_millis(250);
     const CLEARING: Duration = Duration::from_secs(1);
 
-    fn gate() -> Arc<Gate> {
+    fn throttle() -> Arc<RefillThrottle> {
         on(2)
     }
 
-    fn on(cpus: usize) -> Arc<Gate> {
-        Gate::new(GateSettings { quiet: QUIET, max_hold: HOLD, max_hold_clearing: CLEARING, held_creations: 1, cpus })
+    fn on(cpus: usize) -> Arc<RefillThrottle> {
+        RefillThrottle::new(RefillThrottleSettings {
+            quiet: QUIET,
+            max_hold: HOLD,
+            max_hold_clearing: CLEARING,
+            held_creations: 1,
+            cpus,
+        })
     }
 
     /// Asks for the first time.
-    fn create(gate: &Arc<Gate>) -> Result<super::Creating, Instant> {
-        gate.create(false, &mut Hold::default())
+    fn create(throttle: &Arc<RefillThrottle>) -> Result<super::Creating, Instant> {
+        throttle.create(false, &mut Hold::default())
     }
 
     /// The same for a pool that is low.
-    fn create_low(gate: &Arc<Gate>) -> Result<super::Creating, Instant> {
-        gate.create(true, &mut Hold::default())
+    fn create_low(throttle: &Arc<RefillThrottle>) -> Result<super::Creating, Instant> {
+        throttle.create(true, &mut Hold::default())
     }
 
     /// How long somebody waits for the right to clear away.
-    async fn clear(gate: &Arc<Gate>, hurry: bool) -> (Duration, super::Clearing) {
+    async fn clear(throttle: &Arc<RefillThrottle>, hurry: bool) -> (Duration, super::Clearing) {
         let since = Instant::now();
-        let clearing = gate.clear(since, || hurry).await;
+        let clearing = throttle.clear(since, || hurry).await;
         (since.elapsed(), clearing)
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_claims_everything_goes() {
-        let gate = gate();
-        let all: Vec<_> = (0..10).map(|_| create(&gate).unwrap()).collect();
-        assert_eq!(gate.lock().creating, 10);
+        let throttle = throttle();
+        let all: Vec<_> = (0..10).map(|_| create(&throttle).unwrap()).collect();
+        assert_eq!(throttle.lock().creating, 10);
         drop(all);
-        assert_eq!(gate.lock().creating, 0);
+        assert_eq!(throttle.lock().creating, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn creating_waits_for_the_last_claim_and_a_moment_of_quiet() {
-        let gate = gate();
-        let (first, second) = (gate.claim(), gate.claim());
-        assert!(create(&gate).is_err());
+        let throttle = throttle();
+        let (first, second) = (throttle.claim(), throttle.claim());
+        assert!(create(&throttle).is_err());
         drop(first);
         advance(QUIET * 2).await;
-        assert!(create(&gate).is_err(), "one is still in flight");
+        assert!(create(&throttle).is_err(), "one is still in flight");
         drop(second);
-        assert_eq!(create(&gate).unwrap_err(), Instant::now() + QUIET);
+        assert_eq!(create(&throttle).unwrap_err(), Instant::now() + QUIET);
         advance(QUIET).await;
-        assert!(create(&gate).is_ok());
+        assert!(create(&throttle).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_low_pool_goes_on_one_creation_at_a_time() {
-        let gate = gate();
-        let _claim = gate.claim();
-        let creating = create_low(&gate).unwrap();
-        assert!(create_low(&gate).is_err(), "of all pools together");
+        let throttle = throttle();
+        let _claim = throttle.claim();
+        let creating = create_low(&throttle).unwrap();
+        assert!(create_low(&throttle).is_err(), "of all pools together");
         drop(creating);
-        assert!(create_low(&gate).is_ok());
+        assert!(create_low(&throttle).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn claims_without_end_hold_a_pool_only_so_long() {
-        let gate = gate();
+        let throttle = throttle();
         let mut hold = Hold::default();
-        let mut claim = gate.claim();
+        let mut claim = throttle.claim();
         let mut waited = Duration::ZERO;
-        while gate.create(false, &mut hold).is_err() {
+        while throttle.create(false, &mut hold).is_err() {
             advance(Duration::from_millis(10)).await;
             waited += Duration::from_millis(10);
-            claim = gate.claim();
+            claim = throttle.claim();
             assert!(waited <= HOLD, "starved");
         }
         assert_eq!(waited, HOLD);
@@ -319,13 +325,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pool_that_was_held_for_long_creates_one_and_makes_way_again() {
-        let gate = gate();
+        let throttle = throttle();
         let mut hold = Hold::default();
         let mut times = Vec::new();
         let begun = Instant::now();
         while begun.elapsed() < HOLD * 4 {
-            let claim = gate.claim();
-            if let Ok(creating) = gate.create(false, &mut hold) {
+            let claim = throttle.claim();
+            if let Ok(creating) = throttle.create(false, &mut hold) {
                 times.push(begun.elapsed());
                 drop(creating);
             }
@@ -335,41 +341,41 @@ mod tests {
         assert_eq!(times, [HOLD, HOLD * 2 + Duration::from_millis(1), HOLD * 3 + Duration::from_millis(2)]);
         // Nor does it pass over those who clear away.
         advance(HOLD * 2).await;
-        drop(gate.create(false, &mut hold).unwrap());
-        let (_, clearing) = clear(&gate, false).await;
-        assert!(gate.create(false, &mut hold).is_err(), "it is the other's turn");
+        drop(throttle.create(false, &mut hold).unwrap());
+        let (_, clearing) = clear(&throttle, false).await;
+        assert!(throttle.create(false, &mut hold).is_err(), "it is the other's turn");
         drop(clearing);
-        drop(gate.create(false, &mut hold).unwrap());
+        drop(throttle.create(false, &mut hold).unwrap());
         // What is no longer wanted was not held.
-        let _claim = gate.claim();
-        assert!(gate.create(false, &mut hold).is_err());
+        let _claim = throttle.claim();
+        assert!(throttle.create(false, &mut hold).is_err());
         hold.forget();
         advance(HOLD / 2).await;
-        let _claim = gate.claim();
-        assert!(gate.create(false, &mut hold).is_err());
+        let _claim = throttle.claim();
+        assert!(throttle.create(false, &mut hold).is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_stays_silent_stops_counting() {
-        let gate = gate();
-        let silent = gate.claim();
+        let throttle = throttle();
+        let silent = throttle.claim();
         advance(HOLD + QUIET - Duration::from_millis(1)).await;
-        assert!(create(&gate).is_err());
+        assert!(create(&throttle).is_err());
         advance(Duration::from_millis(1)).await;
-        assert!(create(&gate).is_ok());
+        assert!(create(&throttle).is_ok());
         // Its end, much later, is no claim.
         drop(silent);
-        assert!(create(&gate).is_ok());
+        assert!(create(&throttle).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn clearing_away_waits_for_claims_unless_they_wait_for_it() {
-        let gate = gate();
-        let claim = gate.claim();
-        assert_eq!(clear(&gate, true).await.0, Duration::ZERO);
+        let throttle = throttle();
+        let claim = throttle.claim();
+        assert_eq!(clear(&throttle, true).await.0, Duration::ZERO);
         let waits = tokio::spawn({
-            let gate = Arc::clone(&gate);
-            async move { clear(&gate, false).await.0 }
+            let throttle = Arc::clone(&throttle);
+            async move { clear(&throttle, false).await.0 }
         });
         tokio::time::sleep(QUIET * 2).await;
         drop(claim);
@@ -378,61 +384,61 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn claims_without_end_hold_clearing_away_only_so_long() {
-        let gate = gate();
+        let throttle = throttle();
         let claims = tokio::spawn({
-            let gate = Arc::clone(&gate);
+            let throttle = Arc::clone(&throttle);
             async move {
                 loop {
-                    let _claim = gate.claim();
+                    let _claim = throttle.claim();
                     tokio::time::sleep(QUIET).await;
                 }
             }
         });
         tokio::task::yield_now().await;
-        assert_eq!(clear(&gate, false).await.0, CLEARING);
+        assert_eq!(clear(&throttle, false).await.0, CLEARING);
         claims.abort();
     }
 
     #[tokio::test(start_paused = true)]
     async fn on_two_processors_it_is_one_after_the_other() {
-        let gate = gate();
-        let (_, clearing) = clear(&gate, false).await;
-        assert_eq!(create_low(&gate).unwrap_err(), Instant::now() + TURN);
+        let throttle = throttle();
+        let (_, clearing) = clear(&throttle, false).await;
+        assert_eq!(create_low(&throttle).unwrap_err(), Instant::now() + TURN);
         let mut hold = Hold::default();
-        assert!(gate.create(true, &mut hold).is_err());
+        assert!(throttle.create(true, &mut hold).is_err());
         advance(HOLD).await;
-        drop(gate.create(true, &mut hold).expect("it was held for long enough"));
+        drop(throttle.create(true, &mut hold).expect("it was held for long enough"));
         drop(clearing);
-        let creating = create(&gate).unwrap();
+        let creating = create(&throttle).unwrap();
         let waits = tokio::spawn({
-            let gate = Arc::clone(&gate);
-            async move { clear(&gate, false).await }
+            let throttle = Arc::clone(&throttle);
+            async move { clear(&throttle, false).await }
         });
         tokio::task::yield_now().await;
         drop(creating);
-        assert!(create(&gate).is_err(), "it is the other's turn");
+        assert!(create(&throttle).is_err(), "it is the other's turn");
         let (waited, clearing) = waits.await.unwrap();
         assert_eq!(waited, TURN);
-        assert!(create(&gate).is_err());
+        assert!(create(&throttle).is_err());
         drop(clearing);
-        assert!(create(&gate).is_ok());
+        assert!(create(&throttle).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_creation_without_end_is_not_waited_for_when_the_place_is_needed() {
-        let gate = gate();
-        let _creating = create(&gate).unwrap();
-        assert!(tokio::time::timeout(CLEARING * 2, clear(&gate, false)).await.is_err());
-        assert_eq!(clear(&gate, true).await.0, Duration::ZERO);
+        let throttle = throttle();
+        let _creating = create(&throttle).unwrap();
+        assert!(tokio::time::timeout(CLEARING * 2, clear(&throttle, false)).await.is_err());
+        assert_eq!(clear(&throttle, true).await.0, Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_processors_do_much_at_the_same_time_but_for_one() {
-        let gate = on(4);
-        let (_, first) = clear(&gate, false).await;
-        let (_, second) = clear(&gate, false).await;
-        let creating = create(&gate).unwrap();
-        assert!(create(&gate).is_err(), "the last one is for claims");
+        let throttle = on(4);
+        let (_, first) = clear(&throttle, false).await;
+        let (_, second) = clear(&throttle, false).await;
+        let creating = create(&throttle).unwrap();
+        assert!(create(&throttle).is_err(), "the last one is for claims");
         drop((first, second, creating));
     }
 }

@@ -1,11 +1,11 @@
 //! Who is next: first come, first served for one user, in turns between the users of a provider, and in turns between
-//! providers. Plain data; the waiting itself is [`super::supply`]'s.
+//! providers. Plain data; the waiting itself is [`super::scheduler`]'s.
 
 use std::collections::VecDeque;
 
 /// The requests that wait.
 #[derive(Debug)]
-pub struct Line<T> {
+pub struct FairQueue<T> {
     next_id: u64,
     length: usize,
     /// The first one is served next.
@@ -27,13 +27,13 @@ struct Request<T> {
     value: T,
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self { next_id: 0, length: 0, providers: VecDeque::new() }
     }
 }
 
-impl<T> Line<T> {
+impl<T> FairQueue<T> {
     /// Appends a request of `user` to `provider`; returns the id that it has here.
     pub fn push(&mut self, provider: &str, user: &str, value: T) -> u64 {
         let id = self.next_id;
@@ -129,21 +129,21 @@ fn rotate<M>(groups: &mut VecDeque<Group<M>>, index: usize, served: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::Line;
+    use super::FairQueue;
 
     /// Requests as `provider/user`, served one after the other.
     fn served(requests: &[&str]) -> Vec<String> {
-        let mut line = Line::default();
+        let mut queue = FairQueue::default();
         for (number, request) in requests.iter().enumerate() {
             let (provider, user) = request.split_once('/').unwrap();
-            line.push(provider, user, format!("{request}{number}"));
+            queue.push(provider, user, format!("{request}{number}"));
         }
-        let foretold: Vec<_> = line.in_order().into_iter().map(|(_, value)| value.clone()).collect();
+        let foretold: Vec<_> = queue.in_order().into_iter().map(|(_, value)| value.clone()).collect();
         let mut order = Vec::new();
-        while let Some((id, ..)) = line.next(|_| true) {
-            order.push(line.serve(id).unwrap());
+        while let Some((id, ..)) = queue.next(|_| true) {
+            order.push(queue.serve(id).unwrap());
         }
-        assert_eq!(line.len(), 0);
+        assert_eq!(queue.len(), 0);
         assert_eq!(foretold, order, "positions are true");
         order
     }
@@ -167,22 +167,22 @@ mod tests {
 
     #[test]
     fn who_leaves_changes_nothing_for_the_others() {
-        let mut line = Line::default();
-        let ids: Vec<_> = ["a", "a", "b", "b"].iter().map(|user| line.push("p", user, *user)).collect();
-        assert_eq!(line.remove(ids[0]), Some("a"));
-        assert_eq!(line.remove(ids[0]), None, "only once");
-        assert_eq!((line.len(), line.waiting_for("p"), line.waiting_for("q")), (3, 3, 0));
-        let order: Vec<_> = line.in_order().into_iter().map(|(id, _)| id).collect();
+        let mut queue = FairQueue::default();
+        let ids: Vec<_> = ["a", "a", "b", "b"].iter().map(|user| queue.push("p", user, *user)).collect();
+        assert_eq!(queue.remove(ids[0]), Some("a"));
+        assert_eq!(queue.remove(ids[0]), None, "only once");
+        assert_eq!((queue.len(), queue.waiting_for("p"), queue.waiting_for("q")), (3, 3, 0));
+        let order: Vec<_> = queue.in_order().into_iter().map(|(id, _)| id).collect();
         assert_eq!(order, [ids[1], ids[2], ids[3]]);
     }
 
     #[test]
     fn a_provider_that_cannot_be_served_is_passed_over() {
-        let mut line = Line::default();
-        line.push("p", "a", 1);
-        line.push("q", "a", 2);
-        assert_eq!(line.next(|provider| provider != "p").map(|(_, _, value)| *value), Some(2));
-        assert_eq!(line.next(|_| false), None);
+        let mut queue = FairQueue::default();
+        queue.push("p", "a", 1);
+        queue.push("q", "a", 2);
+        assert_eq!(queue.next(|provider| provider != "p").map(|(_, _, value)| *value), Some(2));
+        assert_eq!(queue.next(|_| false), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct Limit(pub usize);
 
 /// All places. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Places(Arc<Shared>);
+pub struct Leases(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -36,25 +36,25 @@ struct State {
 
 /// The right to one container: a place under the limit and a range of ids. Given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Lease {
     id_base: u32,
     /// The ranges that nobody else may have meanwhile.
     ranges: Vec<u32>,
-    places: Places,
+    leases: Leases,
 }
 
-impl Place {
+impl Lease {
     /// First of its host ids.
     pub fn id_base(&self) -> u32 {
         self.id_base
     }
 }
 
-impl Drop for Place {
+impl Drop for Lease {
     fn drop(&mut self) {
-        let shared = &self.places.0;
+        let shared = &self.leases.0;
         {
-            let mut state = self.places.lock();
+            let mut state = self.leases.lock();
             state.ranges.extend(self.ranges.drain(..));
             // As long as there are more than the limit allows, the place of one that ends is nobody's.
             match state.excess.checked_sub(1) {
@@ -66,7 +66,7 @@ impl Drop for Place {
     }
 }
 
-impl Places {
+impl Leases {
     /// `limit` of them, with ids from `id_start` on.
     pub fn new(limit: usize, id_start: u32) -> Self {
         let state = Mutex::new(State { ranges: (0..limit as u32).collect(), excess: 0 });
@@ -82,18 +82,18 @@ impl Places {
     ///
     /// # Errors
     /// [`Limit`] when there is none.
-    pub fn take(&self) -> Result<Place, Limit> {
+    pub fn take(&self) -> Result<Lease, Limit> {
         let limit = || Limit(self.0.limit);
         let permit = self.0.free.try_acquire().map_err(|_| limit())?;
         // One whose ids are partly those of a survivor is left out, so that there may be fewer ranges than places.
         let range = self.lock().ranges.pop_first().ok_or_else(limit)?;
         permit.forget();
-        Ok(Place { id_base: self.0.id_start + range * IDS, ranges: vec![range], places: self.clone() })
+        Ok(Lease { id_base: self.0.id_start + range * IDS, ranges: vec![range], leases: self.clone() })
     }
 
     /// The place of a container that an earlier daemon made, with the host ids that it has, whatever the configuration says
     /// today. One that `must` be kept gets it above the limit too.
-    pub fn take_at(&self, id_base: u32, must: bool) -> Option<Place> {
+    pub fn take_at(&self, id_base: u32, must: bool) -> Option<Lease> {
         match self.0.free.try_acquire() {
             Ok(permit) => permit.forget(),
             Err(_) if must => self.lock().excess += 1,
@@ -105,7 +105,7 @@ impl Places {
             begin.abs_diff(u64::from(id_base)) < u64::from(IDS)
         };
         let ranges = self.lock().ranges.extract_if(.., shares).collect();
-        Some(Place { id_base, ranges, places: self.clone() })
+        Some(Lease { id_base, ranges, leases: self.clone() })
     }
 
     /// How many more there could be now.
@@ -135,44 +135,44 @@ mod tests {
 
     #[test]
     fn a_place_is_given_back_with_its_ids() {
-        let places = Places::new(2, START);
-        let (first, second) = (places.take().unwrap(), places.take().unwrap());
-        assert_eq!((first.id_base(), second.id_base(), places.free()), (START, START + IDS, 0));
-        assert_eq!(places.take().unwrap_err().0, 2);
+        let leases = Leases::new(2, START);
+        let (first, second) = (leases.take().unwrap(), leases.take().unwrap());
+        assert_eq!((first.id_base(), second.id_base(), leases.free()), (START, START + IDS, 0));
+        assert_eq!(leases.take().unwrap_err().0, 2);
         drop(first);
-        assert_eq!(places.take().unwrap().id_base(), START);
+        assert_eq!(leases.take().unwrap().id_base(), START);
     }
 
     #[test]
     fn what_runs_is_kept_above_the_limit_and_nothing_new_comes_before_it_is_below() {
-        let places = Places::new(1, START);
-        let kept: Vec<Place> = (0..3).map(|range| places.take_at(START + range * IDS, true).unwrap()).collect();
-        assert!(places.take_at(START + 3 * IDS, false).is_none(), "what only waits is not");
+        let leases = Leases::new(1, START);
+        let kept: Vec<Lease> = (0..3).map(|range| leases.take_at(START + range * IDS, true).unwrap()).collect();
+        assert!(leases.take_at(START + 3 * IDS, false).is_none(), "what only waits is not");
         let mut kept = kept.into_iter();
         for _ in 0..2 {
             drop(kept.next());
-            assert!(places.take().is_err());
+            assert!(leases.take().is_err());
         }
         drop(kept.next());
-        let place = places.take().unwrap();
-        assert_eq!((place.id_base(), places.free()), (START, 0));
-        drop(place);
-        assert_eq!(places.free(), 1);
+        let lease = leases.take().unwrap();
+        assert_eq!((lease.id_base(), leases.free()), (START, 0));
+        drop(lease);
+        assert_eq!(leases.free(), 1);
     }
 
     #[test]
     fn ids_that_began_elsewhere_are_shared_with_nobody() {
-        let places = Places::new(4, START);
-        let survivor = places.take_at(START + IDS + 7, true).unwrap();
+        let leases = Leases::new(4, START);
+        let survivor = leases.take_at(START + IDS + 7, true).unwrap();
         assert_eq!(survivor.id_base(), START + IDS + 7);
-        let new = [places.take().unwrap(), places.take().unwrap()];
+        let new = [leases.take().unwrap(), leases.take().unwrap()];
         assert_eq!([new[0].id_base(), new[1].id_base()], [START, START + 3 * IDS]);
-        assert!(places.take().is_err(), "two ranges are partly its own");
+        assert!(leases.take().is_err(), "two ranges are partly its own");
         drop(survivor);
-        let next = [places.take().unwrap(), places.take().unwrap()];
+        let next = [leases.take().unwrap(), leases.take().unwrap()];
         assert_eq!([next[0].id_base(), next[1].id_base()], [START + IDS, START + 2 * IDS]);
-        let far = places.take_at(7, true).unwrap();
+        let far = leases.take_at(7, true).unwrap();
         drop((far, new, next));
-        assert_eq!(places.free(), 4);
+        assert_eq!(leases.free(), 4);
     }
 }
