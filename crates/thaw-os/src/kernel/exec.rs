@@ -6,13 +6,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Replaces this process by the program that `program` refers to, with one argument, no environment, and no
+/// Replaces this process by the program that `program` refers to, with these arguments, no environment, and no
 /// descriptors but the standard three: whatever the daemon was started with stays outside (CVE-2024-21626).
 ///
 /// # Errors
 /// Returns only when execveat(2) failed.
-pub fn execute(program: BorrowedFd<'_>, argument: &CStr) -> io::Result<Infallible> {
-    let argv = [argument.as_ptr(), ptr::null()];
+pub fn execute(program: BorrowedFd<'_>, arguments: &[&CStr]) -> io::Result<Infallible> {
+    let argv: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).chain([ptr::null()]).collect();
     let envp: [*const c_char; 1] = [ptr::null()];
     // SAFETY: only sets close-on-exec (Linux 5.11); nothing is closed unless the exec succeeds.
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } < 0 {

@@ -1,6 +1,7 @@
 //! Identity, capabilities, system call filter and resource limits: what a container may not do.
 
 use std::convert::Infallible;
+use std::ffi::CString;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -81,10 +82,11 @@ impl Confinement {
             rustix::thread::configure_capability_in_ambient_set(capability, true)
                 .map_err(|errno| format!("pass {capability:?} on: {errno}"))?;
         }
+        let cpus = CString::new(request.cpus.to_string()).map_err(|error| error.to_string())?;
         for program in &self.filter {
             seccompiler::apply_filter(program).map_err(|error| format!("install the system call filter: {error}"))?;
         }
-        kernel::execute(init, c"thaw-init").map_err(|error| format!("execute thaw-init: {error}"))
+        kernel::execute(init, &[c"thaw-init", &cpus]).map_err(|error| format!("execute thaw-init: {error}"))
     }
 }
 

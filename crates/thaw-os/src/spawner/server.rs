@@ -245,8 +245,6 @@ fn child(
     let [root]: [OwnedFd; 1] = fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
     // While this process still has the daemon's ids: root of the container may not search private directories.
     let mount_point = filesystem::open_mount_point(&request.mount_point)?;
-    let turn = request.id_base / IDS_PER_CONTAINER;
-    view.confine(request.cpus as usize, turn as usize)?;
     confinement.become_root()?;
     let mut made = vec![(Part::Proxy, confinement.listen(request.proxy_port)?)];
     made.extend(filesystem::set_up(request, view, &root, mount_point)?);

@@ -38,22 +38,6 @@ impl View {
         Self { cpus, descriptions, boot_time }
     }
 
-    /// Confines this process, and what it executes, to `count` processors; `turn` chooses which, so that containers
-    /// spread evenly. Advice rather than a limit: a command may undo it, and the time that it may use stays the same.
-    ///
-    /// # Errors
-    /// The kernel refuses, as when a processor has gone away.
-    pub fn confine(&self, count: usize, turn: usize) -> Result<(), String> {
-        if count == 0 || count >= self.cpus.len() {
-            return Ok(());
-        }
-        let mut set = CpuSet::new();
-        for index in 0..count {
-            set.set(self.cpus[(turn * count + index) % self.cpus.len()]);
-        }
-        rustix::thread::sched_setaffinity(None, &set).map_err(|errno| format!("choose processors: {errno}"))
-    }
-
     /// Files for `/etc`: name and content.
     pub fn etc(host_name: &str) -> [(&'static str, String); 3] {
         let hosts = format!(
