@@ -355,6 +355,32 @@ async fn silent_connections_do_not_keep_anybody_from_asking_how_the_daemon_is() 
     daemon.stop().await;
 }
 
+#[tokio::test]
+async fn health_is_told_at_once_beside_six_hundred_idle_connections() {
+    // With the default of 512 connections: 16 more are turned away, and the others wait in the kernel.
+    let daemon = Daemon::start(|setup| setup.pool(0)).await;
+    let mut idle = Vec::new();
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        // Those that have been turned away come again, so that 600 idle ones are there each time.
+        idle.retain(|stream: &UnixStream| !matches!(stream.try_read(&mut [0]), Ok(0)));
+        while idle.len() < 600 {
+            idle.push(UnixStream::connect(daemon.socket()).await.unwrap());
+        }
+        let begun = Instant::now();
+        assert_eq!(daemon.http("GET /healthz", &[], b"").await.status, 200);
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    println!("/healthz beside 600 idle connections: median {:?}, slowest {:?}", times[10], times[19]);
+    let patience = Duration::from_millis(if support::in_bed() { 1000 } else { 100 });
+    // On a busy machine one may be late; all of them are not.
+    assert!(times[15] < patience, "{times:?}");
+    assert_eq!(daemon.http("GET /v1/pools", &[], b"").await.problem().code, "too_many_connections");
+    drop(idle);
+    daemon.stop().await;
+}
+
 /// A port that nobody uses.
 fn free_port() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -36,6 +37,9 @@ const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// How long one of those may be silent: whoever asks how the daemon is has its turn although others only hold on.
 const TURNED_AWAY_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long one of those may be silent at least, when others wait for their turn: what it asks is there with it.
+const TURNED_AWAY_LEAST: Duration = Duration::from_millis(5);
 
 /// Largest head of a request, bytes.
 pub(super) const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -69,6 +73,7 @@ pub async fn serve(listener: UnixListener, router: Router, limits: Connections, 
         router,
         served: Arc::new(Semaphore::new(limits.max)),
         accepted: Arc::new(Semaphore::new(limits.max + TURNED_AWAY)),
+        next: Notify::new(),
         limits,
         stop: stop.clone(),
     });
@@ -84,6 +89,8 @@ struct Shared {
     router: Router,
     served: Arc<Semaphore>,
     accepted: Arc<Semaphore>,
+    /// Somebody waits for the place of one who has been turned away and says nothing. The one who came first goes first.
+    next: Notify,
     limits: Connections,
     stop: CancellationToken,
 }
@@ -91,11 +98,10 @@ struct Shared {
 async fn accept(listener: &UnixListener, shared: &Arc<Shared>, tasks: &TaskTracker) {
     let mut failing = false;
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&shared.accepted).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 failing = false;
+                let Some(place) = shared.place().await else { return };
                 let shared = Arc::clone(shared);
                 // Here, so that they are served in the order in which they came.
                 let served = Arc::clone(&shared.served).try_acquire_owned().ok();
@@ -127,9 +133,11 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: b
     } else {
         Welcome::Yes
     };
+    let asks = Arc::new(AtomicBool::new(false));
     let service = {
-        let shared = Arc::clone(shared);
+        let (shared, asks) = (Arc::clone(shared), Arc::clone(&asks));
         service_fn(move |request| {
+            asks.store(true, Ordering::Relaxed);
             let shared = Arc::clone(&shared);
             async move { Ok::<_, Infallible>(answer(&shared.router, request, peer, welcome).await) }
         })
@@ -151,6 +159,7 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: b
         .serve_connection(TokioIo::new(Stalling::new(peer::Shared(Arc::clone(&stream)), stall)), service);
     let mut connection = std::pin::pin!(connection);
     let mut gone = std::pin::pin!(peer::gone(&*stream));
+    let mut silent = std::pin::pin!(shared.silent_too_long(!matches!(welcome, Welcome::Yes), &asks));
     let mut stopping = false;
     let ended = loop {
         tokio::select! {
@@ -159,6 +168,10 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: b
             ended = connection.as_mut() => break ended,
             () = gone.as_mut() => {
                 tracing::debug!(peer_uid = peer.uid, peer_pid = peer.pid, "the client is gone");
+                return;
+            }
+            () = silent.as_mut() => {
+                tracing::debug!(peer_uid = peer.uid, peer_pid = peer.pid, "turned away without having asked anything");
                 return;
             }
             () = shared.stop.cancelled(), if !stopping => {
@@ -175,6 +188,30 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>, has_place: b
 }
 
 impl Shared {
+    /// A place for one more connection; `None` never, since the semaphore is not closed.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.accepted).try_acquire_owned() {
+            return Some(place);
+        }
+        self.next.notify_one();
+        Arc::clone(&self.accepted).acquire_owned().await.ok()
+    }
+
+    /// Ends when a connection that was `turned_away`, and has not asked anything yet, has to make way for the next one.
+    async fn silent_too_long(&self, turned_away: bool, asks: &AtomicBool) {
+        if turned_away {
+            tokio::time::sleep(TURNED_AWAY_LEAST).await;
+            if !asks.load(Ordering::Relaxed) {
+                self.next.notified().await;
+                if !asks.load(Ordering::Relaxed) {
+                    return;
+                }
+                self.next.notify_one();
+            }
+        }
+        std::future::pending().await
+    }
+
     fn admits(&self, uid: u32) -> bool {
         let allowed = &self.limits.allowed_uids;
         allowed.is_empty() || uid == 0 || allowed.contains(&uid)
