@@ -12,7 +12,8 @@ CARGO ?= cargo
 # Tests build like `cargo build` does, quickly and with checks; "make test TEST_PROFILE=release" tests what is shipped.
 TEST_PROFILE ?= test
 # The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
-V2_TESTS ?= container processes execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting
+V2_TESTS ?= container processes execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting \
+	options neighbours
 # Seconds for each of them, and arguments for them (such as the name of one test).
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
@@ -60,7 +61,7 @@ SCRIPTS = tests/deps tests/leftovers tests/audit tests/bed/uml-run tests/bed/uml
 	$(wildcard tests/demo/*.sh)
 
 .PHONY: help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
-	test-unit test-native test-v2 test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
+	test-unit test-native test-v2 neighbours test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +111,9 @@ test-systemd: need-root toolchain kernel ## The Debian package and its units und
 
 test-hours: need-root toolchain kernel ## The time limits in HOURS_TESTS at their full length, in virtual time (as root)
 	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='--ignored $(V2_ARGS)' V2_VIRTUAL=1 tests/bed/test-v2 $(HOURS_TESTS)
+
+neighbours: need-root toolchain ## What one container takes from its neighbours: each of some ninety kinds (as root, on a quiet machine)
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --test neighbours -- --ignored --nocapture --test-threads 1
 
 test-qemu: need-root toolchain ## The Debian package at work on Debian's own kernel, emulated by QEMU (as root)
 	TEST_PROFILE=$(TEST_PROFILE) BED=qemu SUITES=trixie tests/systemd/run $(QEMU_SCENARIOS)

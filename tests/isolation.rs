@@ -12,40 +12,10 @@ use libc::{
     AF_ALG, AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EBADF, ECONNREFUSED, EINVAL, ENOENT, ENOSYS, EPERM,
     EROFS,
 };
-use support::{ContainerCgroup, Daemon, Program, Value, command, shell, status_field};
+use support::{
+    Call, ContainerCgroup, Daemon, OwnedCall, Program, Value, assert_calls, command, n, shell, status_field, text,
+};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
-
-/// Name, number and arguments of a system call, and how it has to end: well, or with an errno.
-type Call<'a> = (&'a str, i64, &'a [Value], Result<(), i32>);
-
-/// Runs system calls in a container and compares each result. `Ok(())` is any success.
-async fn assert_calls(daemon: &Daemon, calls: &[Call<'_>]) {
-    let mut program = Program::default();
-    for (_, number, arguments, _) in calls {
-        program.call(*number, arguments);
-    }
-    let outcome = daemon.run(&program.request()).await.exited(0);
-    let mut wrong = Vec::new();
-    for ((name, number, _, expected), result) in calls.iter().zip(program.results(&outcome.stdout)) {
-        let fine = match expected {
-            Ok(()) => result >= 0,
-            Err(errno) => result == -i64::from(*errno),
-        };
-        if !fine {
-            wrong.push(format!("{name} ({number}): {result}, not {expected:?}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-/// Numbers for [`Value`].
-fn n(number: i32) -> Value {
-    number.into()
-}
-
-fn text(text: &std::ffi::CStr) -> Value {
-    text.into()
-}
 
 #[tokio::test]
 async fn a_command_is_nobody_special() {
@@ -159,8 +129,18 @@ async fn nothing_of_the_host_is_to_be_seen() {
     assert_eq!(outcome.text().split_whitespace().collect::<Vec<_>>().join(" "), expected);
 
     // Where the host has such a file, the container has an empty one.
-    let masked =
-        ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list"];
+    let masked = [
+        "acpi",
+        "asound",
+        "interrupts",
+        "kcore",
+        "keys",
+        "latency_stats",
+        "locks",
+        "sched_debug",
+        "scsi",
+        "timer_list",
+    ];
     let present: Vec<&str> = masked.into_iter().filter(|name| Path::new("/proc").join(name).exists()).collect();
     assert!(present.contains(&"interrupts"), "{present:?}");
     let script = format!(
@@ -297,12 +277,13 @@ async fn calls_that_nobody_knows_look_unimplemented_and_refused_ones_refused() {
     // By number (x86-64), not by the filter's own list. What is in neither is allowed; to try all of that here would not
     // end well. 335 and 336 are the kernel's own calls from probes, which it lets past every filter.
     let refused = [
-        101, 103, 136, 139, 153, 154, 155, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173, 175, 176, 179,
-        227, 237, 238, 239, 246, 248, 249, 250, 256, 272, 279, 298, 300, 301, 303, 304, 305, 308, 310, 311, 312, 313,
-        320, 321, 323, 425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 440, 442, 443, 447, 448, 450,
+        101, 103, 136, 139, 153, 154, 155, 161, 162, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173, 175, 176,
+        179, 227, 237, 238, 239, 246, 248, 249, 250, 256, 272, 279, 298, 300, 301, 303, 304, 305, 308, 310, 311, 312,
+        313, 320, 321, 323, 425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 440, 442, 443, 447, 448, 450,
     ];
-    let absent = [134, 156, 174, 177, 178, 180, 181, 182, 183, 184, 185, 212, 214, 215, 236, 435, 451, 453]
+    let absent = [134, 156, 174, 177, 178, 180, 181, 182, 183, 184, 185, 212, 214, 215, 236, 333, 435, 451, 453]
         .into_iter()
+        .chain(206..=210)
         .chain(337..=423)
         .chain(457..=461)
         .chain(463..=1000);
@@ -363,9 +344,6 @@ async fn privileges_cannot_be_had_back() {
     daemon.stop().await;
 }
 
-/// A [`Call`] that owns its arguments.
-type OwnedCall = (&'static str, i64, Vec<Value>, Result<(), i32>);
-
 /// What could undo a setting that a command was started with, and how each has to end.
 fn undoing() -> Vec<Call<'static>> {
     let unlimited = || Value::Data(vec![0xff; 16]);
@@ -394,6 +372,17 @@ fn undoing() -> Vec<Call<'static>> {
         ("the file limit", libc::SYS_prlimit64, vec![n(0), n(7), unlimited(), n(0)], Err(EPERM)),
         ("the nice limit", libc::SYS_prlimit64, vec![n(0), n(13), unlimited(), n(0)], Err(EPERM)),
         ("the real-time limit", libc::SYS_prlimit64, vec![n(0), n(14), unlimited(), n(0)], Err(EPERM)),
+        (
+            "dumpable as set-user-id programs are",
+            prctl,
+            vec![n(libc::PR_SET_DUMPABLE), n(2), n(0), n(0), n(0)],
+            Err(EINVAL),
+        ),
+        ("its filter", prctl, vec![n(libc::PR_SET_SECCOMP), n(2), n(0), n(0), n(0)], Err(EINVAL)),
+        ("keep capabilities", prctl, vec![n(libc::PR_SET_SECUREBITS), n(1 << 4), n(0), n(0), n(0)], Err(EPERM)),
+        ("the limit of signals", libc::SYS_prlimit64, vec![n(0), n(11), unlimited(), n(0)], Err(EPERM)),
+        ("the limit of messages", libc::SYS_prlimit64, vec![n(0), n(12), unlimited(), n(0)], Err(EPERM)),
+        ("the limit of locked memory", libc::SYS_prlimit64, vec![n(0), n(8), unlimited(), n(0)], Err(EPERM)),
         ("leave the control group", libc::SYS_unshare, vec![n(libc::CLONE_NEWCGROUP)], Err(EPERM)),
     ]);
     calls.into_iter().map(|(name, number, arguments, expected)| (name, number, &*arguments.leak(), expected)).collect()
@@ -427,6 +416,33 @@ async fn what_was_set_before_a_command_cannot_be_undone() {
     for ((name, _, _, expected), result) in calls.iter().zip(program.results(&outcome.stdout)) {
         let fine = expected.map_or_else(|errno| result == -i64::from(errno), |()| result >= 0);
         assert!(fine, "{name} as root: {result}, not {expected:?}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_how_the_daemon_was_started_is_passed_on() {
+    // Settings of this thread, which the daemon begins with. Higher priority, and timers of another precision.
+    rustix::process::setpriority_process(None, -5).unwrap();
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(777)).unwrap();
+    let daemon = Daemon::start(|setup| setup).await;
+    let started = fs::read_to_string(format!("/proc/{}/timerslack_ns", daemon.pid())).unwrap();
+    assert_eq!(started.trim(), "777", "the daemon itself has them");
+    let mut program = Program::default();
+    program.call(libc::SYS_getpriority, &[n(0), n(0)]);
+    program.call(libc::SYS_prctl, &[n(libc::PR_GET_TIMERSLACK), n(0), n(0), n(0), n(0)]);
+    program.call(libc::SYS_umask, &[n(0)]);
+    program.call(libc::SYS_sched_getscheduler, &[n(0)]);
+    program.call(libc::SYS_ioprio_get, &[n(1), n(0)]);
+    program.call(libc::SYS_personality, &[n(-1)]);
+    program.call(libc::SYS_prctl, &[n(libc::PR_GET_DUMPABLE), n(0), n(0), n(0), n(0)]);
+    let outcome = daemon.run(&program.request()).await.exited(0);
+    // 20 is a nice value of 0 (getpriority(2)); 50 µs are the kernel's own precision (prctl(2)).
+    assert_eq!(program.results(&outcome.stdout), [20, 50_000, 0o22, 0, 0, 0, 1]);
+    let outcome = daemon.sh("exec cat /proc/self/status").await.exited(0);
+    for set in ["SigBlk", "SigIgn", "SigCgt", "SigPnd"] {
+        let line = outcome.text().lines().find(|line| line.starts_with(set)).unwrap();
+        assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
     daemon.stop().await;
 }
@@ -566,8 +582,9 @@ async fn thaw_init_has_what_it_needs_and_no_more() {
     assert!(program.to_str().unwrap().starts_with("/memfd:thaw-init"), "{}", program.display());
     let opened = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/exe"));
     assert!(opened.is_err(), "not even root can write to it");
-    // Control socket, /dev/null twice, signals. It closes its copies of the command's right after the start.
-    support::eventually("it has four descriptors", || async { (support::open_files(pid).len() == 4).then_some(()) })
+    // Control socket, what commands ask, /dev/null, signals, and three files that it counts by. It closes its copies of the
+    // command's right after the start.
+    support::eventually("it has seven descriptors", || async { (support::open_files(pid).len() == 7).then_some(()) })
         .await;
     assert_eq!(ContainerCgroup::of(&container).processes().len(), 2, "it and the command");
     daemon.stop().await;

@@ -67,6 +67,19 @@ async fn node_collects_before_it_is_killed_and_counts_what_it_has() {
 }
 
 #[tokio::test]
+async fn node_asks_for_the_networks_as_often_as_it_likes() {
+    // Each time by a netlink socket, of which a container may have few at a time.
+    let daemon = with(HostImage::default().program("/usr/bin/node").file("/etc/hosts", b""), 512).await;
+    let script =
+        "const os=require('os');let n;for(let i=0;i<300;i++)n=os.networkInterfaces();console.log(n.lo[0].address)";
+    assert_eq!(run(&daemon, "host", &["/usr/bin/node", "-e", script]).await.exited(0).text(), "127.0.0.1\n");
+    let script = "const s=require('dgram').createSocket('udp4');s.bind(0,()=>{s.setRecvBufferSize(1<<20);\
+                  console.log(s.getRecvBufferSize()>0);s.close()})";
+    assert_eq!(run(&daemon, "host", &["/usr/bin/node", "-e", script]).await.exited(0).text(), "true\n");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn variables_of_the_image_and_the_request_go_before_the_size_of_the_heap() {
     let image = HostImage::default().program("/usr/bin/node").env("NODE_OPTIONS=--max-old-space-size=100");
     let daemon = with(image, 512).await;

@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Uid, prlimit};
+use rustix::thread::set_thread_res_uid;
 use thaw_wire::INIT_ID;
 use thawd::container::{Command, ContainerError, Sandbox};
 
@@ -55,6 +56,77 @@ async fn root_of_an_image_cannot_reach_thaw_init() {
     house.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_changes_of_itself_ends_with_it() {
+    let (_dir, address) = Address::new();
+    let house = House::open(&address);
+    let sandbox = house.sandbox("s-1").await;
+    let init = house.init_of(&sandbox);
+    let settings = |pid: i32| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        let stat = read("stat");
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let status = read("status");
+        let of_status =
+            |line: &&str| ["Umask", "Sig", "Cap", "NoNew", "Seccomp"].iter().any(|name| line.starts_with(name));
+        let lines: Vec<&str> = status.lines().filter(of_status).collect();
+        // Priority, nice value, policy (proc_pid_stat(5), fields 18, 19 and 41).
+        let scheduling = (fields[15], fields[16], fields[38]);
+        format!("{} {scheduling:?} {} {} {lines:?}", read("timerslack_ns"), read("oom_score_adj"), read("limits"))
+    };
+    let before = settings(init);
+    // It is not dumpable: its files are not its own, but the container's root's, whom nobody lets near it either.
+    let map = fs::read_to_string(format!("/proc/{init}/uid_map")).unwrap();
+    let root: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{init}/mem")).unwrap()), root);
+
+    let lower = |resource: i32| vec![n(0), n(resource), Value::Data([7u64, 7].map(u64::to_ne_bytes).concat()), n(0)];
+    let mut changing = Program::default();
+    for (number, arguments) in [
+        (libc::SYS_umask, vec![n(0)]),
+        (libc::SYS_prctl, vec![n(libc::PR_SET_TIMERSLACK), n(1), n(0), n(0), n(0)]),
+        (libc::SYS_prctl, vec![n(libc::PR_SET_DUMPABLE), n(0), n(0), n(0), n(0)]),
+        (libc::SYS_setpriority, vec![n(0), n(0), n(7)]),
+        (libc::SYS_personality, vec![n(0x2_0000)]),
+        (libc::SYS_sched_setscheduler, vec![n(0), n(libc::SCHED_BATCH), Value::Data(vec![0; 4])]),
+        (libc::SYS_ioprio_set, vec![n(1), n(0), n(3 << 13)]),
+        (libc::SYS_prlimit64, lower(libc::RLIMIT_NPROC as i32)),
+        (libc::SYS_prlimit64, lower(libc::RLIMIT_SIGPENDING as i32)),
+        // Ignored from now on: struct sigaction with SIG_IGN (rt_sigaction(2)).
+        (
+            libc::SYS_rt_sigaction,
+            vec![n(libc::SIGTERM), Value::Data([1u64, 0, 0, 0].map(u64::to_ne_bytes).concat()), n(0), n(8)],
+        ),
+        (libc::SYS_rt_sigprocmask, vec![n(libc::SIG_BLOCK), Value::Data(vec![0xff; 8]), n(0), n(8)]),
+    ] {
+        changing.call(number, &arguments);
+    }
+    let command = script(changing.request().command.unwrap().last().unwrap());
+    let results = changing.results(&bytes(&sandbox, &command).await);
+    assert!(results.iter().all(|result| *result >= 0), "it may do all of that to itself: {results:?}");
+    assert_eq!(results[0], 0o22);
+    assert_eq!(settings(init), before, "thaw-init is as it was");
+
+    let mut reading = Program::default();
+    reading.call(libc::SYS_umask, &[n(0)]);
+    reading.call(libc::SYS_prctl, &[n(libc::PR_GET_TIMERSLACK), n(0), n(0), n(0), n(0)]);
+    reading.call(libc::SYS_prctl, &[n(libc::PR_GET_DUMPABLE), n(0), n(0), n(0), n(0)]);
+    reading.call(libc::SYS_getpriority, &[n(0), n(0)]);
+    reading.call(libc::SYS_personality, &[n(-1)]);
+    reading.call(libc::SYS_sched_getscheduler, &[n(0)]);
+    reading.call(libc::SYS_ioprio_get, &[n(1), n(0)]);
+    let command = script(reading.request().command.unwrap().last().unwrap());
+    let results = reading.results(&bytes(&sandbox, &command).await);
+    assert_eq!(results, [0o22, 50_000, 1, 20, 0, 0, 0], "the next command begins as the first did");
+    let status = run(&sandbox, "exec cat /proc/self/status").await.stdout;
+    for set in ["SigBlk", "SigIgn"] {
+        let line = status.lines().find(|line| line.starts_with(set)).unwrap();
+        assert!(line.ends_with("\t0000000000000000"), "{line}");
+    }
+    drop(sandbox);
+    house.close().await;
+}
+
 async fn bytes(sandbox: &Sandbox, command: &Command) -> Vec<u8> {
     let Run { process, stdout, .. } = Run::start(sandbox, command).await;
     let read = tokio::task::spawn_blocking(move || {
@@ -74,8 +146,13 @@ async fn a_thaw_init_that_cannot_listen_ends_its_container_instead_of_spinning()
     let running = Run::start(&sandbox, &script("exec sleep 1000")).await;
     running.process.started().await.unwrap();
     let init = house.init_of(&sandbox);
-    // What root of an image could do before: no descriptor may be polled any more.
-    prlimit(Pid::from_raw(init), Resource::Nofile, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
+    // What root of an image could do before: no descriptor may be polled any more. Whoever owns the user namespace may.
+    let map = fs::read_to_string(format!("/proc/{init}/uid_map")).unwrap();
+    let owner: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    set_thread_res_uid(Uid::ROOT, Uid::from_raw(owner), Uid::ROOT).unwrap();
+    let limited = prlimit(Pid::from_raw(init), Resource::Nofile, Rlimit { current: Some(0), maximum: Some(0) });
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).unwrap();
+    limited.unwrap();
     running.process.signal(libc::SIGWINCH).unwrap();
     let ended = tokio::time::timeout(PATIENCE, running.process.ended()).await.expect("it is told");
     assert_eq!(ended.unwrap(), None, "the container ended");

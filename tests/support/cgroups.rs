@@ -61,6 +61,12 @@ impl ContainerCgroup {
         self.number(&self.memory, "memory.limit_in_bytes", "memory.max")
     }
 
+    /// Memory charged now, buffers of sockets included, bytes.
+    pub fn memory_now(&self) -> u64 {
+        let sockets = fs::read_to_string(self.memory.join("memory.kmem.tcp.usage_in_bytes")).unwrap_or_default();
+        self.number(&self.memory, "memory.usage_in_bytes", "memory.current") + sockets.trim().parse().unwrap_or(0)
+    }
+
     /// Most processes.
     pub fn pids_limit(&self) -> u64 {
         self.number(&self.pids, "pids.max", "pids.max")

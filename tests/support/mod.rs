@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+mod calls;
 mod cgroups;
 mod daemon;
 mod host_image;
@@ -19,6 +20,7 @@ mod setup;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+pub use calls::{Call, OwnedCall, assert_calls, assert_owned, n, text};
 pub use cgroups::{ContainerCgroup, hierarchies};
 pub use daemon::Daemon;
 pub use host_image::HostImage;

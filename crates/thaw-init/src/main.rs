@@ -10,7 +10,9 @@
 // Talks to the kernel only: every call below is a system call.
 #![allow(unsafe_code)]
 
-use core::ffi::{c_char, c_int, c_void};
+mod asked;
+
+use core::ffi::{c_char, c_int, c_ulong, c_void};
 use core::ptr;
 
 use thaw_wire::{
@@ -23,6 +25,12 @@ const CONTROL: c_int = 0;
 const CHILD_STACK: usize = 32 * 1024;
 /// Words of a processor mask: 4,096 processors. Where the kernel's masks are longer, no command is confined.
 const MASK_WORDS: usize = 64;
+/// Most that is read of a file of `/proc`, bytes: several times what the lines that are looked for have.
+const SPACE: usize = 32 * 1024;
+/// ioprio_set(2).
+const IOPRIO_WHO_PROCESS: c_int = 1;
+/// The kernel's own, prctl(2).
+const TIMER_SLACK_NS: c_ulong = 50_000;
 /// `_NSIG`, signal(7).
 const LAST_SIGNAL: c_int = 64;
 
@@ -102,27 +110,32 @@ pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     keep_capabilities_to_itself();
     let signals = child_signals();
     let cpus = visible_cpus(argc, argv);
+    let Some(mut counts) = asked::Counts::open() else { end(107) };
     let mut processes = [Process { pid: 0, tag: 0 }; MAX_PROCESSES];
     send(&said(op::HELLO, 0, wire::VERSION as i32, 0));
     loop {
         let mut polled = [
             libc::pollfd { fd: CONTROL, events: libc::POLLIN, revents: 0 },
             libc::pollfd { fd: signals, events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd: asked::QUESTIONS, events: libc::POLLIN, revents: 0 },
         ];
         // SAFETY: `polled` is an array of the given length.
-        if unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {
+        if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) } < 0 {
             if errno() == libc::EINTR {
                 continue;
             }
             // Nothing can be heard any more, and trying again would only use up the processor.
             end(104);
         }
-        if (polled[0].revents | polled[1].revents) & libc::POLLNVAL != 0 {
+        if polled.iter().any(|polled| polled.revents & libc::POLLNVAL != 0) {
             end(105);
         }
         if polled[1].revents != 0 {
             drain_signals(signals);
             reap(&mut processes);
+        }
+        if polled[2].revents != 0 {
+            counts.answer(&mut buffers.datagram[..SPACE]);
         }
         if polled[0].revents != 0 {
             receive(buffers, &mut processes, cpus);
@@ -170,7 +183,7 @@ fn stay_on_processors(count: u32) {
 }
 
 /// What depends on how the daemon itself was started must not reach a command: a descriptor that its starter left
-/// open (CVE-2024-21626), ignored signals, the file mode mask.
+/// open (CVE-2024-21626), ignored signals, the file mode mask, priorities, the precision of timers.
 fn forget_inheritance() {
     // SAFETY: no pointers; standard input to error stay, and this program has opened nothing else yet.
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } < 0 {
@@ -186,8 +199,18 @@ fn forget_inheritance() {
             libc::syscall(libc::SYS_rt_sigaction, number, default_action.as_ptr(), ptr::null_mut::<u64>(), 8usize);
         }
     }
-    // SAFETY: no pointers.
-    unsafe { libc::umask(0o022) };
+    // struct sched_param: SCHED_OTHER has the priority 0 alone.
+    let ordinary = 0i32;
+    // SAFETY: no pointers but that to the priority. What would need a privilege, raising a low priority, is left as it is:
+    // a daemon that was started so passes that on.
+    unsafe {
+        libc::umask(0o022);
+        libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const ordinary);
+        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, 0);
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0);
+        libc::syscall(libc::SYS_personality, 0);
+        libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
+    }
 }
 
 /// It was executed as a user without privileges, with its capabilities in the sets that survive that. They are no longer

@@ -21,6 +21,16 @@ pub const MAX_STRINGS: usize = 512;
 /// Most commands that `thaw-init` watches at once.
 pub const MAX_PROCESSES: usize = 128;
 
+/// Netlink sockets of a container at a time: what they have received is charged to nobody.
+pub const MAX_NETLINK_SOCKETS: u32 = 64;
+
+/// Sockets for echo requests in the life of a container, for the same reason.
+pub const MAX_PING_SOCKETS: u32 = 128;
+
+/// TCP sockets of a container that listen, at a time: what they have received and nobody has accepted yet is charged to
+/// nobody.
+pub const MAX_LISTENERS: u32 = 64;
+
 /// Descriptors that accompany [`op::SPAWN`]: stdin, stdout, stderr. With a terminal one, which is all three.
 pub const SPAWN_FDS: usize = 3;
 

@@ -1,5 +1,6 @@
 //! `thawctl doctor`: can this machine run thawd, and what to do when it cannot.
 
+use super::daemon_config::daemon_config;
 use super::table::table;
 use super::view::json;
 use super::{CtlError, Format, print};
@@ -9,6 +10,7 @@ use thaw_client::client::Client;
 /// Prints the checks; the exit code is 1 when one failed.
 pub(super) async fn doctor(client: &Client, format: Format) -> Result<u8, CtlError> {
     let mut found = checks::run();
+    found.extend(checks::shares(&daemon_config()?));
     found.extend(checks::daemon(client).await);
     match format {
         Format::Json => json(&found)?,

@@ -8,6 +8,9 @@ use super::{
     open_if_writable, read, read_number, write,
 };
 
+/// Buffers of TCP and UDP sockets of one container, bytes. On v2 they are part of its memory.
+const SOCKET_BYTES: u64 = 64 << 20;
+
 /// One directory per container in each of three v1 hierarchies.
 pub struct Hybrid {
     pub(super) memory: PathBuf,
@@ -43,6 +46,8 @@ impl Controllers for Hybrid {
         self.limit_memory(id, memory_bytes)?;
         // The limit on both, below, binds the container alone; this, the kernel when the whole host is short of memory.
         write_if_there(&self.memory.join(id).join("memory.swappiness"), "0");
+        // Buffers of sockets are charged to a group only from its first limit of them on, and on their own account.
+        write_if_there(&self.memory.join(id).join("memory.kmem.tcp.limit_in_bytes"), &SOCKET_BYTES.to_string());
         write(&self.pids.join(id).join("pids.max"), &pids.to_string())
     }
 

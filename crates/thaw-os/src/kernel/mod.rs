@@ -10,6 +10,7 @@ mod exec;
 mod message;
 mod mount;
 mod network;
+mod seccomp;
 mod watch;
 
 pub use child::kill_and_reap;
@@ -20,4 +21,5 @@ pub use exec::execute;
 pub use message::{Received, peek, peek_from_the_start, receive, send};
 pub use mount::{attach_in_namespace, bind_detached, set_mount_attributes};
 pub use network::bring_up_loopback;
+pub use seccomp::install_with_listener;
 pub use watch::Watched;

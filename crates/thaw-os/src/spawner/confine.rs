@@ -12,6 +12,7 @@ use seccompiler::BpfProgram;
 
 use super::filter;
 use super::protocol::CreateRequest;
+use super::shortage;
 use crate::kernel;
 use thaw_wire::INIT_ID;
 
@@ -23,6 +24,13 @@ const KEPT: CapabilitySet =
 /// Core dumps, bytes. Not 0: that would still start the host's handler where core_pattern is a pipe, and it may store
 /// a user's credentials. 1 is the value at which the kernel starts none (fs/coredump.c), and no core is that small.
 const CORE_BYTES: u64 = 1;
+
+/// Signals that wait to be taken, and timers (`RLIMIT_SIGPENDING`), of one container.
+const SIGNALS: u64 = 8192;
+/// Messages in POSIX queues (`RLIMIT_MSGQUEUE`), bytes, of one container: the kernel's default.
+const MESSAGE_BYTES: u64 = 819_200;
+/// Locked memory (`RLIMIT_MEMLOCK`), bytes, of one container: the kernel's default since 5.16.
+const LOCKED_BYTES: u64 = 8 << 20;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -53,7 +61,8 @@ impl Confinement {
         Ok(listener.into())
     }
 
-    /// Gives up everything not needed and executes `thaw-init` with `control` as its standard input.
+    /// Gives up everything not needed and executes `thaw-init`, with `control` as its standard input, and as its standard
+    /// output the descriptor on which commands ask it for what has to be counted.
     pub fn execute(&self, request: &CreateRequest, control: &OwnedFd, init: BorrowedFd<'_>) -> Result<Infallible> {
         limit(Resource::Nofile, request.open_files)?;
         limit(Resource::Core, CORE_BYTES)?;
@@ -73,7 +82,6 @@ impl Confinement {
             .open("/dev/null")
             .map_err(|error| format!("open /dev/null: {error}"))?;
         rustix::stdio::dup2_stdin(control).map_err(|errno| format!("pass the control socket: {errno}"))?;
-        rustix::stdio::dup2_stdout(&null).map_err(|errno| format!("redirect stdout: {errno}"))?;
         rustix::stdio::dup2_stderr(&null).map_err(|errno| format!("redirect stderr: {errno}"))?;
         rustix::thread::set_no_new_privs(true).map_err(|errno| format!("set no_new_privs: {errno}"))?;
         become_init()?;
@@ -82,12 +90,21 @@ impl Confinement {
             rustix::thread::configure_capability_in_ambient_set(capability, true)
                 .map_err(|errno| format!("pass {capability:?} on: {errno}"))?;
         }
+        let failed = |error: String| format!("install the system call filter: {error}");
+        let [allowed, closer] = &self.filter;
+        install(allowed).map_err(failed)?;
+        let questions = kernel::install_with_listener(closer).map_err(|error| failed(shortage::told(&error)))?;
+        rustix::stdio::dup2_stdout(&questions).map_err(|errno| format!("pass on who answers: {errno}"))?;
         let cpus = CString::new(request.cpus.to_string()).map_err(|error| error.to_string())?;
-        for program in &self.filter {
-            seccompiler::apply_filter(program).map_err(|error| format!("install the system call filter: {error}"))?;
-        }
         kernel::execute(init, &[c"thaw-init", &cpus]).map_err(|error| format!("execute thaw-init: {error}"))
     }
+}
+
+fn install(program: &BpfProgram) -> Result<()> {
+    seccompiler::apply_filter(program).map_err(|error| match error {
+        seccompiler::Error::Seccomp(error) => shortage::told(&error),
+        other => other.to_string(),
+    })
 }
 
 /// Takes the ids that are nobody's but thaw-init's, and keeps what is permitted.
@@ -104,6 +121,14 @@ pub fn forbid_core_dumps() {
     let rlimit = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
     // Without CAP_SYS_RESOURCE a limit of 0 stays, which is as good wherever cores are files.
     let _ = rustix::process::setrlimit(Resource::Core, rlimit);
+}
+
+/// Limits what the kernel counts for each user of the host: of the spawner, and so of everything that it clones. Each
+/// container is a user of its own ([`kernel::clone_container`]), so that all of its users together have these.
+pub fn limit_shares() -> Result<()> {
+    limit(Resource::Sigpending, SIGNALS)?;
+    limit(Resource::Msgqueue, MESSAGE_BYTES)?;
+    limit(Resource::Memlock, LOCKED_BYTES)
 }
 
 /// Lowers a limit, hard and soft. Never raises one: that would need a privilege over the host.

@@ -21,16 +21,27 @@ const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Parts of `/proc` that tell about the host or reach into it: hidden (the OCI runtime specification's defaults of
-/// the common engines, and what the attack checklist adds).
-const MASKED: [&str; 9] =
-    ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list"];
+/// the common engines, and what the attack checklist adds), or make the whole host wait while they are read (locks).
+const MASKED: [&str; 10] =
+    ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "locks", "sched_debug", "scsi", "timer_list"];
 
 /// Parts of `/proc` that stay readable but must not be written.
 const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
-/// Settings of the container's own network, which has `lo` alone (Linux Documentation/networking/ip-sysctl.rst): every
-/// port is free to every user, and ping needs no privilege.
-const NETWORK_SETTINGS: [(&str, &[u8]); 2] = [("ip_unprivileged_port_start", b"0"), ("ping_group_range", b"0 65535")];
+/// Settings of the container's own network, which has `lo` alone, and of its own user namespace, below `/proc/sys` (Linux
+/// Documentation/networking/ip-sysctl.rst, and admin-guide/sysctl/user.rst).
+const SETTINGS: [(&str, &[u8]); 7] = [
+    // Every port is free to every user, and ping needs no privilege.
+    ("net/ipv4/ip_unprivileged_port_start", b"0"),
+    ("net/ipv4/ping_group_range", b"0 65535"),
+    // Connections that nobody has accepted yet, and what they have received, are charged to nobody: few, and little.
+    ("net/core/somaxconn", b"128"),
+    ("net/ipv4/tcp_rmem", b"4096 32768 4194304"),
+    // For each user inside; all together have what the host allows one user.
+    ("user/max_inotify_instances", b"128"),
+    ("user/max_inotify_watches", b"65536"),
+    ("user/max_user_namespaces", b"0"),
+];
 
 /// Root of the container, and its group.
 const ROOT: (u32, u32) = (0, 0);
@@ -118,9 +129,9 @@ fn proc(root: BorrowedFd<'_>) -> Result<OwnedFd> {
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     // Processes of other users are invisible: uid 1000 does not even see thaw-init (proc(5), hidepid).
     let proc = new_mount("proc", &[("hidepid", "invisible")], attributes)?;
-    for (name, value) in NETWORK_SETTINGS {
+    for (name, value) in SETTINGS {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&proc, format!("sys/net/ipv4/{name}"), flags, Mode::empty()) {
+        match rustix::fs::openat(&proc, format!("sys/{name}"), flags, Mode::empty()) {
             Ok(file) => write_all(&file, value).map_err(failed(format!("set {name}")))?,
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed(format!("open {name}"))(errno)),
@@ -263,7 +274,7 @@ fn devices(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
     let shm = make_directory(dev.as_fd(), "shm", 0o1777, ROOT)?;
     let terminals = new_mount(
         "devpts",
-        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", "64")],
+        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", "48")],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
     attach(terminals.as_fd(), pts.as_fd(), "/dev/pts")?;

@@ -7,12 +7,14 @@
 //! mount API, and because libcontainer can neither map owners of the root file system nor create a container
 //! directly inside its cgroup.
 
+mod choices;
 mod client;
 mod confine;
 mod filesystem;
 mod filter;
 mod protocol;
 mod server;
+mod shortage;
 mod view;
 
 pub use client::{Spawned, Spawner, SpawnerError};

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::confine::{self, Confinement};
 use super::filesystem;
 use super::protocol::{ChildReply, CreateRequest, MAX_MESSAGE, Part, Reply};
+use super::shortage;
 use super::view::View;
 use crate::kernel::{self, Cloned};
 
@@ -30,6 +31,7 @@ pub const IDS_PER_CONTAINER: u32 = 65_536;
 /// The socket or `init_program` is unusable; failures of single requests are answered, not returned.
 pub fn serve(init_program: &Path) -> io::Result<()> {
     confine::forbid_core_dumps();
+    confine::limit_shares().map_err(io::Error::other)?;
     let init = seal(init_program)?;
     let confinement = Confinement::new().map_err(io::Error::other)?;
     let view = View::read();
@@ -98,7 +100,8 @@ fn create(
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|errno| Failed::new("create a socket pair", errno))?;
 
-    match kernel::clone_container(cgroup.as_fd()).map_err(|error| Failed::new("clone the container", error))? {
+    let cloned = kernel::clone_container(cgroup.as_fd(), request.id_base);
+    match cloned.map_err(|error| Failed::new("clone the container", shortage::told(&error)))? {
         Cloned::Child => {
             drop(ours);
             let message = match child(&request, &control, init, (confinement, view), theirs.as_fd()) {

@@ -8,11 +8,13 @@ mod daemon;
 mod host;
 mod install;
 mod kernel;
+mod shares;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use thaw_client::config::Config;
 
 pub use self::daemon::daemon;
 
@@ -67,6 +69,11 @@ pub fn run() -> Vec<Check> {
     checks.extend(host::checks(&host));
     checks.extend(install::checks(&host));
     checks
+}
+
+/// Checks the host's limits against what `config` lets all containers have together.
+pub fn shares(config: &Config) -> Vec<Check> {
+    shares::checks(&Host::new(Path::new("/")), config)
 }
 
 /// The files that tell about the host; `root` is another folder than `/` in tests.
