@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use thaw_client::types::{Delta, Event, ExecutionRequest};
+use thaw_client::types::{Credentials, Delta, Event, ExecutionRequest, Secret};
 use thaw_os::cgroup::Hierarchy;
 use thawd::container::Command;
 use thawd::egress::Policy;
 use thawd::execution::{Cursor, Log, LogLimits, Patience, Spools, Stream};
 use thawd::provider::{self, Dialect, DialectParser, PromptSpec};
+use thawd::{store, vault};
 
 const REQUEST: &str = r#"{"provider": "openai", "user": "u1", "prompt": "What is 3*67?", "credentials":
     {"files": {"auth.json": "{\"tokens\": {\"access_token\": \"x\"}}"}}, "labels": {"run": "1"}}"#;
@@ -129,5 +130,39 @@ fn cgroups(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, requests, output, cgroups);
+/// What a claim pays for a credential that the request does not bring, with the credentials of 1,000 users beside it.
+fn vault(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    vault::init(&key).unwrap();
+    let source = vault::KeySource::find(Some(&key), &[], Duration::ZERO, Path::new("/nonexistent")).unwrap();
+    let file = folder.path().join("store.db");
+    let database = store::Settings { url: None, file, connections: 1, timeout: Duration::from_secs(5) };
+    let settings = vault::Settings { max_credential_bytes: 64 << 10, cache_bytes: 64 << 20 };
+    let vault = runtime.block_on(vault::Vault::open(source, &database, settings)).unwrap();
+    let providers = provider::load_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("providers")).unwrap();
+    let mut login = Credentials::default();
+    let tokens =
+        format!(r#"{{"claudeAiOauth":{{"accessToken":"{0}","refreshToken":"{0}","scopes":["a"]}}}}"#, "x".repeat(400));
+    login.files = BTreeMap::from([(".credentials.json".to_owned(), Secret::new(tokens))]);
+    for number in 0..1000 {
+        runtime.block_on(vault.put(&format!("u{number}"), &providers["anthropic"], &login)).unwrap();
+    }
+    criterion.bench_function("vault: a user's login", |bencher| {
+        bencher.iter(|| {
+            runtime
+                .block_on(vault.checkout(black_box("u500"), &providers["anthropic"], Duration::ZERO))
+                .unwrap()
+                .unwrap()
+        });
+    });
+    criterion.bench_function("vault: nothing is stored", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(vault.checkout(black_box("nobody"), &providers["anthropic"], Duration::ZERO)).unwrap()
+        });
+    });
+}
+
+criterion_group!(parts, requests, output, cgroups, vault);
 criterion_main!(parts);

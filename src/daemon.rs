@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 mod settings;
 
+pub use self::settings::store_settings;
 use self::settings::{
-    container_settings, egress_total, execution_settings, image_settings, limits, metrics_limits, pool_settings,
-    reclaim, refill_throttle_settings, scheduler_settings,
+    container_settings, egress_total, execution_settings, image_settings, key_source, limits, metrics_limits,
+    pool_settings, reclaim, refill_throttle_settings, scheduler_settings, vault_settings,
 };
 use crate::api;
 use crate::container::{self, Containers, Orphan, Prestarted, RefillThrottle, Template};
@@ -26,6 +27,7 @@ use crate::keeper::{self, Keeper, KeeperError, Kept, Key};
 use crate::pool::{Pool, PoolMetrics, Prepare, Scheduler};
 use crate::provider::{self, ManifestError, Provider, prestart};
 use crate::telemetry::{self, DaemonMetrics, TelemetryError};
+use crate::vault::{Vault, VaultError};
 use thaw_client::config::{self, Config, OnStop};
 use thaw_client::types::Stage;
 use thaw_image::{Store, StoreError};
@@ -89,6 +91,9 @@ pub enum DaemonError {
     /// Its directories.
     #[error(transparent)]
     DirectoryLock(#[from] DirectoryLockError),
+    /// Credentials of users.
+    #[error("the vault cannot be opened: {0}")]
+    Vault(#[from] VaultError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {
@@ -267,6 +272,7 @@ impl Daemon {
             DirectoryLock::take(&paths.state_dir, "paths.state_dir")?,
             DirectoryLock::take(&paths.run_dir, "paths.run_dir")?,
         ];
+        let vault = open_vault(config)?;
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -330,7 +336,8 @@ impl Daemon {
         let memory = own_memory_limit(hierarchy.layout());
         let settings = execution_settings(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
-        let executions = Arc::new(Executions::new(settings, served, images_to_run, metrics, spools, keeps));
+        let executions = Executions::new(settings, served, images_to_run, metrics, spools, keeps);
+        let executions = Arc::new(executions.with_vault(vault.clone()));
         survivors.go_on(&executions, |provider, allowed| {
             // A provider that was removed is still that of what runs.
             let kept = || Policy::new(allowed, config.egress.resolve.clone(), config.egress.allow_private.clone());
@@ -340,6 +347,7 @@ impl Daemon {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
             images,
+            vault,
             registry,
             gauges: Mutex::new(gauges),
             per_execution: config.metrics.per_execution,
@@ -401,15 +409,19 @@ impl Daemon {
             tokio::spawn(api::serve_metrics(listener, Arc::clone(&state), limits, stop.clone()))
         });
         let forget = tokio::spawn({
-            let executions = Arc::clone(&executions);
+            let (executions, vault) = (Arc::clone(&executions), state.vault.clone());
             async move {
                 let mut interval = tokio::time::interval(FORGET_INTERVAL);
                 loop {
                     interval.tick().await;
                     executions.forget_expired();
+                    if let Some(vault) = &vault {
+                        vault.write_uses().await;
+                    }
                 }
             }
         });
+        let vault = state.vault.clone();
         tracing::info!(socket = %socket.display(), "serving");
         let reach = Reach {
             run_dir,
@@ -447,6 +459,9 @@ impl Daemon {
         });
         if orderly.await.is_err() {
             tracing::error!("something did not end in time; the next start clears it away");
+        }
+        if let Some(vault) = vault {
+            vault.write_uses().await;
         }
         keeper.end().await;
         containers.hierarchy().remove_base();
@@ -523,6 +538,27 @@ fn listen_for_metrics(address: std::net::SocketAddr) -> Result<tokio::net::TcpLi
         tokio::net::TcpListener::from_std(listener)
     });
     listener.map_err(io_error(format!("listen on {address} (`metrics.listen`)")))
+}
+
+/// Opens the vault if there is a master key. Its users' keys that are wrapped with an older one are wrapped anew beside
+/// everything else.
+fn open_vault(config: &Config) -> Result<Option<Arc<Vault>>, DaemonError> {
+    let Some(source) = key_source(config) else { return Ok(None) };
+    let (database, settings) = (store_settings(config), vault_settings(config));
+    let open = Vault::open(source, &database, settings);
+    // At the start nobody else waits for this thread.
+    let vault = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(open))?;
+    tokio::spawn({
+        let vault = Arc::clone(&vault);
+        async move {
+            match vault.rewrap().await {
+                Ok(0) => {}
+                Ok(users) => tracing::info!(users, "users' keys are wrapped with the current master key"),
+                Err(error) => tracing::error!(%error, "not every user's key is wrapped with the current master key"),
+            }
+        }
+    });
+    Ok(Some(vault))
 }
 
 fn load_providers(config: &Config) -> Result<BTreeMap<String, Provider>, DaemonError> {

@@ -5,7 +5,7 @@
 //! `THAWD_STOP_AT` it stops there instead (SIGSTOP), until somebody lets it go on. Other builds know nothing of this.
 
 /// Every step, in the order in which a container goes through them.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 24] = [
     "create.cgroup",
     "create.spawned",
     "create.ready",
@@ -25,6 +25,7 @@ pub const ALL: [&str; 23] = [
     "run.published",
     "end.seen",
     "end.drained",
+    "end.brought_back",
     "end.written",
     "destroy.killed",
     "destroy.emptied",

@@ -21,5 +21,7 @@ pub mod pool;
 pub mod provider;
 pub mod reload;
 pub mod service;
+pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod vault;

@@ -23,12 +23,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let invalid = || ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", "ids consist of a-z, 0-9 and -");
         // It cannot even be read when it is not UTF-8.
         let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| invalid())?;
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(plain) {
-            return Err(invalid());
-        }
-        Ok(Self(id))
+        if is_id(&id) { Ok(Self(id)) } else { Err(invalid()) }
     }
+}
+
+/// Whether a part of a path can be an id or a name.
+pub(super) fn is_id(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// The execution with this id.

@@ -2,6 +2,7 @@
 
 mod accept;
 mod body;
+mod credentials;
 mod events;
 mod executions;
 mod lists;
@@ -25,11 +26,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use prometheus_client::registry::Registry;
 
 use crate::container::Containers;
 use crate::execution::Executions;
+use crate::vault::Vault;
 use thaw_image::Store;
 
 pub use openapi::document;
@@ -45,6 +47,8 @@ pub struct State {
     pub containers: Arc<Containers>,
     /// Images.
     pub images: Arc<Store>,
+    /// Credentials of users; none without a master key.
+    pub vault: Option<Arc<Vault>>,
     /// Metrics of every room.
     pub registry: Registry,
     /// Gauges that are read off at each scrape.
@@ -77,6 +81,12 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/containers", get(lists::containers))
         .route("/v1/providers", get(lists::providers))
         .route("/v1/images", get(lists::images))
+        .route("/v1/users/{user}/credentials", get(credentials::list).delete(credentials::remove_all))
+        .route("/v1/users/{user}/credentials/{provider}", get(credentials::get).put(credentials::put))
+        .route("/v1/users/{user}/credentials/{provider}", delete(credentials::remove))
+        .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
+        .route("/v1/vault", get(credentials::status))
+        .route("/v1/vault/rotate-key", post(credentials::rotate_master_key))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(metrics::metrics))

@@ -5,7 +5,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _};
 
-use super::{executions, lists, metrics, output, pools, problem, status};
+use super::{credentials, executions, lists, metrics, output, pools, problem, status};
 use thaw_client::types;
 
 #[derive(utoipa::OpenApi)]
@@ -25,6 +25,14 @@ use thaw_client::types;
         lists::containers,
         lists::providers,
         lists::images,
+        credentials::list,
+        credentials::remove_all,
+        credentials::get,
+        credentials::put,
+        credentials::remove,
+        credentials::rotate_user_key,
+        credentials::status,
+        credentials::rotate_master_key,
         status::healthz,
         status::readyz,
         metrics::metrics,

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use crate::container::ContainerError;
 use crate::execution::StartError;
 use crate::pool::{ClaimError, Unavailable};
+use crate::vault::VaultError;
 use thaw_client::types::Problem;
 
 /// `Retry-After` for those whom the queue could not serve, seconds.
@@ -73,6 +74,7 @@ impl From<StartError> for ApiError {
             }
             StartError::Cancelled | StartError::Left => (StatusCode::CONFLICT, "cancelled"),
             StartError::Container(_) | StartError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
+            StartError::Vault(error) => of_vault(error),
             StartError::Claim(ClaimError::Stopped) | StartError::Stopped => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shutting_down")
             }
@@ -83,6 +85,28 @@ impl From<StartError> for ApiError {
             this.retry_after = BUSY_RETRY_AFTER;
         }
         this
+    }
+}
+
+/// What the vault says is wrong.
+fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
+    match error {
+        VaultError::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid_credential"),
+        VaultError::Broken { .. } | VaultError::BrokenUser { .. } => (StatusCode::CONFLICT, "credential_broken"),
+        VaultError::Refused { .. } => (StatusCode::CONFLICT, "credential_refused"),
+        VaultError::Expired { .. } => (StatusCode::CONFLICT, "credential_expired"),
+        VaultError::MasterKey(_) | VaultError::UnknownMasterKey { .. } => (StatusCode::CONFLICT, "master_key"),
+        VaultError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "credential_busy"),
+        VaultError::Contended(_) => (StatusCode::SERVICE_UNAVAILABLE, "credential_contended"),
+        VaultError::Store(error) if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+        VaultError::Store(_) => (StatusCode::CONFLICT, "store_unusable"),
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        let (status, code) = of_vault(&error);
+        Self::new(status, code, error.to_string())
     }
 }
 

@@ -44,6 +44,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Internal {
+    /// The keys of the vault, which keeps users' credentials
+    #[command(subcommand)]
+    Vault(VaultCommand),
+    /// The database of the daemon
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Creates containers for the daemon, which starts it; not for use by hand
     #[command(hide = true)]
     Spawner {
@@ -71,9 +77,39 @@ enum Internal {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum VaultCommand {
+    /// Make a master key in a new file, and say what to do with it
+    Init {
+        /// File to make; its folder must exist, and must not be the daemon's state directory
+        #[arg(long, value_name = "FILE", default_value = "/etc/thawd/vault.key")]
+        key_file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Read the whole database and say whether it is sound
+    Check,
+    /// Write a copy of the database, also while the daemon uses it
+    Backup {
+        /// File to make
+        #[arg(value_name = "FILE")]
+        copy: PathBuf,
+    },
+    /// Put a copy in the place of the database, which is kept beside it; the daemon must not run
+    Restore {
+        /// Copy that `backup` made
+        #[arg(value_name = "FILE")]
+        copy: PathBuf,
+    },
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
+        Some(Internal::Vault(VaultCommand::Init { ref key_file })) => vault_init(key_file),
+        Some(Internal::Store(ref command)) => store(&arguments, command),
         // Before any thread exists: the spawner clones itself.
         Some(Internal::Spawner { init }) => thaw_os::spawner::serve(&init).context("spawner"),
         Some(Internal::Keeper { timeout, cgroups }) => {
@@ -93,6 +129,39 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn vault_init(key_file: &Path) -> anyhow::Result<()> {
+    let id = thawd::vault::init(key_file)?;
+    let path = key_file.display();
+    println!(
+        "made the master key {id} in {path}\n\
+         1. back it up apart from the database: without it nothing in the vault can be read, by anybody\n\
+         2. in thawd.toml, below [vault]: key_file = \"{path}\"\n\
+         3. restart thawd; `thawctl credentials put` stores the first credential"
+    );
+    Ok(())
+}
+
+fn store(arguments: &Arguments, command: &StoreCommand) -> anyhow::Result<()> {
+    let config = load(arguments.config.as_deref(), None, None)?;
+    let settings = thawd::daemon::store_settings(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let checked = match command {
+        StoreCommand::Check => runtime.block_on(thawd::store::admin::check(&settings))?,
+        StoreCommand::Backup { copy } => {
+            runtime.block_on(thawd::store::admin::backup(&settings, copy))?;
+            println!("wrote {}; it holds no secret in the clear, and needs the master key", copy.display());
+            return Ok(());
+        }
+        StoreCommand::Restore { copy } => {
+            // Held until the end: no daemon starts meanwhile.
+            let _alone = thawd::directory_lock::DirectoryLock::take(&config.paths.state_dir, "paths.state_dir")?;
+            runtime.block_on(thawd::store::admin::restore(&settings, copy))?
+        }
+    };
+    println!("ok: schema version {}, {} users, {} credentials", checked.version, checked.users, checked.credentials);
+    Ok(())
 }
 
 fn paper(directory: &Path) -> Result<(), PaperError> {

@@ -6,11 +6,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use thaw_os::kernel;
+use zeroize::Zeroizing;
 
 /// Why the files could not be handed over. Never contains their content.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,74 @@ fn write_file(directory: BorrowedFd<'_>, name: &str, content: &str, owner: u32) 
         rest = &rest[written..];
     }
     Ok(())
+}
+
+/// The credential directory of a claimed container, for what its command makes of the files. It stays readable when the
+/// container is gone.
+#[derive(Debug)]
+pub struct CredentialFiles {
+    mount: OwnedFd,
+}
+
+/// Tells whether a file may have been changed: its inode, size, and time of the last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    size: i64,
+    changed: (i64, u64),
+}
+
+impl CredentialFiles {
+    pub(super) fn new(mount: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self { mount: mount.try_clone_to_owned()? })
+    }
+
+    /// How a file is now; none if it is gone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn stamp(&self, name: &str) -> io::Result<Option<Stamp>> {
+        match rustix::fs::statat(&self.mount, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(is) => {
+                let changed = (is.st_mtime, is.st_mtime_nsec);
+                Ok(Some(Stamp { inode: is.st_ino, size: is.st_size, changed }))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The content of a file of at most `limit` bytes; none if it is gone. No link is followed, and nothing is waited for:
+    /// what is there is the command's doing.
+    ///
+    /// # Errors
+    /// It is no regular file, or larger.
+    pub fn read(&self, name: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.mount, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let is = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is no regular file any more"));
+        }
+        // Of one size from the start: memory that grows leaves copies behind.
+        let mut content = Zeroizing::new(vec![0; limit + 1]);
+        let mut length = 0;
+        while length < content.len() {
+            match rustix::io::read(&file, &mut content[length..])? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        if length > limit {
+            return Err(io::Error::other(format!("it is larger than {limit} bytes")));
+        }
+        content.truncate(length);
+        Ok(Some(content))
+    }
 }
 
 /// Attaches the tmpfs onto `directory`, inside the mount namespace of the process behind `pidfd`.

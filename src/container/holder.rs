@@ -3,6 +3,7 @@
 //! - [`Once`]: one execution, which runs one command in it. It is destroyed with it.
 //! - [`Sandbox`]: lives on, runs many commands, rests and wakes.
 
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,7 +12,7 @@ use rustix::fs::{Gid, Uid};
 use super::command::{Encoded, Stdio};
 use super::processes::Process;
 use super::terminal::{Terminal, WindowSize};
-use super::{Cli, Container, ContainerError, Template};
+use super::{Cli, Container, ContainerError, CredentialFiles, Template};
 use thaw_os::cgroup::Usage;
 
 /// A claimed container. Dropping it destroys it.
@@ -87,6 +88,14 @@ impl<By: Holds> Held<By> {
     /// See [`super::CredentialError`].
     pub fn inject(&self, files: &[(&str, &str)]) -> Result<(), ContainerError> {
         self.container.inject(files)
+    }
+
+    /// Its credential directory, if it has one.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn credential_files(&self) -> io::Result<Option<CredentialFiles>> {
+        self.container.credentials.as_ref().map(|mount| CredentialFiles::new(mount.as_fd())).transpose()
     }
 
     /// Makes `pipe` belong to the user of its commands, who may then open it again as `/dev/stdout` and the like. Both

@@ -41,7 +41,7 @@ use thaw_wire::stage;
 pub use cli::{Cli, Prestarted};
 pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Settings};
-pub use credentials::CredentialError;
+pub use credentials::{CredentialError, CredentialFiles, Stamp};
 pub use fingerprint::{fingerprint, made_by};
 pub use holder::{Held, Holder, Once, Sandbox};
 pub use lease::{Lease, Limit};

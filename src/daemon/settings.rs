@@ -10,6 +10,7 @@ use crate::egress::{self, Policy};
 use crate::execution::{self, ImageSettings};
 use crate::pool::{self, AdmissionSettings, SchedulerSettings};
 use crate::provider::ResourceClass;
+use crate::{store, vault};
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
 use thaw_os::cgroup::{CPU_PERIOD_US, Limits, Reclaim};
@@ -150,4 +151,26 @@ pub(super) fn reclaim(mode: config::ReclaimMode) -> Reclaim {
 pub(super) fn egress_total(config: &Config) -> egress::Total {
     let total = &config.egress.total;
     egress::Total::new(total.connects_per_second, total.cpu_percent)
+}
+
+/// Where the database is; also for those who use it without a daemon.
+pub fn store_settings(config: &Config) -> store::Settings {
+    store::Settings {
+        url: config.store.url.clone(),
+        file: config.paths.state_dir.join("store.db"),
+        connections: config.store.connections,
+        timeout: Duration::from_millis(config.store.timeout_ms),
+    }
+}
+
+pub(super) fn vault_settings(config: &Config) -> vault::Settings {
+    let vault = &config.vault;
+    vault::Settings { max_credential_bytes: vault.max_credential_bytes, cache_bytes: vault.cache_bytes }
+}
+
+/// Where the master key of the vault comes from; none when there is to be no vault.
+pub(super) fn key_source(config: &Config) -> Option<vault::KeySource> {
+    let vault = &config.vault;
+    let timeout = Duration::from_secs(vault.key_command_timeout_seconds);
+    vault::KeySource::find(vault.key_file.as_deref(), &vault.key_command, timeout, &config.paths.state_dir)
 }

@@ -69,6 +69,17 @@ pub(super) enum End {
     Answered,
 }
 
+impl End {
+    /// Whether the command came to its end by itself, so that it has finished what it was writing.
+    pub(super) fn is_orderly(&self) -> bool {
+        match self {
+            Self::Status(status) => libc::WIFEXITED(*status),
+            Self::Answered => true,
+            Self::NotStarted(_) | Self::Vanished => false,
+        }
+    }
+}
+
 /// The end of an execution whose command never ran.
 pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
     Exit {

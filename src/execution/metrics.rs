@@ -224,6 +224,7 @@ impl ExecutionMetrics {
             // The request's own mistake, found late.
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => "credentials",
             StartError::Container(_) | StartError::Io(_) => "container",
+            StartError::Vault(_) => "vault",
             StartError::Claim(ClaimError::Stopped) | StartError::Stopped => "stopped",
         };
         self.refusals.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason }).inc();

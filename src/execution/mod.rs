@@ -20,6 +20,7 @@ mod run;
 mod state;
 mod survive;
 mod users;
+mod vaulted;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,6 +37,7 @@ use crate::container::ContainerError;
 use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
+use crate::vault::{Vault, VaultError};
 use thaw_client::types;
 
 pub use crate::output::{
@@ -150,6 +152,9 @@ pub enum StartError {
     /// Out of descriptors.
     #[error("the execution could not be started: {0}")]
     Io(#[from] std::io::Error),
+    /// The user's credential in the vault cannot be used.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The user has as many as one may have.
     #[error("the user has {0} executions already, the most that one may have (`execution.max_per_user`)")]
     UserLimit(usize),
@@ -200,6 +205,8 @@ pub struct Handle {
     waiting: Waiting,
     /// When its time is over, by the clock of [`clock::now`]; once its first command has started.
     deadline: OnceLock<Duration>,
+    /// The user's credential, if it is the vault's.
+    vaulted: Option<Arc<vaulted::Vaulted>>,
     keeper: Option<Arc<Keeper>>,
 }
 
@@ -361,6 +368,8 @@ pub struct Executions {
     users: Users,
     spools: Spools,
     keeper: Option<Arc<Keeper>>,
+    /// Where credentials come from that a request does not bring.
+    vault: Option<Arc<Vault>>,
     shutdown: CancellationToken,
 }
 
@@ -400,7 +409,8 @@ impl Known {
 }
 
 impl Executions {
-    /// Nothing runs yet. Output goes to `spools`; with a keeper, executions survive the daemon.
+    /// Nothing runs yet. Output goes to `spools`; with a keeper, executions survive the daemon. Without a vault, each request
+    /// brings its credentials.
     pub fn new(
         settings: Settings,
         served: BTreeMap<String, Served>,
@@ -413,7 +423,13 @@ impl Executions {
             metrics.expect(provider);
         }
         let (known, users, shutdown) = (Mutex::default(), Users::default(), CancellationToken::new());
-        Self { settings, served, images, metrics, known, users, spools, keeper, shutdown }
+        Self { settings, served, images, metrics, known, users, spools, keeper, vault: None, shutdown }
+    }
+
+    /// The same, with credentials from a vault for requests that bring none.
+    #[must_use]
+    pub fn with_vault(self, vault: Option<Arc<Vault>>) -> Self {
+        Self { vault, ..self }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -442,6 +458,7 @@ impl Executions {
     ) -> Result<Reader, StartError> {
         let received = Instant::now();
         let background = request.background || audience == Audience::None;
+        let (request, lent) = self.with_stored_credentials(request).await?;
         let plan = self.plan(request).await?;
         let max = self.settings.max_per_user;
         let slot = self.users.enter(&plan.user, max).ok_or_else(|| {
@@ -452,6 +469,7 @@ impl Executions {
         let log = Log::new(self.settings.log_limits(), self.spools.files()?)?;
         let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
         let span = span(&id, &plan.provider, &plan.user, request_id.as_deref());
+        let vaulted = self.vaulted(lent, &plan.provider, &plan.user, &id).map(Arc::new);
         let handle = Arc::new(Handle {
             id,
             provider: plan.provider.clone(),
@@ -471,6 +489,7 @@ impl Executions {
             readers: watch::Sender::new(0),
             waiting: Waiting::new(audience == Audience::Events, background),
             deadline: OnceLock::new(),
+            vaulted,
             keeper: self.keeper.clone(),
         });
         let reader = handle.reader(audience != Audience::None);
@@ -487,6 +506,9 @@ impl Executions {
         // A task of its own: the execution must not depend on the connection that asked for it.
         let task = async move {
             let ran = run::run(&this, Arc::clone(&its), plan, received, started).await;
+            if let Some(vaulted) = &its.vaulted {
+                vaulted.end_turn();
+            }
             drop(slot);
             this.ended(&its, ran || its.waiting.was_told());
         };

@@ -18,6 +18,7 @@ use super::late::{Conversation, Late};
 use super::metrics::Origin;
 use super::plan::Plan;
 use super::state::{Assignment, Step, Submitted as SubmittedCommand};
+use super::vaulted::WriteBack;
 use super::{Executions, Handle, StartError, waiting};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
 use crate::failpoints;
@@ -163,6 +164,8 @@ pub(super) struct Running {
     stdout: Source,
     stderr: Source,
     decoder: Decoder,
+    /// Looks after credential files of the vault.
+    write_back: Option<WriteBack>,
     /// Holds refilling up until there is output.
     guard: Option<ClaimGuard>,
 }
@@ -189,9 +192,18 @@ impl Running {
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
             decoder: Decoder::resume(handle, recovered),
+            write_back: WriteBack::start(handle, &container, true),
             guard: None,
             container,
         })
+    }
+
+    /// Takes back what the command has made of the user's credential, which another daemon would find as well.
+    async fn bring_back(&mut self, end: &End, stop: Option<Stop>) {
+        if let Some(write_back) = self.write_back.take() {
+            write_back.finish(stop.is_none() && end.is_orderly()).await;
+        }
+        failpoints::at("end.brought_back");
     }
 
     /// Its output has been read to the end, or will not be.
@@ -296,7 +308,11 @@ async fn see_through(
             running.decoder.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
         }
-        None => follow(executions, handle, running, executions.settings.disconnect_grace, None).await,
+        None => {
+            let (end, stop) = follow(executions, handle, running, executions.settings.disconnect_grace, None).await;
+            running.bring_back(&end, stop).await;
+            (end, stop)
+        }
     }
 }
 
@@ -321,6 +337,7 @@ pub(super) async fn go_on(
     tracing::info!(container = running.container.id(), "execution goes on");
     let grace = executions.settings.reconnect_grace;
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
+    running.bring_back(&end, stop).await;
     let ended = running.conclude(handle, end, stop);
     tell(executions, handle, ended);
     drop(running);
@@ -412,6 +429,7 @@ async fn begin(
         (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
         (None, None) => Meaning::Bytes,
     };
+    let write_back = WriteBack::start(handle, &container, false);
     let since = Instant::now();
     let _ = handle.deadline.set(clock::now() + handle.timeout);
     Ok((
@@ -426,6 +444,7 @@ async fn begin(
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
             decoder: Decoder::new(handle, meaning),
+            write_back,
             guard: Some(guard),
         },
         failed,

@@ -15,6 +15,7 @@ use super::clock::now;
 use super::ending::Stop;
 use super::state::{State, Step, Submitted};
 use super::users::UserSlot;
+use super::vaulted::Lent;
 use super::waiting::Waiting;
 use super::{Executions, Handle, run};
 use crate::container::{Once, Orphan, Process};
@@ -42,6 +43,9 @@ pub struct Note {
     request_id: Option<String>,
     background: bool,
     dialect: Option<Dialect>,
+    /// The credential of the vault that it has.
+    #[serde(default)]
+    lent: Option<Lent>,
     command: Option<Submitted>,
 }
 
@@ -60,6 +64,7 @@ impl Handle {
             request_id: self.request_id.clone(),
             background: self.background,
             dialect: self.dialect,
+            lent: self.vaulted.as_ref().map(|vaulted| vaulted.note()),
             command: command.map(|(command, _)| command.clone()),
         };
         let note = serde_json::to_string(&note).expect("strings and numbers always serialize");
@@ -208,6 +213,7 @@ impl Executions {
 
     fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered) -> Handle {
         let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
+        let vaulted = self.vaulted(note.lent.map(|lent| (lent, None)), &note.provider, &note.user, id).map(Arc::new);
         Handle {
             id: id.to_owned(),
             provider: note.provider,
@@ -227,6 +233,7 @@ impl Executions {
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(false, note.background),
+            vaulted,
             keeper: self.keeper.clone(),
         }
     }

@@ -63,6 +63,25 @@ impl Provider {
         Ok(renamed)
     }
 
+    /// Gives credential files the names that the CLI knows them by. A file may be named as it lies in a home directory
+    /// (`~/.codex/auth.json`), or by one of the manifest's `file_aliases`.
+    ///
+    /// # Errors
+    /// One was given under two names.
+    pub fn file_names<T>(&self, given: BTreeMap<String, T>) -> Result<BTreeMap<String, T>, CredentialError> {
+        let spec = &self.credentials;
+        let mut renamed = BTreeMap::new();
+        for (name, value) in given {
+            let inside = name.strip_prefix("~/").and_then(|path| path.strip_prefix(&*spec.dir)?.strip_prefix('/'));
+            let real = spec.file_aliases.get(&name).map(String::as_str).or(inside).unwrap_or(&name).to_owned();
+            if renamed.insert(real.clone(), value).is_some() {
+                let given = format!("{real} under two names");
+                return Err(CredentialError::Several { provider: self.name.clone(), given });
+            }
+        }
+        Ok(renamed)
+    }
+
     /// Sets what a request says under another name under the CLI's as well, unless it says that too.
     pub fn add_aliased(&self, env: &mut BTreeMap<String, String>) {
         for (alias, name) in &self.aliases {

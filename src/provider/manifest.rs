@@ -182,6 +182,12 @@ pub struct CredentialSpec {
     /// File names that the CLI reads there.
     #[serde(default)]
     pub files: Vec<String>,
+    /// What is in these files, by name: how the vault checks one before it keeps it. Absent: any text.
+    #[serde(default)]
+    pub formats: BTreeMap<String, FileFormat>,
+    /// Other names that a request may give to these files.
+    #[serde(default)]
+    pub file_aliases: BTreeMap<String, String>,
     /// Variables that the CLI takes a key or token from.
     #[serde(default)]
     pub env: Vec<String>,
@@ -191,6 +197,18 @@ pub struct CredentialSpec {
     /// Key `tmpfs_mib`, MiB: size of that tmpfs, with room for what the CLI itself writes there.
     #[serde(rename = "tmpfs_mib", deserialize_with = "mebibytes")]
     pub tmpfs_bytes: u64,
+}
+
+/// What a credential file looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileFormat {
+    /// `auth.json` of codex.
+    CodexAuth,
+    /// `.credentials.json` of claude.
+    ClaudeCredentials,
+    /// `oauth_creds.json` of gemini.
+    GeminiOauth,
 }
 
 fn default_required() -> bool {

@@ -22,8 +22,8 @@ pub use credentials::CredentialError;
 pub use dialect::{Dialect, DialectParser, Verdict};
 pub use invocation::{Invocation, InvocationError, PromptSpec};
 pub use manifest::{
-    Command, Condition, CredentialSpec, Effort, ModelTimeout, Models, PromptVia, Provider, ResourceClass, Resources,
-    Timeouts, When,
+    Command, Condition, CredentialSpec, Effort, FileFormat, ModelTimeout, Models, PromptVia, Provider, ResourceClass,
+    Resources, Timeouts, When,
 };
 pub use validate::Invalid;
 

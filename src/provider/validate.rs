@@ -130,6 +130,19 @@ impl Provider {
                 return invalid("credentials.files", format!("has {file:?}, which is not a plain file name"));
             }
         }
+        for (key, name) in spec
+            .formats
+            .keys()
+            .map(|name| ("credentials.formats", name))
+            .chain(spec.file_aliases.values().map(|name| ("credentials.file_aliases", name)))
+        {
+            if !spec.files.contains(name) {
+                return invalid(key, format!("names {name:?}, which `credentials.files` does not have"));
+            }
+        }
+        if let Some(alias) = spec.file_aliases.keys().find(|alias| alias.is_empty() || spec.files.contains(alias)) {
+            return invalid("credentials.file_aliases", format!("has {alias:?}, which must be another name of a file"));
+        }
         for name in &spec.env {
             check_variable("credentials.env", name)?;
             if self.env.contains_key(name) {

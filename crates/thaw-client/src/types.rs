@@ -11,6 +11,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 #[allow(unused_imports, reason = "named in the descriptions of fields")]
 use crate::content::{Content, ContentSchema};
 
+mod credentials;
+
+pub use credentials::{Credential, CredentialKind, CredentialState, UserKey, Vault};
+
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod checks;
+mod credentials;
 mod daemon_config;
 mod doctor;
 mod env_file;
@@ -81,6 +82,9 @@ enum Command {
     /// Build images, get them from registries, bring them in, check and remove them
     #[command(subcommand)]
     Image(image::Command),
+    /// Store, list and remove the credentials that the daemon keeps for users
+    #[command(subcommand)]
+    Credentials(credentials::Command),
     /// Print the output of an execution
     Logs(logs::Args),
     /// End executions
@@ -160,6 +164,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
         Command::Pools => view::pools(&client, cli.format).await?,
         Command::Pool(command) => pool::pool(&client, command, cli.format).await?,
+        Command::Credentials(command) => credentials::run(&client, command, cli.format).await?,
         Command::Containers => view::containers(&client, cli.format).await?,
         Command::Providers => view::providers(&client, cli.format).await?,
         Command::Images => view::images(&client, cli.format).await?,

@@ -55,7 +55,7 @@ fn read_prompt() -> Result<String, CtlError> {
     Ok(prompt)
 }
 
-fn credentials(files: &[(String, PathBuf)], env: Vec<String>) -> Result<Option<Credentials>, CtlError> {
+pub(super) fn credentials(files: &[(String, PathBuf)], env: Vec<String>) -> Result<Option<Credentials>, CtlError> {
     if files.is_empty() && env.is_empty() {
         return Ok(None);
     }
@@ -81,7 +81,7 @@ fn read_secret(path: &Path) -> Result<Secret, CtlError> {
 
 /// The name of the user who runs us, as the API wants it; by number when `/etc/passwd` does not know it. The
 /// environment is not asked: it keeps the old name under su.
-fn current_user() -> String {
+pub(super) fn current_user() -> String {
     let uid = rustix::process::getuid().as_raw();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     user_name(&passwd, uid).unwrap_or_else(|| format!("uid-{uid}"))

@@ -211,7 +211,7 @@ pub(super) fn json(items: &[impl Serialize]) -> Result<(), CtlError> {
 }
 
 /// The word that the API uses for a state.
-fn word(state: &impl Serialize) -> String {
+pub(super) fn word(state: &impl Serialize) -> String {
     serde_json::to_value(state).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 

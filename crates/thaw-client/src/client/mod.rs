@@ -3,6 +3,7 @@
 //! Used by `thawctl` and by the integration tests. It opens one connection for each request: a Unix socket costs
 //! little to connect, and a connection kept idle would only break when the daemon restarts.
 
+mod credentials;
 mod error;
 mod stream;
 

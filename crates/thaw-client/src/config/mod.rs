@@ -9,11 +9,13 @@ mod connections;
 mod egress;
 mod reclaim;
 mod telemetry;
+mod vault;
 
 pub use connections::{Connections, TURNED_AWAY};
 pub use egress::{Egress, LimitSettings, TotalSettings};
 pub use reclaim::ReclaimMode;
 pub use telemetry::{Log, LogFormat, MetricsSettings};
+pub use vault::{Store, Vault};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/thawd/thawd.toml";
@@ -88,6 +90,10 @@ pub struct Config {
     pub log: Log,
     /// Metrics.
     pub metrics: MetricsSettings,
+    /// The database.
+    pub store: Store,
+    /// Credentials that the daemon keeps for users.
+    pub vault: Vault,
     /// Changes to single providers, by name.
     pub provider: BTreeMap<String, Provider>,
 }
@@ -507,6 +513,9 @@ impl Config {
             ("metrics.max_connections", self.metrics.max_connections as u64),
             ("metrics.timeout_seconds", self.metrics.timeout_seconds),
             ("daemon.keeper_stall_ms", self.daemon.keeper_stall_ms),
+            ("store.timeout_ms", self.store.timeout_ms),
+            ("vault.key_command_timeout_seconds", self.vault.key_command_timeout_seconds),
+            ("vault.max_credential_bytes", self.vault.max_credential_bytes as u64),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -529,6 +538,8 @@ impl Config {
         check_numbers("", &all)?;
         self.api.connections.check()?;
         self.egress.limits.check()?;
+        self.store.check()?;
+        self.vault.check()?;
         self.check_pools()?;
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {
@@ -754,6 +765,8 @@ mod tests {
         config.pool.max = Some(50);
         config.log.format = Some(LogFormat::Human);
         config.metrics.listen = "127.0.0.1:9477".parse().ok();
+        config.store.url = Some("postgres:///thawd?host=/run/postgresql&user=thawd".to_owned());
+        config.vault.key_file = Some("/etc/thawd/vault.key".into());
         config
     }
 }

@@ -1,0 +1,94 @@
+//! What the API tells about credentials that the daemon keeps. Their contents are never among it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What kind of credential it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialKind {
+    /// A key, in a variable or in the provider's file.
+    ApiKey,
+    /// A login: an access token, perhaps with what renews it.
+    Login,
+    /// A file that the daemon does not look into.
+    File,
+}
+
+/// Whether it can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialState {
+    /// It can be used.
+    Valid,
+    /// Its access token has less than ten minutes left, or is over; the provider's CLI can renew it.
+    Expiring,
+    /// Its access token is over, and there is nothing to renew it with: log in again.
+    Expired,
+    /// The provider refused to renew it: log in again.
+    Refused,
+}
+
+/// A credential that the daemon keeps for a user. The secret itself cannot be read back.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Credential {
+    /// Whose it is.
+    pub user: String,
+    /// For which provider.
+    pub provider: String,
+    /// What kind it is.
+    pub kind: CredentialKind,
+    /// Names of its files.
+    pub files: Vec<String>,
+    /// Names of its variables.
+    pub env: Vec<String>,
+    /// The account, as far as the credential itself tells: an address of the login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Tells two credentials apart: 16 hexadecimal digits of a hash of the content.
+    pub fingerprint: String,
+    /// Grows by one with each change.
+    pub version: u64,
+    /// Whether it can be used.
+    pub state: CredentialState,
+    /// Why it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When the user first stored one for this provider, RFC 3339.
+    pub created_at: String,
+    /// When it was changed last, by the user or by a CLI, RFC 3339.
+    pub updated_at: String,
+    /// When its access token is over, RFC 3339; absent when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// When an execution got it last, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<String>,
+    /// When a CLI renewed it last, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refresh_at: Option<String>,
+}
+
+/// The vault as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Vault {
+    /// Id of the master key that new user keys are wrapped with; it is derived from the key and tells nothing about it.
+    pub master_key: String,
+    /// Users who have credentials.
+    pub users: u64,
+    /// Their credentials.
+    pub credentials: u64,
+    /// Users whose key is still wrapped with another master key.
+    pub users_under_other_master_keys: u64,
+}
+
+/// A user's key after its rotation.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct UserKey {
+    /// Whose.
+    pub user: String,
+    /// Id of the new key.
+    pub key: String,
+    /// Credentials that were encrypted with it.
+    pub credentials: u64,
+}

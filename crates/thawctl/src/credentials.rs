@@ -1,0 +1,197 @@
+//! `thawctl credentials`: what the daemon keeps for users. Nothing here can show a secret.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::request::{credentials, current_user};
+use super::table::table;
+use super::{CtlError, Format, print, view};
+use thaw_client::client::Client;
+use thaw_client::types::{self, UserKey, Vault};
+
+/// Verbs of `thawctl credentials`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Store a credential: the file that a provider's CLI wrote at its login, or a key in a variable
+    Put(Put),
+    /// List the credentials of a user, without the secrets
+    Ls(Owner),
+    /// Remove a credential of a user, or all of them
+    Rm(Remove),
+    /// Encrypt with a new key what is kept of a user, or every user's key with a new master key
+    RotateKey(Rotate),
+}
+
+/// Whose.
+#[derive(Debug, clap::Args)]
+pub(super) struct Owner {
+    /// Whose credentials (a-z, 0-9 and '-'); yours otherwise
+    #[arg(long, short)]
+    user: Option<String>,
+}
+
+impl Owner {
+    fn name(self) -> String {
+        self.user.unwrap_or_else(current_user)
+    }
+}
+
+/// Arguments of `thawctl credentials put`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Executions of that user that bring no credentials get this one from then on. It replaces the one before. A file keeps its \
+name (auth.json, .credentials.json, oauth_creds.json); NAME=FILE gives it another.")]
+pub(super) struct Put {
+    /// Provider, see `thawctl providers`
+    provider: String,
+    /// Credential files
+    #[arg(value_name = "FILE", required_unless_present = "credential_env", conflicts_with = "credential_env")]
+    files: Vec<PathBuf>,
+    /// Variable with a key; its value is taken from thawctl's own environment
+    #[arg(long, value_name = "NAME")]
+    credential_env: Option<String>,
+    #[command(flatten)]
+    owner: Owner,
+}
+
+/// Arguments of `thawctl credentials rm`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Remove {
+    /// Provider
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    provider: Option<String>,
+    /// Everything that is kept of the user, the user's key first
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    owner: Owner,
+}
+
+/// Arguments of `thawctl credentials rotate-key`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Rotate {
+    /// The master key: the daemon reads it again, and the first line counts
+    #[arg(long, conflicts_with = "user")]
+    master: bool,
+    #[command(flatten)]
+    owner: Owner,
+}
+
+pub(super) async fn run(client: &Client, command: Command, format: Format) -> Result<(), CtlError> {
+    match command {
+        Command::Put(args) => put(client, args, format).await,
+        Command::Ls(owner) => list(client, &owner.name(), format).await,
+        Command::Rm(Remove { provider, owner, .. }) => {
+            let user = owner.name();
+            client.remove_credential(&user, provider.as_deref()).await?;
+            let what = provider.unwrap_or_else(|| "everything".to_owned());
+            Ok(print(&format!("removed {what} of {user}\n"))?)
+        }
+        Command::RotateKey(args) => rotate(client, args, format).await,
+    }
+}
+
+async fn put(client: &Client, args: Put, format: Format) -> Result<(), CtlError> {
+    let files = args.files.iter().map(|path| named(path)).collect::<Result<Vec<_>, _>>()?;
+    let secret = credentials(&files, args.credential_env.into_iter().collect())?.unwrap_or_default();
+    let user = args.owner.name();
+    let stored: Value = client.put_credential(&user, &args.provider, &secret).await?;
+    if format == Format::Json {
+        return object(&stored);
+    }
+    let word = |key: &str| stored[key].as_str().unwrap_or_default().to_owned();
+    let account = if word("account").is_empty() { String::new() } else { format!(" of {}", word("account")) };
+    Ok(print(&format!("stored {} for {user}{account}: {}, {}\n", args.provider, word("kind"), word("state")))?)
+}
+
+/// `NAME=FILE`, or a file under its own name.
+fn named(path: &Path) -> Result<(String, PathBuf), CtlError> {
+    let text = path.to_str().ok_or_else(|| CtlError::Usage(format!("{}: the name must be UTF-8", path.display())))?;
+    if let Some((name, file)) = text.split_once('=')
+        && !path.exists()
+    {
+        return Ok((name.to_owned(), file.into()));
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| CtlError::Usage(format!("{text} names no file")))?;
+    Ok((name.to_owned(), path.to_owned()))
+}
+
+async fn list(client: &Client, user: &str, format: Format) -> Result<(), CtlError> {
+    if format == Format::Json {
+        return view::json(&client.credentials::<Value>(user).await?);
+    }
+    let items = client.credentials::<types::Credential>(user).await?;
+    let date = |text: Option<String>| text.unwrap_or_default().chars().take(19).collect::<String>().replace('T', " ");
+    let rows = items.into_iter().map(|item| {
+        [
+            item.provider,
+            view::word(&item.kind),
+            item.account.unwrap_or_default(),
+            view::word(&item.state),
+            item.version.to_string(),
+            date(item.expires_at),
+            date(item.last_used_at),
+            date(Some(item.updated_at)),
+            item.fingerprint,
+        ]
+    });
+    let columns = ["PROVIDER", "KIND", "ACCOUNT", "STATE", "VERSION", "EXPIRES", "LAST USED", "UPDATED", "FINGERPRINT"];
+    Ok(print(&table(columns, rows))?)
+}
+
+async fn rotate(client: &Client, args: Rotate, format: Format) -> Result<(), CtlError> {
+    let (json, line) = match args.master {
+        true => {
+            let json: Value = client.rotate_master_key().await?;
+            let vault: Vault = parsed(&json)?;
+            let line = format!("{} users' keys are wrapped with the master key {}\n", vault.users, vault.master_key);
+            (json, line)
+        }
+        false => {
+            let json: Value = client.rotate_user_key(&args.owner.name()).await?;
+            let key: UserKey = parsed(&json)?;
+            (json, format!("{}: {} credentials encrypted with the key {}\n", key.user, key.credentials, key.key))
+        }
+    };
+    if format == Format::Json { object(&json) } else { Ok(print(&line)?) }
+}
+
+fn object(json: &Value) -> Result<(), CtlError> {
+    Ok(print(&format!("{json:#}\n"))?)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(json: &Value) -> Result<T, CtlError> {
+    serde_json::from_value(json.clone()).map_err(|error| CtlError::Usage(format!("the daemon's answer: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Cli;
+    use super::named;
+
+    #[test]
+    fn a_file_has_its_own_name_or_another_one() {
+        let name = |text: &str| named(text.as_ref()).unwrap();
+        assert_eq!(name("/home/u/.codex/auth.json"), ("auth.json".to_owned(), "/home/u/.codex/auth.json".into()));
+        assert_eq!(name("auth.json=/tmp/x"), ("auth.json".to_owned(), "/tmp/x".into()));
+        assert!(named("/".as_ref()).is_err());
+    }
+
+    #[test]
+    fn each_verb_knows_what_it_is_about() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["thawctl", "credentials"].iter().chain(args)).map(drop);
+        parse(&["put", "openai", "auth.json", "--user", "u1"]).unwrap();
+        parse(&["put", "openai", "--credential-env", "OPENAI_API_KEY"]).unwrap();
+        assert!(parse(&["put", "openai"]).is_err());
+        assert!(parse(&["put", "openai", "auth.json", "--credential-env", "X"]).is_err());
+        parse(&["rm", "openai"]).unwrap();
+        parse(&["rm", "--all", "-u", "u1"]).unwrap();
+        assert!(parse(&["rm"]).is_err() && parse(&["rm", "openai", "--all"]).is_err());
+        parse(&["rotate-key", "--master"]).unwrap();
+        assert!(parse(&["rotate-key", "--master", "--user", "u1"]).is_err());
+    }
+}

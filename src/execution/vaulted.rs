@@ -1,0 +1,218 @@
+//! Credentials of the vault: handed to executions whose request brings none, and brought back when a CLI has renewed them.
+//!
+//! A login that is renewed is worth nothing in its old form, so that it is looked for while the command runs, once a second,
+//! and at its end, through the mount that the container was given. The container may be gone by then, or the daemon another
+//! one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::{Executions, Handle, StartError};
+use crate::container::{CredentialFiles, Once, Stamp};
+use crate::provider::Provider;
+use crate::vault::{self, Loan, Turn, Vault, WrittenBack};
+use thaw_client::types::{Credentials, ExecutionRequest, Secret};
+
+/// How often the files of a running command are looked at: one call of the kernel for each.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the end of an execution waits for the database to take what was renewed. It is tried on behind that.
+const LAST_WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often, and for how long, a database that fails is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const RETRIES: u32 = 600;
+
+/// What the next daemon has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lent {
+    version: u64,
+    fingerprint: String,
+    files: Vec<String>,
+}
+
+/// A credential of the vault that an execution has.
+#[derive(Debug)]
+pub struct Vaulted {
+    vault: Arc<Vault>,
+    provider: Arc<Provider>,
+    loan: Loan,
+    lent: Lent,
+    /// Of what is known to be stored.
+    fingerprint: Mutex<String>,
+    /// The turn at renewing it, until it is renewed or the execution has ended.
+    turn: Mutex<Option<Turn>>,
+}
+
+impl Vaulted {
+    /// What the next daemon has to know of it.
+    pub(super) fn note(&self) -> Lent {
+        self.lent.clone()
+    }
+
+    /// Others may have it.
+    pub(super) fn end_turn(&self) {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Executions {
+    /// The request with the user's stored credential, if it names a provider and no `credentials`, and there is one. Empty
+    /// `credentials` are none, and stay so.
+    pub(super) async fn with_stored_credentials(
+        &self,
+        mut request: ExecutionRequest,
+    ) -> Result<(ExecutionRequest, Option<(Lent, Option<Turn>)>), StartError> {
+        let (Some(vault), None, None) = (&self.vault, &request.credentials, &request.image) else {
+            return Ok((request, None));
+        };
+        // One that does not exist is told so later.
+        let Some(served) = self.served.get(&request.provider) else { return Ok((request, None)) };
+        let patience = request.queue_timeout_ms.map_or(self.settings.queue_timeout, Duration::from_millis);
+        let patience = patience.min(self.settings.max_queue_timeout);
+        let checkout = vault.checkout(&request.user, &served.provider, patience).await.map_err(|error| {
+            let error = StartError::from(error);
+            self.metrics.refused(&served.provider.name, &error);
+            error
+        })?;
+        let Some(checkout) = checkout else { return Ok((request, None)) };
+        let files = checkout.credentials.files.keys().cloned().collect();
+        let lent = Lent { version: checkout.version, fingerprint: checkout.fingerprint, files };
+        request.credentials = Some(checkout.credentials);
+        Ok((request, Some((lent, checkout.turn))))
+    }
+
+    /// What an execution has of the vault; nothing if there is no vault any more, or no such provider.
+    pub(super) fn vaulted(
+        &self,
+        lent: Option<(Lent, Option<Turn>)>,
+        provider: &str,
+        user: &str,
+        id: &str,
+    ) -> Option<Vaulted> {
+        let ((lent, turn), vault) = (lent?, self.vault.clone()?);
+        let provider = Arc::clone(&self.served.get(provider)?.provider);
+        let loan = Loan { user: user.to_owned(), execution: id.to_owned(), version: lent.version };
+        let fingerprint = Mutex::new(lent.fingerprint.clone());
+        Some(Vaulted { vault, provider, loan, lent, fingerprint, turn: Mutex::new(turn) })
+    }
+}
+
+/// Looks after the credential files of one command.
+#[derive(Debug)]
+pub(super) struct WriteBack {
+    ended: oneshot::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl WriteBack {
+    /// Begins, if the execution has files of the vault. Those of one that an earlier daemon began may have been changed
+    /// since that daemon looked at them last.
+    pub(super) fn start(handle: &Handle, container: &Once, is_resumed: bool) -> Option<Self> {
+        let vaulted = handle.vaulted.as_ref().filter(|vaulted| !vaulted.lent.files.is_empty())?;
+        let files = match container.credential_files() {
+            Ok(files) => files?,
+            Err(error) => {
+                tracing::error!(%error, "a credential that its CLI renews will be lost");
+                return None;
+            }
+        };
+        let (ended, end) = oneshot::channel();
+        let seen = if is_resumed { Vec::new() } else { vaulted.stamps(&files) };
+        let task = tokio::spawn(watch(Arc::clone(vaulted), files, seen, end).instrument(handle.span.clone()));
+        Some(Self { ended, task })
+    }
+
+    /// Takes back what the command has left; `settled` if it ended by itself.
+    pub(super) async fn finish(self, settled: bool) {
+        let _ = self.ended.send(settled);
+        if tokio::time::timeout(LAST_WRITE_PATIENCE, self.task).await.is_err() {
+            tracing::warn!("the database does not take a renewed credential; it is kept in memory and tried again");
+        }
+    }
+}
+
+async fn watch(
+    vaulted: Arc<Vaulted>,
+    files: CredentialFiles,
+    mut seen: Vec<Option<Stamp>>,
+    mut end: oneshot::Receiver<bool>,
+) {
+    let mut interval = tokio::time::interval(WATCH_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {
+                let now = vaulted.stamps(&files);
+                if now != seen {
+                    seen = now;
+                    vaulted.bring_back(&files, false).await;
+                }
+            }
+            settled = &mut end => {
+                // Nobody says so when the daemon drops it: then nothing is held against what is there.
+                vaulted.bring_back(&files, settled.unwrap_or(false)).await;
+                return;
+            }
+        }
+    }
+}
+
+impl Vaulted {
+    fn stamps(&self, files: &CredentialFiles) -> Vec<Option<Stamp>> {
+        self.lent.files.iter().map(|name| files.stamp(name).ok().flatten()).collect()
+    }
+
+    /// The files as they are now; none if one is gone.
+    fn read(&self, files: &CredentialFiles) -> io::Result<Option<Credentials>> {
+        let limit = self.vault.max_credential_bytes();
+        let mut found = BTreeMap::new();
+        for name in &self.lent.files {
+            let Some(content) = files.read(name, limit)? else { return Ok(None) };
+            let text = std::str::from_utf8(&content).map_err(|_| io::Error::other("it is not UTF-8"))?;
+            found.insert(name.clone(), Secret::new(text.to_owned()));
+        }
+        let mut credentials = Credentials::default();
+        credentials.files = found;
+        Ok(Some(credentials))
+    }
+
+    async fn bring_back(&self, files: &CredentialFiles, settled: bool) {
+        let credentials = match self.read(files) {
+            Ok(Some(credentials)) => credentials,
+            // Logged out inside, which is the user's own doing; or it was never mounted.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "what a command made of its credential file is not taken back");
+                return;
+            }
+        };
+        let fingerprint = vault::fingerprint(&credentials);
+        if *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) == fingerprint {
+            return;
+        }
+        for _ in 0..RETRIES {
+            match self.vault.write_back(&self.loan, &self.provider, &credentials, settled).await {
+                // To be looked at again when the command has ended.
+                Ok(WrittenBack::Unfinished) => return,
+                Ok(_) => {
+                    self.end_turn();
+                    *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = fingerprint;
+                    return;
+                }
+                Err(error) if error.is_transient() => tokio::time::sleep(RETRY_INTERVAL).await,
+                Err(error) => {
+                    tracing::error!(%error, "a renewed credential cannot be stored");
+                    return;
+                }
+            }
+        }
+        tracing::error!("a renewed credential is lost: the database could not be used for ten minutes");
+    }
+}

@@ -1,0 +1,114 @@
+//! The vault in PostgreSQL, which two daemons share. A server of the test's own, as Debian's package `postgresql` has it.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use thaw_client::types::UserKey;
+
+use super::{MARKER, prepare, put, request, shown};
+use crate::support::{Daemon, Setup, eventually};
+
+/// A server that listens on a socket in a folder of its own.
+struct Postgres {
+    folder: tempfile::TempDir,
+    server: Child,
+}
+
+impl Postgres {
+    fn program(name: &str) -> PathBuf {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").expect("install the package postgresql");
+        let mut found: Vec<_> = versions.map(|entry| entry.unwrap().path().join("bin").join(name)).collect();
+        found.retain(|path| path.exists());
+        found.sort();
+        found.pop().expect("install the package postgresql")
+    }
+
+    /// A program of PostgreSQL, which refuses to run as root, as the user that its package made.
+    fn command(name: &str) -> Command {
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+        let line = passwd.lines().find(|line| line.starts_with("postgres:")).expect("install the package postgresql");
+        let fields: Vec<&str> = line.split(':').collect();
+        let mut command = Command::new(Self::program(name));
+        command.uid(fields[2].parse().unwrap()).gid(fields[3].parse().unwrap()).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("thawd-pg-").tempdir_in("/var/tmp").unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let data = folder.path().join("data");
+        let made = Self::command("initdb").arg("-D").arg(&data).args(["-A", "trust", "-U", "thawd", "-N"]).status();
+        assert!(made.unwrap().success());
+        let mut command = Self::command("postgres");
+        command.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-c", "listen_addresses=", "-c", "fsync=off"]);
+        let this = Self { server: command.spawn().unwrap(), folder };
+        let socket = this.folder.path().join(".s.PGSQL.5432");
+        eventually("it listens", || std::future::ready(socket.exists().then_some(()))).await;
+        this
+    }
+
+    fn url(&self) -> String {
+        format!("postgres:///postgres?user=thawd&host={}", self.folder.path().display())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.server);
+        // Fast shutdown (postgres(1)): it takes its processes with it.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = self.server.wait();
+    }
+}
+
+/// Daemons with one database and one master key.
+async fn daemons(postgres: &Postgres, count: usize) -> Vec<Daemon> {
+    let mut all: Vec<Daemon> = Vec::new();
+    for number in 0..count {
+        let id_start = 1_879_048_192 + 8_000_000 * number as i64;
+        let setup = |setup: Setup| setup.set("store.url", postgres.url()).set("container.id_start", id_start).pool(1);
+        let mut daemon = prepare(setup);
+        if let Some(first) = all.first() {
+            std::fs::copy(first.path("vault.key"), daemon.path("vault.key")).unwrap();
+        }
+        daemon.launch().await;
+        all.push(daemon);
+    }
+    all
+}
+
+#[tokio::test]
+async fn two_daemons_share_what_one_of_them_stored() {
+    let postgres = Postgres::start().await;
+    let daemons = daemons(&postgres, 2).await;
+    let [one, two] = daemons.as_slice() else { unreachable!() };
+    put(one, "u1", "token-1").await;
+    assert_eq!(two.sh("cat ~/.test/token").await.exited(0).text(), "token-1");
+    put(one, "u1", "token-2").await;
+    // At once: nothing is remembered from before.
+    assert_eq!(two.sh("cat ~/.test/token").await.exited(0).text(), "token-2");
+    two.sh("cd ~/.test && echo token-3 > token.tmp && mv token.tmp token").await.exited(0);
+    assert_eq!(one.sh("cat ~/.test/token").await.exited(0).text(), "token-3\n");
+    assert_eq!(shown(one, "u1").await.version, 3);
+    let key: UserKey = two.client.rotate_user_key("u1").await.unwrap();
+    assert_eq!(key.credentials, 1);
+    assert_eq!(one.sh("cat ~/.test/token").await.exited(0).text(), "token-3\n");
+
+    // Both change the same user, again and again: none is lost, and no version is given twice.
+    let before = shown(one, "u1").await.version;
+    let change = async |daemon: &Daemon| {
+        for number in 0..10 {
+            put(daemon, "u1", &format!("{MARKER}-{number}")).await;
+        }
+    };
+    tokio::join!(change(one), change(two));
+    assert_eq!(shown(two, "u1").await.version, before + 20);
+    assert_eq!(one.sh("cat ~/.test/token").await.exited(0).text(), format!("{MARKER}-9"));
+    assert_eq!(request(one, "DELETE /v1/users/u1/credentials", "").await.status, 204);
+    assert_eq!(request(two, "GET /v1/users/u1/credentials/test", "").await.status, 404);
+    for daemon in daemons {
+        daemon.stop().await;
+    }
+}
