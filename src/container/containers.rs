@@ -170,7 +170,7 @@ impl Containers {
     }
 
     /// How many more containers could be made now.
-    pub fn free_places(&self) -> usize {
+    pub fn free_leases(&self) -> usize {
         self.leases.free()
     }
 

@@ -256,7 +256,7 @@ impl Container {
     }
 
     /// Whether it is as a warm container has to be: frozen, populated.
-    pub fn is_resting(&self) -> bool {
+    pub fn is_parked(&self) -> bool {
         self.teardown.cgroup().is_frozen().unwrap_or(false)
     }
 

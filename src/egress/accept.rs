@@ -1,9 +1,9 @@
-//! A container's connections, from the moment they are accepted: who is served, who waits for a place, and who is told
-//! that there was none.
+//! A container's connections, from the moment they are accepted: which are served, which wait for a slot, and which are
+//! answered that no slot became free.
 //!
 //! A package manager opens hundreds of connections at once and gives up when some are refused. So connections beyond
-//! the limit wait in the order in which they came. Nothing is read from those that wait: each costs a descriptor and
-//! an entry in a list.
+//! the limit wait, first come, first served. The proxy reads nothing from a waiting connection: each costs a descriptor
+//! and an entry in a list.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,13 +26,13 @@ use super::shared::{BUFFER_BYTES, Shared};
 use super::slot::{Open, Slot};
 use crate::peer;
 
-/// Connections that are told at the same time that they waited in vain.
+/// Most connections that are answered with 503 at the same time because they waited in vain.
 const TURNED_AWAY: usize = 8;
 
 /// Pause after a failed accept (most likely out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection that waits for a place.
+/// A connection that waits for a slot.
 #[derive(Debug)]
 struct Waiting {
     client: TcpStream,
@@ -40,14 +40,14 @@ struct Waiting {
     until: Instant,
 }
 
-/// Those that wait, the longest first.
+/// The connections that wait, in order of arrival.
 #[derive(Debug)]
-struct Line {
+struct WaitingQueue {
     account: Arc<Account>,
     waiting: VecDeque<Waiting>,
 }
 
-impl Line {
+impl WaitingQueue {
     fn push(&mut self, waiting: Waiting) {
         self.account.waiting(1);
         self.waiting.push_back(waiting);
@@ -60,7 +60,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for WaitingQueue {
     fn drop(&mut self) {
         while self.pop().is_some() {}
     }
@@ -71,26 +71,26 @@ pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
     let limits = &shared.limits;
     let served = Arc::new(Semaphore::new(limits.connections));
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
-    let mut line = Line { account: Arc::clone(&shared.account), waiting: VecDeque::new() };
+    let mut queue = WaitingQueue { account: Arc::clone(&shared.account), waiting: VecDeque::new() };
     let mut failing = false;
     loop {
-        let is_crowded = !line.waiting.is_empty() && served.available_permits() == 0;
+        let is_crowded = !queue.waiting.is_empty() && served.available_permits() == 0;
         shared.crowded.send_if_modified(|crowded| std::mem::replace(crowded, is_crowded) != is_crowded);
-        let (full, first) = (line.waiting.len() >= limits.waiting, line.waiting.front().map(|first| first.until));
+        let (full, first) = (queue.waiting.len() >= limits.waiting, queue.waiting.front().map(|first| first.until));
         tokio::select! {
             biased;
-            // The semaphores are never closed.
+            // `acquire_owned` fails only on a closed semaphore; these are never closed.
             Ok(permit) = Arc::clone(&served).acquire_owned(), if first.is_some() => {
-                start(&shared, line.pop(), permit, true);
+                start(&shared, queue.pop(), permit, true);
             }
             Ok(permit) = too_late(first, &turned_away), if first.is_some() => {
-                start(&shared, line.pop(), permit, false);
+                start(&shared, queue.pop(), permit, false);
             }
             accepted = listener.accept(), if !full => match accepted {
                 Ok((client, _)) => {
                     failing = false;
                     let until = Instant::now() + limits.place_timeout;
-                    line.push(Waiting { client, open: Open::new(&shared.account), until });
+                    queue.push(Waiting { client, open: Open::new(&shared.account), until });
                 }
                 Err(error) => {
                     pause(&shared, &error, failing).await;
@@ -101,7 +101,7 @@ pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// A permit to tell the first of the line, which waits until `deadline`, that its time is over.
+/// Waits until the first connection's `deadline` has passed; returns a permit to answer it with 503.
 async fn too_late(
     deadline: Option<Instant>,
     turned_away: &Arc<Semaphore>,
@@ -136,7 +136,7 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
         service_fn(move |request: Request<Incoming>| {
             let is_tunnel = request.method() == Method::CONNECT;
             let (shared, slot, answered) = (Arc::clone(&shared), Arc::clone(&slot), Arc::clone(&answered));
-            // Boxed: it holds a whole exchange, and a waiting connection should stay small.
+            // Boxed: the future holds a whole exchange, and an idle connection should stay small.
             Box::pin(async move {
                 let mut response = forward::answer(&shared, &slot, request).await;
                 if !is_tunnel {
@@ -154,7 +154,7 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
         .header_read_timeout(shared.limits.header_timeout)
         .max_header_size(shared.limits.header_bytes)
         .max_buf_size(BUFFER_BYTES.max(shared.limits.header_bytes))
-        // A client may have said all that it has to say, and still wait for the answer: see `peer`.
+        // A client may close its sending half and still wait for the answer: see `peer`.
         .half_close(true)
         .serve_connection(TokioIo::new(peer::Shared(Arc::clone(&client))), service)
         .with_upgrades();
@@ -167,7 +167,7 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
             biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    // The client's doing: malformed bytes (answered with 400 or 431 by hyper), a time-out or a reset.
+                    // The client caused this: malformed bytes (hyper answers with 400 or 431), a time-out or a reset.
                     tracing::debug!(target: "egress", container = %shared.container, %error, "connection ended early");
                 }
                 return;
@@ -176,7 +176,7 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
                 tracing::debug!(target: "egress", container = %shared.container, "the client is gone");
                 return;
             }
-            // At once if it is between two requests, otherwise behind the answer that it is at.
+            // Closes at once between two requests, otherwise after the current answer.
             () = needed.as_mut(), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
@@ -185,12 +185,12 @@ async fn serve(client: TcpStream, slot: Arc<Slot>, shared: Arc<Shared>) {
     }
 }
 
-/// Returns when a connection has answered a request and others wait for its place. One that was not asked anything yet is
-/// never closed for them: its client could not tell that from a failure.
+/// Returns when the connection has answered a request and others wait for its slot. A connection without a request so
+/// far is never closed for others: its client could not tell that from a failure.
 async fn needed_by_others(answered: &Notify, mut crowded: watch::Receiver<bool>) {
     answered.notified().await;
     if crowded.wait_for(|crowded| *crowded).await.is_err() {
-        // The proxy has ended, and this task with it.
+        // The proxy has ended, and this task ends with it.
         std::future::pending::<()>().await;
     }
 }

@@ -1,10 +1,10 @@
-//! What the daemon spends on containers: how much of its time, and how many connections to upstreams.
+//! Limits on what the daemon spends for containers: CPU time and connections to upstreams.
 //!
-//! A container could make the daemon work without end at next to no cost of its own: a request is some bytes on its
-//! loopback. So requests have a rate, and the CPU time of all tasks that serve a container is charged to it; who has
-//! used up what there is waits, with all its connections, while others go on.
+//! A container could make the daemon work without end at almost no cost of its own: a request is some bytes on its
+//! loopback. So requests have a rate, and the CPU time of all tasks that serve a container is charged to the container.
+//! A container that has used up its budget waits with all its connections, while others go on.
 //!
-//! Of what all containers share, each has a part of its own that nobody else can use up, or takes turns with the others.
+//! Of what all containers share, each either has a reserved part that no other can use, or takes turns with the others.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,14 +22,13 @@ use super::rate::Bucket;
 /// A counter of seconds.
 pub(super) type Seconds = Counter<f64, AtomicU64>;
 
-/// The part of its own CPU rate that a container has whatever the others use.
+/// Share of a container's own CPU rate that is reserved for it, whatever the others use.
 const RESERVED: f64 = 0.1;
 
-/// Seconds' worth of requests and connections that pass at once after a pause: a package manager asks for everything at
-/// the start.
+/// Burst after a pause, in seconds' worth of requests: a package manager asks for everything at the start.
 const BURST_SECONDS: f64 = 5.0;
 
-/// A rate per second as a bucket has it: 0 is none.
+/// A rate per second for a bucket; 0 means no limit.
 fn rate(per_second: u32) -> Option<f64> {
     (per_second > 0).then(|| f64::from(per_second))
 }
@@ -38,19 +37,19 @@ fn percent(percent: u32) -> Option<f64> {
     (percent > 0).then(|| f64::from(percent) / 100.0)
 }
 
-/// What all containers share.
+/// Budget that all containers share.
 #[derive(Debug)]
 pub struct Total {
-    /// Connections to upstreams.
+    /// Rate of connections to upstreams.
     connects: Bucket,
-    /// Who waits for one of those; containers are in it with one request each.
+    /// Turn for one of those connections. Each container queues with one request at a time.
     turn: Mutex<()>,
-    /// Seconds of CPU.
+    /// CPU time, seconds.
     cpu: Bucket,
 }
 
 impl Total {
-    /// Rates of all containers together; 0 is no limit.
+    /// Rates of all containers together; 0 means no limit.
     pub fn new(connects_per_second: u32, cpu_percent: u32) -> Self {
         let (connects, cpu) = (rate(connects_per_second), percent(cpu_percent));
         Self {
@@ -61,17 +60,17 @@ impl Total {
     }
 }
 
-/// What one container may use, and what it has used.
+/// Budget of one container, and what the container has used.
 #[derive(Debug)]
 pub(super) struct Budget {
     total: Arc<Total>,
     requests: Bucket,
-    /// Admits one request at a time to the line for what all share.
+    /// Lets one request of the container at a time into the queue for what all share.
     turn: Mutex<()>,
     cpu: Bucket,
     reserved: Bucket,
     used: Seconds,
-    /// The daemon's counters: CPU time, and time for which tasks were held back.
+    /// The daemon's counters over all containers: CPU time, and time for which tasks were held back.
     used_by_all: Seconds,
     held_back: Seconds,
 }
@@ -109,7 +108,7 @@ impl Budget {
         pass(&self.total.connects).await;
     }
 
-    /// CPU time that was used for the container, seconds.
+    /// CPU time that the daemon has spent for the container, seconds.
     pub(super) fn cpu_seconds(&self) -> f64 {
         self.used.get()
     }
@@ -117,7 +116,7 @@ impl Budget {
     /// Time until the container's tasks may go on; `None` is now.
     fn wait(&self) -> Option<Duration> {
         let own = self.cpu.wait();
-        // While others use up what all share, there is the part that nobody else can use.
+        // While others use up the shared budget, the reserved part is left.
         let shared = self.total.cpu.wait().and_then(|all| self.reserved.wait().map(|reserved| reserved.min(all)));
         own.max(shared)
     }
@@ -138,7 +137,7 @@ async fn pass(bucket: &Bucket) {
     bucket.take(1.0);
 }
 
-/// A task whose CPU time is charged to a container, and that waits when the container has used up what it may.
+/// A task whose CPU time is charged to a container. The task waits while the container's budget is used up.
 pub(super) struct Charged<F> {
     task: Pin<Box<F>>,
     budget: Arc<Budget>,

@@ -1,7 +1,7 @@
-//! From an allowed host to a connected socket, with the address judged in between.
+//! Connects to an allowed host, and checks the address before connecting.
 //!
-//! The name is resolved once and the connection goes to the very address that was checked: asking twice would let a
-//! DNS answer change between check and use (DNS rebinding).
+//! The name is resolved once and the connection goes to the very address that was checked. With two look-ups, the DNS
+//! answer could change between check and use (DNS rebinding).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +21,8 @@ use super::refusal::Refusal;
 use super::target::Host;
 use super::threads;
 
-/// Addresses of one name that are tried. More than any provider publishes for one region; a cap because the answer
-/// comes from outside.
+/// Most addresses of one name that are tried: more than any provider publishes for one region. Capped because the
+/// answer comes from outside.
 const MAX_ADDRESSES: usize = 8;
 
 /// Connects on behalf of one container.
@@ -45,7 +45,7 @@ impl Dialer {
             Decision::Refused(refusal) => return Err(refusal),
             allowed => allowed,
         };
-        // Of all limits this is the host's: a port that was connected from is not free for a minute after its end.
+        // This limit protects the host: the local port of a closed connection stays in use for a minute (TIME_WAIT).
         budget.connect().await;
         let deadline = Instant::now() + self.timeout;
         let (host, addresses) = match decision {
@@ -69,7 +69,7 @@ impl Dialer {
         connect(host, port, &addresses, deadline).await
     }
 
-    /// Keeps the addresses that may be connected to; an error when none is left.
+    /// Keeps the addresses that may be connected to; an error if none is left.
     fn public(&self, host: &str, port: u16, mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Refusal> {
         let mut refused = None;
         addresses.retain(|&ip| match self.policy.check_address(ip) {
@@ -98,12 +98,12 @@ impl Dialer {
     }
 }
 
-/// How long one address may be silent before the next one is tried beside it (RFC 8305, section 8: 250 ms).
+/// Silence of one address after which the next is tried beside it (RFC 8305, section 8: 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to the first address that answers. They are tried one after the other in the order of the resolver (RFC
-/// 6724), the next one as soon as one has failed or was silent for [`ATTEMPT_DELAY`]; silent ones stay in the race. So a
-/// dead address costs a moment.
+/// Connects to the first address that answers. Addresses are tried in the order of the resolver (RFC 6724): the next
+/// one as soon as one has failed or was silent for [`ATTEMPT_DELAY`]. A silent attempt continues beside the next. So a
+/// dead address costs only that delay.
 async fn connect(host: String, port: u16, addresses: &[IpAddr], deadline: Instant) -> Result<TcpStream, Refusal> {
     let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
     let mut attempts = FuturesUnordered::new();

@@ -1,4 +1,4 @@
-//! One request: a tunnel for `CONNECT`, a forwarded message for everything else.
+//! Handles one request: a tunnel for `CONNECT`, a forwarded message for everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub(super) type ProxyBody = Either<Full<Bytes>, Incoming>;
 /// Buffer per direction of a tunnel, bytes: one TLS record.
 const TUNNEL_BYTES: usize = 16 * 1024;
 
-/// Most of a refused request's body that is read, bytes, and for how long. A client that is still writing when the
-/// connection closes would lose the explanation to a reset.
+/// Most that is read of a refused request's body, bytes, and for how long. If the proxy closed while the client still
+/// writes, a reset would destroy the answer.
 const DRAIN_BYTES: usize = 1024 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
@@ -38,7 +38,7 @@ const HOP_BY_HOP: [HeaderName; 5] =
 /// Answers one request, counts it and logs it.
 pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Request<Incoming>) -> Response<ProxyBody> {
     let connect = request.method() == Method::CONNECT;
-    // Whatever becomes of it: a refusal costs the daemon as much as what it refuses.
+    // Charge before deciding: a refusal costs the daemon as much as a served request.
     shared.account.budget.request().await;
     let result = if !slot.is_served() {
         let (connections, waited) = (shared.limits.connections, shared.limits.place_timeout.as_secs());
@@ -58,7 +58,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Requ
         }
         Err((refusal, unread)) => {
             shared.refused(&refusal);
-            // A client that waits for "100 Continue" sends nothing until it has the answer.
+            // A client that waits for "100 Continue" sends no body before it has the answer.
             if let Some(request) = unread.filter(|request| !request.headers().contains_key(header::EXPECT)) {
                 drain(request.into_body()).await;
             }
@@ -68,7 +68,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, slot: &Arc<Slot>, request: Requ
     }
 }
 
-/// Opens the upstream connection, answers 200 and copies bytes from then on.
+/// Opens the upstream connection, answers 200, then copies bytes in both directions.
 async fn tunnel(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
@@ -109,18 +109,18 @@ async fn tunnel(
     Ok(Response::new(Either::Left(Full::default())))
 }
 
-/// Where a plain request goes.
+/// Destination of a plain request, connected.
 struct Target {
     upstream: TcpStream,
     host: String,
     port: u16,
-    /// Both as in the request, the host in its one form.
+    /// Host and port as in the request, the host in its normal form.
     authority: String,
-    /// The request's body is chunked; otherwise its length is known or it has none.
+    /// Whether the request's body is chunked; otherwise its length is known or it has none.
     chunked: bool,
 }
 
-/// Reads the request's destination and connects to it, leaving the body alone.
+/// Reads the request's destination and connects to it. Does not read the body.
 async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target, Refusal> {
     let uri = request.uri();
     match uri.scheme() {
@@ -137,7 +137,7 @@ async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target,
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
-    // In its one form, which is also what the upstream is told.
+    // The normal form of the host is also what the upstream gets as Host.
     let host = Host::parse(host).map_err(Refusal::Malformed)?.to_string();
     let authority = port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
     let port = port.unwrap_or(80);
@@ -148,7 +148,7 @@ async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target,
     Ok(Target { upstream, host, port, authority, chunked })
 }
 
-/// Sends the request on, over a connection of its own, and returns the answer as soon as its head is there.
+/// Sends the request over an upstream connection of its own; returns when the head of the answer has arrived.
 async fn exchange(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
@@ -172,7 +172,7 @@ async fn exchange(
         async move {
             let _slot = slot;
             tokio::select! {
-                // The error reaches whoever waits for the response or reads its body.
+                // The error reaches the task that waits for the response or reads its body.
                 _ = connection => {}
                 () = activity.idle(idle) => {}
             }
@@ -192,22 +192,22 @@ fn outgoing(request: Request<Incoming>, authority: &str, chunked: bool) -> Resul
     let (mut parts, body) = request.into_parts();
     let host = HeaderValue::from_str(authority).map_err(|_| "the host cannot be sent as a header")?;
     let path = match parts.uri.path_and_query() {
-        // A URL without a path asks for the root. Of one that ends with a fragment, nothing is left that would say so.
+        // A URL without a path asks for the root. A URL with only a fragment looks like one without a path.
         Some(path) if path.as_str() != "/" => path.clone(),
         _ => PathAndQuery::from_static("/"),
     };
 
     remove_hop_by_hop(&mut parts.headers);
-    // Not the client's Host: a server with several sites would be asked for one that was never checked.
+    // Not the client's Host: a server with several sites would then serve a site that was never checked.
     parts.headers.insert(header::HOST, host);
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     if chunked {
-        // Said explicitly, since hyper would drop a GET's body of unknown length. Content-Length must not remain
-        // beside it (request smuggling).
+        // Set explicitly, since hyper would drop a GET's body of unknown length. Content-Length must not remain beside
+        // Transfer-Encoding (request smuggling).
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     } else if let Some(length) = parts.headers.get(header::CONTENT_LENGTH).cloned() {
-        // Once, also when it was said twice.
+        // Set once, also if the client sent the header twice.
         parts.headers.insert(header::CONTENT_LENGTH, length);
     }
     parts.uri = Uri::from(path);
@@ -229,7 +229,8 @@ fn incoming(response: Response<Incoming>) -> Result<Response<ProxyBody>, &'stati
     Ok(Response::from_parts(parts, Either::Right(body)))
 }
 
-/// Refuses a request with several Host headers (RFC 9112, section 3.2): somebody else may have read another one.
+/// Refuses a request with several Host headers (RFC 9112, section 3.2): client and upstream could each read another
+/// one.
 fn one_host(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get_all(header::HOST).iter().nth(1) {
         Some(_) => Err(Refusal::Malformed("the Host header is given more than once")),
@@ -237,7 +238,7 @@ fn one_host(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the body is chunked. Any other coding would have to be undone or passed on, and is refused instead.
+/// Whether the body is chunked. Any other transfer coding is refused, since the proxy would have to decode it.
 fn is_chunked(headers: &HeaderMap) -> Result<bool, Refusal> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -254,7 +255,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // Framing is not the client's to remove.
+        // The client must not remove the header that frames the body.
         .filter(|name| name != header::CONTENT_LENGTH)
         .collect();
     names.extend(headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned());
@@ -264,7 +265,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Reads and forgets what a refused client still sends, within bounds.
+/// Reads and discards the body of a refused request, up to [`DRAIN_BYTES`] and [`DRAIN_TIME`].
 async fn drain(mut body: Incoming) {
     let read = async {
         let mut left = DRAIN_BYTES;
@@ -292,7 +293,7 @@ fn refused(refusal: &Refusal, close: bool) -> Response<ProxyBody> {
     response
 }
 
-/// Says that the connection ends behind this answer.
+/// Announces that the connection closes after this answer.
 pub(super) fn close(response: &mut Response<ProxyBody>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }

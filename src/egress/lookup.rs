@@ -1,8 +1,9 @@
-//! Addresses of a name, as the host's resolver has them.
+//! Looks up the addresses of a name with the host's resolver.
 //!
-//! Names are looked up as absolute names. With the search list of the host's resolv.conf an allowed `internal.wild.test`
-//! that does not exist would become `internal.wild.test.corp.test`, which nobody allowed. A final dot says so to the
-//! resolver; but names of /etc/hosts have none, and so that file is looked into first.
+//! Names are looked up as absolute names. With the search list of the host's resolv.conf, an allowed
+//! `internal.wild.test` that does not exist would become `internal.wild.test.corp.test`, which nobody allowed. A final
+//! dot makes a name absolute for the resolver. Names in /etc/hosts have no final dot, so this module reads that file
+//! first.
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -12,10 +13,10 @@ const HOSTS: &str = "/etc/hosts";
 
 /// At most `most` addresses of `name`, which has no final dot. Blocks until the resolver answers or gives up.
 pub(super) fn addresses(name: &str, most: usize) -> io::Result<Vec<IpAddr>> {
-    // A host without the file has no names in it.
+    // A missing file counts as an empty one.
     let mut found = in_hosts(&std::fs::read_to_string(HOSTS).unwrap_or_default(), name);
     if found.is_empty() {
-        // The port is any: it is not looked up.
+        // `to_socket_addrs` needs a port; the value has no effect.
         found = (format!("{name}.").as_str(), 1).to_socket_addrs()?.map(|address| address.ip()).collect();
     }
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -30,7 +31,7 @@ pub(super) fn addresses(name: &str, most: usize) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// What hosts(5) says about a name.
+/// Addresses of a name in the text of a hosts(5) file.
 fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     lines

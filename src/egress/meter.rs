@@ -1,4 +1,4 @@
-//! Counting what passes, holding it back to the rate, and noticing when nothing does.
+//! Counts the bytes that pass, holds them back to the rate, and notices when none pass.
 
 use std::io;
 use std::pin::Pin;
@@ -22,13 +22,13 @@ pub struct Usage {
     pub bytes_out: u64,
     /// Bytes received from upstreams.
     pub bytes_in: u64,
-    /// Requests that went out.
+    /// Requests that were forwarded or tunnelled.
     pub allowed: u64,
-    /// Requests that did not, for whatever reason.
+    /// Requests that were not, for whatever reason.
     pub refused: u64,
     /// Connections from the container that are open now.
     pub open: u64,
-    /// CPU time that the daemon has spent on all that, seconds.
+    /// CPU time that the daemon has spent for the container, seconds.
     pub cpu_seconds: f64,
 }
 
@@ -41,26 +41,26 @@ pub(super) struct Account {
     allowed: AtomicU64,
     refused: AtomicU64,
     open: AtomicU64,
-    /// What the daemon may do for it, and has done.
+    /// CPU time and connections that the daemon may spend for the container.
     pub(super) budget: Arc<Budget>,
-    /// Towards upstreams, and from them.
+    /// Rates towards upstreams (`out`) and from them (`in`).
     out: Bucket,
     r#in: Bucket,
 }
 
-/// What one container has used so far.
+/// Reader of one container's usage; valid also after the proxy has ended.
 #[derive(Debug, Clone)]
 pub struct Meter(pub(super) Arc<Account>);
 
 impl Meter {
-    /// As of now.
+    /// Usage as of now.
     pub fn read(&self) -> Usage {
         self.0.usage()
     }
 }
 
 impl Account {
-    /// With the rates of a container that serves nothing yet.
+    /// An account with the rates of a container that serves no execution yet.
     pub(super) fn new(metrics: Arc<EgressMetrics>, limits: &Limits) -> Self {
         let mbit_per_second = limits.idle_mbit_per_second;
         Self {
@@ -76,7 +76,7 @@ impl Account {
         }
     }
 
-    /// Another rate for each direction from now on.
+    /// Changes the rate of each direction.
     pub(super) fn set_rate(&self, mbit_per_second: u32) {
         self.out.set(mbit_per_second);
         self.r#in.set(mbit_per_second);
@@ -109,7 +109,7 @@ impl Account {
         self.metrics.open.dec();
     }
 
-    /// One more connection waits for a place, or one less.
+    /// Changes the number of connections that wait for a slot.
     pub(super) fn waiting(&self, change: i64) {
         self.metrics.waiting.inc_by(change);
     }
@@ -127,7 +127,7 @@ impl Account {
     }
 }
 
-/// When an upstream connection last moved a byte, in either direction.
+/// Time of the last byte on an upstream connection, in either direction.
 #[derive(Debug)]
 pub(super) struct Activity {
     start: Instant,
@@ -162,7 +162,7 @@ impl Activity {
     }
 }
 
-/// A connection to an upstream whose bytes are counted, and pass no faster than they may.
+/// A connection to an upstream. Its bytes are counted, and held back to the container's rate.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
     stream: S,

@@ -1,8 +1,9 @@
-//! The only way out of a container: an HTTP forward proxy that the daemon serves on a socket opened inside it.
+//! Owns the egress proxy: an HTTP forward proxy that the daemon serves on a socket inside each container. It is the
+//! only network path out of a container.
 //!
-//! A container's network namespace has nothing but `lo`. Whoever builds the container opens a listening TCP socket
-//! in that namespace and hands it to [`Proxy::serve`]; connections are made from the daemon's own namespace, so
-//! there is no bridge, address or firewall rule on the host, and containers cannot reach each other by construction.
+//! A container's network namespace has nothing but `lo`. The room `container` opens a listening TCP socket in that
+//! namespace and passes it to [`Proxy::serve`]. Upstream connections are made from the daemon's own namespace, so there
+//! is no bridge, address or firewall rule on the host, and containers cannot reach each other by construction.
 //!
 //! ```text
 //! CLI ── CONNECT api.openai.com:443 ──► 127.0.0.1:3128 (container's lo) ═ accepted by the daemon
@@ -50,37 +51,37 @@ pub use refusal::Refusal;
 /// Bounds on what one container can make the daemon hold. All are per container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections served at once; further ones wait. Default 64: codex, claude and gemini were seen to hold fewer than
-    /// ten, and npm opens as many as there are packages.
+    /// Connections served at once; further ones wait. Default 64: codex, claude and gemini held fewer than ten in our
+    /// traces, and npm opens as many as there are packages.
     pub connections: usize,
-    /// Connections that wait for one of those places; further ones wait in the kernel's backlog. Default 256.
+    /// Connections that wait for a slot; further ones wait in the kernel's backlog. Default 256.
     pub waiting: usize,
-    /// Longest wait for a place; then the answer is 503. Default 10 s, as long as connecting may take.
+    /// Longest wait for a slot, after which the answer is 503. Default 10 s, as long as connecting may take.
     pub place_timeout: Duration,
     /// Bytes of a request's line and headers; more is answered with 431. Default 32 KiB, twice what Node.js sends
     /// or accepts.
     pub header_bytes: usize,
-    /// Time for a request's line and headers to arrive; also how long a kept-alive connection may idle between two
-    /// requests. Default 30 s.
+    /// Time for a request's line and headers to arrive; also the longest idle time of a kept-alive connection between
+    /// two requests. Default 30 s.
     pub header_timeout: Duration,
     /// Time for name resolution and all connection attempts together. Default 10 s.
     pub connect_timeout: Duration,
-    /// A tunnel or request without one byte in either direction for this long is closed. Default 15 min, longer
-    /// than a model thinks silently.
+    /// Time without one byte in either direction after which a tunnel or request is closed. Default 15 min, longer than
+    /// a model thinks silently.
     pub idle_timeout: Duration,
-    /// Name look-ups at once; more wait. Default 4, because each holds one of the threads for look-ups until
-    /// the resolver gives up, even when the request has long been answered.
+    /// Name look-ups at once; more wait. Default 4: each look-up holds a thread until the resolver gives up, even if
+    /// its request was answered long before.
     pub lookups: usize,
-    /// Requests per second, refused ones included; further ones wait. After a pause as many as in five seconds pass at
-    /// once. 0 is no limit. Default 50: each costs a port of the host for a minute.
+    /// Requests per second, refused ones included; further ones wait. After a pause, five seconds' worth pass at once.
+    /// 0 means no limit. Default 50: each request costs a port of the host for a minute.
     pub requests_per_second: u32,
-    /// Percent of one CPU that the daemon spends on the container; then its connections wait. 0 is no limit. Default 20,
-    /// ten times what full tunnels need.
+    /// CPU time that the daemon spends for the container, percent of one CPU; beyond that its connections wait. 0 means
+    /// no limit. Default 20, ten times what full tunnels need.
     pub cpu_percent: u32,
-    /// Rate in each direction while the container serves an execution, Mbit/s; 0 is no limit. Default 10 (product
+    /// Rate in each direction while the container serves an execution, Mbit/s; 0 means no limit. Default 10 (product
     /// requirement).
     pub run_mbit_per_second: u32,
-    /// The same before that, while a CLI is being prestarted in it. Default 5 (product requirement).
+    /// Rate in each direction before that, while a CLI is being prestarted, Mbit/s. Default 5 (product requirement).
     pub idle_mbit_per_second: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Who may be talked to: host patterns, static names and exceptions for private networks.
+//! Destinations that containers may reach: host patterns, static names and exceptions for private networks.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -116,7 +116,7 @@ impl Policy {
         Ok(Self { allowed, patterns, resolve: names, allow_private })
     }
 
-    /// What was allowed, as it was given; nothing if that is longer than `most` bytes.
+    /// The patterns as they were given; an empty list if they are longer than `most` bytes together.
     pub fn allowed(&self, most: usize) -> Vec<String> {
         let length: usize = self.allowed.iter().map(|text| text.len() + 8).sum();
         if length <= most { self.allowed.clone() } else { Vec::new() }
@@ -169,7 +169,7 @@ struct Pattern {
 enum HostPattern {
     AnyName,
     Name(String),
-    /// The name with its leading dot, so that `evilchatgpt.com` does not end with it.
+    /// The domain with a leading dot, so that `evilchatgpt.com` does not match `*.chatgpt.com`.
     Below(String),
     Ip(IpAddr),
 }
@@ -180,7 +180,7 @@ impl Pattern {
         if text.contains("://") || text.contains('/') {
             return Err(bad("it is a URL or has a path"));
         }
-        // The last colon of an IPv6 address in brackets lies before the closing one.
+        // Within an IPv6 address in brackets, the last colon is part of the address, not the port's.
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, port),
             _ => return Err(bad("the port is missing")),

@@ -1,4 +1,4 @@
-//! One container's proxy, as its owner has it.
+//! Handle to one container's proxy.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -52,27 +52,27 @@ impl Proxy {
         Ok(Self { shared })
     }
 
-    /// The container serves an execution from now on: its bytes may pass at the rate for that.
+    /// Raises the rate of bytes to that of a running execution.
     pub fn serve_execution(&self) {
         self.shared.account.set_rate(self.shared.limits.run_mbit_per_second);
     }
 
-    /// Connections made from now on belong to what `span` says, on log lines. Only the first call counts.
+    /// Attaches the log lines of later connections to `span`. Only the first call has an effect.
     pub fn belongs_to(&self, span: tracing::Span) {
         self.shared.belongs_to(span);
     }
 
-    /// Tells what the container has used, also once the proxy is gone.
+    /// A reader of the container's usage, which stays valid after the proxy has ended.
     pub fn meter(&self) -> Meter {
         Meter(Arc::clone(&self.shared.account))
     }
 
-    /// What the container has used so far.
+    /// The container's usage so far.
     pub fn usage(&self) -> Usage {
         self.shared.account.usage()
     }
 
-    /// Closes the listener and every connection and tunnel, and returns when they are closed.
+    /// Closes the listener and every connection and tunnel; returns the usage when they are closed.
     pub async fn shutdown(self) -> Usage {
         self.shared.end().await;
         self.usage()

@@ -1,5 +1,5 @@
-//! How fast something may pass: buckets of tokens. For bytes one per container and direction, shared by all its
-//! connections; see also `budget`.
+//! Token buckets, which limit a rate. Bytes have one bucket per container and direction, shared by the container's
+//! connections; `budget` has those of requests and CPU time.
 
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,20 +11,21 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Bytes per second in a megabit per second.
 const MBIT: f64 = 1_000_000.0 / 8.0;
 
-/// A second's worth of bytes can pass at once after a pause, so that a prompt does not wait; then as many as the rate says.
+/// A token bucket. After a pause, a second's worth of bytes passes at once, so that a prompt does not wait; then the
+/// rate applies.
 ///
-/// A piece passes when there are tokens at all, and what it takes beyond them has to be made up for by all that follow:
-/// pieces are some 16 KiB, and so the rate is kept exactly without pieces having to be cut.
+/// A piece passes whenever the bucket holds any token, and may take more tokens than there are. Later pieces wait until
+/// the debt is paid. Pieces are some 16 KiB, so the rate is kept exactly without cutting pieces.
 #[derive(Debug)]
 pub(super) struct Bucket(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Tokens per second; no limit when absent.
+    /// Tokens per second; `None` for no limit.
     rate: Option<f64>,
-    /// Most that gather during a pause.
+    /// Most tokens that gather during a pause.
     most: f64,
-    /// Below zero when more has passed than there was.
+    /// Tokens available; below zero when more has passed than there was.
     tokens: f64,
     at: Instant,
 }
@@ -40,30 +41,30 @@ impl State {
 }
 
 impl Bucket {
-    /// A full one for bytes, with a second's worth in it; 0 is no limit.
+    /// A full bucket for bytes that holds a second's worth; 0 means no limit.
     pub(super) fn new(mbit_per_second: u32) -> Self {
         let rate = rate(mbit_per_second);
         Self::with(rate, rate.unwrap_or(0.0))
     }
 
-    /// A full one: so many tokens a second, and so many at once after a pause.
+    /// A full bucket with this many tokens per second, and at most `most` tokens after a pause.
     pub(super) fn with(rate: Option<f64>, most: f64) -> Self {
         Self(Mutex::new(State { rate, most, tokens: most, at: Instant::now() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Plain numbers, valid whoever held them.
+        // The state is plain numbers, valid also after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another rate from now on; full again, since what passed before was somebody else's.
+    /// Changes the rate and fills the bucket: what passed before belonged to another use of the container.
     pub(super) fn set(&self, mbit_per_second: u32) {
         let rate = rate(mbit_per_second);
         let most = rate.unwrap_or(0.0);
         *self.state() = State { rate, most, tokens: most, at: Instant::now() };
     }
 
-    /// Takes what has passed.
+    /// Takes tokens for what has passed.
     pub(super) fn take(&self, tokens: f64) {
         let mut state = self.state();
         if state.rate.is_some() {
@@ -76,7 +77,7 @@ impl Bucket {
         let mut state = self.state();
         state.refill(Instant::now());
         let rate = state.rate?;
-        // Not at the very first token: one piece a millisecond is as fast, and wakes up less often.
+        // Waits at least 1 ms rather than for the first token: the rate is the same with fewer wake-ups.
         (state.tokens <= 0.0).then(|| Duration::from_secs_f64(-state.tokens / rate).max(Duration::from_millis(1)))
     }
 }
@@ -90,7 +91,7 @@ fn rate(mbit_per_second: u32) -> Option<f64> {
 pub(super) struct Turn(Option<Pin<Box<Sleep>>>);
 
 impl Turn {
-    /// Ready when something may pass.
+    /// Ready when the bucket lets something pass.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, bucket: &Bucket) -> Poll<()> {
         loop {
             if let Some(sleep) = &mut self.0 {

@@ -1,4 +1,4 @@
-//! What the proxy answers when it does not do what was asked: one type with status, text and metric label.
+//! The proxy's answer to a request that it refuses: one type with status, text and metric label.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,13 +7,13 @@ use hyper::StatusCode;
 
 use super::metrics::Outcome;
 
-/// Why a request did not go out. The display text is what the container's program is told.
+/// Why a request was refused. The program in the container gets the display text.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The request is not one that a forward proxy can take, or has more than one reading.
     #[error("malformed proxy request: {0}")]
     Malformed(&'static str),
-    /// An https URL to be fetched. The proxy does not take TLS apart, so that it has to begin at the client.
+    /// The request is to fetch an https URL. The proxy does not terminate TLS: the client must open a tunnel.
     #[error(
         "an https URL cannot be fetched through this proxy; the client has to open a tunnel with CONNECT {authority}, as \
          curl, git, node and Python do and busybox's wget does not"
@@ -30,7 +30,7 @@ pub enum Refusal {
         /// Port.
         port: u16,
     },
-    /// The host is allowed, but not the address that it has.
+    /// The host is allowed, but its address is not.
     #[error(
         "egress to {host}:{port} is refused because its address {ip} is not public ({class} address); {}",
         private(host)
@@ -48,13 +48,13 @@ pub enum Refusal {
     /// The message body has a transfer coding other than `chunked`.
     #[error("the proxy understands no transfer coding but chunked")]
     TransferCoding,
-    /// The container has too many connections open, and none of them was closed in time.
+    /// The container has too many connections open, and none was closed in time.
     #[error(
         "this container already has {connections} connections open through the egress proxy, and none was closed within \
          {waited} s; close some and try again"
     )]
     TooManyConnections {
-        /// As many as there may be.
+        /// Limit of connections.
         connections: usize,
         /// Seconds for which the connection waited.
         waited: u64,
@@ -74,7 +74,7 @@ pub enum Refusal {
         host: String,
         /// Port.
         port: u16,
-        /// What the last attempt ended with.
+        /// Error of the last attempt.
         source: io::Error,
     },
     /// Resolution and connection took too long, or a connected upstream was silent for too long.
@@ -97,7 +97,7 @@ pub enum Refusal {
     },
 }
 
-/// What helps whoever asks for the machine that it runs on: the proxy's loopback is another one.
+/// Hint for a program that asks for `localhost`: the proxy's loopback is the host's, not the container's.
 const DIRECTLY: &str = "this is your own container: connect directly, not through the proxy (set NO_PROXY)";
 
 fn not_allowed(host: &str, port: u16) -> String {
@@ -112,7 +112,7 @@ fn private(host: &str) -> String {
     }
 }
 
-/// Whether a program that asks for this host means its own container.
+/// Whether `host` names the machine that the program runs on, by which it means its own container.
 fn is_own(host: &str) -> bool {
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| ip.to_canonical());
     host == "localhost"
@@ -133,7 +133,7 @@ impl Refusal {
         }
     }
 
-    /// The text behind the status. Clients that show nothing else (GNU wget and busybox's, for one) show this.
+    /// The reason phrase of the status line. Some clients (GNU wget and busybox's) show nothing else.
     pub(super) fn phrase(&self) -> &'static [u8] {
         match self {
             Self::Malformed(_) => b"Malformed proxy request",
@@ -149,7 +149,7 @@ impl Refusal {
         }
     }
 
-    /// Host and port, as far as they were understood.
+    /// Host and port, as far as the request could be read.
     pub fn destination(&self) -> Option<(&str, Option<u16>)> {
         match self {
             Self::Malformed(_) | Self::PlainHttps { .. } | Self::TransferCoding | Self::TooManyConnections { .. } => {
@@ -164,7 +164,7 @@ impl Refusal {
         }
     }
 
-    /// How the request is counted.
+    /// Value of the metric's label `decision`.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Malformed(_) | Self::PlainHttps { .. } | Self::TransferCoding => Outcome::Malformed,

@@ -1,4 +1,4 @@
-//! What the connections of one container share: its account, its limits, and their common end.
+//! State that the connections of one container share: account, limits, and their common end.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,7 +21,7 @@ use crate::telemetry::escape_control;
 /// Most that hyper buffers per connection and direction, bytes. Bounds memory, not message size.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Log lines about refusals that one container can cause per [`LOG_WINDOW`]; the metrics count them all.
+/// Most log lines about refusals that one container causes per [`LOG_WINDOW`]. The metrics count all refusals.
 const LOG_LINES: u32 = 20;
 const LOG_WINDOW: Duration = Duration::from_secs(60);
 
@@ -32,10 +32,10 @@ pub(super) struct Shared {
     pub(super) dialer: Dialer,
     pub(super) limits: Limits,
     pub(super) account: Arc<Account>,
-    /// Whether connections wait for a place: then those that are kept alive for a next request are closed.
+    /// Whether connections wait for a slot. Then connections that are kept alive for a next request are closed.
     pub(super) crowded: watch::Sender<bool>,
-    log: Mutex<LogGate>,
-    /// What log lines about connections belong to, once the container serves an execution.
+    log: Mutex<LogLimit>,
+    /// Span of log lines about connections, once the container serves an execution.
     owner: OnceLock<tracing::Span>,
     tasks: TaskTracker,
     end: CancellationToken,
@@ -43,7 +43,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// For the container of this name. Tasks run on `runtime`.
+    /// State of the proxy of this container. Tasks run on `runtime`.
     pub(super) fn new(
         policy: Arc<Policy>,
         container: &str,
@@ -56,7 +56,7 @@ impl Shared {
             dialer: Dialer::new(policy, limits.lookups, limits.connect_timeout),
             account: Arc::new(Account::new(metrics, &limits)),
             crowded: watch::Sender::new(false),
-            log: Mutex::new(LogGate::default()),
+            log: Mutex::new(LogLimit::default()),
             owner: OnceLock::new(),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
@@ -82,23 +82,23 @@ impl Shared {
         self.tasks.wait().await;
     }
 
-    /// Runs a task that ends with the proxy, and whose CPU time is the container's.
+    /// Runs a task that ends with the proxy. Its CPU time is charged to the container.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let end = self.end.clone();
         let task = Charged::new(task, Arc::clone(&self.account.budget));
         let bounded = async move {
-            // `None` means cancelled, which drops the task and with it its sockets.
+            // `None` means cancelled: that drops the task and closes its sockets.
             let _ = end.run_until_cancelled_owned(task).await;
         };
-        // Not awaited by handle: the tracker knows when it has ended.
+        // The handle is not awaited: the tracker knows when the task has ended.
         let span = self.owner.get().cloned().unwrap_or_else(tracing::Span::none);
         drop(self.tasks.spawn_on(bounded.instrument(span), &self.runtime));
     }
 
-    /// Counts and logs a request that did not go out.
+    /// Counts and logs a refused request.
     pub(super) fn refused(&self, refusal: &Refusal) {
         self.account.count(refusal.outcome());
-        // The gate is plain data, valid whoever held it.
+        // The state is plain data, valid also after a panic elsewhere.
         let turn = self.log.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now());
         match turn {
             Turn::Silent => {}
@@ -121,9 +121,9 @@ impl Shared {
     }
 }
 
-/// Keeps one container from filling the log.
+/// Limits the log lines of one container.
 #[derive(Debug, Default)]
-struct LogGate {
+struct LogLimit {
     window: Option<Instant>,
     lines: u32,
 }
@@ -131,12 +131,12 @@ struct LogGate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Write,
-    /// Write, and say that no more follow.
+    /// Write this line and one that says that no more follow.
     Last,
     Silent,
 }
 
-impl LogGate {
+impl LogLimit {
     fn turn(&mut self, now: Instant) -> Turn {
         if self.window.is_none_or(|start| now.duration_since(start) >= LOG_WINDOW) {
             *self = Self { window: Some(now), lines: 0 };
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn refusals_are_logged_twenty_times_a_minute() {
         let start = Instant::now();
-        let mut gate = LogGate::default();
+        let mut gate = LogLimit::default();
         let turns: Vec<Turn> = (0..100).map(|_| gate.turn(start)).collect();
         assert_eq!(turns.iter().filter(|&&turn| turn == Turn::Write).count(), 19);
         assert_eq!(turns.iter().filter(|&&turn| turn == Turn::Last).count(), 1);

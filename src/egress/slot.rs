@@ -1,4 +1,4 @@
-//! What a connection holds for as long as any of its tasks runs.
+//! What a connection holds until its last task has ended: a slot and a count.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::meter::Account;
 
-/// A connection that the daemon holds, as counted.
+/// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(super) struct Open(Arc<Account>);
 
@@ -23,7 +23,7 @@ impl Drop for Open {
     }
 }
 
-/// A place among a container's connections, held until its last task has ended.
+/// A slot among a container's connections, held until the connection's last task has ended.
 #[derive(Debug)]
 pub(super) struct Slot {
     is_served: bool,
@@ -32,12 +32,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// `permit` is for being served, or for being told that there was no place.
+    /// `permit` is either one to be served, or one to be answered with 503.
     pub(super) fn new(is_served: bool, permit: OwnedSemaphorePermit, open: Open) -> Self {
         Self { is_served, _permit: permit, _open: open }
     }
 
-    /// Whether the connection is served; otherwise it only gets to know that it is not.
+    /// Whether the connection is served; otherwise it is answered with 503.
     pub(super) fn is_served(&self) -> bool {
         self.is_served
     }

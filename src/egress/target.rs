@@ -1,4 +1,4 @@
-//! Where a request wants to go: one reading of its host and port, so that policy and connection cannot disagree.
+//! Reads the host and port of a request in exactly one way, so that policy and connection cannot disagree.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -52,8 +52,8 @@ impl Host {
                 return Err("a label of a host name neither starts nor ends with a hyphen");
             }
         }
-        // getaddrinfo reads 127.1, 2130706433 and 0x7f000001 as addresses: such a "name" would be an address literal
-        // that only patterns for names were asked about.
+        // getaddrinfo reads 127.1, 2130706433 and 0x7f000001 as addresses. Such a "name" would reach an address after
+        // being checked only against the patterns for names.
         let last = name.rsplit('.').next().unwrap_or_default();
         if last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") {
             return Err("a host that ends in a number must be a full IPv4 address");
@@ -72,9 +72,9 @@ impl fmt::Display for Host {
     }
 }
 
-/// Splits `host:port`, `[v6]:port` or a bare host. The host is not looked at further; a port must be 1 to 65535.
+/// Splits `host:port`, `[v6]:port` or a bare host. Does not check the host; a port must be 1 to 65535.
 pub(super) fn split_authority(authority: &str) -> Result<(&str, Option<u16>), &'static str> {
-    // Not echoed: what stands before the @ may be a password.
+    // The text is not repeated in the error: what stands before the @ may be a password.
     if authority.contains('@') {
         return Err("user information in a URL is not accepted");
     }

@@ -1,4 +1,4 @@
-//! Threads of their own for the system's resolver, which blocks: a name server that does not answer must not take the
+//! Threads for the system's resolver, which blocks. They are separate so that a silent name server cannot use up the
 //! threads that create containers.
 
 use std::io;
@@ -9,8 +9,8 @@ use tokio::runtime::{Builder, Runtime};
 /// Look-ups at the same time, of all containers together. Each container may have `egress.limits.lookups` of them.
 const MAX_LOOKUPS: usize = 64;
 
-/// Only its pool of blocking threads is used: they are started when they are needed, and end when they are not. It is never
-/// dropped, so that the daemon's end does not wait for a name server.
+/// The runtime whose blocking threads do the look-ups; only those threads are used, started and ended by need. The
+/// runtime is never dropped, so that the daemon's end does not wait for a name server.
 fn threads() -> io::Result<&'static Runtime> {
     static THREADS: OnceLock<io::Result<Runtime>> = OnceLock::new();
     let made = THREADS.get_or_init(|| {
@@ -19,7 +19,7 @@ fn threads() -> io::Result<&'static Runtime> {
     made.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
-/// Runs a look-up there; it waits while [`MAX_LOOKUPS`] are running.
+/// Runs a look-up on one of these threads; waits while [`MAX_LOOKUPS`] are running.
 pub(super) async fn run<T: Send + 'static>(look_up: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     threads()?.spawn_blocking(look_up).await.map_err(io::Error::other)?
 }

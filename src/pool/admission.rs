@@ -1,10 +1,10 @@
-//! Whether the host can take another container: its memory and its CPUs as `/proc` shows them.
+//! Admission: whether the host can carry another container, by its memory and CPUs as `/proc` shows them.
 //!
-//! Memory: `MemAvailable` (proc_meminfo(5)) less what containers that are being created will need, and the share of
-//! time in which something waited for memory (PSI, Documentation/accounting/psi.rst). CPU: the load average per CPU and,
-//! where the kernel has PSI, the share of time in which something waited for a CPU: both have to be high. PSI alone
-//! says little here, since a process that waits for its own quota counts as waiting; the load average alone still
-//! counts what has ended within the last minute.
+//! Memory: `MemAvailable` (proc_meminfo(5)) less what containers under creation will need, and the share of time in
+//! which some process waited for memory (PSI, Documentation/accounting/psi.rst). CPU: the load average per CPU and,
+//! where the kernel has PSI, the share of time in which some process waited for a CPU. Both must be high. PSI alone is
+//! not enough, since a process that waits for its own quota counts as waiting; nor is the load average, since it still
+//! counts processes that ended within the last minute.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,54 +13,54 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long what was read is used again: reading costs some 50 µs.
+/// Age up to which readings of `/proc` are used again: reading them costs some 50 µs.
 const FRESH: Duration = Duration::from_millis(50);
 
-/// Limits; see `[admission]` in the configuration.
+/// Limits of admission; see `[admission]` in the configuration.
 #[derive(Debug, Clone)]
 pub struct AdmissionSettings {
-    /// Where `meminfo`, `loadavg` and `pressure/` are: `/proc`.
+    /// Directory of `meminfo`, `loadavg` and `pressure/`: `/proc`.
     pub proc: PathBuf,
-    /// CPUs of the host.
+    /// Number of CPUs of the host.
     pub cpus: usize,
-    /// Memory that stays available, bytes; 0 switches all checks of memory off.
+    /// Memory that has to stay available, bytes; 0 switches all checks of memory off.
     pub min_available_bytes: u64,
-    /// Most that something may have waited for memory in the last 10 s, percent of the time.
+    /// Highest share of the last 10 s in which some process may have waited for memory, percent.
     pub max_memory_pressure: f64,
-    /// Most that something may have waited for a CPU in the last 10 s, percent of the time.
+    /// Highest share of the last 10 s in which some process may have waited for a CPU, percent.
     pub max_cpu_pressure: f64,
     /// Highest load average of the last minute per CPU; 0 switches all checks of CPUs off.
     pub max_load_per_cpu: f64,
 }
 
-/// Why nothing is created now.
+/// Why the host takes no container now.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum Refusal {
-    /// Too little memory is left.
+    /// Too little memory is available.
     #[error(
         "the host has {available_mib} MiB of memory available, but {needed_mib} MiB are needed and {reserved_mib} MiB \
          are to stay free (`admission.min_available_bytes`)"
     )]
     Memory {
-        /// `MemAvailable` less what is being created, MiB.
+        /// `MemAvailable` less the reservations of containers under creation, MiB.
         available_mib: u64,
-        /// For one more container, MiB.
+        /// Memory needed for this container, MiB.
         needed_mib: u64,
-        /// What has to stay, MiB.
+        /// Memory that has to stay available, MiB.
         reserved_mib: u64,
     },
-    /// Processes wait for memory.
+    /// Processes wait for memory too much of the time.
     #[error(
         "processes waited for memory for {percent:.0} % of the last 10 s, more than {max:.0} % \
          (`admission.max_memory_pressure_percent`)"
     )]
     MemoryPressure {
-        /// Share of time, percent.
+        /// Share of the last 10 s, percent.
         percent: f64,
         /// Limit, percent.
         max: f64,
     },
-    /// Too many processes for the CPUs.
+    /// More processes want to run than the CPUs can serve.
     #[error("the host's load is {load:.1} per CPU, more than {max:.1} (`admission.max_load_per_cpu`)")]
     Cpu {
         /// Load average of the last minute per CPU.
@@ -71,7 +71,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// For metrics.
+    /// Value of the metric's label `reason`.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Memory { .. } => "memory",
@@ -81,20 +81,20 @@ impl Refusal {
     }
 }
 
-/// What `/proc` says.
+/// One reading of `/proc`; a value is `None` when it cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Readings {
-    /// Bytes.
+    /// `MemAvailable`, bytes.
     available: Option<u64>,
-    /// Average of the last minute.
+    /// Load average of the last minute.
     load: Option<f64>,
-    /// `some avg10`, percent; none without PSI.
+    /// `some avg10` of memory pressure, percent; `None` without PSI.
     memory_pressure: Option<f64>,
-    /// The same for CPUs.
+    /// `some avg10` of CPU pressure, percent; `None` without PSI.
     cpu_pressure: Option<f64>,
 }
 
-/// Decides. One per daemon.
+/// Decides about admission. One per daemon.
 #[derive(Debug)]
 pub struct Admission {
     settings: AdmissionSettings,
@@ -102,7 +102,8 @@ pub struct Admission {
     last: Mutex<Option<(Instant, Readings)>>,
 }
 
-/// Memory of a container that is being created, counted until this is dropped: from then on the kernel counts it.
+/// Memory reserved for a container under creation. Dropped once the container exists: from then on the kernel counts
+/// it.
 #[derive(Debug)]
 pub struct Reservation {
     bytes: u64,
@@ -116,7 +117,7 @@ impl Drop for Reservation {
 }
 
 impl Admission {
-    /// Checks against `settings`. What cannot be read is not checked, which is said once, here.
+    /// Creates the check with these limits. A value that cannot be read is not checked; a log line says so once, here.
     pub fn new(settings: AdmissionSettings) -> Self {
         let this = Self { settings, reserved: Arc::default(), last: Mutex::default() };
         let readings = this.read();
@@ -130,12 +131,12 @@ impl Admission {
         this
     }
 
-    /// Whether a container that needs `bytes` may be created.
+    /// Reserves memory for a container that needs `bytes`, if the host can carry the container.
     ///
     /// # Errors
-    /// Why not.
+    /// See [`Refusal`].
     pub fn admit(&self, bytes: u64) -> Result<Reservation, Refusal> {
-        // Taken first, so that two at once cannot both use what is enough for one.
+        // Reserve before checking, so that two creations at once cannot both use room that is enough for one.
         self.reserved.fetch_add(bytes, Ordering::Relaxed);
         let reservation = Reservation { bytes, reserved: Arc::clone(&self.reserved) };
         self.check(self.reserved.load(Ordering::Relaxed), bytes)?;
@@ -183,7 +184,7 @@ impl Admission {
     }
 
     fn read(&self) -> Readings {
-        // The kernel's own files: always short.
+        // Blocking reads are fine here: files of procfs answer at once.
         let text = |name: &str| std::fs::read_to_string(self.settings.proc.join(name)).unwrap_or_default();
         Readings {
             available: available(&text("meminfo")),

@@ -1,18 +1,18 @@
-//! Who is next: first come, first served for one user, in turns between the users of a provider, and in turns between
-//! providers. Plain data; the waiting itself is [`super::scheduler`]'s.
+//! Order of waiting requests: first come, first served for one user; round robin between the users of a provider; round
+//! robin between providers. Plain data; [`super::scheduler`] does the waiting.
 
 use std::collections::VecDeque;
 
-/// The requests that wait.
+/// The requests that wait, in fair order.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     next_id: u64,
     length: usize,
-    /// The first one is served next.
+    /// Providers in their turn: the first is served next.
     providers: VecDeque<Group<User<T>>>,
 }
 
-/// Those with the same name, in turns.
+/// Members with the same name, in their turn.
 #[derive(Debug)]
 struct Group<M> {
     name: String,
@@ -34,7 +34,7 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    /// Appends a request of `user` to `provider`; returns the id that it has here.
+    /// Appends a request of `user` to `provider`; returns the request's id in this queue.
     pub fn push(&mut self, provider: &str, user: &str, value: T) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -44,19 +44,19 @@ impl<T> FairQueue<T> {
         id
     }
 
-    /// The one that is next among the providers that are `wanted`.
+    /// The request that is next, among the providers for which `wanted` is true.
     pub fn next(&self, wanted: impl Fn(&str) -> bool) -> Option<(u64, &str, &T)> {
         let provider = self.providers.iter().find(|provider| wanted(&provider.name))?;
         let request = provider.members.front()?.members.front()?;
         Some((request.id, &provider.name, &request.value))
     }
 
-    /// Takes one out because it is served: its user and its provider go behind the others.
+    /// Removes a request that is served. Its user and its provider move to the end of their rounds.
     pub fn serve(&mut self, id: u64) -> Option<T> {
         self.take(id, true)
     }
 
-    /// Takes one out because it does not wait any longer.
+    /// Removes a request that no longer waits. No turn changes.
     pub fn remove(&mut self, id: u64) -> Option<T> {
         self.take(id, false)
     }
@@ -76,18 +76,18 @@ impl<T> FairQueue<T> {
         None
     }
 
-    /// How many wait.
+    /// Number of requests.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// How many wait for `provider`.
+    /// Number of requests for `provider`.
     pub fn waiting_for(&self, provider: &str) -> usize {
         let found = self.providers.iter().find(|group| group.name == provider);
         found.map_or(0, |group| group.members.iter().map(|user| user.members.len()).sum())
     }
 
-    /// All in the order in which they would be served if nobody else came.
+    /// All requests in the order in which they would be served if no other came.
     pub fn in_order(&self) -> Vec<(u64, &T)> {
         let mut providers: VecDeque<VecDeque<VecDeque<&Request<T>>>> = self
             .providers
@@ -118,7 +118,8 @@ fn find_or_add<'a, M>(groups: &'a mut VecDeque<Group<M>>, name: &str) -> &'a mut
     &mut groups[index].members
 }
 
-/// After a request of group `index` was taken out: an empty group goes, one that was served goes to the end.
+/// Updates a round after a request of group `index` was removed: an empty group is dropped, a served one moves to the
+/// end.
 fn rotate<M>(groups: &mut VecDeque<Group<M>>, index: usize, served: bool) {
     if groups[index].members.is_empty() {
         groups.remove(index);

@@ -1,6 +1,7 @@
-//! Counters and histograms of pools and of those who wait for them.
+//! Counters and histograms of pools and of the fair queue.
 //!
-//! Their labels are bounded: providers are those of the configuration and `image`, everything else is in the code.
+//! Labels are bounded: `provider` is a name of the configuration or `image`; all other values are constants in the
+//! code.
 
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use prometheus_client::registry::Registry;
 use super::scaling::Decision;
 use crate::container::{ContainerError, Template};
 
-/// Bucket bounds of waiting times, seconds: from a place that is just becoming free to the longest deadlines.
+/// Bucket bounds of waiting times, seconds: from a lease that is just becoming free to the longest deadlines.
 const WAIT_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
-/// Bucket bounds of creation times, seconds: from a bare container to a CLI that is started in it.
+/// Bucket bounds of creation times, seconds: from a bare container to one with a prestarted CLI.
 const CREATE_BUCKETS: [f64; 12] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,7 +59,7 @@ struct AdmissionLabels {
     what: &'static str,
 }
 
-/// Registered once per daemon.
+/// Metrics of all pools. Registered once per daemon.
 #[derive(Debug)]
 pub struct PoolMetrics {
     queued: Family<ProviderLabels, Gauge>,
@@ -135,7 +136,8 @@ impl PoolMetrics {
         metrics
     }
 
-    /// Shows the counters of a provider at 0: a rate misses whatever happens before the first look at a counter.
+    /// Creates the counters of a provider with value 0: a rate misses what happens before the first scrape of a
+    /// counter.
     pub(super) fn expect(&self, provider: &str) {
         self.queue(provider, 0);
         for (direction, reason) in [("up", "queue"), ("up", "hit_rate"), ("down", "idle")] {
@@ -150,7 +152,7 @@ impl PoolMetrics {
         }
     }
 
-    /// A container was created, or not.
+    /// Records a creation, with its time if it succeeded.
     pub(super) fn created<T>(
         &self,
         template: &Template,

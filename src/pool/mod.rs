@@ -1,9 +1,19 @@
-//! Warm containers of one provider: created ahead of time, frozen, handed out once, replaced.
+//! Owns the warm containers of one provider: created ahead of time, frozen, claimed once, then replaced.
 //!
-//! One task owns each pool; everybody else sends it messages. It keeps as many containers warm as [`scaling`] says,
-//! looks at each of them every health interval, and backs off when creating fails. It never holds a container that
-//! somebody has used. What pools share is in [`scheduler`]: places, the host's memory and CPUs, and those who wait. While
-//! claims are in flight, [`RefillThrottle`](crate::container::RefillThrottle) holds all refilling.
+//! ```text
+//! image      NotYet ──unpacked──► Ready          (failed: Broken, tried again with back-off)
+//! refill     throttle ─► lease + memory ─► create ─► park ─► warm
+//! claim      warm container? ──yes──► Offer::Warm, still frozen
+//!                  └─no─► lease free? ──yes──► created for this request
+//!                               └─no─► fair queue ─► a warm container or a lease, or QueueTimeout
+//! ```
+//!
+//! One task ([`owner`]) owns each pool; a [`Pool`] is a handle that sends messages to the task. Executions and
+//! sandboxes claim; the API reads and changes the target; `service` asks for the status. [`scheduler`] owns what all
+//! pools share: leases, admission by the host's memory and CPUs, and the fair queue. While claims are in flight,
+//! [`RefillThrottle`](crate::container::RefillThrottle) delays all refilling.
+//!
+//! Deliberately absent: a way back into the pool for a container that anybody has used.
 
 mod admission;
 mod fair_queue;
@@ -27,57 +37,57 @@ pub use scaling::{Bounds, Rules};
 use scheduler::Gauges;
 pub use scheduler::{ClaimRequest, Scheduler, SchedulerSettings, Unavailable};
 
-/// Makes the template, which needs the image to be unpacked: may take seconds, runs on a blocking thread, and is
-/// tried again until it succeeds.
+/// Makes the template of a pool's containers. The call unpacks the image first, which may take seconds: the pool runs
+/// it on a blocking thread, and repeats it until it succeeds.
 pub type Prepare = Arc<dyn Fn() -> Result<Arc<Template>, String> + Send + Sync>;
 
 /// How a pool behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How far its containers are taken.
+    /// Stage that a container reaches before it is parked: created, or with a prestarted CLI in it.
     pub stage: types::Stage,
-    /// The one model that its containers serve, if it is but one.
+    /// The one model that the prestarted CLIs serve; `None` for the provider's default or for a pool without CLIs.
     pub model: Option<String>,
-    /// Warm containers wanted at the start.
+    /// Number of warm containers wanted at the start.
     pub target: usize,
-    /// Between which numbers that moves, if it does.
+    /// Bounds between which the target may move.
     pub bounds: Bounds,
-    /// What moves it.
+    /// Rules by which the target moves.
     pub rules: Rules,
-    /// Share of the target below which refilling does not wait for claims, percent.
+    /// Share of the target, percent, below which refilling does not wait for claims in flight.
     pub low_water_percent: usize,
-    /// Time between two health passes.
+    /// Time between two health checks of all warm containers.
     pub health_interval: Duration,
-    /// Creations at the same time.
+    /// Number of containers that the pool creates at the same time, at most.
     pub concurrent_creations: usize,
 }
 
 /// Why a claim got no container.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// No place, or the host cannot take more; and the request does not wait.
+    /// No lease is free, or the host cannot take another container; and the request does not wait.
     #[error(transparent)]
     Short(#[from] Unavailable),
-    /// It would have waited, but too many do.
+    /// The request would have waited, but the queue is full.
     #[error("{max} requests are waiting already (`queue.max`): {shortage}")]
     QueueFull {
-        /// Limit of the queue.
+        /// Limit of the queue, requests.
         max: usize,
-        /// What they wait for.
+        /// Why the requests in the queue wait.
         shortage: Unavailable,
     },
-    /// It has waited for as long as it may.
+    /// The request has waited for its whole deadline.
     #[error("no container became free within {} ms: {shortage}", waited.as_millis())]
     QueueTimeout {
-        /// How long it was.
+        /// Time that the request waited.
         waited: Duration,
-        /// What was missing in the end.
+        /// What was missing when the deadline passed.
         shortage: Unavailable,
     },
-    /// The image is not there yet.
+    /// The provider's image is not unpacked yet, or cannot be unpacked.
     #[error("the provider is not ready: {0}")]
     NotReady(String),
-    /// Nothing was warm and a container could not be created.
+    /// No container was warm, and creating one failed.
     #[error("no container could be created: {0}")]
     Create(#[from] ContainerError),
     /// The daemon is shutting down.
@@ -86,7 +96,7 @@ pub enum ClaimError {
 }
 
 impl ClaimError {
-    /// Whether there was nothing wrong but that too much was asked for at once.
+    /// Whether the claim failed only because too much was asked for at once.
     pub fn is_shortage(&self) -> bool {
         matches!(self, Self::Short(_) | Self::QueueFull { .. } | Self::QueueTimeout { .. })
     }
@@ -98,55 +108,56 @@ impl From<Limit> for ClaimError {
     }
 }
 
-/// What the pool answers to a claim.
+/// The pool's answer to a claim.
 pub(crate) enum Offer {
-    /// A frozen container, now the caller's.
+    /// A frozen container, which the claimant now owns.
     Warm(Box<Container>),
-    /// None is warm: create one with this.
+    /// No container is warm. The claimant may create one from this template.
     Empty(Arc<Template>),
-    /// Nothing can be created yet: its image is being unpacked.
+    /// No container can be created yet: the image is being unpacked.
     NotYet,
-    /// Nothing can be created, and that is going to stay so for a while.
+    /// No container can be created, and waiting will not change that soon: the image cannot be unpacked, for this
+    /// reason.
     Broken(String),
 }
 
 /// Whether a pool can create containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// Its image is being unpacked.
+    /// The image is being unpacked.
     NotYet,
-    /// Its image cannot be unpacked; tried again now and then.
+    /// The image cannot be unpacked, for this reason; the pool tries again with back-off.
     Broken(String),
-    /// It can.
+    /// The template exists.
     Ready,
 }
 
-/// How a target is changed; what is absent stays.
+/// A change of a pool's target and bounds. A field that is `None` stays as it is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Change {
-    /// Warm containers wanted.
+    /// Number of warm containers wanted.
     pub target: Option<usize>,
-    /// Fewest.
+    /// Lowest target.
     pub min: Option<usize>,
-    /// Most.
+    /// Highest target.
     pub max: Option<usize>,
     /// Whether the target moves by itself.
     pub scaling: Option<bool>,
 }
 
 pub(crate) enum Message {
-    /// A warm container if there is one; if not `queued`, since those who wait go before.
+    /// Asks for a warm container. With `queued`, none is given: requests in the fair queue go first.
     Claim {
         queued: bool,
         reply: oneshot::Sender<Offer>,
     },
-    /// What a container is created with, if the image is there.
+    /// Asks for the template; the answer is `None` until the image is unpacked.
     Template(oneshot::Sender<Option<Arc<Template>>>),
-    /// A warm container for one who waits.
+    /// Asks for a warm container for a request from the fair queue.
     Take(oneshot::Sender<Option<Box<Container>>>),
-    /// One that was taken and not used.
+    /// Returns a container that was taken but never used.
     GiveBack(Box<Container>),
-    /// Somebody else needs a place more than this pool needs one to spare.
+    /// Asks the pool to destroy one container above its floor, so that another provider gets the lease.
     Shed,
     Change {
         change: Change,
@@ -164,13 +175,13 @@ pub(crate) enum Message {
 pub struct Claimed {
     /// The container; still frozen when it is warm.
     pub container: Container,
-    /// Where it came from.
+    /// Whether the container was warm or created for this claim.
     pub path: types::ClaimPath,
-    /// To be dropped when the command has written its first byte, or has ended.
+    /// Claim in flight for the refill throttle. Drop it when the command has written its first byte, or has ended.
     pub guard: ClaimGuard,
 }
 
-/// Handle to a pool; cheap to clone. The pool stops, and its containers are destroyed, when it is told to.
+/// Handle to a pool; cheap to clone. Dropping handles does not end the pool: [`Pool::stop`] does.
 #[derive(Debug, Clone)]
 pub struct Pool {
     provider: Arc<str>,
@@ -181,7 +192,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts the pool's owner task. `orphans` are what an earlier daemon had in it.
+    /// Starts the pool's owner task. `orphans` are the warm containers that an earlier daemon left in this pool.
     pub fn start(
         provider: &str,
         settings: Settings,
@@ -192,21 +203,28 @@ impl Pool {
         let (messages, inbox) = mpsc::channel(256);
         let gauges = Arc::new(Gauges::default());
         scheduler.metrics.expect(provider);
-        let (told, readiness) = watch::channel(Readiness::NotYet);
-        let (its, shown) = (Arc::clone(&scheduler), Arc::clone(&gauges));
-        let owner = owner::Owner::new(provider, settings, its, shown, prepare, told, orphans);
+        let (readiness_sender, readiness) = watch::channel(Readiness::NotYet);
+        let owner = owner::Owner::new(owner::Inputs {
+            provider: provider.to_owned(),
+            settings,
+            scheduler: Arc::clone(&scheduler),
+            gauges: Arc::clone(&gauges),
+            prepare,
+            readiness: readiness_sender,
+            orphans,
+        });
         let pool = Self { provider: provider.into(), messages, gauges, readiness, scheduler };
         pool.scheduler.add_pool(&pool);
         tokio::spawn(owner.run(inbox));
         pool
     }
 
-    /// A container for one execution: a warm one, or else one created on the spot, or else whatever becomes free
-    /// within the time that it may wait.
+    /// Gets a container for one execution: a warm one; or else one created on the spot; or else whatever becomes free
+    /// before the request's deadline.
     ///
     /// # Errors
     /// See [`ClaimError`].
-    pub async fn claim(&self, want: &ClaimRequest<'_>) -> Result<Claimed, ClaimError> {
+    pub async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed, ClaimError> {
         let guard = self.scheduler.claiming();
         let queued = self.scheduler.waiting_for(&self.provider) > 0;
         let template = match self.ask(|reply| Message::Claim { queued, reply }).await? {
@@ -214,16 +232,16 @@ impl Pool {
                 return Ok(Claimed { container: *container, path: types::ClaimPath::Warm, guard });
             }
             Offer::Broken(reason) => return Err(ClaimError::NotReady(reason)),
-            // As any other who waits: in the line, for as long as it may.
+            // The request waits in the fair queue until the image is unpacked or its deadline passes.
             Offer::NotYet => None,
             Offer::Empty(template) => Some(template),
         };
-        // It may have to wait; what it gets then comes with another.
+        // The request may have to wait now. The container that it gets later comes with a guard of its own.
         drop(guard);
-        self.scheduler.cold(&self.provider, Some(self), template, want).await
+        self.scheduler.cold(&self.provider, Some(self), template, request).await
     }
 
-    /// A warm container, or none: what is not there is not created, and what somebody waits for is theirs.
+    /// Gets a warm container, or `None`. This call creates nothing, and takes nothing that a queued request waits for.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
@@ -236,17 +254,17 @@ impl Pool {
         }
     }
 
-    /// Whether it can create containers.
+    /// Whether the pool can create containers.
     fn is_ready(&self) -> bool {
         *self.readiness.borrow() == Readiness::Ready
     }
 
-    /// What a container is created with.
+    /// The template that containers are created from.
     async fn template(&self) -> Result<Arc<Template>, ClaimError> {
         self.ask(Message::Template).await?.ok_or_else(|| ClaimError::NotReady(Unavailable::NotYet.to_string()))
     }
 
-    /// Returns the reason once its image turns out to be unusable; never if it does not.
+    /// Returns the reason once the image turns out to be unusable; otherwise never returns.
     async fn broken(&self) -> String {
         let mut readiness = self.readiness.clone();
         let broken = readiness.wait_for(|readiness| matches!(readiness, Readiness::Broken(_))).await;
@@ -256,12 +274,12 @@ impl Pool {
         });
         match reason {
             Some(reason) => reason,
-            // It has ended, which its messages say.
+            // The pool's task has ended. Callers learn that from their next message.
             None => std::future::pending().await,
         }
     }
 
-    /// Whether it has a warm container, as far as it has shown.
+    /// Whether the pool has a warm container, by its published gauge. The gauge may lag behind the pool's task.
     fn has_warm(&self) -> bool {
         self.gauges.warm.load(Ordering::Acquire) > 0
     }
@@ -271,25 +289,24 @@ impl Pool {
     }
 
     async fn give_back(&self, container: Box<Container>) {
-        // When the pool has ended, the container is dropped here, which destroys it.
+        // If the pool has ended, dropping the container here destroys it.
         let _ = self.messages.send(Message::GiveBack(container)).await;
     }
 
     async fn shed(&self) {
-        // When the pool has ended, its containers are going anyway.
+        // An error means that the pool has ended, and destroys its containers anyway.
         let _ = self.messages.send(Message::Shed).await;
     }
 
-    /// Changes how many warm containers are wanted, until the daemon ends. A target alone is fixed from then on;
-    /// bounds make it move again.
+    /// Changes target and bounds until the daemon ends. A target alone switches scaling off; bounds switch scaling on.
     ///
     /// # Errors
-    /// [`ClaimError::Stopped`]; the inner one says what is wrong with the change.
+    /// [`ClaimError::Stopped`]; the inner error says what is wrong with the change.
     pub async fn change(&self, change: Change) -> Result<Result<types::Pool, String>, ClaimError> {
         self.ask(|reply| Message::Change { change, reply }).await
     }
 
-    /// Starts anew with these numbers, which the configuration says.
+    /// Resets target and bounds to those of the configuration.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
@@ -297,7 +314,7 @@ impl Pool {
         self.messages.send(Message::Set(target, bounds)).await.map_err(|_| ClaimError::Stopped)
     }
 
-    /// Figures for the API.
+    /// The pool's gauges and settings, for the API.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
@@ -305,8 +322,8 @@ impl Pool {
         self.ask(Message::Status).await
     }
 
-    /// Whether it could create containers: its image is unpacked. One whose image cannot be unpacked counts too, since
-    /// waiting for it would not help; its status tells why.
+    /// Whether the pool has finished preparing: the image is unpacked, or unpacking has failed. A failed pool counts,
+    /// since waiting for it would not help; [`Pool::status`] has the reason.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
@@ -314,7 +331,7 @@ impl Pool {
         self.ask(Message::Prepared).await
     }
 
-    /// Looks at every warm container now; returns how many were replaced.
+    /// Checks every warm container now; returns how many were broken and will be replaced.
     ///
     /// # Errors
     /// [`ClaimError::Stopped`].
@@ -322,10 +339,10 @@ impl Pool {
         self.ask(Message::CheckHealth).await
     }
 
-    /// Ends the pool and destroys its warm containers, whoever still holds a handle: claims fail with
-    /// [`ClaimError::Stopped`] from then on.
+    /// Ends the pool and destroys its warm containers, however many handles exist. Later claims fail with
+    /// [`ClaimError::Stopped`].
     pub async fn stop(&self) {
-        // An error says that it has ended already.
+        // An error means that the pool has ended already.
         let _ = self.messages.send(Message::Stop).await;
         self.messages.closed().await;
         self.gauges.warm.store(0, Ordering::Release);

@@ -19,10 +19,10 @@ use thaw_client::types;
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
-/// How often a pool that could not get a place, or that the host has no room for, looks again.
-const PLACE_RETRY: Duration = Duration::from_millis(200);
+/// Pause before a pool that got no lease, or that the host has no room for, tries again.
+const LEASE_RETRY: Duration = Duration::from_millis(200);
 
-/// How often the target is looked at besides at every claim.
+/// Time between two looks at the target. Each claim looks at the target as well.
 const SCALE_INTERVAL: Duration = Duration::from_millis(500);
 
 enum Finished {
@@ -30,31 +30,46 @@ enum Finished {
     Created(Result<Box<Container>, ContainerError>),
 }
 
+/// What the owner of a pool is started with.
+pub struct Inputs {
+    pub provider: String,
+    pub settings: Settings,
+    pub scheduler: Arc<Scheduler>,
+    /// Gauges that the owner publishes for its handles and for other pools.
+    pub gauges: Arc<Gauges>,
+    pub prepare: Prepare,
+    /// Sender of the pool's readiness; its handles hold the receiver.
+    pub readiness: watch::Sender<Readiness>,
+    /// Warm containers that an earlier daemon left in this pool.
+    pub orphans: Vec<Orphan>,
+}
+
+/// State of one pool. One task runs [`Owner::run`].
 pub struct Owner {
     provider: String,
     settings: Settings,
     scheduler: Arc<Scheduler>,
-    /// What others may see of it.
+    /// Gauges that handles and other pools read.
     gauges: Arc<Gauges>,
     scaler: Scaler,
-    /// What the last change of the target was.
+    /// Description of the last change of the target, for the API.
     scaled: Option<String>,
     prepare: Prepare,
     template: Option<Arc<Template>>,
-    /// Whether there is a template, for those who wait for it.
+    /// Readiness for requests that wait for the template.
     readiness: watch::Sender<Readiness>,
     preparing: bool,
     warm: VecDeque<Container>,
-    /// Warm containers of an earlier daemon, until it is known what they have to be made from.
+    /// Warm containers of an earlier daemon. They are adopted once the template shows what they must be made from.
     orphans: Vec<Orphan>,
     creating: usize,
     work: JoinSet<Finished>,
     back_off: Duration,
-    /// Nothing is created before this.
+    /// Time before which nothing is created, after a failure.
     not_before: Instant,
-    /// How long claims have kept it from creating.
+    /// Time for which claims have kept this pool from creating.
     hold: Hold,
-    /// Why it creates nothing although it lacks containers.
+    /// Why the pool creates nothing although warm containers are missing.
     paused: Option<String>,
     hits: u64,
     misses: u64,
@@ -62,17 +77,10 @@ pub struct Owner {
 }
 
 impl Owner {
-    pub fn new(
-        provider: &str,
-        settings: Settings,
-        scheduler: Arc<Scheduler>,
-        gauges: Arc<Gauges>,
-        prepare: Prepare,
-        readiness: watch::Sender<Readiness>,
-        orphans: Vec<Orphan>,
-    ) -> Self {
+    pub fn new(inputs: Inputs) -> Self {
+        let Inputs { provider, settings, scheduler, gauges, prepare, readiness, orphans } = inputs;
         let this = Self {
-            provider: provider.to_owned(),
+            provider,
             scaler: Scaler::new(settings.rules, settings.bounds, settings.target),
             settings,
             scheduler,
@@ -94,7 +102,7 @@ impl Owner {
             misses: 0,
             last_error: None,
         };
-        this.show();
+        this.publish();
         this
     }
 
@@ -106,9 +114,9 @@ impl Owner {
         scale.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let retry = self.refill();
-            self.show();
+            self.publish();
             tokio::select! {
-                // Claims first: refilling must not make anybody wait.
+                // Messages first: refilling must not make a claim wait.
                 biased;
                 message = inbox.recv() => match message {
                     Some(Message::Stop) | None => break,
@@ -128,7 +136,7 @@ impl Owner {
             Message::Claim { queued, reply } => self.claim(queued, reply),
             Message::Take(reply) => {
                 let container = self.warm.pop_front().map(Box::new);
-                self.show();
+                self.publish();
                 if let Err(Some(back)) = reply.send(container) {
                     self.warm.push_front(*back);
                 }
@@ -139,7 +147,8 @@ impl Owner {
             }
             Message::Shed => {
                 if self.warm.len() > self.floor() {
-                    tracing::info!(provider = %self.provider, "gives up a warm container for somebody who waits");
+                    let provider = &self.provider;
+                    tracing::info!(%provider, "destroying a warm container: another provider's request waits for its lease");
                     self.warm.pop_front();
                 }
             }
@@ -148,7 +157,8 @@ impl Owner {
                 let _ = reply.send(changed);
             }
             Message::Set(target, bounds) => {
-                // The limit is what it was at the start.
+                // The container limit is the one from the start of the daemon; the configuration may name a larger one
+                // meanwhile.
                 let limit = self.scheduler.containers().limit().0;
                 let bounds = Bounds { min: bounds.min.min(limit), max: bounds.max.min(limit), ..bounds };
                 self.scaler.set(bounds, target);
@@ -168,7 +178,7 @@ impl Owner {
                 let replaced = self.check_health();
                 let _ = reply.send(replaced);
             }
-            // Ends the loop before it comes here.
+            // `run` ends its loop before it calls `handle` with this message.
             Message::Stop => {}
         }
     }
@@ -176,7 +186,7 @@ impl Owner {
     fn claim(&mut self, queued: bool, reply: oneshot::Sender<Offer>) {
         let Some(template) = &self.template else {
             let offer = self.last_error.clone().map_or(Offer::NotYet, Offer::Broken);
-            return self.give(reply, offer);
+            return self.reply_offer(reply, offer);
         };
         let warm = if queued { None } else { self.warm.pop_front() };
         let hit = warm.is_some();
@@ -187,13 +197,13 @@ impl Owner {
         } else {
             self.misses += 1;
         }
-        // The claimant first: everything else can follow.
-        self.give(reply, offer);
+        // Reply before any bookkeeping: the reply is on the claim's latency path.
+        self.reply_offer(reply, offer);
         self.scaler.claimed(Instant::now(), hit);
         self.scale();
     }
 
-    /// Moves the target if what was seen says so.
+    /// Changes the target if the scaler decides so.
     fn scale(&mut self) {
         let observed = Observed { warm: self.warm.len(), queued: self.scheduler.waiting_for(&self.provider) };
         if let Some(decision) = self.scaler.decide(Instant::now(), observed) {
@@ -210,11 +220,11 @@ impl Owner {
         let bounds_given = change.min.is_some() || change.max.is_some();
         let scaling = change.scaling.unwrap_or(match (bounds_given, change.target) {
             (true, _) => true,
-            // A number that somebody asked for stays.
+            // A target that an operator asked for stays: scaling is switched off.
             (false, Some(_)) => false,
             (false, None) => is.scaling,
         });
-        // A bound that was not given makes way for what was.
+        // A bound that was not given is moved to make room for the values that were given.
         let target = change.target;
         let min = change.min.unwrap_or_else(|| is.min.min(change.max.unwrap_or(limit)).min(target.unwrap_or(limit)));
         let max = change.max.unwrap_or_else(|| is.max.max(min).max(target.unwrap_or(0)));
@@ -237,34 +247,34 @@ impl Owner {
         Ok(())
     }
 
-    /// Too many: the oldest go. Dropping a container destroys it.
+    /// Destroys the oldest warm containers above the target. Dropping a container destroys it.
     fn trim(&mut self) {
         while self.warm.len() > self.scaler.target() {
             self.warm.pop_front();
         }
     }
 
-    /// What it keeps although somebody else waits for a place.
+    /// Number of warm containers that the pool keeps although a request of another provider waits for a lease.
     fn floor(&self) -> usize {
         if self.scaler.is_scaling() { self.scaler.bounds().min } else { self.scaler.target() }
     }
 
-    /// Lets others see what has changed.
-    fn show(&self) {
+    /// Publishes the gauges.
+    fn publish(&self) {
         self.gauges.warm.store(self.warm.len(), Ordering::Release);
         self.gauges.creating.store(self.creating, Ordering::Relaxed);
         self.gauges.floor.store(self.floor(), Ordering::Relaxed);
     }
 
-    /// Hands an offer over; a warm container whose claimant has gone away was never used and stays.
-    fn give(&mut self, reply: oneshot::Sender<Offer>, offer: Offer) {
+    /// Replies to a claim. If the claimant is gone, a warm container stays in the pool: nobody has used it.
+    fn reply_offer(&mut self, reply: oneshot::Sender<Offer>, offer: Offer) {
         if let Err(Offer::Warm(container)) = reply.send(offer) {
             self.warm.push_front(*container);
             self.scheduler.changed();
         }
     }
 
-    /// Starts whatever should be started; returns when to look again if something has to wait.
+    /// Starts all creations that are due; returns when to try again if one has to wait.
     fn refill(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if self.not_before > now {
@@ -294,13 +304,13 @@ impl Owner {
             };
             match self.reserve(&template) {
                 Ok(reserved) => self.create(Arc::clone(&template), reserved, creating),
-                Err(()) => return Some(now + PLACE_RETRY),
+                Err(()) => return Some(now + LEASE_RETRY),
             }
         }
         None
     }
 
-    /// A place for one more, if claims and other pools leave it one and the host can carry it.
+    /// Reserves a lease and memory for one more container, if no request and no other pool needs the lease more.
     fn reserve(&mut self, template: &Template) -> Result<Reserved, ()> {
         let reserved = match self.scheduler.may_refill(&self.gauges) {
             Ok(()) => self.scheduler.take(Scheduler::bytes(template)),
@@ -333,7 +343,7 @@ impl Owner {
         });
     }
 
-    /// Notes why nothing is created, or that something is again; says so when it begins and when it ends.
+    /// Records why refilling is paused, or that it is not. Logs when a pause begins and when it ends.
     fn pause(&mut self, reason: Option<(String, Option<Unavailable>)>) {
         match (&self.paused, &reason) {
             (None, Some((reason, shortage))) => {
@@ -344,7 +354,7 @@ impl Owner {
                     tracing::debug!(provider = %self.provider, %reason, "refilling paused");
                 }
             }
-            (Some(_), None) => tracing::debug!(provider = %self.provider, "refilling goes on"),
+            (Some(_), None) => tracing::debug!(provider = %self.provider, "refilling resumed"),
             _ => {}
         }
         self.paused = reason.map(|(reason, _)| reason);
@@ -358,7 +368,8 @@ impl Owner {
                 self.template = Some(template);
                 self.readiness.send_replace(Readiness::Ready);
                 self.scheduler.changed();
-                tracing::info!(provider = %self.provider, target = self.scaler.target(), "pool ready to fill");
+                let target = self.scaler.target();
+                tracing::info!(provider = %self.provider, target, "image ready, pool begins to fill");
                 None
             }
             Ok(Finished::Prepared(Err(reason))) => {
@@ -374,7 +385,7 @@ impl Owner {
                 self.creating -= 1;
                 Some(error.to_string())
             }
-            // A task of ours panicked: with panic = "abort" this cannot happen, but counts must not drift.
+            // A task panicked. With panic = "abort" this cannot happen, but the counts must not drift.
             Err(error) => {
                 self.creating = self.creating.saturating_sub(1);
                 self.preparing = false;
@@ -390,7 +401,7 @@ impl Owner {
             }
             Some(reason) => {
                 let pause_ms = self.back_off.as_millis() as u64;
-                // Said once, and again when it is another reason: a provider whose image nobody wants fails for ever.
+                // Warn once per reason: an image that nobody installs fails for ever.
                 if self.last_error.as_ref() == Some(&reason) {
                     tracing::debug!(provider = %self.provider, %reason, pause_ms, "pool still cannot be filled");
                 } else {
@@ -406,7 +417,7 @@ impl Owner {
         }
     }
 
-    /// Takes over what an earlier daemon had warm.
+    /// Adopts the warm containers of an earlier daemon that match the template.
     fn adopt(&mut self, template: &Arc<Template>) {
         let fingerprint = fingerprint(self.scheduler.containers().settings(), template);
         let mut adopted = 0;
@@ -424,21 +435,21 @@ impl Owner {
             self.scheduler.metrics.adopted(&self.provider, adopted);
         }
         self.trim();
-        self.show();
+        self.publish();
     }
 
     fn add(&mut self, container: Container) {
         self.warm.push_back(container);
         self.trim();
-        self.show();
+        self.publish();
         self.scheduler.changed();
     }
 
-    /// Destroys what is not as it has to be; the refill replaces it.
+    /// Destroys warm containers that are no longer frozen or gone; refilling replaces them. Returns how many.
     fn check_health(&mut self) -> usize {
         let before = self.warm.len();
         self.warm.retain(|container| {
-            let healthy = container.is_resting();
+            let healthy = container.is_parked();
             if !healthy {
                 tracing::warn!(provider = %self.provider, container = container.id(), "warm container is broken");
             }
@@ -478,7 +489,7 @@ impl Owner {
     }
 }
 
-/// Creates a container and takes it as far as its template says: frozen, with or without a CLI that waits in it.
+/// Creates a container and parks it at its template's stage: frozen, with or without a prestarted CLI.
 async fn ready(
     containers: &Arc<Containers>,
     template: Arc<Template>,
@@ -490,12 +501,12 @@ async fn ready(
     let mut container = containers.create(template, lease).await?;
     let mut creating = Some(creating);
     if let Some(prestarted) = prestarted {
-        // Seconds, in which it takes none of the locks that claims need.
+        // Starting a CLI takes seconds, and holds none of the locks that claims need: stop counting as a creation.
         creating = None;
         container.prestart(&prestarted).await?;
     }
     container.park().await?;
-    // From now on the kernel counts what it uses.
+    // From now on the kernel's accounting includes the container's memory.
     drop((creating, memory));
     Ok(container)
 }

@@ -1,8 +1,10 @@
-//! How many warm containers a pool should have: plain decisions out of what was seen, no clock and no containers.
+//! Target of a pool: how many warm containers it should have. Pure decisions from observations; no clock, no
+//! containers.
 //!
-//! Up when more requests wait than [`Rules::queue`] or when too small a share of the claims of the last
-//! [`Rules::window`] found a warm container. Down when more than [`Rules::idle`] containers were never needed for
-//! [`Rules::idle_for`]. Always between a minimum and a maximum; the two being equal makes it fixed.
+//! The target moves up when more requests wait than [`Rules::queue`], or when too small a share of the claims of the
+//! last [`Rules::window`] found a warm container. It moves down when more than [`Rules::idle`] containers were not
+//! needed for [`Rules::idle_for`]. It always stays between a minimum and a maximum; a pool whose two bounds are equal
+//! is fixed.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,57 +15,57 @@ use tokio::time::Instant;
 /// When a target changes; see `[pool]` in the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// Requests that may wait without a reason to grow.
+    /// Number of requests that may wait without a step up.
     pub queue: usize,
-    /// Share of claims that has to find a warm container, percent.
+    /// Share of claims that have to find a warm container, percent.
     pub hit_percent: u32,
-    /// How far back claims are looked at, and the time between two steps up.
+    /// Time for which claims are remembered.
     pub window: Duration,
-    /// Warm containers that may be idle for good.
+    /// Number of warm containers that may stay idle.
     pub idle: usize,
-    /// How long more than that have to be idle before some go.
+    /// Time for which more than [`Rules::idle`] containers have to be idle before a step down.
     pub idle_for: Duration,
 }
 
-/// Fewest claims in a window that say anything about a share.
+/// Fewest claims in a window from which a share is computed.
 const ENOUGH_CLAIMS: usize = 5;
 
-/// Shortest time between two steps up: what the last one brought has to be there before the next is decided.
+/// Shortest time between two steps up: the containers of the last step have to exist before the next decision.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Within which bounds a pool is scaled.
+/// Bounds of a pool's target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Fewest warm containers wanted.
+    /// Lowest target.
     pub min: usize,
-    /// Most warm containers wanted.
+    /// Highest target.
     pub max: usize,
     /// Whether the target moves at all.
     pub scaling: bool,
 }
 
-/// What a pool looks like now.
+/// Observation of a pool at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed {
-    /// Frozen and claimable.
+    /// Number of containers that are frozen and claimable.
     pub warm: usize,
-    /// Requests that wait for a container of this pool.
+    /// Number of requests that wait for a container of this pool.
     pub queued: usize,
 }
 
 /// Why a target was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// That many requests were waiting.
+    /// Number of requests that were waiting.
     Queue(usize),
-    /// That share of so many claims found a warm container, percent.
+    /// Share of claims that found a warm container, percent; and the number of claims.
     Hits(u32, usize),
-    /// That many were idle all the time.
+    /// Number of containers that were idle all the time.
     Idle(usize),
 }
 
 impl Reason {
-    /// For metrics.
+    /// Value of the metric's label `reason`.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Queue(_) => "queue",
@@ -76,16 +78,16 @@ impl Reason {
 /// A changed target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// What it was.
+    /// Target before.
     pub from: usize,
-    /// What it is now.
+    /// Target from now on.
     pub to: usize,
-    /// Why.
+    /// Why the target changed.
     pub reason: Reason,
     rules: RulesShown,
 }
 
-/// The limits that were crossed, for saying so.
+/// The rules that were crossed, for the log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct RulesShown {
     queue: usize,
@@ -111,16 +113,17 @@ impl fmt::Display for Decision {
     }
 }
 
-/// The target of one pool and what it follows from.
+/// The target of one pool, and the observations it is decided from.
 #[derive(Debug)]
 pub struct Scaler {
     rules: Rules,
     bounds: Bounds,
     target: usize,
-    /// Claims within the window, and whether each was warm.
+    /// Claims within the window: when, and whether each found a warm container.
     claims: VecDeque<(Instant, bool)>,
     last_up: Option<Instant>,
-    /// Fewest warm ones seen since then; none when there was no more than may be idle.
+    /// Start of the idle time and the fewest warm containers since then; `None` while no more are warm than may be
+    /// idle.
     spare: Option<(Instant, usize)>,
 }
 
@@ -144,11 +147,11 @@ impl Scaler {
 
     /// Whether the target can move by itself.
     pub fn is_scaling(&self) -> bool {
-        // Somebody who wants none does not want some as soon as there is a request.
+        // A target of 0 is an operator's wish for no warm containers: a request must not change it.
         self.bounds.scaling && self.bounds.min < self.bounds.max && self.target > 0
     }
 
-    /// Starts anew from there.
+    /// Resets target and bounds, and forgets all observations.
     pub fn set(&mut self, bounds: Bounds, target: usize) {
         self.bounds = bounds;
         self.target = if bounds.scaling && target > 0 { target.clamp(bounds.min, bounds.max) } else { target };
@@ -157,7 +160,7 @@ impl Scaler {
         self.spare = None;
     }
 
-    /// A claim found a warm container, or did not.
+    /// Records a claim and whether it found a warm container.
     pub fn claimed(&mut self, now: Instant, warm: bool) {
         if self.is_scaling() {
             self.claims.push_back((now, warm));
@@ -171,7 +174,7 @@ impl Scaler {
         }
     }
 
-    /// Looks at the pool; changes the target if it has to be changed.
+    /// Decides from an observation; returns the decision if the target changed.
     pub fn decide(&mut self, now: Instant, observed: Observed) -> Option<Decision> {
         if !self.is_scaling() {
             return None;
@@ -190,12 +193,12 @@ impl Scaler {
         }
         let reason = if queued > self.rules.queue { Reason::Queue(queued) } else { self.too_few_hits()? };
         let step = match reason {
-            // As many as wait would have been served.
+            // With this many more containers, all waiting requests would have been served.
             Reason::Queue(waiting) => waiting,
             _ => (self.target / 4).max(1),
         };
         self.last_up = Some(now);
-        // What was missed before this step says nothing about what it brings.
+        // Misses before this step say nothing about the new target.
         self.claims.clear();
         self.spare = None;
         Some(((self.target + step).min(self.bounds.max), reason))

@@ -1,9 +1,10 @@
-//! What all pools and cold claims share: the places under the container limit, the host's memory and CPUs, and those
-//! who wait for them.
+//! What all pools and cold claims share: leases under the container limit, admission by the host's memory and CPUs, and
+//! the fair queue.
 //!
-//! A claim that finds nothing warm needs a place. When there is none, or the host is under pressure, it joins the line
-//! ([`super::fair_queue`]) until its deadline; the one task in [`Scheduler::serve`] hands out what becomes free, warm containers
-//! of the provider's pool as well as places. Pools refill only when nobody waits.
+//! A claim that finds no warm container needs a lease. When no lease is free, or the host is under pressure, the claim
+//! joins the fair queue ([`super::fair_queue`]) until its deadline. One task ([`Scheduler::serve`]) serves the queue
+//! with what becomes free: warm containers of the provider's pool, and leases. Pools refill only while the queue is
+//! empty.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,44 +20,44 @@ use super::{ClaimError, Claimed, Pool, PoolMetrics};
 use crate::container::{ClaimGuard, Container, Containers, Lease, Limit, Template};
 use thaw_client::types::ClaimPath;
 
-/// How often the host is looked at again while somebody waits because of it.
+/// Time between two looks at the host while a request waits because of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Shortest time between two containers that are given up for somebody who waits: destroying one takes a while.
+/// Shortest time between two warm containers that are destroyed for waiting requests: destroying one takes a while.
 const SHED_PAUSE: Duration = Duration::from_millis(25);
 
-/// How long a request that does not wait stays for a container that its pool is creating already: that takes some
-/// 10 ms, and the place would have been the request's own if refilling had not been faster.
+/// How long a request without a deadline waits for a container that its pool is creating already. A creation takes some
+/// 10 ms, and the request would have had the lease itself if refilling had not been faster.
 const COMING: Duration = Duration::from_secs(2);
 
-/// Memory of a container in which nothing runs but its PID 1: measured 0.3 to 0.6 MiB all-in.
+/// Memory of a container in which only its PID 1 runs: 0.3 to 0.6 MiB measured, all memory of its cgroup included.
 const BARE_BYTES: u64 = 1 << 20;
 
-/// See `[queue]`, `[admission]` and `[pool]` in the configuration.
+/// Limits of the scheduler; see `[queue]` and `[admission]` in the configuration.
 #[derive(Debug, Clone)]
 pub struct SchedulerSettings {
-    /// Requests that may wait, all together.
+    /// Most requests in the fair queue, of all providers together.
     pub max_waiting: usize,
-    /// Memory and CPU.
+    /// Limits of the host's memory and CPUs.
     pub admission: AdmissionSettings,
 }
 
-/// Why there is no container to be had at this moment.
+/// Why no container is available at this moment.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub enum Unavailable {
-    /// The hard limit on containers.
+    /// The container limit is reached.
     #[error(transparent)]
     Limit(#[from] Limit),
     /// The host is under pressure.
     #[error("the host is under pressure: {0}")]
     Host(#[from] Refusal),
-    /// What containers of the provider are made from is not there yet.
+    /// The provider's image is not unpacked yet.
     #[error("the provider's image is being unpacked")]
     NotYet,
 }
 
 impl Unavailable {
-    /// For metrics.
+    /// Value of the metric's label `reason`.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Limit(_) => "limit",
@@ -66,29 +67,28 @@ impl Unavailable {
     }
 }
 
-/// The right to create one container: a place under the limit, and memory that is kept for it.
+/// The right to create one container: a lease, and a reservation of memory.
 #[derive(Debug)]
 pub struct Reserved {
-    /// The place.
+    /// Lease under the container limit.
     pub lease: Lease,
-    /// Dropped once the container exists.
+    /// Reservation of the host's memory. Drop it once the container exists.
     pub memory: Reservation,
 }
 
-/// What somebody who asks for a container brings along.
+/// A request for a container.
 pub struct ClaimRequest<'a> {
-    /// Who.
+    /// User whose turn in the fair queue this request takes.
     pub user: &'a str,
-    /// How long it may wait; not at all when zero.
+    /// Longest time in the fair queue; zero means that the request does not wait.
     pub wait: Duration,
-    /// Told how many are served at the latest when it is, itself included, first when it begins to wait and then
-    /// whenever that changes.
+    /// Called with the request's position in the fair queue (1 is next): when it begins to wait, and at each change.
     pub on_position: &'a (dyn Fn(usize) + Send + Sync),
-    /// Whose containers would do as well, and better: those of prestarted CLIs, if one can take the request.
+    /// Pool of prestarted CLIs that can serve the request as well, and faster; `None` if none can.
     pub prestarted: Option<&'a Pool>,
 }
 
-/// What one who waited gets.
+/// What a queued request is served with.
 enum Grant {
     Warm(Box<Container>),
     Lease(Reserved),
@@ -108,27 +108,27 @@ impl Waiter {
     }
 }
 
-/// What a pool shows to the others.
+/// Gauges that a pool publishes for its handles and for other pools.
 #[derive(Debug, Default)]
 pub struct Gauges {
-    /// Frozen and claimable.
+    /// Number of containers that are frozen and claimable.
     pub warm: AtomicUsize,
-    /// Being created.
+    /// Number of containers under creation.
     pub creating: AtomicUsize,
-    /// What it may keep although somebody else waits.
+    /// Number of warm containers that the pool keeps although a request of another provider waits.
     pub floor: AtomicUsize,
 }
 
-/// One per daemon.
+/// Serves the claims of all pools. One per daemon.
 pub struct Scheduler {
     containers: Arc<Containers>,
     admission: Admission,
     queue: Mutex<FairQueue<Waiter>>,
-    /// Length of the line, to be read without its lock.
+    /// Length of the fair queue, readable without the lock.
     waiting: AtomicUsize,
     max_waiting: usize,
     pools: Mutex<Vec<Pool>>,
-    /// Why the last one who could not be served could not.
+    /// Why the last request that could not be served could not.
     shortage: Mutex<Option<Unavailable>>,
     pub(super) metrics: Arc<PoolMetrics>,
 }
@@ -144,7 +144,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes its request out of the line, however the wait ends.
+/// Removes its request from the fair queue, however the wait ends.
 struct Ticket<'a> {
     scheduler: &'a Scheduler,
     provider: &'a str,
@@ -161,7 +161,7 @@ impl Drop for Ticket<'_> {
             self.scheduler.note_length(&queue, self.provider);
             left
         };
-        // Outside the lock: it may hold the last handle of a pool.
+        // Drop outside the lock: the removed request may hold the last handle of a pool.
         drop(left);
         self.scheduler.metrics.waited(self.provider, self.outcome, self.since.elapsed());
         self.scheduler.containers.changed().notify_one();
@@ -169,7 +169,7 @@ impl Drop for Ticket<'_> {
 }
 
 impl Scheduler {
-    /// Starts the task that serves those who wait.
+    /// Starts the task that serves the fair queue.
     pub fn start(settings: SchedulerSettings, containers: Arc<Containers>, metrics: Arc<PoolMetrics>) -> Arc<Self> {
         let this = Arc::new(Self {
             containers,
@@ -185,27 +185,27 @@ impl Scheduler {
         this
     }
 
-    /// The containers.
+    /// The registry of all containers.
     pub fn containers(&self) -> &Arc<Containers> {
         &self.containers
     }
 
-    /// A claim begins; see [`ClaimGuard`].
+    /// Counts a claim as in flight until the guard is dropped; see [`ClaimGuard`].
     pub fn claiming(&self) -> ClaimGuard {
         self.containers.throttle().claim()
     }
 
-    /// How many wait for a container of `provider`.
+    /// Number of requests in the fair queue for `provider`.
     pub fn waiting_for(&self, provider: &str) -> usize {
         if self.waiting() == 0 { 0 } else { lock(&self.queue).waiting_for(provider) }
     }
 
-    /// Whether somebody waits who would take a container of the prestarted pool with these gauges.
+    /// Whether a queued request would take a container of the prestarted pool with these gauges.
     pub(super) fn is_awaited(&self, prestarted: &Arc<Gauges>) -> bool {
         self.waiting() > 0 && lock(&self.queue).in_order().iter().any(|(_, waiter)| waiter.awaits(prestarted))
     }
 
-    /// How many wait, all together.
+    /// Number of requests in the fair queue, of all providers together.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
@@ -215,7 +215,7 @@ impl Scheduler {
         self.metrics.queue(provider, queue.waiting_for(provider));
     }
 
-    /// Lets others see a pool's gauges, until it has stopped.
+    /// Makes a pool's gauges known to other pools, until [`Self::remove_pool`].
     pub(super) fn add_pool(&self, pool: &Pool) {
         lock(&self.pools).push(pool.clone());
     }
@@ -224,28 +224,29 @@ impl Scheduler {
         lock(&self.pools).retain(|pool| !Arc::ptr_eq(&pool.gauges, gauges));
     }
 
-    /// Something became free that somebody may wait for.
+    /// Wakes the serving task, because something that a queued request may wait for became free.
     pub(super) fn changed(&self) {
         if self.waiting() > 0 {
             self.containers.changed().notify_one();
         }
     }
 
-    /// What a container of `template` needs while it is created.
+    /// Memory to reserve while a container of `template` is created, bytes.
     pub(super) fn bytes(template: &Template) -> u64 {
         template.prestarted.as_ref().map_or(BARE_BYTES, |prestarted| prestarted.plan.memory_bytes.max(BARE_BYTES))
     }
 
-    /// Takes a place if there is one and the host can carry it.
+    /// Reserves a lease and memory, if a lease is free and the host can carry another container.
     pub(super) fn take(&self, bytes: u64) -> Result<Reserved, Unavailable> {
         let memory = self.admission.admit(bytes)?;
         Ok(Reserved { lease: self.containers.lease()?, memory })
     }
 
-    /// Whether a pool may refill with a place that is free: nobody waits, and no other pool lacks it more.
+    /// Whether a pool may refill with a free lease: the fair queue is empty, and no other pool is further below its
+    /// floor.
     pub(super) fn may_refill(&self, own: &Arc<Gauges>) -> Result<(), &'static str> {
         if self.waiting() > 0 {
-            return Err("requests are waiting for a place");
+            return Err("requests are waiting for a container");
         }
         let read = |number: &AtomicUsize| number.load(Ordering::Relaxed);
         let has = |gauges: &Gauges| read(&gauges.warm) + read(&gauges.creating);
@@ -257,31 +258,31 @@ impl Scheduler {
             .filter(|pool| !Arc::ptr_eq(&pool.gauges, own))
             .map(|pool| read(&pool.gauges.floor).saturating_sub(has(&pool.gauges)))
             .sum();
-        if owed > 0 && self.containers.free_places() <= owed {
+        if owed > 0 && self.containers.free_leases() <= owed {
             return Err("other pools are below their minimum");
         }
         Ok(())
     }
 
-    /// A container created for this one request, after waiting for a place if need be; or a warm one of `pool` if
-    /// that comes first. Without a `template` it waits until `pool` has one.
+    /// Creates a container for one request, after waiting for a lease if necessary; or takes a warm one of `pool` if
+    /// that is available first. Without a `template`, the request waits until `pool` has one.
     pub(super) async fn cold(
         &self,
         provider: &str,
         pool: Option<&Pool>,
         template: Option<Arc<Template>>,
-        want: &ClaimRequest<'_>,
+        request: &ClaimRequest<'_>,
     ) -> Result<Claimed, ClaimError> {
         let bytes = template.as_deref().map_or(BARE_BYTES, Self::bytes);
         let grant = match self.waiting() {
             _ if template.is_none() => Err(Unavailable::NotYet),
             0 => self.take(bytes).map(Grant::Lease),
-            // Those who came before go first.
+            // Requests that are queued already go first.
             _ => Err(lock(&self.shortage).unwrap_or(Unavailable::Limit(self.containers.limit()))),
         };
         let grant = match grant {
             Ok(grant) => grant,
-            Err(shortage) => self.wait(provider, pool, bytes, want, shortage).await?,
+            Err(shortage) => self.wait(provider, pool, bytes, request, shortage).await?,
         };
         let guard = self.containers.throttle().claim();
         match grant {
@@ -302,7 +303,7 @@ impl Scheduler {
         }
     }
 
-    /// A container of `template`, which no pool has, for one request.
+    /// Creates a container of `template` for one request; for templates that no pool has.
     ///
     /// # Errors
     /// See [`ClaimError`].
@@ -310,9 +311,9 @@ impl Scheduler {
         &self,
         provider: &str,
         template: Arc<Template>,
-        want: &ClaimRequest<'_>,
+        request: &ClaimRequest<'_>,
     ) -> Result<Claimed, ClaimError> {
-        self.cold(provider, None, Some(template), want).await
+        self.cold(provider, None, Some(template), request).await
     }
 
     async fn wait(
@@ -320,14 +321,14 @@ impl Scheduler {
         provider: &str,
         pool: Option<&Pool>,
         bytes: u64,
-        want: &ClaimRequest<'_>,
+        request: &ClaimRequest<'_>,
         shortage: Unavailable,
     ) -> Result<Grant, ClaimError> {
         if let Unavailable::Host(refusal) = &shortage {
             self.metrics.refused(refusal.label(), "claim");
         }
         let not_yet = matches!(shortage, Unavailable::NotYet);
-        if not_yet && want.wait.is_zero() {
+        if not_yet && request.wait.is_zero() {
             return Err(ClaimError::NotReady(shortage.to_string()));
         }
         let broken = async {
@@ -343,27 +344,27 @@ impl Scheduler {
         let (mut ticket, first) = {
             let mut queue = lock(&self.queue);
             let coming = pool.map_or(0, |pool| pool.gauges.creating.load(Ordering::Relaxed));
-            if want.wait.is_zero() && coming <= queue.waiting_for(provider) {
+            if request.wait.is_zero() && coming <= queue.waiting_for(provider) {
                 return Err(shortage.into());
             }
             if queue.len() >= self.max_waiting {
                 return Err(ClaimError::QueueFull { max: self.max_waiting, shortage });
             }
-            let prestarted = want.prestarted.cloned();
+            let prestarted = request.prestarted.cloned();
             let waiter = Waiter { pool: pool.cloned(), prestarted, bytes, grant: sender, position };
-            let id = queue.push(provider, want.user, waiter);
+            let id = queue.push(provider, request.user, waiter);
             self.note_length(&queue, provider);
             let first = queue.in_order().iter().position(|(other, _)| *other == id).unwrap_or_default() + 1;
             (Ticket { scheduler: self, provider, id, since, outcome: "left" }, first)
         };
-        tracing::debug!(provider, user = want.user, position = first, %shortage, "waiting for a container");
-        let waits = !want.wait.is_zero();
+        tracing::debug!(provider, user = request.user, position = first, %shortage, "waiting for a container");
+        let waits = !request.wait.is_zero();
         if waits {
-            (want.on_position)(first);
+            (request.on_position)(first);
         }
-        // After the ticket exists, so that nobody stays in the line for good.
+        // Wake the serving task after the ticket exists, so that no request stays in the queue for ever.
         self.containers.changed().notify_one();
-        let deadline = tokio::time::sleep(if waits { want.wait } else { COMING });
+        let deadline = tokio::time::sleep(if waits { request.wait } else { COMING });
         tokio::pin!(deadline);
         loop {
             tokio::select! {
@@ -373,7 +374,7 @@ impl Scheduler {
                         ticket.outcome = "served";
                         return Ok(granted);
                     }
-                    // Only the one task that serves has it, and it never drops one without an answer.
+                    // The serving task has the sender, and never drops it without an answer while the daemon runs.
                     Err(_) => return Err(ClaimError::Stopped),
                 },
                 () = &mut deadline => {
@@ -383,27 +384,27 @@ impl Scheduler {
                     if !waits {
                         return Err(shortage.into());
                     }
-                    return Err(ClaimError::QueueTimeout { waited: want.wait, shortage });
+                    return Err(ClaimError::QueueTimeout { waited: request.wait, shortage });
                 }
                 reason = &mut broken => return Err(ClaimError::NotReady(reason)),
                 changed = changes.changed() => match changed {
-                    Ok(()) if waits => (want.on_position)(*changes.borrow_and_update()),
+                    Ok(()) if waits => (request.on_position)(*changes.borrow_and_update()),
                     Ok(()) => drop(changes.borrow_and_update()),
-                    // It is served: the grant is on its way.
+                    // The serving task has taken the request out of the queue: the grant is on its way.
                     Err(_) => return (&mut grant).await.map_err(|_| ClaimError::Stopped).inspect(|_| ticket.outcome = "served"),
                 },
             }
         }
     }
 
-    /// Hands out what becomes free, for as long as the daemon lives. It waits for nobody but the owners of pools, who
-    /// wait for nobody.
+    /// Serves the fair queue for as long as the daemon lives. The task waits only for the owners of pools, which wait
+    /// for nobody.
     async fn serve(self: Arc<Self>) {
         let mut last_shed = None;
         loop {
             match self.waiting() {
                 0 => self.containers.changed().notified().await,
-                // What the host looks like changes without anybody saying so.
+                // The host's load changes without an event, so look again at an interval.
                 _ => drop(tokio::time::timeout(LOOK_AGAIN, self.containers.changed().notified()).await),
             }
             self.serve_all(&mut last_shed).await;
@@ -437,7 +438,7 @@ impl Scheduler {
             if short.is_none() {
                 match self.take(bytes) {
                     Ok(reserved) => {
-                        // Nobody there any more: dropped, and with it the place is free again.
+                        // If the requester is gone, dropping the grant also releases its lease.
                         drop(self.grant(id, &provider, Grant::Lease(reserved)));
                         continue;
                     }
@@ -459,8 +460,8 @@ impl Scheduler {
         }
     }
 
-    /// Hands out prestarted CLIs. Not everybody in the line can use one, so they go to the first who can: nobody before
-    /// it loses anything by that.
+    /// Serves prestarted CLIs. Not every queued request can use one, so each goes to the first request that can.
+    /// Requests before that one lose nothing: they could not have used it.
     async fn serve_prestarted(&self) {
         loop {
             let next = {
@@ -469,7 +470,7 @@ impl Scheduler {
                 queue.in_order().into_iter().find_map(|(id, waiter)| Some((id, ready(waiter)?)))
             };
             let Some((id, pool)) = next else { return };
-            // Somebody else was faster, or it has stopped: nobody can be served from it now.
+            // Another claim took the container, or the pool has stopped: no request can be served from it now.
             let Ok(Some(container)) = pool.take_warm().await else { return };
             if let Some(Grant::Warm(container)) = self.grant(id, &pool.provider, Grant::Warm(container)) {
                 pool.give_back(container).await;
@@ -477,7 +478,7 @@ impl Scheduler {
         }
     }
 
-    /// Serves one who waits; gives the grant back when it has gone.
+    /// Serves a queued request; returns the grant if the request has left the queue.
     fn grant(&self, id: u64, provider: &str, grant: Grant) -> Option<Grant> {
         let waiter = {
             let mut queue = lock(&self.queue);
@@ -489,7 +490,7 @@ impl Scheduler {
         sender.send(grant).err()
     }
 
-    /// Lets the pool that has most to spare give up a container for somebody who waits for another provider.
+    /// Lets the pool with the most containers above its floor destroy one, for a request of another provider.
     async fn shed(&self, provider: &str, last: &mut Option<Instant>) {
         if last.is_some_and(|last| last.elapsed() < SHED_PAUSE) {
             return;
