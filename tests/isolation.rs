@@ -582,7 +582,7 @@ async fn thaw_init_has_what_it_needs_and_no_more() {
     assert!(program.to_str().unwrap().starts_with("/memfd:thaw-init"), "{}", program.display());
     let opened = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/exe"));
     assert!(opened.is_err(), "not even root can write to it");
-    // Control socket, what commands ask, /dev/null, signals, and three files that it counts by. It closes its copies of the
+    // Control socket, what commands ask, signals, and four files that it counts by. It closes its copies of the
     // command's right after the start.
     support::eventually("it has seven descriptors", || async { (support::open_files(pid).len() == 7).then_some(()) })
         .await;

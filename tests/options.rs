@@ -93,6 +93,7 @@ async fn options_and_requests_are_allowed_by_number() {
         ("a request of tomorrow", ioctl, ask(&terminal, 0x5fff), Err(ENOTTY)),
         // Descriptors.
         ("F_SETLK", fcntl, vec![file.clone(), n(6), lock()], Ok(())),
+        ("F_OFD_SETLK", fcntl, vec![file.clone(), n(37), lock()], Err(EINVAL)),
         ("F_GETFL", fcntl, vec![file.clone(), n(3)], Ok(())),
         ("F_SETLEASE", fcntl, vec![file.clone(), n(1024), n(0)], Err(EPERM)),
         ("F_NOTIFY", fcntl, vec![file.clone(), n(1026), n(2)], Err(EINVAL)),

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::io::Interest;
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::pipe::PIPE_BYTES;
 use super::spool::Spool;
@@ -22,11 +23,48 @@ pub struct Source {
     /// Once the command has written faster than this was read.
     transit: Option<Transit>,
     shelter: Shelter,
+    pace: Pace,
 }
 
 /// What comes at once tells that a command writes faster than it is read, bytes: half of its pipe (`PIPE_BYTES`).
 const FAST: usize = 128 * 1024;
 const _: () = assert!(FAST == PIPE_BYTES / 2);
+
+/// Pieces of less than [`SMALL`] bytes that are read as they come, in a second. A command that writes more of them than
+/// that, one line at a time, would keep the daemon busy for each: it is read [`PAUSE`] later, and then more at once.
+const SMALL_PIECES: u32 = 1000;
+
+/// What a small piece is, bytes.
+const SMALL: usize = 4096;
+
+/// Time between two readings of a command that writes many small pieces.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How often a command's output may still be read piece by piece.
+#[derive(Debug)]
+struct Pace {
+    /// Small pieces so far, in the second that began then.
+    pieces: u32,
+    since: Instant,
+    /// When the next reading is due.
+    due: Option<Instant>,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { pieces: 0, since: Instant::now(), due: None }
+    }
+
+    /// A piece of that many bytes came.
+    fn took(&mut self, length: usize) {
+        let now = Instant::now();
+        if now - self.since >= Duration::from_secs(1) {
+            (self.pieces, self.since) = (0, now);
+        }
+        self.pieces += u32::from(length < SMALL);
+        self.due = (self.pieces > SMALL_PIECES && length < SMALL).then(|| now + PAUSE);
+    }
+}
 
 impl Source {
     /// From `pipe`, which does not block, into `spool`, at most `most` bytes at once.
@@ -34,7 +72,14 @@ impl Source {
     /// # Errors
     /// The pipe cannot be polled.
     pub fn new(pipe: OwnedFd, spool: Arc<Spool>, most: usize, shelter: Shelter) -> io::Result<Self> {
-        Ok(Self { pipe: Some(Watched::new(pipe, Interest::READABLE)?), spool, most, transit: None, shelter })
+        Ok(Self {
+            pipe: Some(Watched::new(pipe, Interest::READABLE)?),
+            spool,
+            most,
+            transit: None,
+            shelter,
+            pace: Pace::new(),
+        })
     }
 
     /// Whether there may be more.
@@ -46,12 +91,17 @@ impl Source {
     /// nothing.
     pub async fn read(&mut self) -> bool {
         let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        if let Some(due) = self.pace.due {
+            sleep_until(due).await;
+            self.pace.due = None;
+        }
         let moved = pipe.run(Interest::READABLE, |pipe| match &self.transit {
             Some(transit) => transit.pass(pipe, &self.spool, self.most),
             None => self.spool.take(pipe, self.most),
         });
         match moved.await {
             Ok(length) if length > 0 => {
+                self.pace.took(length);
                 if length >= FAST && self.transit.is_none() {
                     // Without one it is slower, and nothing else.
                     self.transit = Transit::new(&self.shelter).ok();
@@ -132,6 +182,23 @@ mod tests {
         assert!(*spool.read(0, spool.length()) == expected);
         spool.punch(100_000);
         assert!(spool.read(100_000, spool.length()) == expected[100_000..], "what is thrown away is what comes before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_small_pieces_are_read_together() {
+        let mut pace = Pace::new();
+        for _ in 0..SMALL_PIECES {
+            pace.took(2);
+            assert_eq!(pace.due, None);
+        }
+        pace.took(2);
+        assert_eq!(pace.due, Some(Instant::now() + PAUSE), "and from here on some at a time");
+        // Who writes much at once is read as fast as can be.
+        pace.took(SMALL);
+        assert_eq!(pace.due, None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        pace.took(2);
+        assert_eq!(pace.due, None, "the next second begins anew");
     }
 
     #[tokio::test]

@@ -15,6 +15,8 @@ const IMAGE: &str = "neighbours";
 /// The daemon, and a pool of the provider `test` for claims.
 pub struct Bed {
     pub daemon: Daemon,
+    /// The programs of this folder, built.
+    pub programs: Vec<PathBuf>,
 }
 
 /// A program that runs in a container of its own.
@@ -35,14 +37,16 @@ impl Bed {
         });
         let store = Store::open(&daemon.path("state/images")).unwrap();
         let mut image = HostImage::default();
-        for name in ["probe", "storm", "victim"] {
-            image = image.file(&format!("/{name}"), &std::fs::read(built(name, &daemon.path("."))).unwrap());
+        let names = ["probe", "storm", "victim"];
+        let programs: Vec<_> = names.iter().map(|name| built(name, &daemon.path("."))).collect();
+        for (name, program) in names.iter().zip(&programs) {
+            image = image.file(&format!("/{name}"), &std::fs::read(program).unwrap());
         }
         image.import(&store, &daemon.path("."), IMAGE);
         drop(store);
         daemon.launch().await;
         daemon.settled().await;
-        Self { daemon }
+        Self { daemon, programs }
     }
 
     fn request(argv: &[&str], env: &[(&str, &str)]) -> ExecutionRequest {

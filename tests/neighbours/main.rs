@@ -7,5 +7,6 @@ mod support;
 
 mod bed;
 mod memory;
+mod podman;
 mod shares;
 mod storms;

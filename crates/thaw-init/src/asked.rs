@@ -1,13 +1,24 @@
-//! What commands have to ask for: sockets whose memory the kernel charges to nobody. There may be so many at a time, and the
-//! kernel itself keeps count of them: a socket that is closed is one less, whoever closed it. Of sockets for echo requests
-//! it counts only those that have sent one, so that there are so many in the life of a container.
+//! What commands have to ask for: sockets and locks whose memory the kernel charges to nobody.
+//!
+//! There may be so many at a time, and the kernel itself keeps count of them: a socket that is closed is one less, whoever
+//! closed it. Of sockets for echo requests it counts only those that have sent one, so that there are so many in the life
+//! of a container.
 
 use core::ffi::c_int;
 
-use thaw_wire::{MAX_LISTENERS, MAX_NETLINK_SOCKETS, MAX_PING_SOCKETS};
+use thaw_wire::{MAX_LISTENERS, MAX_NETLINK_SOCKETS, MAX_PING_SOCKETS, MAX_RANGE_LOCKS};
 
 /// Descriptor on which the questions arrive (seccomp_unotify(2)), as the spawner passes it.
 pub const QUESTIONS: c_int = 1;
+
+/// The container's `/proc/locks`, as the spawner passes it: commands have an empty file in its place.
+const LOCKS: c_int = 2;
+
+/// A call to lock may leave two more than there were, by taking the middle out of one.
+const LOCKS_PER_CALL: u32 = 2;
+
+/// Shortest time between two looks at the locks, ms: while they are read, nobody on the host gets one.
+const LOCKS_PAUSE_MS: i64 = 100;
 
 /// `SECCOMP_IOCTL_NOTIF_RECV` and `SECCOMP_IOCTL_NOTIF_SEND` (linux/seccomp.h).
 const RECEIVE: libc::c_ulong = 0xc050_2100;
@@ -47,6 +58,9 @@ pub struct Counts {
     permissions: u32,
     /// Sockets for echo requests so far.
     pings: u32,
+    /// Locks that there may be, at most, and when they were counted last, ms.
+    locks: u32,
+    locks_counted: i64,
 }
 
 impl Counts {
@@ -57,7 +71,14 @@ impl Counts {
             unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }
         };
         let (protocols, tcp) = (open(c"/proc/net/protocols"), [open(c"/proc/net/tcp"), open(c"/proc/net/tcp6")]);
-        (protocols >= 0 && tcp[0] >= 0).then_some(Self { protocols, tcp, permissions: 0, pings: 0 })
+        (protocols >= 0 && tcp[0] >= 0).then_some(Self {
+            protocols,
+            tcp,
+            permissions: 0,
+            pings: 0,
+            locks: 0,
+            locks_counted: 0,
+        })
     }
 
     /// Answers one question, if there is one. `space` is for what is read meanwhile.
@@ -70,12 +91,15 @@ impl Counts {
             return;
         }
         let family = question.arguments[0] as c_int;
-        let granted = match i64::from(question.call) {
+        let call = i64::from(question.call);
+        let granted = match call {
             libc::SYS_listen => self.may_listen(space),
+            libc::SYS_fcntl => self.may_lock(space),
             _ if family == libc::AF_NETLINK => self.may_ask_the_kernel(space),
             _ => self.may_ping(),
         };
-        let (error, flags) = if granted { (0, CONTINUE) } else { (-libc::ENOBUFS, 0) };
+        let none_left = if call == libc::SYS_fcntl { libc::ENOLCK } else { libc::ENOBUFS };
+        let (error, flags) = if granted { (0, CONTINUE) } else { (-none_left, 0) };
         let answer = Answer { id: question.id, value: 0, error, flags };
         // SAFETY: as above. It fails if whoever asked is no more.
         unsafe { libc::ioctl(QUESTIONS, SEND, &raw const answer) };
@@ -94,6 +118,20 @@ impl Counts {
         granted
     }
 
+    fn may_lock(&mut self, space: &mut [u8]) -> bool {
+        if self.locks + LOCKS_PER_CALL > MAX_RANGE_LOCKS {
+            let now = milliseconds();
+            if now - self.locks_counted >= LOCKS_PAUSE_MS {
+                (self.locks, self.locks_counted) = (range_locks(space), now);
+            }
+        }
+        let granted = self.locks + LOCKS_PER_CALL <= MAX_RANGE_LOCKS;
+        if granted {
+            self.locks += LOCKS_PER_CALL;
+        }
+        granted
+    }
+
     fn may_listen(&mut self, space: &mut [u8]) -> bool {
         if self.permissions >= MAX_LISTENERS {
             self.permissions = self.tcp.iter().map(|file| listening(read(*file, space))).sum();
@@ -104,6 +142,26 @@ impl Counts {
     }
 }
 
+/// Lines of `/proc/locks` about ranges of files; at most as many as there may be.
+fn range_locks(space: &mut [u8]) -> u32 {
+    let (mut count, mut offset) = (0, 0);
+    while count < MAX_RANGE_LOCKS {
+        let text = read_from(LOCKS, offset, space);
+        // Whole lines; the rest is read again.
+        let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else { break };
+        count += text[..end].split(|byte| *byte == b'\n').filter(|line| word(line, 1) == b"POSIX").count() as u32;
+        offset += end + 1;
+    }
+    count.min(MAX_RANGE_LOCKS)
+}
+
+fn milliseconds() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the place is valid to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+}
+
 /// Lines of `/proc/net/tcp` with the state `TCP_LISTEN` (include/net/tcp_states.h).
 fn listening(text: &[u8]) -> u32 {
     text.split(|byte| *byte == b'\n').filter(|line| word(line, 3) == b"0A").count() as u32
@@ -111,12 +169,17 @@ fn listening(text: &[u8]) -> u32 {
 
 /// The file from its start, as far as there is room: what is looked for stands at the start, or the file is short.
 fn read(file: c_int, space: &mut [u8]) -> &[u8] {
+    read_from(file, 0, space)
+}
+
+/// The file from `offset` on, as far as there is room.
+fn read_from(file: c_int, offset: usize, space: &mut [u8]) -> &[u8] {
     let mut length = 0;
     while length < space.len() {
         // SAFETY: the rest of the buffer is as long as said. A file that there is not gives an error.
         let read = unsafe {
             let rest = space.as_mut_ptr().add(length);
-            libc::pread(file, rest.cast(), space.len() - length, length as libc::off_t)
+            libc::pread(file, rest.cast(), space.len() - length, (offset + length) as libc::off_t)
         };
         if read <= 0 {
             break;

@@ -27,6 +27,9 @@ pub const MAX_NETLINK_SOCKETS: u32 = 64;
 /// Sockets for echo requests in the life of a container, for the same reason.
 pub const MAX_PING_SOCKETS: u32 = 128;
 
+/// Locks on ranges of files (fcntl(2)) of a container at a time, for the same reason.
+pub const MAX_RANGE_LOCKS: u32 = 16_384;
+
 /// TCP sockets of a container that listen, at a time: what they have received and nobody has accepted yet is charged to
 /// nobody.
 pub const MAX_LISTENERS: u32 = 64;

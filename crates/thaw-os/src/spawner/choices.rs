@@ -329,18 +329,16 @@ const FCNTL: &[Row] = &[
         ],
         "descriptors and their flags",
     ),
-    allow(
-        &[
-            ("F_GETLK", 5),
-            ("F_SETLK", 6),
-            ("F_SETLKW", 7),
-            ("F_OFD_GETLK", 36),
-            ("F_OFD_SETLK", 37),
-            ("F_OFD_SETLKW", 38),
-            ("F_CANCELLK", 1029),
-            ("F_GETLEASE", 1025),
-        ],
-        "locks of files: SQLite, apt, git",
+    allow(&[("F_GETLK", 5), ("F_CANCELLK", 1029), ("F_GETLEASE", 1025)], "reading about locks of files"),
+    Row {
+        values: &[("F_SETLK", 6), ("F_SETLKW", 7)],
+        answer: Answer::Ask,
+        why: "locks of files: SQLite, apt; they are charged to nobody: a container may have 16,384 of them at a time",
+    },
+    refuse(
+        &[("F_OFD_GETLK", 36), ("F_OFD_SETLK", 37), ("F_OFD_SETLKW", 38)],
+        EINVAL,
+        "locks that are charged to nobody and cannot be counted; as where the kernel has none, programs take the others",
     ),
     allow(
         &[

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -62,8 +61,14 @@ impl Confinement {
     }
 
     /// Gives up everything not needed and executes `thaw-init`, with `control` as its standard input, and as its standard
-    /// output the descriptor on which commands ask it for what has to be counted.
-    pub fn execute(&self, request: &CreateRequest, control: &OwnedFd, init: BorrowedFd<'_>) -> Result<Infallible> {
+    /// output the descriptor on which commands ask it for what has to be counted, and as its standard error the file by
+    /// which it counts their locks.
+    pub fn execute(
+        &self,
+        request: &CreateRequest,
+        [control, locks]: [&OwnedFd; 2],
+        init: BorrowedFd<'_>,
+    ) -> Result<Infallible> {
         limit(Resource::Nofile, request.open_files)?;
         limit(Resource::Core, CORE_BYTES)?;
         for capability in CapabilitySet::all().difference(KEPT).iter() {
@@ -76,13 +81,8 @@ impl Confinement {
         // thaw-init is no root, so that its capabilities have to come with it as ambient ones; it empties both sets before
         // it does anything else (CVE-2022-24769).
         let sets = rustix::thread::CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: KEPT };
-        let null = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map_err(|error| format!("open /dev/null: {error}"))?;
         rustix::stdio::dup2_stdin(control).map_err(|errno| format!("pass the control socket: {errno}"))?;
-        rustix::stdio::dup2_stderr(&null).map_err(|errno| format!("redirect stderr: {errno}"))?;
+        rustix::stdio::dup2_stderr(locks).map_err(|errno| format!("pass the file of locks: {errno}"))?;
         rustix::thread::set_no_new_privs(true).map_err(|errno| format!("set no_new_privs: {errno}"))?;
         become_init()?;
         rustix::thread::set_capabilities(None, sets).map_err(|errno| format!("drop capabilities: {errno}"))?;

@@ -58,19 +58,20 @@ pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
         .map_err(failed(format!("open {}", path.display())))
 }
 
-/// Mounts everything and makes `root` the root. Returns what the daemon works with.
+/// Mounts everything and makes `root` the root. Returns what the daemon works with, and the container's `/proc/locks`, by
+/// which thaw-init counts.
 pub fn set_up(
     request: &CreateRequest,
     view: &View,
     root: &OwnedFd,
     mount_point: OwnedFd,
-) -> Result<Vec<(Part, OwnedFd)>> {
+) -> Result<(Vec<(Part, OwnedFd)>, OwnedFd)> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private"))?;
     attach(root.as_fd(), mount_point.as_fd(), "the root file system")?;
     drop(mount_point);
 
-    let proc = proc(root.as_fd())?;
+    let (proc, locks) = proc(root.as_fd())?;
     generated(request, view, root.as_fd(), proc.as_fd())?;
     control_group(request, root.as_fd())?;
     let (shm, terminals) = devices(root.as_fd())?;
@@ -82,7 +83,7 @@ pub fn set_up(
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
     rustix::process::chdir("/").map_err(failed("enter /"))?;
     let credentials = credentials.map(|directory| (Part::Credentials, directory));
-    Ok(std::iter::once((Part::Terminals, terminals)).chain(credentials).collect())
+    Ok((std::iter::once((Part::Terminals, terminals)).chain(credentials).collect(), locks))
 }
 
 fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Result<()> {
@@ -124,7 +125,8 @@ fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
     Ok(mount)
 }
 
-fn proc(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+/// `/proc`, and its file of locks, which is covered afterwards.
+fn proc(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     // Processes of other users are invisible: uid 1000 does not even see thaw-init (proc(5), hidepid).
@@ -138,6 +140,8 @@ fn proc(root: BorrowedFd<'_>) -> Result<OwnedFd> {
         }
     }
     attach(proc.as_fd(), target(root, "proc")?.as_fd(), "/proc")?;
+    let locks = rustix::fs::openat(&proc, "locks", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open /proc/locks"))?;
     for name in MASKED {
         let Some(place) = existing(proc.as_fd(), name)? else { continue };
         let stat = rustix::fs::fstat(&place).map_err(failed(format!("stat /proc/{name}")))?;
@@ -158,7 +162,7 @@ fn proc(root: BorrowedFd<'_>) -> Result<OwnedFd> {
             .map_err(|error| format!("make /proc/{name} read-only: {error}"))?;
         attach(copy.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
     }
-    Ok(proc)
+    Ok((proc, locks))
 }
 
 /// Files that thawd writes, over those of the image and of `/proc`. They lie on a tmpfs of their own, which the

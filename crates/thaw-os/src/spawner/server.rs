@@ -250,9 +250,10 @@ fn child(
     let mount_point = filesystem::open_mount_point(&request.mount_point)?;
     confinement.become_root()?;
     let mut made = vec![(Part::Proxy, confinement.listen(request.proxy_port)?)];
-    made.extend(filesystem::set_up(request, view, &root, mount_point)?);
+    let (parts, locks) = filesystem::set_up(request, view, &root, mount_point)?;
+    made.extend(parts);
     rustix::system::sethostname(request.id.as_bytes()).map_err(|errno| format!("set the host name: {errno}"))?;
     let (parts, fds): (Vec<_>, Vec<_>) = made.iter().map(|(part, fd)| (*part, fd.as_fd())).unzip();
     say(parent, &ChildReply::Ready(parts), &fds)?;
-    confinement.execute(request, control, init)
+    confinement.execute(request, [control, &locks], init)
 }
