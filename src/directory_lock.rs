@@ -1,4 +1,5 @@
-//! One daemon per directory: what it keeps in its directories, and sweeps at its start, is nobody else's.
+//! Lock on the daemon's directories: one daemon per directory, because a daemon destroys at its start what it does not
+//! know there.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,39 +8,39 @@ use std::time::Duration;
 
 use thaw_os::kernel::{LOCK_PATIENCE, LockError, lock_directory};
 
-/// Why a directory could not be taken.
+/// Why a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryLockError {
-    /// Another daemon has it.
+    /// Another process holds the lock.
     #[error("another daemon uses {}: {holders}; stop it, or choose another `{key}`", path.display())]
     Taken {
         /// The directory.
         path: PathBuf,
         /// Its key in the configuration.
         key: &'static str,
-        /// Which processes have it.
+        /// Processes that hold the lock.
         holders: String,
     },
-    /// It cannot be opened or locked.
+    /// The directory cannot be opened or locked.
     #[error("lock {}: {source}", path.display())]
     Io {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// A directory that is this daemon's alone until this is dropped, or the process ends in whatever way.
+/// Lock on a directory. Held until this is dropped or the process ends, in whatever way.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    /// Locked.
+    /// The directory's descriptor, which carries the lock.
     _directory: OwnedFd,
 }
 
 impl DirectoryLock {
-    /// Takes a directory; `key` is its name in the configuration. Blocks for [`LOCK_PATIENCE`] at most while somebody
-    /// else has it.
+    /// Locks a directory; `key` is its name in the configuration. Blocks for up to [`LOCK_PATIENCE`] while another
+    /// process holds the lock.
     ///
     /// # Errors
     /// See [`DirectoryLockError`].

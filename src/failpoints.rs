@@ -1,8 +1,8 @@
-//! Named steps of what the daemon does, at each of which tests can kill it.
+//! Named steps of the daemon at which tests can kill or stop it.
 //!
-//! In a build with debug assertions, the environment variable `THAWD_DIE_AT` names a step, with a count if it is not the
-//! first time that is meant (`claim.submitted:3`): the process kills itself there, by SIGKILL, before it goes on. With
-//! `THAWD_STOP_AT` it stops there instead (SIGSTOP), until somebody lets it go on. Other builds know nothing of this.
+//! In a build with debug assertions, the environment variable `THAWD_DIE_AT` names a step, with a count if a later pass
+//! is meant (`claim.submitted:3`). The process kills itself there with SIGKILL. With `THAWD_STOP_AT` it stops itself
+//! there with SIGSTOP, until SIGCONT. Other builds do not read these variables.
 
 /// Every step, in the order in which a container goes through them.
 pub const ALL: [&str; 24] = [
@@ -32,7 +32,7 @@ pub const ALL: [&str; 24] = [
     "destroy.removed",
 ];
 
-/// The daemon is at this step now.
+/// Marks a step: kills or stops the process here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn at(step: &str) {
     use std::sync::OnceLock;
@@ -40,7 +40,7 @@ pub fn at(step: &str) {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// A stop is over all threads within microseconds, and within this on the busiest machine.
+    /// Longest time until a stop has reached all threads: microseconds usually, this long on the busiest machine.
     const STOP_COMES_WITHIN: std::time::Duration = std::time::Duration::from_millis(500);
 
     struct Wanted {
@@ -62,7 +62,7 @@ pub fn at(step: &str) {
     {
         debug_assert!(ALL.contains(&step), "{step} is not listed");
         let _ = kill_process(getpid(), *signal);
-        // The signal may come to another thread first, and this one must not get any further meanwhile.
+        // The kernel may deliver the signal to another thread first; this thread must not continue meanwhile.
         if *signal == Signal::STOP {
             std::thread::sleep(STOP_COMES_WITHIN);
             return;
@@ -73,7 +73,7 @@ pub fn at(step: &str) {
     }
 }
 
-/// The daemon is at this step now.
+/// Does nothing in a build without debug assertions.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn at(_step: &str) {}

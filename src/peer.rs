@@ -1,9 +1,9 @@
-//! Connections of clients, and whether somebody is still at the other end.
+//! Client connections: reading and writing through a shared reference, and finding out whether the client is gone.
 //!
-//! A client may close its sending half behind the request and wait for the answer: socat, `nc -N` and busybox's wget
-//! do. So the end of what it sends says nothing about whether it still listens, and hyper's servers are told so with
-//! `half_close(true)`. hyper then looks at the connection no more until it has written something, but an execution must
-//! learn soon that its client is gone. [`gone`] tells the two apart:
+//! A client may close its sending half after the request and still wait for the answer: socat, `nc -N` and busybox's
+//! wget do. So the end of the client's data does not mean that the client is gone; `half_close(true)` tells hyper's
+//! servers so. But then hyper does not look at the connection again until it has written something, while an execution
+//! must learn soon that its client is gone. [`gone`] distinguishes the two:
 //!
 //! | the client | Unix socket | TCP |
 //! |---|---|---|
@@ -11,9 +11,9 @@
 //! | is gone (closed, died) | `POLLHUP`, at once | `POLLRDHUP`: the same FIN |
 //! | is gone with unread bytes, or was reset | `POLLHUP`, at once | `POLLHUP`, at once |
 //!
-//! Over TCP only an answer to a packet of ours tells: a reset for the first byte of the response, or for a keep-alive
-//! probe. A closed socket still acknowledges probes for `net.ipv4.tcp_fin_timeout` (60 s), so that a client that closed
-//! is noticed after about a minute if nothing is sent to it.
+//! Over TCP, only an answer to a packet from this side tells: a reset for the first byte of the response, or for a
+//! keep-alive probe. A closed socket still acknowledges probes for `net.ipv4.tcp_fin_timeout` (60 s). So if nothing is
+//! sent to a client that closed, the daemon notices after about a minute.
 
 use std::future::Future;
 use std::io;
@@ -28,13 +28,14 @@ use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Time between two looks at a half-closed connection. An event would need a second descriptor for each.
+/// Time between two checks of a half-closed connection. Waiting for an event instead would need a second descriptor for
+/// each connection.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Silence before, and time between, keep-alive probes on a half-closed TCP connection.
+/// Idle time before the first keep-alive probe on a half-closed TCP connection, and between two probes.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// A socket of tokio's that can be used through a shared reference.
+/// A tokio socket that can be used through a shared reference.
 pub trait Socket: AsFd + Send + Sync {
     /// See [`UnixStream::poll_read_ready`].
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -48,7 +49,7 @@ pub trait Socket: AsFd + Send + Sync {
     fn try_write_vectored(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize>;
     /// See [`UnixStream::ready`].
     fn ready(&self, interest: Interest) -> impl Future<Output = io::Result<Ready>> + Send;
-    /// Makes the kernel find out by itself that a silent peer is gone.
+    /// Makes the kernel detect by keep-alive probes that a silent peer is gone.
     fn probe(&self);
 }
 
@@ -75,14 +76,14 @@ macro_rules! socket {
             }
             fn probe(&self) {
                 let probe: fn(BorrowedFd<'_>) -> rustix::io::Result<()> = $probe;
-                // Without it only the notice comes later, with the first byte that is written.
+                // If probes cannot be switched on, the client's end is noticed later, at the next byte written.
                 let _ = probe(self.as_fd());
             }
         }
     };
 }
 
-// The kernel tells the end of a Unix socket's peer by itself.
+// The kernel reports the end of a Unix socket's peer without probes.
 socket!(UnixStream, |_| Ok(()));
 socket!(TcpStream, |fd| {
     sockopt::set_tcp_keepidle(fd, PROBE)?;
@@ -90,7 +91,7 @@ socket!(TcpStream, |fd| {
     sockopt::set_socket_keepalive(fd, true)
 });
 
-/// One owner's share of a connection, to read and to write; another share can be given to [`gone`].
+/// One owner's share of a connection, for reading and writing; another share can be given to [`gone`].
 #[derive(Debug)]
 pub struct Shared<S>(pub Arc<S>);
 
@@ -148,11 +149,11 @@ impl<S: Socket> AsyncWrite for Shared<S> {
     }
 }
 
-/// Returns when nobody is at the other end any more; see the table above. A half-closed connection is none of those.
+/// Returns when the peer is gone; see the table above. A half-closed connection is not gone.
 pub async fn gone(socket: &impl Socket) {
-    // Of all readiness, this interest is fulfilled by the end of the peer's sending only, and not by data.
+    // This interest becomes ready only by the end of the peer's data, not by data.
     if socket.ready(Interest::PRIORITY).await.is_err() {
-        // The runtime is ending, and with it the connection.
+        // The runtime is ending, and closes the connection.
         return;
     }
     socket.probe();
@@ -162,10 +163,10 @@ pub async fn gone(socket: &impl Socket) {
 }
 
 fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
-    // Both are reported without being asked for (poll(2)).
+    // poll(2) reports both without being asked.
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // A descriptor of ours can always be polled; if not, whoever uses it will find out.
+    // Polling an open descriptor cannot fail; if it does, the next read or write shows the error.
     poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 

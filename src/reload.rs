@@ -1,4 +1,4 @@
-//! What has changed between two configurations, and which of it a running daemon can take over.
+//! Compares two configurations: which keys differ, and which of them a running daemon can take over.
 
 use std::collections::BTreeSet;
 
@@ -6,18 +6,18 @@ use toml::{Table, Value};
 
 use thaw_client::config::{self, Config};
 
-/// Keys that differ, as they stand in the file (`pool.target`), sorted.
+/// Keys that differ, as written in the file (`pool.target`), sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What the running daemon takes over.
+    /// Keys that the running daemon takes over.
     pub now: Vec<String>,
-    /// What it takes over when it is started again.
+    /// Keys that take effect after a restart.
     pub after_restart: Vec<String>,
 }
 
 /// Compares two configurations.
 pub fn changes(old: &Config, new: &Config) -> Changes {
-    // A section that is not there says the same as an empty one.
+    // A missing section has the same meaning as an empty one.
     let (mut full_old, mut full_new) = (old.clone(), new.clone());
     for name in old.provider.keys().chain(new.provider.keys()) {
         full_old.provider.entry(name.clone()).or_default();
@@ -30,14 +30,14 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
     Changes { now, after_restart }
 }
 
-/// Brings `running`, which the daemon runs with, up to `new` as far as the daemon has taken it over. The rest still differs
-/// from what runs, and is told again at the next comparison.
+/// Updates `running`, the daemon's configuration, with the keys of `new` that the daemon has taken over. The other keys
+/// still differ, and are reported again at the next comparison.
 pub fn take_over(running: &mut Config, new: &Config, changes: &Changes) {
     let taken = |key: String| changes.now.contains(&key);
     running.log.filter.clone_from(&new.log.filter);
     let (kept, given) = (&mut running.pool, &new.pool);
     (kept.target, kept.min, kept.max, kept.scaling) = (given.target, given.min, given.max, given.scaling);
-    // Those of which the section is gone, too: that says the same as an empty one.
+    // Includes sections that were removed, which have the same meaning as empty ones.
     let names: BTreeSet<String> = running.provider.keys().chain(new.provider.keys()).cloned().collect();
     for name in names {
         let given = new.provider.get(&name).cloned().unwrap_or_default();
@@ -57,7 +57,7 @@ pub fn take_over(running: &mut Config, new: &Config, changes: &Changes) {
 fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
     match key.strip_prefix("provider.").and_then(|rest| rest.split_once('.')) {
         Some((_, "pool_target" | "pool_min" | "pool_max")) => true,
-        // The pools of prestarted CLIs exist, or do not, since the start.
+        // Pools of prestarted CLIs are created at the start only: a reload can change their targets, not their number.
         Some((name, rest)) if rest == "prestarted" || rest.starts_with("prestarted_models.") => {
             let pools = |config: &Config| config.provider.get(name).map(prestarted_pools).unwrap_or_default();
             let names = |config| pools(config).into_iter().map(|(model, _)| model).collect::<Vec<_>>();
@@ -67,7 +67,7 @@ fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
     }
 }
 
-/// The pools of prestarted CLIs that a provider gets, in the daemon's order: model (none for the default) and target.
+/// Pools of prestarted CLIs of a provider, in the daemon's order: model (`None` for the default) and target.
 pub fn prestarted_pools(provider: &config::Provider) -> Vec<(Option<String>, usize)> {
     let of_default = (provider.prestarted > 0).then_some((None, provider.prestarted));
     let of_models = provider.prestarted_models.iter().map(|(model, target)| (Some(model.clone()), *target));
@@ -88,7 +88,7 @@ fn compare(prefix: &str, old: &Table, new: &Table, keys: &mut Vec<String>) {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match (old.get(name), new.get(name)) {
             (old, new) if old == new => {}
-            // Names that the operator chooses are no keys.
+            // The names below this key are chosen by the operator, and are no configuration keys.
             _ if key == "egress.resolve" => keys.push(key),
             (Some(Value::Table(old)), Some(Value::Table(new))) => compare(&key, old, new, keys),
             (None, Some(Value::Table(new))) => compare(&key, &empty, new, keys),

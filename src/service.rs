@@ -1,4 +1,4 @@
-//! The daemon as a service: tells systemd how it is, shows the watchdog that it is alive, reads its configuration again.
+//! Runs the daemon as a systemd service: readiness, status line, watchdog, and reload of the configuration.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use crate::telemetry::{DaemonMetrics, LogControl, TelemetryError};
 use thaw_client::config::{Config, ConfigError};
 use thaw_client::types::{self, Stage};
 
-/// How often the line in `systemctl status` is brought up to date.
+/// Time between two updates of the line in `systemctl status`.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Longest wait for the figures of one pool; its task answers within microseconds.
+/// Longest wait for the status of one pool. The pool's task usually answers within microseconds.
 const POOL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a new configuration was not taken over.
+/// Why a new configuration was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The file is wrong.
+    /// The file cannot be read or is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The log filter is wrong.
+    /// The log filter is invalid.
     #[error(transparent)]
     Log(#[from] TelemetryError),
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Asks the API how it is.
+/// Health check of the API, called from inside the daemon.
 pub struct Health(Box<dyn Fn() -> Answer + Send + Sync>);
 
 impl Health {
-    /// `ask` must need nothing that clients can use up, such as a connection: otherwise they could have the daemon killed
-    /// by its watchdog.
+    /// `ask` must not use anything that clients can use up, such as a connection. Otherwise clients could make the
+    /// watchdog kill the daemon.
     pub fn new(ask: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
         Self(Box::new(ask))
     }
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Health {
     }
 }
 
-/// What runs beside the API.
+/// The task that runs beside the API.
 #[derive(Debug)]
 pub struct Service {
     executions: Arc<Executions>,
@@ -73,7 +73,7 @@ impl Service {
         Self { executions, health, log, config, metrics }
     }
 
-    /// Runs until `stop`. `load` reads the configuration again, each time `hangup` yields.
+    /// Runs until `stop` is cancelled. At each `hangup`, `load` reads the configuration again.
     pub async fn run(
         mut self,
         mut hangup: tokio::signal::unix::Signal,
@@ -85,7 +85,7 @@ impl Service {
         let mut refresh = interval(STATUS_INTERVAL);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let limit = systemd::watchdog();
-        // Twice within the limit even when a sign of life takes the third of it that it may take.
+        // A third of the limit: two signs of life fit into the limit even if each takes as long as it may.
         let pause = limit.map_or(Duration::MAX / 4, |limit| limit / 3);
         let mut watchdog = interval(pause.min(Duration::from_secs(86_400)));
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -124,17 +124,17 @@ impl Service {
         systemd::stopping();
     }
 
-    /// Whether the daemon does its work: the API answers, and every pool's task answers, within `limit`. It is asked from
-    /// within: connections are the clients' to use up.
+    /// Checks that the daemon works: the API and every pool's task answer within `limit`. The check calls them
+    /// directly, since clients can use up connections.
     ///
-    /// Only silence counts. An error is an answer: what runs is worth more than a restart.
+    /// Only silence counts as a failure. An error is an answer, and restarting would risk what runs.
     async fn look_alive(&self, limit: Duration) -> Result<(), String> {
         let alive = async {
             if let Err(error) = (self.health.0)().await {
                 tracing::warn!(%error, "the watchdog's own request failed");
             }
             for pool in self.pools() {
-                // A pool that has ended does so only when the daemon ends.
+                // An error means that the pool has stopped, which happens only when the daemon ends.
                 let _ = pool.status().await;
             }
         };
@@ -148,7 +148,7 @@ impl Service {
             .flat_map(|served| std::iter::once(&served.pool).chain(served.prestarted.iter().map(|(pool, _)| pool)))
     }
 
-    /// One line: the pools and their sizes.
+    /// The status line: all pools and their sizes.
     async fn status(&self) -> String {
         let mut parts = Vec::new();
         for pool in self.pools() {
@@ -159,7 +159,7 @@ impl Service {
         if parts.is_empty() { "serving, no providers".to_owned() } else { format!("serving; {}", parts.join("; ")) }
     }
 
-    /// Takes over what can be, and tells about the rest.
+    /// Applies the changes that a running daemon can take over; logs which ones need a restart.
     async fn reload(&mut self, new: Config) {
         let changes = reload::changes(&self.config, &new);
         if changes.now.iter().any(|key| key == "log.filter")
@@ -194,7 +194,7 @@ impl Service {
             }
             let prefix = format!("provider.{name}.prestarted");
             if let (Some(changes), true) = (of_provider, changed.iter().any(|key| key.starts_with(&prefix))) {
-                // The same pools as at the start, or the key would not be among those that can change.
+                // The set of pools is the same as at the start: `reload` accepts only changes of their targets.
                 for ((pool, _), (_, target)) in served.prestarted.iter().zip(reload::prestarted_pools(changes)) {
                     pool.set(target, Bounds { min: target, max: target, scaling: false }).await?;
                 }

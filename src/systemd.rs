@@ -1,5 +1,5 @@
-//! What systemd and the daemon tell each other: readiness, status, watchdog, sockets. Without systemd all of it is
-//! silent.
+//! systemd's service protocol: readiness, status, watchdog and passed sockets. Without systemd, all functions do
+//! nothing.
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-/// The listening socket that systemd opened for us (sd_listen_fds(3)), if it did: `thawd.socket` has one.
+/// The listening socket that systemd passed (sd_listen_fds(3)), if any; `thawd.socket` has one.
 ///
 /// # Errors
-/// More than one socket, or one that is no Unix stream socket.
+/// systemd passed more than one socket, or one that is not a Unix stream socket.
 pub fn inherited_listener() -> io::Result<Option<UnixListener>> {
     let mut sockets = ListenFd::from_env();
     if sockets.len() > 1 {
@@ -24,17 +24,17 @@ pub fn inherited_listener() -> io::Result<Option<UnixListener>> {
     Ok(listener)
 }
 
-/// The daemon serves.
+/// Announces that the daemon serves.
 pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// What `systemctl status` shows, one line.
+/// Sets the line that `systemctl status` shows.
 pub fn status(text: &str) {
     send(&[NotifyState::Status(text)]);
 }
 
-/// The configuration is about to be read again; [`ready`] ends this.
+/// Announces that the configuration is about to be read again; [`ready`] ends that.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -42,17 +42,17 @@ pub fn reloading() {
     }
 }
 
-/// The daemon is ending.
+/// Announces that the daemon is ending.
 pub fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
-/// A sign of life for the watchdog.
+/// Sends a sign of life to the watchdog.
 pub fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// Time within which systemd wants a sign of life (`WatchdogSec=`), if it does.
+/// Time within which systemd expects a sign of life (`WatchdogSec=`); `None` if it expects none.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
 }

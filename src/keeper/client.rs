@@ -1,10 +1,9 @@
-//! The daemon's side: what it has given to the keeper, and the one task that tells it what it could not take in at once,
-//! and replaces one that died or hangs.
+//! Client of the keeper: remembers what was given to the keeper, and runs the one task that sends queued messages and
+//! replaces a keeper that died or hangs.
 //!
-//! Whoever has something to be kept never waits: a message is a system call that does not block. When the keeper's socket
-//! is full, messages queue up behind each other, and the owner task sends them on; if the keeper takes none of them for
-//! `daemon.keeper_stall_ms`, it hangs, and the next one is told everything. [`Keeper::caught_up`] says when nothing is in
-//! the queue any more.
+//! Callers never wait: sending a message is a system call that does not block. When the keeper's socket is full,
+//! messages are queued and the task sends them later. A keeper that takes no message for `daemon.keeper_stall_ms`
+//! counts as hung; its successor gets everything. [`Keeper::caught_up`] tells when the queue is empty.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -28,16 +27,16 @@ use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
 use thaw_os::cgroup::Hierarchy;
 use thaw_os::kernel::{self, Watched};
 
-/// How long a keeper may take to say what it has.
+/// Longest time for a keeper to send what it holds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Send buffer asked for, bytes: some hundred messages, so that a claim does not wait for the keeper to run.
+/// Size of the send buffer, bytes: some hundred messages, so that a claim does not wait for the keeper to run.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Pause before a keeper that died is replaced once more.
+/// Pause before the next try to replace a keeper.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Why there is no keeper.
+/// Why no keeper can be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the keeper process cannot be used: {step}: {source}")]
 pub struct KeeperError {
@@ -49,25 +48,25 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> KeeperErr
     move |error| KeeperError { step, source: error.into() }
 }
 
-/// Where the keeper's process and socket are.
+/// Program and socket of the keeper, and its limits.
 #[derive(Debug, Clone)]
 pub struct Location {
-    /// This program.
+    /// This program, which is also the keeper's.
     pub program: PathBuf,
-    /// The directory of its socket.
+    /// Directory of the keeper's socket.
     pub run_dir: PathBuf,
-    /// How long it stays without a daemon.
+    /// Longest time that the keeper stays without a daemon.
     pub timeout: Duration,
-    /// How long it may take in nothing of what it is told.
+    /// Longest time that the keeper may take no message.
     pub stall: Duration,
 }
 
 /// What was kept under a name.
 #[derive(Debug)]
 pub struct Kept {
-    /// What the daemon that put it there wanted to know about it.
+    /// Note of the daemon that put it there.
     pub note: String,
-    /// The descriptors, in the order in which they were given.
+    /// Descriptors in the order in which they were put.
     pub fds: Vec<Arc<OwnedFd>>,
 }
 
@@ -78,13 +77,13 @@ pub struct Keeper {
     hierarchy: Arc<Hierarchy>,
     failures: Counter,
     state: Mutex<State>,
-    /// Messages are queued, or the connection is over: wakes the owner task.
+    /// Wakes the owner task: messages are queued, or the connection has ended.
     work: Notify,
-    /// How many messages are queued.
+    /// Number of queued messages.
     behind: watch::Sender<usize>,
 }
 
-/// Locked for moments only: nobody waits for anything while it is.
+/// State of the connection. The lock is held for moments only, never while waiting.
 #[derive(Debug)]
 struct State {
     /// None while the keeper is being replaced.
@@ -95,7 +94,7 @@ struct State {
     items: BTreeMap<String, (String, Vec<Arc<OwnedFd>>)>,
     /// What it has not been told yet, oldest first.
     unsent: VecDeque<Message>,
-    /// By us, for good.
+    /// Whether this daemon has ended the keeper for good.
     ended: bool,
 }
 
@@ -114,7 +113,7 @@ impl Message {
         Self::new(&Request::Put { key: key.to_owned(), note: note.to_owned() }, fds.to_vec())
     }
 
-    /// Sends it without waiting.
+    /// Sends the message without waiting.
     fn send(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
         loop {
@@ -127,11 +126,11 @@ impl Message {
 }
 
 impl Keeper {
-    /// Connects to the keeper that is there, or starts one. Returns what it has kept. Blocks for as long as that takes,
-    /// some milliseconds; must be called in a tokio runtime. `failures` counts those that had to be replaced.
+    /// Connects to the running keeper or starts one; returns what it holds. Blocks for some milliseconds; must be
+    /// called in a tokio runtime. `failures` counts replaced keepers.
     ///
     /// # Errors
-    /// It can neither be reached nor be started.
+    /// A keeper can neither be reached nor be started.
     pub fn start(
         location: Location,
         hierarchy: Arc<Hierarchy>,
@@ -187,28 +186,28 @@ impl Keeper {
         }
     }
 
-    /// Whether the next daemon would find it: its socket is there.
+    /// Whether the next daemon could find this keeper: whether its socket exists.
     pub fn is_reachable(&self) -> bool {
         self.location.run_dir.join(SOCKET).exists()
     }
 
-    /// Lets another keeper take its place if the next daemon would not find this one.
+    /// Replaces the keeper if the next daemon could not find it.
     pub fn renew(&self) {
         let mut state = self.lock();
-        // It may just have been replaced.
+        // Without a connection, the keeper is being replaced already.
         if !self.is_reachable() && state.socket.is_some() {
             self.give_up(&mut state, &io::Error::other("its socket was removed"));
         }
     }
 
-    /// Returns once the keeper has been told everything that is queued: at once, unless it is behind. One that hangs is
-    /// given up after `daemon.keeper_stall_ms`, and while there is none, nobody waits for it.
+    /// Returns once all queued messages are sent; at once if none are. A hung keeper is replaced after
+    /// `daemon.keeper_stall_ms`. While there is no keeper, this does not wait.
     pub async fn caught_up(&self) {
-        // The sender lives as long as this.
+        // `self` owns the sender, so this cannot fail.
         let _ = self.behind.subscribe().wait_for(|behind| *behind == 0).await;
     }
 
-    /// Sends a message, or queues it. Without a keeper there is nothing to do: the next one is told everything.
+    /// Sends a message, or queues it. Without a keeper this does nothing: the next keeper gets everything.
     fn tell(&self, state: &mut State, message: io::Result<Message>) {
         let Some(socket) = &state.socket else { return };
         let sent = match &message {
@@ -227,7 +226,7 @@ impl Keeper {
         }
     }
 
-    /// The keeper cannot be used any more, whether it has ended or hangs.
+    /// Drops the connection to a keeper that has ended or hangs; the owner task replaces the keeper.
     fn give_up(&self, state: &mut State, error: &io::Error) {
         tracing::error!(%error, "the keeper could not be told");
         (state.socket, state.unsent) = (None, VecDeque::new());
@@ -240,7 +239,7 @@ impl Keeper {
         self.behind.send_if_modified(|now| std::mem::replace(now, behind) != behind);
     }
 
-    /// Ends the keeper: the daemon is stopped for good, and nothing is left to keep.
+    /// Ends the keeper, when the daemon stops for good and nothing is left to keep.
     pub async fn end(self: &Arc<Self>) {
         let this = Arc::clone(self);
         if let Err(error) = tokio::task::spawn_blocking(move || this.end_blocking()).await {
@@ -248,7 +247,7 @@ impl Keeper {
         }
     }
 
-    /// The same, on a thread that may wait: up to a second, and as long as a process takes to be killed.
+    /// As [`Self::end`], on a thread that may block: up to a second, plus the time that killing a process takes.
     pub fn end_blocking(&self) {
         let child = {
             let mut state = self.lock();
@@ -271,8 +270,7 @@ impl Keeper {
         }
     }
 
-    /// Tells the keeper what it could not take in at once, and replaces one that died or hangs, for as long as the daemon
-    /// lives.
+    /// Sends queued messages, and replaces a keeper that died or hangs, for as long as the daemon lives.
     async fn own(self: Arc<Self>, mut watched: Watched) {
         loop {
             let reason = self.serve(&watched).await;
@@ -295,11 +293,11 @@ impl Keeper {
         }
     }
 
-    /// Sends on what is queued; returns why the connection is over.
+    /// Sends queued messages until the connection ends; returns why.
     async fn serve(&self, watched: &Watched) -> io::Error {
         let ended = async {
             let mut buffer = [0; 16];
-            // It says nothing more; what comes is its end.
+            // After the greeting the keeper sends nothing: whatever can be read is the end of the connection.
             let heard = watched.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
             heard.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())
         };
@@ -330,7 +328,7 @@ impl Keeper {
         }
     }
 
-    /// Sends the oldest message of the queue; whether there was one.
+    /// Sends the oldest queued message; returns whether there was one.
     fn send_next(&self) -> io::Result<bool> {
         let mut state = self.lock();
         let Some(socket) = &state.socket else { return Err(io::ErrorKind::NotConnected.into()) };
@@ -390,7 +388,7 @@ fn open_socket() -> Result<OwnedFd, KeeperError> {
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed("open a socket"))?;
     if rustix::net::sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER).is_err() {
-        // Without CAP_NET_ADMIN over the host the limit is net.core.wmem_max.
+        // Without CAP_NET_ADMIN in the host's namespace, net.core.wmem_max is the limit.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
     }
     Ok(socket)
@@ -455,7 +453,7 @@ fn launch(location: &Location, hierarchy: &Hierarchy) -> Result<(OwnedFd, Child)
     let child = command
         .env_clear()
         .current_dir("/")
-        // Nothing that is meant for the daemon's group is meant for it.
+        // Signals to the daemon's process group must not reach the keeper.
         .process_group(0)
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())

@@ -9,8 +9,11 @@
 //! thawd' ──► connects ──► every (name, note, descriptors) ──► thawd' goes on
 //! ```
 //!
-//! A daemon that is stopped for good says so, and the keeper ends. A keeper that no daemon has come to for
-//! `keeper.timeout_seconds` kills the containers, so that a daemon that never comes back leaves nothing running.
+//! A daemon that stops for good tells the keeper to end. A keeper without a daemon for `daemon.keeper_timeout_seconds`
+//! kills the containers, so that a daemon that never returns leaves nothing running.
+//!
+//! Called by `container`, `execution` and `output`, each for what it wants to survive. Deliberately absent: threads,
+//! and any knowledge of what the descriptors are.
 
 mod client;
 mod key;
@@ -21,5 +24,5 @@ pub use client::{Keeper, KeeperError, Kept, Location};
 pub use key::Key;
 pub use server::serve;
 
-/// Name of its socket in the run directory.
+/// Name of the keeper's socket in the run directory.
 pub const SOCKET: &str = "keeper.sock";

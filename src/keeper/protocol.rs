@@ -29,11 +29,11 @@ pub enum Request {
     End,
 }
 
-/// Keeper → daemon, when it has connected.
+/// Keeper → daemon, after the daemon has connected.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// First.
+    /// The first message.
     Hello {
         /// [`VERSION`].
         version: u32,
@@ -45,6 +45,6 @@ pub enum Reply {
         /// The note.
         note: String,
     },
-    /// That was all.
+    /// The end of the list.
     Done,
 }

@@ -1,4 +1,4 @@
-//! The keeper's process.
+//! Process of the keeper.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,11 +22,11 @@ const OOM_SCORE_ADJUSTMENT: &str = "-900";
 #[derive(Default)]
 struct Items(BTreeMap<String, (String, Vec<OwnedFd>)>);
 
-/// Serves the socket on standard input, which listens, until it is told to end, or until no daemon has been there for
-/// `timeout`: then it kills and removes every container's cgroup below `cgroups`, of which the first is the v2 core's.
+/// Serves the listening socket on standard input until a daemon ends it. Without a daemon for `timeout`, kills and
+/// removes every container's cgroup below `cgroups`, of which the first is the v2 core's.
 ///
 /// # Errors
-/// The socket is unusable, or what is left cannot be cleared away.
+/// The socket is unusable, or the containers' cgroups cannot be removed.
 pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
     prepare();
     let listener = rustix::stdio::stdin();
@@ -54,7 +54,7 @@ pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
             let ready = |index: usize| polled.get(index).is_some_and(|fd| !fd.revents().is_empty());
             (ready(0), ready(1))
         };
-        // What the last daemon said before its end comes before the next one is told what there is.
+        // Read the last daemon's messages to the end before the next daemon gets the list.
         if let Some(current) = daemon.as_ref().filter(|_| message) {
             match receive(current.as_fd(), &mut items, &mut buffer) {
                 Ok(Received::Message) => {}
@@ -65,7 +65,7 @@ pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
                 }
             }
         } else if incoming && let Ok(next) = accept_with(listener, SocketFlags::CLOEXEC) {
-            // There is one daemon at a time, which its lock on the cgroup sees to.
+            // The lock on the cgroup makes sure that there is one daemon at a time.
             daemon = items.tell(next.as_fd()).is_ok().then_some(next);
             alone_since = Instant::now();
         }
@@ -73,7 +73,7 @@ pub fn serve(timeout: Duration, cgroups: &[PathBuf]) -> io::Result<()> {
 }
 
 fn prepare() {
-    // None of these can fail for root, and without them it keeps things just the same.
+    // None of these can fail for root; the keeper works without them too.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -119,11 +119,11 @@ fn send(daemon: BorrowedFd<'_>, reply: &Reply, fds: &[OwnedFd]) -> io::Result<()
     kernel::send(daemon, &[&body], &fds)
 }
 
-/// Kills what no daemon came back for, and leaves nothing of its own either.
+/// Destroys the containers that no daemon came back for, and removes the keeper's own socket.
 fn clear(listener: BorrowedFd<'_>, cgroups: &[PathBuf]) -> io::Result<()> {
     let cgroups: Vec<&Path> = cgroups.iter().map(PathBuf::as_path).collect();
     cgroup::clear_abandoned(&cgroups).map_err(io::Error::other)?;
-    // Who connects from here on finds nobody, and starts another keeper.
+    // From here on, a daemon that connects finds no keeper and starts another one.
     let address = SocketAddrUnix::try_from(rustix::net::getsockname(listener)?)?;
     if let Some(path) = address.path() {
         std::fs::remove_file(Path::new(OsStr::from_bytes(path.to_bytes())))?;

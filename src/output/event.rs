@@ -1,16 +1,16 @@
-//! Events in the form in which they go out.
+//! Events rendered for clients.
 
 use std::sync::Arc;
 
 use thaw_client::types::Event;
 
-/// Name of the last event.
+/// Name of the last event of a log.
 pub const EXIT: &str = "exit";
 
-/// The names of all that are not output.
+/// Names of all events that are not output.
 pub const NAMES: [&str; 5] = ["queued", "started", "delta", "gap", EXIT];
 
-/// An event in the form in which it goes out.
+/// An event rendered for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// Name of the event.
@@ -19,16 +19,16 @@ pub struct Rendered {
     pub data: Arc<str>,
 }
 
-/// An event with its sequence number.
+/// A rendered event with its sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Numbered {
-    /// Counts from 1 without holes.
+    /// Sequence number, from 1 without gaps.
     pub sequence: u64,
     /// The event.
     pub event: Rendered,
 }
 
-/// As it goes out.
+/// Renders an event.
 pub fn render(event: &Event) -> Rendered {
     let (name, data) = match event {
         Event::Queued(data) => ("queued", serde_json::to_string(data)),

@@ -1,51 +1,52 @@
-//! Who reads the output of an execution, how far each of them is, and for whom the command waits.
+//! Readers of an execution's output: how far each has read, and which of them the command waits for.
 //!
-//! A command waits for every reader that is too far behind: for one that is connected until it has taken nothing for a
-//! while, for one that went away until it should have come back.
+//! A command waits for every reader that is too far behind. It waits for a connected reader until that has read nothing
+//! for [`Patience::stall`], and for a reader that went away until [`Patience::away`] has passed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A place in the log: the sum of the charges of all events before it.
+/// Position in the log: the sum of the charges of all events before it, bytes.
 pub type Position = u64;
 
-/// Readers that are away and remembered one by one; of more, the last two count as one.
+/// Most readers that are away and remembered one by one. Beyond that, the last two are merged.
 const MAX_AWAY: usize = 16;
 
-/// What a reader has to have taken to be known as one that reads, bytes: more than the buffers of its connection hold.
+/// Bytes that a reader must have read to count as proven, that is, as one that does read: more than the buffers of its
+/// connection hold.
 const PROOF_BYTES: u64 = 1 << 20;
 
-/// How long a command waits for a reader that has never been seen to read, while there is one that reads.
+/// How long a command waits for an unproven reader while a proven one keeps up.
 const UNPROVEN_PATIENCE: Duration = Duration::from_millis(20);
 
-/// What somebody reads.
+/// What a reader reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
     /// Every event.
     Events,
     /// The bytes of standard output (0) or standard error (1).
     Stream(usize),
-    /// What is still to come, and nothing that is there.
+    /// Only output that is still to come.
     Future,
 }
 
-/// Where the log ends.
+/// End of the log.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tail {
-    /// Behind its last event.
+    /// Position after the last event.
     pub end: Position,
-    /// Behind the last event with standard output, and with standard error.
+    /// Positions after the last event with standard output, and with standard error.
     pub streams: [Position; 2],
 }
 
 /// How long a command waits for a reader.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// For one that is connected and takes nothing.
+    /// Time for a connected reader that reads nothing.
     pub stall: Duration,
-    /// For one that went away.
+    /// Time for a reader that went away.
     pub away: Duration,
 }
 
@@ -60,13 +61,14 @@ pub struct Followers {
 #[derive(Debug)]
 struct Follower {
     reads: Reads,
-    /// It has taken everything before that.
+    /// Position up to which the reader has read everything.
     taken: Position,
-    /// Where it began; `None` until it has looked at the log for the first time.
+    /// Position at which the reader began; `None` before its first read.
     begun: Option<Position>,
-    /// Since when the command has waited for it, and it has taken nothing.
+    /// Time since which the command has been waiting for this reader; `None` while it does not wait.
     waited_for_since: Option<Instant>,
-    /// It has taken nothing for so long that nobody waits for it, until it takes something again.
+    /// Whether the reader has read nothing for so long that the command no longer waits for it. Its next read resets
+    /// this.
     stalled: bool,
 }
 
@@ -74,7 +76,7 @@ struct Follower {
 struct Away {
     reads: Reads,
     taken: Position,
-    /// When it should be back.
+    /// Time until which the command waits for the reader to come back.
     until: Instant,
 }
 
@@ -96,8 +98,9 @@ impl Tail {
 }
 
 impl Followers {
-    /// Somebody new, who has taken nothing behind `begin`, where the log begins. Until it is known what is read and from
-    /// where, that is everything: nothing may be dropped between the start of a command and the first look at it.
+    /// Adds a reader that has read nothing after `begin`, the begin of the log. Until its first read shows what it
+    /// reads and from where, it counts as reading everything: nothing may be dropped between the start of a command and
+    /// that read.
     pub fn join(&mut self, begin: Position) -> u64 {
         self.next += 1;
         let follower =
@@ -106,7 +109,8 @@ impl Followers {
         self.next
     }
 
-    /// Its connection has ended. It is waited for, unless it was given up before.
+    /// The reader's connection has ended. The command waits until `until` for it to return, unless the reader had
+    /// stalled.
     pub fn leave(&mut self, follower: u64, until: Instant) {
         let Some(Follower { reads, taken, stalled, .. }) = self.present.remove(&follower) else { return };
         if !stalled && reads != Reads::Future {
@@ -114,7 +118,7 @@ impl Followers {
         }
     }
 
-    /// An earlier daemon had `readers`, who have all taken everything before `taken`.
+    /// Restores the readers of an earlier daemon, `readers` of them, which have all read everything before `taken`.
     pub fn restore(&mut self, readers: u64, taken: Position, until: Instant) {
         for _ in 0..readers.min(MAX_AWAY as u64) {
             self.miss(Away { reads: Reads::Events, taken, until });
@@ -132,7 +136,7 @@ impl Followers {
         }
     }
 
-    /// It has taken everything before `taken` of what it reads. Returns whether that is something new.
+    /// Records that a reader has read everything before `taken`. Returns whether that is new.
     pub fn took(&mut self, follower: u64, reads: Reads, taken: Position) -> bool {
         let Some(follower) = self.present.get_mut(&follower) else { return false };
         let new = follower.begun.is_none() || follower.reads != reads || follower.taken != taken;
@@ -142,7 +146,7 @@ impl Followers {
         }
         if follower.begun.is_none() && reads != Reads::Future {
             follower.begun = Some(taken);
-            // One of those that were away is back: the one that reads the same and was the nearest.
+            // A new reader replaces one that was away: the one that reads the same and was nearest.
             let likeness = |away: &Away| (away.reads != reads, away.taken.abs_diff(taken));
             let back = self.away.iter().enumerate().min_by_key(|(_, away)| likeness(away)).map(|(index, _)| index);
             back.map(|index| self.away.swap_remove(index));
@@ -150,20 +154,20 @@ impl Followers {
         new
     }
 
-    /// Whether nobody reads now.
+    /// Whether no reader is connected.
     pub fn is_alone(&self) -> bool {
         self.present.is_empty()
     }
 
-    /// How many there are that a command waits for, and what all of them have taken.
+    /// Number of readers that a command waits for, and the position up to which all of them have read.
     pub fn waited_for(&self) -> (u64, Position) {
         let present = self.present.values().filter(|follower| !follower.stalled && follower.reads != Reads::Future);
         let taken = present.map(|follower| follower.taken).chain(self.away.iter().map(|away| away.taken));
         taken.fold((0, Position::MAX), |(count, least), taken| (count + 1, least.min(taken)))
     }
 
-    /// Until when the command has to wait if nobody does anything, because a reader has more than `limit` unread; gives up
-    /// those who have been waited for long enough.
+    /// Time until which the command has to wait if no reader reads, because one has more than `limit` bytes unread.
+    /// Marks readers as stalled that the command has waited for long enough.
     pub fn waits_until(&mut self, now: Instant, tail: Tail, limit: u64, patience: Patience) -> Option<Instant> {
         self.away.retain(|away| now < away.until);
         let mut first: Option<Instant> = None;

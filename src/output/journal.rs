@@ -1,8 +1,8 @@
-//! What was published of an execution, and in which order, in a file in memory: written before anybody is shown it, so
-//! that the next daemon numbers everything as this one did.
+//! Journal of an execution: what was published and in which order, in a file in memory. The journal is written before
+//! any reader sees an event, so that the next daemon gives every event the same number.
 //!
-//! The file begins with a [`Head`], which a single write replaces. Records follow from [`FIRST`]: length, kind, content.
-//! A record that is not whole was being written when the daemon was killed; it was not published.
+//! The file begins with a [`Head`], which a single write replaces. Records follow from [`FIRST`]: length, kind,
+//! content. An incomplete record at the end was being written when the daemon was killed, and was not published.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,44 +13,44 @@ use serde::{Deserialize, Serialize};
 
 use super::followers::Position;
 
-/// Where the first record is: behind a page for the head.
+/// Offset of the first record: after one page for the head.
 const FIRST: u64 = 4096;
 
-/// Length of an encoded [`Head`], bytes. What an earlier version did not write yet reads as 0.
+/// Length of an encoded [`Head`], bytes. Fields that an earlier version did not write read as 0.
 const HEAD: usize = 14 * 8;
 
-/// Length of what stands before a record's content, bytes.
+/// Length of a record's prefix (length and kind), bytes.
 const PREFIX: usize = 5;
 
-/// Largest record, bytes: the largest event, an output line of 1 MiB as JSON, and some more.
+/// Largest record, bytes: the largest event, an output line of 1 MiB as JSON, with reserve.
 const MAX_RECORD: usize = 16 << 20;
 
-/// Where the log begins that the journal tells of.
+/// Begin of the log, and the state of its execution.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Place of the record of the first event that is kept; 0 for [`FIRST`].
+    /// Offset of the record of the first event that is kept; 0 for [`FIRST`].
     pub start: u64,
-    /// Events before that one.
+    /// Number of events before that one, which were dropped.
     pub trimmed: u64,
-    /// Position behind those.
+    /// Position after the dropped events.
     pub position: Position,
-    /// Bytes of output in them.
+    /// Bytes of each stream in the dropped events.
     pub output: [u64; 2],
-    /// Place of the last [`Record::Checkpoint`]; 0 when there is none.
+    /// Offset of the last [`Record::Checkpoint`]; 0 for none.
     pub checkpoint: u64,
-    /// 1 once the command has been handed over: from then on it may run.
+    /// 1 once the command was passed to the container: it may run from then on.
     pub submitted: u64,
-    /// Not 0 once it was decided that the command has to end: why, in numbers of the execution's task.
+    /// 0, or the reason for which the command has to end, as a number of the execution's task plus 1.
     pub stop: u64,
-    /// When that was, nanoseconds since the machine started.
+    /// When that was decided, nanoseconds since boot.
     pub stopped_at: u64,
-    /// Readers for whom the command waits, those that are away included.
+    /// Number of readers that the command waits for, including those that are away.
     pub readers: u64,
-    /// What all of them have taken.
+    /// Position up to which all of them have read.
     pub taken: Position,
-    /// Since when there has been no reader, nanoseconds since the machine started; 0 while there is one.
+    /// Time since which no reader is connected, nanoseconds since boot; 0 while one is.
     pub alone_since: u64,
-    /// When the `exit` event was written, nanoseconds since the machine started; 0 before.
+    /// Time of the `exit` event, nanoseconds since boot; 0 before.
     pub ended_at: u64,
 }
 
@@ -58,7 +58,7 @@ impl Head {
     fn encode(&self) -> [u8; HEAD] {
         let [o0, o1] = self.output;
         let mut bytes = [0; HEAD];
-        // The second 0 was a part of the position once.
+        // The fourth number is always 0: earlier versions kept a part of the position there.
         let numbers = [
             self.start,
             self.trimmed,
@@ -101,16 +101,16 @@ impl Head {
     }
 }
 
-/// Where the reader of a CLI's output is.
+/// State of the decoder of a CLI's output.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checkpoint<P> {
-    /// Bytes of standard output that it has been given.
+    /// Bytes of standard output that the decoder has consumed.
     pub offset: u64,
-    /// The reader.
+    /// The decoder.
     pub parser: P,
 }
 
-/// One step of an execution.
+/// An entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// An event with this many bytes of standard output (0) or standard error (1).
@@ -122,7 +122,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// Adds it to `buffer` as it is written.
+    /// Appends the encoded record to `buffer`.
     pub fn encode(&self, buffer: &mut Vec<u8>) {
         let mut put = |kind: u8, parts: &[&[u8]]| {
             let length: usize = parts.iter().map(|part| part.len()).sum();
@@ -152,35 +152,36 @@ impl Record {
     }
 }
 
-/// Records with their places.
+/// Records with their offsets.
 pub type Placed = Vec<(u64, Record)>;
 
-/// The file.
+/// The journal's file.
 #[derive(Debug)]
 pub struct Journal {
     file: Arc<OwnedFd>,
     end: u64,
     punched: u64,
-    /// As written the last time.
+    /// The head as last written.
     head: Head,
-    /// It could not be written: whatever comes now will not be known to the next daemon.
+    /// Whether a write has failed. Later records are then lost to the next daemon.
     broken: bool,
 }
 
 impl Journal {
-    /// An empty one in an empty file.
+    /// A new journal in an empty file.
     pub fn new(file: Arc<OwnedFd>) -> Self {
         Self { file, end: FIRST, punched: FIRST, head: Head::default(), broken: false }
     }
 
-    /// Reads what an earlier daemon wrote: head, and records with their places, from the first that is needed on.
+    /// Reads the journal of an earlier daemon: head, and records with their offsets, beginning with the first one
+    /// needed.
     ///
     /// # Errors
-    /// It cannot be read, or holds what no daemon writes.
+    /// The file cannot be read, or holds what no daemon writes.
     pub fn open(file: Arc<OwnedFd>) -> io::Result<(Self, Head, Placed)> {
         let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         let mut head = [0; HEAD];
-        // An earlier version's is shorter.
+        // An earlier version's head is shorter.
         let written = length.min(HEAD as u64) as usize;
         read_exact(&file, &mut head[..written], 0)?;
         let head = Head::decode(&head);
@@ -206,14 +207,15 @@ impl Journal {
             records.push((at, Record::decode(kind, &content).ok_or_else(corrupt)?));
             at = next;
         }
-        // Half a record that was never published must not stand before the next one.
+        // Cut off an incomplete record, which was never published, before the next one is written.
         if at < length {
             rustix::fs::ftruncate(&file, at)?;
         }
         Ok((Self { file, end: at.max(FIRST), punched: first, head, broken: false }, head, records))
     }
 
-    /// Writes encoded records; returns the place of the first. Once it has returned, they survive the daemon.
+    /// Appends encoded records; returns the offset of the first. Once this has returned, the records survive the
+    /// daemon.
     pub fn append(&mut self, records: &[u8]) -> u64 {
         let place = self.end;
         if self.broken {
@@ -237,10 +239,10 @@ impl Journal {
         place
     }
 
-    /// Replaces the length of the [`Record::Output`] at `place`, which nobody has been shown yet. Returns whether it is
-    /// written.
+    /// Replaces the length of the [`Record::Output`] at offset `place`, which no reader has seen yet. Returns whether
+    /// that succeeded.
     pub fn amend(&mut self, place: u64, length: u32) -> bool {
-        // Four bytes within a page are written whole or not at all, and either length is true.
+        // A write of four bytes within a page is atomic; both the old and the new length are correct.
         !self.broken && rustix::io::pwrite(&self.file, &length.to_ne_bytes(), place + PREFIX as u64) == Ok(4)
     }
 
@@ -249,17 +251,17 @@ impl Journal {
         &self.file
     }
 
-    /// The head as it was written the last time.
+    /// The head as last written.
     pub fn head(&self) -> Head {
         self.head
     }
 
-    /// Replaces the head, and throws away the records that it makes unnecessary.
+    /// Replaces the head, and frees the records that it makes unnecessary.
     pub fn set_head(&mut self, head: &Head) {
         if self.broken {
             return;
         }
-        // Within one page, hence whole or not at all.
+        // Within one page, so the write is atomic.
         if let Err(error) = rustix::io::pwrite(&self.file, &head.encode(), 0) {
             tracing::error!(%error, "an execution's journal cannot be written");
             return;

@@ -1,9 +1,10 @@
-//! The output of one execution: numbered events in bounded memory, readable by any number of clients at their own
-//! pace, as events or as the bytes that were written.
+//! Log of one execution's output: numbered events in bounded memory. Any number of clients read it at their own pace,
+//! as events or as the bytes that were written.
 //!
-//! A command that writes faster than it is read is slowed down to the pace of its slowest reader, as by a pipe. A reader
-//! that takes nothing at all for a while, or went away and does not come back ([`Patience`]), slows down nobody any more:
-//! the oldest events are dropped, and those who miss them are told so. So is a command that nobody has asked to read.
+//! A command that writes faster than it is read is slowed down to the pace of its slowest reader, as by a pipe. A
+//! reader that reads nothing for a while, or went away and does not come back ([`Patience`]), no longer slows down the
+//! command: the oldest events are dropped, and a reader that misses them gets a `gap` event. A command that nobody
+//! reads is never slowed down.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,45 +25,45 @@ use super::text;
 use thaw_client::types::{Delta, Event, Exit, Gap};
 use thaw_os::kernel;
 
-/// Charged per event besides its data, bytes: queue slot, positions, allocation.
+/// Bytes charged per event in addition to its data: queue entry, positions, allocation.
 const EVENT_OVERHEAD: usize = 160;
 
-/// Most that one read takes out, bytes, unless a single event is larger; what a reader that stalls keeps alive, and
-/// what one that is slow has to take in the time after which it counts as stalled.
+/// Most that one read returns, bytes, unless a single event is larger. This bounds the memory of a stalled reader, and
+/// is what a slow reader has to consume within the time after which it counts as stalled.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Most output in one event, bytes.
 const EVENT_BYTES: usize = 64 * 1024;
 
-/// Bytes that a reader wanted were dropped.
+/// Bytes that a reader wanted were dropped before it read them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("bytes {wanted} to {kept} are gone: the limit of the log was passed before they were read")]
 pub struct Dropped {
-    /// The next byte that was wanted.
+    /// First byte that the reader wanted.
     pub wanted: u64,
-    /// The first byte that is there.
+    /// First byte that is kept.
     pub kept: u64,
 }
 
-/// Where somebody is in the bytes of one stream.
+/// Position of a reader in the bytes of one stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor {
     stream: Stream,
-    /// Bytes wanted from here on.
+    /// Next byte that the reader wants.
     wanted: u64,
-    /// Events up to here were looked at, and hold the bytes of the stream up to there.
+    /// Sequence number up to which events were examined; they hold the stream's bytes up to `passed`.
     after: u64,
     passed: u64,
 }
 
 impl Cursor {
-    /// At byte `offset` of `stream`.
+    /// A cursor at byte `offset` of `stream`.
     pub fn new(stream: Stream, offset: u64) -> Self {
         Self { stream, wanted: offset, after: 0, passed: 0 }
     }
 }
 
-/// What is kept of an event: of output where it is, everything else as it goes out.
+/// Content of an event that is kept: for output where the bytes lie in the spool, for other events the rendered text.
 #[derive(Debug, Clone)]
 enum Piece {
     /// So many bytes of a stream, from there on.
@@ -102,7 +103,7 @@ impl Taken {
     }
 }
 
-/// How much is kept, and how long a command waits.
+/// Limits of a log.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Most bytes of events.
@@ -111,18 +112,18 @@ pub struct Limits {
     pub patience: Patience,
 }
 
-/// What a reader has taken is told to the next daemon each time that it is this part of the limit.
+/// The readers' progress is written to the journal whenever it has grown by this fraction of the limit.
 const TOLD_PART: u64 = 16;
 
-/// The log.
+/// The log of one execution.
 #[derive(Debug)]
 pub struct Log {
     inner: Mutex<Inner>,
-    /// Standard output and standard error.
+    /// Bytes of standard output and standard error.
     spools: [Arc<Spool>; 2],
-    /// Last sequence number written.
+    /// Sequence number of the last event.
     last: watch::Sender<u64>,
-    /// Counts whatever readers do that a waiting command may go on for.
+    /// Counts what readers do, so that a waiting command can check whether to continue.
     moves: watch::Sender<u64>,
     limits: Limits,
 }
@@ -131,9 +132,9 @@ pub struct Log {
 #[derive(Debug)]
 struct Held {
     piece: Piece,
-    /// The position behind it.
+    /// Position after the event.
     position: Position,
-    /// Where the journal has it.
+    /// Offset of the event's record in the journal.
     place: u64,
 }
 
@@ -141,15 +142,15 @@ struct Held {
 struct Inner {
     journal: Journal,
     events: VecDeque<Held>,
-    /// What comes before those, as the next daemon will be told at the next tidying up.
+    /// The journal's head as it will be written at the next [`Inner::tidy`].
     head: Head,
-    /// Bytes dropped since the last one.
+    /// Bytes dropped since the last [`Inner::tidy`].
     untidy: usize,
-    /// Standard output from here on is still needed for something else than readers; see [`Log::keep_for_parser`].
+    /// First byte of standard output that the decoder still needs; see [`Log::keep_for_parser`].
     parser_needs: Option<u64>,
     bytes: usize,
     tail: Tail,
-    /// How much of each stream is in events.
+    /// Bytes of each stream that are in events.
     output: [u64; 2],
     /// Number of the last event that anybody was shown. Behind it, output may still be added to an event.
     shown: u64,
@@ -157,37 +158,37 @@ struct Inner {
     followers: Followers,
 }
 
-/// That a command has to end.
+/// The decision that a command has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noted {
-    /// Why, in numbers of the execution's task.
+    /// Reason, as a number of the execution's task.
     pub reason: u8,
-    /// When that was decided, by the clock of [`kernel::since_boot`].
+    /// Time of the decision, by the clock of [`kernel::since_boot`].
     pub at: Duration,
 }
 
-/// What the log of an earlier daemon tells besides its events.
+/// State of an execution that an earlier daemon left in the log, besides its events.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The command was handed over.
+    /// Whether the command was passed to the container.
     pub submitted: bool,
-    /// `started` has been published.
+    /// Whether `started` was published.
     pub announced: bool,
-    /// What was given to [`Log::note_stop`].
+    /// The decision recorded by [`Log::note_stop`].
     pub stop: Option<Noted>,
     /// The `exit` event, if there is one already.
     pub exit: Option<Exit>,
-    /// The last checkpoint, as JSON.
+    /// The last checkpoint of the decoder, as JSON.
     pub checkpoint: Option<Vec<u8>>,
-    /// Bytes of text in the `delta` events published since.
+    /// Bytes of text in the `delta` events published after the checkpoint.
     pub delta_bytes: usize,
 }
 
 impl Log {
-    /// An empty log in empty files.
+    /// A new log in empty files.
     ///
     /// # Errors
-    /// They are no files.
+    /// A descriptor is not a file.
     pub fn new(limits: Limits, files: Files) -> io::Result<Self> {
         Self::with(limits, Journal::new(files.journal), files.output, Head::default())
     }
@@ -216,11 +217,11 @@ impl Log {
         })
     }
 
-    /// The log that an earlier daemon wrote into these files: whoever reads it finds the same events under the same
+    /// Opens the log that an earlier daemon wrote to these files. Its readers find the same events under the same
     /// numbers.
     ///
     /// # Errors
-    /// They hold something else.
+    /// The files hold something else.
     pub fn recover(limits: Limits, files: Files) -> io::Result<(Self, Recovered)> {
         let (journal, head, records) = Journal::open(files.journal)?;
         let mut recovered = Recovered {
@@ -261,7 +262,7 @@ impl Log {
         inner.trim(&this.limits);
         inner.shown = inner.number();
         if head.readers > 0 {
-            // Those that the earlier daemon had can only come back.
+            // No reader is connected yet; those of the earlier daemon may come back.
             if head.alone_since == 0 {
                 inner.head.alone_since = nanoseconds(kernel::since_boot());
                 inner.write_flags();
@@ -279,18 +280,18 @@ impl Log {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the bytes of a stream go before they are published.
+    /// Spool that holds the bytes of a stream before they are published.
     pub fn spool(&self, stream: Stream) -> &Arc<Spool> {
         &self.spools[stream as usize]
     }
 
-    /// Its files, for the keeper: journal, standard output, standard error.
+    /// Files of the log, for the keeper: journal, standard output, standard error.
     pub fn files(&self) -> [Arc<OwnedFd>; 3] {
         let [stdout, stderr] = &self.spools;
         [Arc::clone(self.lock().journal.file()), Arc::clone(stdout.file()), Arc::clone(stderr.file())]
     }
 
-    /// Most that may be written at once without a reader who pays attention losing something, bytes.
+    /// Most bytes that may be published at once without an attentive reader losing events.
     pub fn chunk_size(&self) -> usize {
         self.limits.bytes / 8
     }
@@ -301,8 +302,8 @@ impl Log {
         self.append(&mut self.lock(), vec![Piece::Other(render(event))], last);
     }
 
-    /// Publishes what has come into the spool of a stream, in events of at most [`EVENT_BYTES`] and an eighth of the log's
-    /// limit. The start of a character at its end stays for the next time, unless `all` of it has come.
+    /// Publishes what has arrived in the spool of a stream, in events of at most [`EVENT_BYTES`] and an eighth of the
+    /// log's limit. An incomplete character at the end is left for the next call, unless `all` output has arrived.
     pub fn publish(&self, stream: Stream, all: bool) {
         let most = EVENT_BYTES.min(self.chunk_size());
         let spool = self.spool(stream);
@@ -315,7 +316,7 @@ impl Log {
         }
     }
 
-    /// Publishes bytes of our own.
+    /// Publishes bytes that the daemon itself adds to a stream.
     pub fn push_output(&self, stream: Stream, bytes: &[u8]) {
         if let Err(error) = self.spool(stream).write(bytes) {
             tracing::error!(%error, "output cannot be kept");
@@ -334,7 +335,7 @@ impl Log {
         }
         let most = EVENT_BYTES.min(self.chunk_size());
         let pieces = inner.grow(pieces, most);
-        // To the journal first: what has been seen must be there for the next daemon too.
+        // Write the journal first: what a reader has seen must be there for the next daemon too.
         let mut records = Vec::new();
         let mut places = Vec::with_capacity(pieces.len());
         for piece in &pieces {
@@ -359,8 +360,8 @@ impl Log {
         inner.write_flags();
     }
 
-    /// It was decided that the command has to end, and why. Once this has returned, the next daemon knows it. Returns what
-    /// was decided first.
+    /// Records that the command has to end, and why. Once this has returned, the next daemon knows it. Returns the
+    /// first decision if there was one before.
     pub fn note_stop(&self, reason: u8) -> Noted {
         let mut inner = self.lock();
         if let Some(noted) = inner.head.noted() {
@@ -372,28 +373,28 @@ impl Log {
         Noted { reason, at }
     }
 
-    /// Since when nobody has read it, by the clock of [`kernel::since_boot`]; `None` while somebody does, or nobody ever
-    /// did.
+    /// Time since which no reader is connected, by the clock of [`kernel::since_boot`]; `None` while one is, or if none
+    /// ever was.
     pub fn alone_since(&self) -> Option<Duration> {
         Some(self.lock().head.alone_since).filter(|since| *since > 0).map(Duration::from_nanos)
     }
 
-    /// When its last event was written, by the clock of [`kernel::since_boot`].
+    /// Time of the last event, by the clock of [`kernel::since_boot`].
     pub fn ended_at(&self) -> Option<Duration> {
         Some(self.lock().head.ended_at).filter(|at| *at > 0).map(Duration::from_nanos)
     }
 
-    /// From now on standard output is kept from the last checkpoint on, readers or not.
+    /// Keeps standard output from byte `from` on for the decoder, whether readers need it or not.
     pub fn keep_for_parser(&self, from: u64) {
         self.lock().parser_needs = Some(from);
     }
 
-    /// Whether another checkpoint should be written, when `heard` bytes of standard output have been understood.
+    /// Whether a checkpoint is due after the decoder has consumed `heard` bytes of standard output.
     pub fn is_checkpoint_due(&self, heard: u64) -> bool {
         self.lock().parser_needs.is_some_and(|from| heard.saturating_sub(from) > self.chunk_size() as u64)
     }
 
-    /// Notes where the reader of the CLI's output is: everything before that is not needed any more.
+    /// Records the decoder's state. Output before byte `heard` is then no longer kept for it.
     pub fn checkpoint(&self, heard: u64, json: Vec<u8>) {
         let mut record = Vec::new();
         Record::Checkpoint(json).encode(&mut record);
@@ -403,7 +404,7 @@ impl Log {
         inner.tidy(&self.spools);
     }
 
-    /// Somebody begins to read; see [`Followers`].
+    /// Adds a reader; see [`Followers`].
     pub fn join(&self) -> u64 {
         let mut inner = self.lock();
         let begin = inner.head.position;
@@ -413,7 +414,7 @@ impl Log {
         follower
     }
 
-    /// Somebody reads no more, for now or for good.
+    /// A reader has disconnected, for now or for good.
     pub fn leave(&self, follower: u64) {
         {
             let mut inner = self.lock();
@@ -426,13 +427,13 @@ impl Log {
         self.moves.send_modify(|moves| *moves += 1);
     }
 
-    /// A number to call [`Self::progress`] with, taken before [`Self::waits_until`] is asked.
+    /// Counter of readers' actions for [`Self::progress`]; take it before calling [`Self::waits_until`].
     pub fn moves(&self) -> u64 {
         *self.moves.borrow()
     }
 
-    /// Until when the command has to wait, at the longest, because a reader has more than a quarter of the limit unread;
-    /// half of it when the command is `ending`, which may have to write something before it can.
+    /// Time until which the command has to wait at most, because a reader has more than a quarter of the limit unread;
+    /// half of the limit if the command is `ending`, since it may have to write something before it can end.
     pub fn waits_until(&self, ending: bool) -> Option<Instant> {
         let limit = self.limits.bytes as u64 / if ending { 2 } else { 4 };
         let mut inner = self.lock();
@@ -440,21 +441,21 @@ impl Log {
         inner.followers.waits_until(Instant::now(), tail, limit, self.limits.patience)
     }
 
-    /// Waits until a reader has done something since `seen` was [`Self::moves`], at most until `until`.
+    /// Waits until a reader has acted since `seen` was [`Self::moves`], at most until `until`.
     pub async fn progress(&self, seen: u64, until: Instant) {
         let mut moves = self.moves.subscribe();
         // The sender lives as long as `self`.
         let _ = tokio::time::timeout_at(until, moves.wait_for(|moves| *moves != seen)).await;
     }
 
-    /// Reads what follows sequence number `after`, at most `max` events and about [`READ_BYTES`]; `follower` has taken
-    /// everything before.
+    /// Reads the events after sequence number `after`, at most `max` events and about [`READ_BYTES`]. `follower` has
+    /// read everything up to `after`.
     pub fn read(&self, follower: Option<u64>, after: u64, max: usize) -> Vec<Numbered> {
         let mut events = Vec::new();
         let mut pieces = Vec::new();
         let moved = {
             let mut inner = self.lock();
-            // A client chooses `after`: the largest number is no reason to overflow.
+            // Clients choose `after`: the largest number must not overflow.
             let mut next = after.saturating_add(1);
             let trimmed = inner.head.trimmed;
             if next <= trimmed {
@@ -485,17 +486,17 @@ impl Log {
         if moved {
             self.moves.send_modify(|moves| *moves += 1);
         }
-        // Rendered outside the lock: the writer does not wait for it.
+        // Render outside the lock, so that the writer does not wait.
         events.extend(pieces.into_iter().map(|(sequence, piece)| Numbered { sequence, event: piece.render() }));
         events
     }
 
-    /// Reads what follows `after`, waiting for the first of it; empty when the log is closed and read to its end.
+    /// Reads the events after `after`; waits for the first one. Empty when the log is closed and read to its end.
     pub async fn next(&self, follower: Option<u64>, after: u64, max: usize) -> Vec<Numbered> {
         let mut last = self.last.subscribe();
         loop {
             last.borrow_and_update();
-            // Asked first: what is written in between is read, and told to be the last by the next call.
+            // Check before reading: an event that arrives in between is read, and the next call sees the end.
             let closed = self.is_closed();
             let events = self.read(follower, after, max);
             if !events.is_empty() || closed {
@@ -506,11 +507,11 @@ impl Log {
         }
     }
 
-    /// Reads bytes of one stream and moves the cursor behind them; nothing if there are no more yet. `follower` has
-    /// taken everything before.
+    /// Reads bytes of one stream and moves the cursor past them; empty if no more have arrived. `follower` has read
+    /// everything before.
     ///
     /// # Errors
-    /// [`Dropped`] when the next byte wanted is not there any more.
+    /// [`Dropped`] if the next byte wanted is no longer kept.
     pub fn read_output(&self, follower: Option<u64>, cursor: &mut Cursor) -> Result<Bytes, Dropped> {
         let stream = cursor.stream as usize;
         let bytes;
@@ -536,10 +537,10 @@ impl Log {
                     cursor.wanted = cursor.wanted.max(cursor.passed);
                 }
             }
-            // The bytes of a stream lie one behind the other, whatever came between them.
+            // The bytes of a stream are contiguous in the spool, whatever events came between them.
             bytes = self.spools[stream].read(from, cursor.wanted);
             inner.shown = inner.shown.max(cursor.after);
-            // An offset that is still to come says nothing about who reads how fast.
+            // An offset in the future does not show how fast the reader reads.
             let reads = if cursor.wanted > cursor.passed { Reads::Future } else { Reads::Stream(stream) };
             inner.took(&self.limits, follower, skip, reads)
         };
@@ -549,7 +550,8 @@ impl Log {
         Ok(bytes)
     }
 
-    /// Reads bytes of one stream, waiting for the first of them; nothing when the execution has ended and all is read.
+    /// Reads bytes of one stream; waits for the first of them. Empty when the execution has ended and all bytes are
+    /// read.
     ///
     /// # Errors
     /// As [`Self::read_output`].
@@ -559,7 +561,7 @@ impl Log {
             last.borrow_and_update();
             let closed = self.is_closed();
             let bytes = self.read_output(follower, cursor)?;
-            // One read stops at its limits, which may lie before the end of a closed log.
+            // A read may stop at its limit before the end of a closed log.
             let all = cursor.after >= *last.borrow();
             if !bytes.is_empty() || (closed && all) {
                 return Ok(bytes);
@@ -575,13 +577,13 @@ impl Log {
         self.lock().bytes
     }
 
-    /// Whether the last event was written and has no number above `after`: nothing can follow.
+    /// Whether the log is closed and has no event after `after`.
     pub fn is_over(&self, after: u64) -> bool {
         let inner = self.lock();
         inner.closed && after >= inner.number()
     }
 
-    /// Bytes of a stream in all, once they are all there.
+    /// Total bytes of a stream; `None` until the log is closed.
     pub fn length(&self, stream: Stream) -> Option<u64> {
         let inner = self.lock();
         let last = inner.events.iter().rev().find_map(|held| match &held.piece {
@@ -598,7 +600,7 @@ impl Log {
 }
 
 impl Recovered {
-    /// Takes notice of a published event; `None` for one that no daemon publishes.
+    /// Records a published event; `None` for an event that no daemon publishes.
     fn note(&mut self, name: &str, data: String) -> Option<Rendered> {
         let name = *NAMES.iter().find(|known| **known == name)?;
         match name {
@@ -614,7 +616,7 @@ impl Recovered {
 }
 
 impl Inner {
-    /// The number of the last event.
+    /// Sequence number of the last event.
     fn number(&self) -> u64 {
         self.head.trimmed + self.events.len() as u64
     }
@@ -630,8 +632,8 @@ impl Inner {
         self.events.push_back(Held { piece, position, place });
     }
 
-    /// Adds the first of `pieces` to the last event, if that is output of the same stream that nobody has been shown yet:
-    /// what is written in small pieces would take several times the room otherwise. Returns what is left.
+    /// Appends the first of `pieces` to the last event, if that is output of the same stream that no reader has seen.
+    /// Output in small pieces would otherwise take several times the memory. Returns the remaining pieces.
     fn grow(&mut self, mut pieces: Vec<Piece>, most: usize) -> Vec<Piece> {
         let is_shown = self.number() <= self.shown;
         let Some(Held { piece: Piece::Output(stream, from, length), position, place }) = self.events.back_mut() else {
@@ -654,8 +656,8 @@ impl Inner {
         pieces
     }
 
-    /// Drops the oldest events until what is left is within the limit. The newest stays even if it alone is over it: the
-    /// exit must be readable.
+    /// Drops the oldest events until the rest is within the limit. The newest event stays even if it alone exceeds the
+    /// limit: the exit must be readable.
     fn trim(&mut self, limits: &Limits) {
         while self.bytes > limits.bytes && self.events.len() > 1 {
             let Some(Held { piece, position, .. }) = self.events.pop_front() else { return };
@@ -669,9 +671,9 @@ impl Inner {
         }
     }
 
-    /// Gives back the memory of what was dropped.
+    /// Frees the memory of dropped events.
     fn tidy(&mut self, spools: &[Arc<Spool>; 2]) {
-        // Until its first checkpoint, a parser starts from the beginning.
+        // Before its first checkpoint, the decoder starts from the beginning.
         if self.parser_needs.is_some() && self.head.checkpoint == 0 {
             return;
         }
@@ -687,7 +689,7 @@ impl Inner {
         spools[1].punch(stderr);
     }
 
-    /// Writes the flags of the head, and of the rest what was written the last time.
+    /// Writes the flags of the head; the other fields stay as they were last written.
     fn write_flags(&mut self) {
         let Head { submitted, stop, stopped_at, readers, taken, alone_since, ended_at, .. } = self.head;
         let written = self.journal.head();
@@ -697,8 +699,8 @@ impl Inner {
         }
     }
 
-    /// Notes who reads, for the next daemon. Before the command is handed over, there is nothing to go on with, and what
-    /// is noted then is written with that.
+    /// Records the readers for the next daemon. Before the command is passed to the container this writes nothing:
+    /// there is nothing to continue yet, and the readers are written together with that flag.
     fn note_readers(&mut self) {
         (self.head.readers, self.head.taken) = self.followers.waited_for();
         if self.head.submitted > 0 && !self.closed {
@@ -706,15 +708,15 @@ impl Inner {
         }
     }
 
-    /// Notes that `follower` has taken the first `index` of the events held, and whatever came before those. Returns
-    /// whether that is new.
+    /// Records that `follower` has read the first `index` of the kept events, and everything before. Returns whether
+    /// that is new.
     fn took(&mut self, limits: &Limits, follower: Option<u64>, index: usize, reads: Reads) -> bool {
         let Some(follower) = follower else { return false };
         let position = match index.checked_sub(1) {
             None => Some(self.head.position),
             Some(before) => self.events.get(before).map(|held| held.position),
         };
-        // None: a number that is still to come. Who waits for that says nothing about how fast it will be read.
+        // `None` is a number in the future, which does not show how fast the reader reads.
         let (reads, taken) = position.map_or((Reads::Future, 0), |position| (reads, position));
         let moved = self.followers.took(follower, reads, taken);
         if moved {

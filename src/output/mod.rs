@@ -1,14 +1,16 @@
-//! What a command writes, from its pipe to whoever reads it.
+//! Owns what a command writes, from its pipe to its readers.
 //!
 //! ```text
 //! pipe ──splice──► spool (file in memory) ──publish──► log: numbered events ──► readers, each at its own pace
-//!   └─ transit, if it comes fast                        └─ journal: the order, for the next daemon
+//!   └─ transit, if the command is fast                  └─ journal: the order, for the next daemon
 //! ```
 //!
-//! A stream is moved by a [`Source`] into a spool, and published in a [`Log`], which holds up its writer while a reader is
-//! far behind. All of it lies in unnamed files that the keeper holds too: the next daemon goes on with the same numbers.
+//! A [`Source`] moves a stream from its pipe into a spool. A [`Log`] publishes the stream, and holds up the writer
+//! while a reader is far behind. All of this lies in unnamed files that the keeper holds too, so the next daemon
+//! continues with the same numbers.
 //!
-//! Used by whatever has a stream. Deliberately absent: processes and containers, and what the bytes mean.
+//! Called by every room that has a stream: executions, and commands in sandboxes. Deliberately absent: processes,
+//! containers, and the meaning of the bytes.
 
 mod event;
 mod followers;

@@ -1,15 +1,15 @@
-//! The pipes that commands write to.
+//! Pipes that commands write to.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Capacity asked for at most, bytes: fewer wake-ups while much is written. What is not written costs nothing.
+/// Capacity of a pipe, bytes, at most. A large pipe means fewer wake-ups; unused capacity costs no memory.
 pub const PIPE_BYTES: usize = 256 * 1024;
 
-/// A pipe whose read end is ours and does not block, of about `capacity` bytes.
+/// Makes a pipe of about `capacity` bytes; its read end stays with the daemon and does not block.
 pub fn output_pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
-    // Refused beyond the limits of pipe(7), where the default does as well.
+    // Refused beyond the limits of pipe(7); the default capacity works as well.
     let _ = rustix::pipe::fcntl_setpipe_size(&writer, capacity.min(PIPE_BYTES));
     rustix::io::ioctl_fionbio(&reader, true)?;
     Ok((reader.into(), writer.into()))

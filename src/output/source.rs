@@ -1,4 +1,4 @@
-//! One output of a command, moved from its pipe into its spool.
+//! Moves one output of a command from its pipe into its spool.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,10 +12,10 @@ use super::spool::Spool;
 use super::transit::{Shelter, Transit};
 use thaw_os::kernel::Watched;
 
-/// One output of a command, moved into its spool as it comes.
+/// One output of a command, with the pipe it comes from.
 #[derive(Debug)]
 pub struct Source {
-    /// `None` when it has ended.
+    /// `None` after the end of the output.
     pipe: Option<Watched>,
     spool: Arc<Spool>,
     /// Most that is moved at once, bytes.
@@ -82,7 +82,7 @@ impl Source {
         })
     }
 
-    /// Whether there may be more.
+    /// Whether more output may come.
     pub fn is_open(&self) -> bool {
         self.pipe.is_some()
     }
@@ -110,7 +110,7 @@ impl Source {
             }
             ended => {
                 if let Err(error) = ended {
-                    // One that cannot be read says nothing more either.
+                    // A pipe that cannot be read is treated as ended.
                     tracing::error!(%error, "a command's output cannot be read");
                 }
                 (self.pipe, self.transit) = (None, None);

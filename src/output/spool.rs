@@ -1,9 +1,9 @@
-//! The files that the output of executions lies in: unnamed, in memory, never swapped out. They are what survives of an
-//! execution when the daemon is killed, because the keeper holds them too.
+//! Files that hold the output of executions: unnamed, in memory, never swapped out. The keeper holds them too, so they
+//! survive when the daemon is killed.
 //!
-//! Output is moved from a command's pipe to its file by splice(2): the kernel takes from the pipe exactly what it has
-//! added to the file, and moves the file's position by as much, whenever the daemon is killed, so that the position says
-//! what has been read.
+//! splice(2) moves output from a command's pipe to its file. The kernel takes from the pipe exactly what it adds to the
+//! file, and advances the file's position by as much, at whatever instruction the daemon is killed. So the position
+//! tells how much was read.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,32 +16,32 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::pipe::SpliceFlags;
 
-/// Makes such files.
+/// Makes the files.
 #[derive(Debug, Default)]
 pub struct Spools {
-    /// A tmpfs that is mounted nowhere; without one, files are ordinary memory files, which may be swapped out.
+    /// A tmpfs that is mounted nowhere; `None` for ordinary memory files, which may be swapped out.
     mount: Option<OwnedFd>,
 }
 
 impl Spools {
-    /// On a tmpfs of its own, kept out of swap (`noswap`, Linux 6.4), with large pages for what has been announced as large
-    /// (`huge=within_size`; see [`Spool`]).
+    /// Makes a tmpfs without swap (`noswap`, Linux 6.4), and with large pages for files whose size was set large in
+    /// advance (`huge=within_size`; see [`Spool`]).
     ///
     /// # Errors
     /// The tmpfs cannot be made; needs CAP_SYS_ADMIN.
     pub fn new() -> io::Result<Self> {
         let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        // No limit of its own: what is kept of an execution is limited by its log.
+        // No limit on the tmpfs: the log of each execution has one.
         for (key, value) in [("mode", "0700"), ("size", "0"), ("nr_inodes", "0")] {
             rustix::mount::fsconfig_set_string(&context, key, value)?;
         }
         match rustix::mount::fsconfig_set_string(&context, "huge", "within_size") {
-            // EINVAL: a kernel without large pages.
+            // EINVAL: the kernel has no large pages.
             Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno.into()),
         }
         match rustix::mount::fsconfig_set_flag(&context, "noswap") {
-            // EINVAL: an older kernel. Its pages are charged to the daemon, which has no swap under systemd.
+            // EINVAL: an older kernel. The pages are then charged to the daemon, which has no swap under systemd.
             Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -67,7 +67,7 @@ impl Spools {
         Ok(Arc::new(file))
     }
 
-    /// The empty files of a new execution.
+    /// Empty files for a new execution.
     ///
     /// # Errors
     /// As [`Self::file`].
@@ -79,13 +79,13 @@ impl Spools {
 /// The files of one execution.
 #[derive(Debug)]
 pub struct Files {
-    /// For [`super::journal::Journal`].
+    /// File of the [`super::journal::Journal`].
     pub journal: Arc<OwnedFd>,
     /// Standard output and standard error.
     pub output: [Arc<OwnedFd>; 2],
 }
 
-/// Size of the large pages, bytes (x86-64 and arm64 with 4 KiB pages); elsewhere they are merely not used as well.
+/// Size of large pages, bytes (x86-64 and arm64 with 4 KiB pages). On other machines large pages are just not used.
 const LARGE_PAGE: u64 = 2 << 20;
 
 /// A stream of more than this gets large pages, bytes.
@@ -102,12 +102,12 @@ pub struct Spool {
     length: AtomicU64,
     /// The size that was asked for; 0 until then.
     size: AtomicU64,
-    /// Everything before this has been thrown away.
+    /// Offset before which everything was freed.
     punched: AtomicU64,
 }
 
 impl Spool {
-    /// In `file`, with what is in it already.
+    /// A spool in `file`, including what the file holds already.
     ///
     /// # Errors
     /// It is no file.
@@ -127,15 +127,15 @@ impl Spool {
         &self.file
     }
 
-    /// Bytes that were ever in it.
+    /// Bytes that were ever written, including those freed.
     pub fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
     }
 
-    /// Moves what is in `pipe` to its end, at most `most` bytes. Returns how many; 0 is the end of the pipe.
+    /// Moves up to `most` bytes from `pipe` to the end of the spool. Returns how many; 0 is the end of the pipe.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when there is nothing; those of splice(2).
+    /// [`io::ErrorKind::WouldBlock`] if the pipe is empty; otherwise those of splice(2).
     pub fn take(&self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
         self.announce(most as u64);
         let moved = rustix::pipe::splice(pipe, None, &self.file, None, most, SpliceFlags::NONBLOCK)?;
@@ -143,7 +143,7 @@ impl Spool {
         Ok(moved)
     }
 
-    /// Makes the file large enough for `more` bytes, if it has become large.
+    /// Sets the file's size in advance for `more` bytes, if the stream is long.
     fn announce(&self, more: u64) {
         let end = self.length() + more;
         if end - more >= LARGE && end > self.size.load(Ordering::Relaxed) {
@@ -155,7 +155,7 @@ impl Spool {
         }
     }
 
-    /// No more will come for now: gives back memory that was taken in advance.
+    /// Gives back memory that was taken in advance; call this when no more output comes for now.
     pub fn settle(&self) {
         if self.size.swap(0, Ordering::Relaxed) > self.length()
             && let Err(error) = rustix::fs::ftruncate(&self.file, self.length())
@@ -164,7 +164,7 @@ impl Spool {
         }
     }
 
-    /// Adds bytes of our own.
+    /// Appends bytes that the daemon itself adds.
     ///
     /// # Errors
     /// Out of memory.
@@ -185,7 +185,7 @@ impl Spool {
             let at = from + bytes.len() as u64;
             match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
                 Ok(read) if read > 0 => {}
-                // A file in memory that is as long as that can be read.
+                // Reading within a file in memory cannot fail.
                 failed => {
                     tracing::error!(?failed, "output kept in memory cannot be read");
                     break;
@@ -196,9 +196,9 @@ impl Spool {
         bytes.into()
     }
 
-    /// Throws away what comes before `to`, as far as that is whole pages.
+    /// Frees what comes before `to`, as far as whole pages allow.
     pub fn punch(&self, to: u64) {
-        // A large page would be broken up to give back a part of it.
+        // Freeing a part of a large page would split it.
         let to = if self.size.load(Ordering::Relaxed) > 0 { to - to % LARGE_PAGE } else { to };
         let from = self.punched.fetch_max(to, Ordering::Relaxed);
         if from < to {

@@ -1,4 +1,4 @@
-//! Which of a command's two outputs.
+//! The two outputs of a command.
 
 /// One of a command's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// As in the API.
+    /// Name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",

@@ -1,4 +1,4 @@
-//! Where output is cut, and how it looks in `stdout` and `stderr` events.
+//! Cuts output into events, and renders `stdout` and `stderr` events.
 
 use base64::Engine;
 use serde::Serialize;
@@ -6,12 +6,12 @@ use serde::Serialize;
 use super::spool::Spool;
 use thaw_client::types::{Encoding, Output};
 
-/// Cuts what `spool` has from `from` on into pieces of at most `most` bytes, between characters: where each begins, and
-/// how long it is. The start of a character at the end is left out, unless `all` has come.
+/// Cuts the bytes of `spool` after `from` into pieces of at most `most` bytes, at character boundaries; returns start
+/// and length of each. An incomplete character at the end is left out, unless `all` output has arrived.
 pub fn pieces(spool: &Spool, mut from: u64, most: usize, all: bool) -> impl Iterator<Item = (u64, u32)> {
     let length = spool.length();
     let end = if all { length } else { length - unfinished_before(spool, from, length) };
-    // Room for any character, so that each piece has something in it.
+    // Room for any character, so that no piece is empty.
     let most = most.clamp(4, u32::MAX as usize) as u64;
     std::iter::from_fn(move || {
         let whole = (end - from).min(most);
@@ -23,19 +23,19 @@ pub fn pieces(spool: &Spool, mut from: u64, most: usize, all: bool) -> impl Iter
     })
 }
 
-/// How many of the last bytes before `end` are the start of a character.
+/// Number of bytes before `end` that begin an incomplete character.
 fn unfinished_before(spool: &Spool, from: u64, end: u64) -> u64 {
     unfinished(&spool.read(end.saturating_sub(3).max(from), end)) as u64
 }
 
-/// How many bytes at the end are the start of a character (RFC 3629, section 4).
+/// Number of bytes at the end that begin an incomplete character (RFC 3629, section 4).
 fn unfinished(bytes: &[u8]) -> usize {
     for length in 1..=bytes.len().min(3) {
         let start = &bytes[bytes.len() - length..];
         if start[0] & 0xc0 == 0x80 {
             continue;
         }
-        // A whole character, or nothing that could become one, is not held back.
+        // Only bytes that can still become a character are held back.
         let open = std::str::from_utf8(start).is_err_and(|error| error.error_len().is_none());
         return if open { length } else { 0 };
     }

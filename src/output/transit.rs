@@ -1,8 +1,8 @@
-//! A second pipe, for a command that writes faster than its output is moved into a file.
+//! Transit pipe: a second pipe for a command that writes faster than its output is moved into a file.
 //!
-//! A pipe is locked while it is copied from: whoever writes to it meanwhile waits, and burns a processor while doing so.
-//! Pages that go from one pipe to another are not copied, so that this lock is held for microseconds; from the second
-//! pipe nobody waits for anything.
+//! The kernel locks a pipe while data is copied out of it; a writer waits meanwhile, and spins on a processor. Moving
+//! pages from one pipe to another copies nothing, so the lock is held for microseconds only. Nobody writes to the
+//! second pipe while it is copied to the file.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use super::stream::Stream;
 use crate::failpoints;
 use crate::keeper::{Keeper, Key};
 
-/// Where the keeper is told of such pipes: what is in one is on no file yet when the daemon is killed.
+/// Reports transit pipes to the keeper: their content is in no file yet when the daemon is killed.
 #[derive(Debug, Clone)]
 pub struct Shelter {
     keeper: Option<Arc<Keeper>>,
@@ -30,12 +30,12 @@ impl Shelter {
     }
 }
 
-/// Whose the second pipe of a stream is, for the keeper.
+/// Key under which the keeper holds the transit pipe of a stream.
 pub fn transit_key(execution: &str, stream: Stream) -> Key {
     Key::Transit(execution.to_owned(), stream.name().to_owned())
 }
 
-/// The second pipe. Dropped, when it is empty, the keeper forgets it.
+/// The transit pipe. Drop it when it is empty: the keeper then forgets it.
 #[derive(Debug)]
 pub struct Transit {
     reader: Arc<OwnedFd>,
@@ -44,13 +44,13 @@ pub struct Transit {
 }
 
 impl Transit {
-    /// An empty one.
+    /// An empty transit pipe.
     ///
     /// # Errors
     /// Out of descriptors.
     pub fn new(shelter: &Shelter) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
-        // As large as what comes out of the first one at once; refused beyond the limits of pipe(7).
+        // As large as the first pipe; refused beyond the limits of pipe(7).
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
         let reader = Arc::new(OwnedFd::from(reader));
         if let Some(keeper) = &shelter.keeper {
@@ -59,7 +59,7 @@ impl Transit {
         Ok(Self { reader, writer: writer.into(), shelter: shelter.clone() })
     }
 
-    /// Moves what is in `pipe` to the end of `spool`, at most `most` bytes. Returns how many; 0 is the end of the pipe.
+    /// Moves up to `most` bytes from `pipe` to the end of `spool`. Returns how many; 0 is the end of the pipe.
     ///
     /// # Errors
     /// As [`Spool::take`].
@@ -79,7 +79,7 @@ impl Drop for Transit {
     }
 }
 
-/// Moves everything that is in a second pipe to the end of `spool`.
+/// Moves everything from a transit pipe to the end of `spool`.
 ///
 /// # Errors
 /// As [`Spool::take`].

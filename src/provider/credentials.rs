@@ -1,4 +1,4 @@
-//! Which credentials a request may bring, by name. Their contents never come here.
+//! Checks the names of the credentials in a request. Their contents never reach this room.
 
 use std::collections::BTreeMap;
 
@@ -7,49 +7,50 @@ use super::manifest::{Condition, CredentialSpec, Provider, When};
 /// Why the credentials of a request cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// None was given.
+    /// The request has no credential.
     #[error("provider `{provider}` needs a credential: give {wanted}")]
     Missing {
         /// Provider.
         provider: String,
-        /// What it would take.
+        /// Credentials that the provider takes.
         wanted: String,
     },
-    /// A file that the provider does not read.
+    /// The provider does not read a file of this name.
     #[error("provider `{provider}` reads no credential file named {name:?}; it takes {wanted}")]
     UnknownFile {
         /// Provider.
         provider: String,
         /// Name given.
         name: String,
-        /// What it would take.
+        /// Credentials that the provider takes.
         wanted: String,
     },
-    /// A variable that the provider does not read a credential from.
+    /// The provider does not read a credential from a variable of this name.
     #[error("provider `{provider}` takes no credential from a variable named {name:?}; it takes {wanted}")]
     UnknownVariable {
         /// Provider.
         provider: String,
         /// Name given.
         name: String,
-        /// What it would take.
+        /// Credentials that the provider takes.
         wanted: String,
     },
-    /// More than one credential: which one the CLI would use, and who would pay, is not for us to guess.
+    /// The request has more than one credential. The daemon does not guess which one the CLI would use, and who would
+    /// pay.
     #[error("provider `{provider}` got more than one credential ({given}); give one")]
     Several {
         /// Provider.
         provider: String,
-        /// What was given.
+        /// Names of the credentials given.
         given: String,
     },
 }
 
 impl Provider {
-    /// Gives credential variables the names that the CLI knows them by.
+    /// Renames credential variables from their aliases to the names that the CLI knows.
     ///
     /// # Errors
-    /// One was given under both of its names.
+    /// A variable was given under both of its names.
     pub fn without_aliases<T>(&self, given: BTreeMap<String, T>) -> Result<BTreeMap<String, T>, CredentialError> {
         let mut renamed = BTreeMap::new();
         for (name, value) in given {
@@ -104,7 +105,7 @@ impl Provider {
         Ok(())
     }
 
-    /// Checks the credentials of a command, which may do without.
+    /// Checks the credentials of a command. A command needs none.
     ///
     /// # Errors
     /// As [`Provider::check_credentials`], except that none is needed.
@@ -128,7 +129,7 @@ impl Provider {
 }
 
 impl CredentialSpec {
-    /// What would be taken, in words.
+    /// The credentials that the provider takes, in words.
     fn wanted(&self) -> String {
         let list = |names: &[String]| names.join(" or ");
         match (self.files.is_empty(), self.env.is_empty()) {
@@ -141,7 +142,7 @@ impl CredentialSpec {
 }
 
 impl When {
-    /// Whether the block applies.
+    /// Whether the block applies to an execution.
     pub(super) fn holds(&self, files: &[&str], env: &[&str], has_base_url: bool) -> bool {
         let credential = match &self.credential {
             None => true,

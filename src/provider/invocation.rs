@@ -1,4 +1,4 @@
-//! From a prompt to the exact process: argument vector, environment, standard input, limits.
+//! Turns a prompt into the exact process: argument vector, environment, standard input, limits.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,14 +12,14 @@ use super::{
 /// Longest single argument, bytes, its final NUL included: `MAX_ARG_STRLEN` of Linux (include/uapi/linux/binfmts.h).
 const ARGUMENT_LIMIT: usize = 128 * 1024;
 
-/// What is asked.
+/// A prompt and what belongs to it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PromptSpec<'a> {
     /// The prompt; must hold more than white space.
     pub prompt: &'a str,
-    /// Model or alias; the manifest's default when absent.
+    /// Model or alias; `None` for the manifest's default.
     pub model: Option<&'a str>,
-    /// One of the manifest's efforts; none when absent.
+    /// Name of one of the manifest's efforts.
     pub effort: Option<&'a str>,
     /// Names of the credential files given.
     pub credential_files: &'a [&'a str],
@@ -29,39 +29,39 @@ pub struct PromptSpec<'a> {
     pub base_url: Option<&'a str>,
 }
 
-/// How to run it.
+/// The process that answers a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     /// Argument vector; the first one is looked up in the image's `PATH`.
     pub argv: Vec<String>,
     /// Environment, sorted by name: without `HOME`, `PATH`, the proxy variables and the credentials themselves.
     pub env: Vec<(String, String)>,
-    /// What to write to its standard input before closing it. `None`: give it `/dev/null`, so that a CLI that looks
-    /// for input (gemini waits half a second) sees its end at once.
+    /// Bytes for standard input, which is closed after them. `None` for `/dev/null`: a CLI that looks for input (gemini
+    /// waits half a second) sees the end at once.
     pub stdin: Option<Vec<u8>>,
     /// Wall-clock limit when the request names none.
     pub timeout: Duration,
-    /// Limit for the first byte on standard output or standard error.
+    /// Time until the first byte on standard output or standard error, at most.
     pub start_timeout: Duration,
-    /// How to read its output.
+    /// Decoder for the CLI's output.
     pub dialect: Dialect,
-    /// Model that is asked, with aliases resolved.
+    /// Model, with aliases resolved.
     pub model: String,
 }
 
 /// Why a prompt cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvocationError {
-    /// The image holds no CLI.
+    /// The provider's image has no CLI.
     #[error("provider `{provider}` has no CLI that takes a prompt; give `command` instead")]
     NoCommand {
         /// Provider.
         provider: String,
     },
-    /// Nothing but white space.
+    /// The prompt is empty or white space.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// Longer than one argument may be.
+    /// The prompt is longer than one argument may be.
     #[error(
         "the prompt is {bytes} bytes long; provider `{provider}` takes it as an argument, which Linux limits to {limit}"
     )]
@@ -73,13 +73,13 @@ pub enum InvocationError {
         /// Longest prompt that fits, bytes.
         limit: usize,
     },
-    /// An argument ends at a NUL.
+    /// The prompt goes into an argument, but holds a NUL, which ends an argument.
     #[error("the prompt contains a NUL character, which provider `{provider}` cannot take")]
     PromptHasNul {
         /// Provider.
         provider: String,
     },
-    /// Not one of the manifest's.
+    /// The manifest does not have this model.
     #[error("provider `{provider}` has no model {model:?}; it has {known}")]
     UnknownModel {
         /// Provider.
@@ -89,7 +89,7 @@ pub enum InvocationError {
         /// Aliases and patterns.
         known: String,
     },
-    /// Not one of the manifest's.
+    /// The manifest does not have this effort.
     #[error("provider `{provider}` has no effort {effort:?}; it has {known}")]
     UnknownEffort {
         /// Provider.
@@ -99,24 +99,24 @@ pub enum InvocationError {
         /// Efforts of the manifest.
         known: String,
     },
-    /// The operator's upstream is not one that can be handed to a CLI.
+    /// The operator's base URL cannot be passed to a CLI.
     #[error("the configured base URL of provider `{provider}` {problem}")]
     BaseUrl {
         /// Provider.
         provider: String,
-        /// What is wrong; completes the sentence and does not repeat the URL, which may hold a password.
+        /// What is wrong; completes the sentence. The URL itself is not repeated, since it may hold a password.
         problem: &'static str,
     },
-    /// Missing, unknown, or too many.
+    /// A credential is missing or unknown, or there are too many.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
 }
 
 impl Provider {
-    /// The process that answers a prompt.
+    /// Makes the process that answers a prompt.
     ///
     /// # Errors
-    /// Everything that can be known to be wrong before anything is started; each is the client's to mend, except
+    /// Everything that is wrong before a process starts. The client can correct all of it, except
     /// [`InvocationError::BaseUrl`], which is the operator's.
     pub fn invocation(&self, spec: &PromptSpec<'_>) -> Result<Invocation, InvocationError> {
         let provider = || self.name.clone();
@@ -181,9 +181,9 @@ impl Provider {
     fn argv(&self, values: &[(&str, &str)], args: Vec<String>) -> Vec<String> {
         let mut args = Some(args);
         let elements = self.command.argv.iter().flat_map(|element| match element.as_str() {
-            // Once only, as validation saw to.
+            // Validation allows this element once only.
             "{args}" => args.take().unwrap_or_default(),
-            // A prompt that goes another way takes its flag along.
+            // A prompt that is not passed as an argument drops the element that would hold it.
             element if element.contains("{prompt}") && values.iter().all(|(name, _)| *name != "prompt") => Vec::new(),
             element => vec![render(element, values)],
         });
@@ -193,7 +193,7 @@ impl Provider {
     pub(super) fn resolve_model<'a>(&'a self, asked: Option<&'a str>) -> Result<&'a str, InvocationError> {
         let asked = asked.unwrap_or(&self.models.default);
         let model = self.models.aliases.get(asked).map_or(asked, String::as_str);
-        // The characters that model names are made of, so that none is taken for a flag, and none splits a line.
+        // Only characters of model names, so that no model is taken for a flag, and none splits a line.
         let sound = model.starts_with(|c: char| c.is_ascii_alphanumeric())
             && model.len() <= 128
             && model.chars().all(|c| c.is_ascii_alphanumeric() || "-._:/@[]".contains(c));
@@ -215,7 +215,7 @@ impl Provider {
         if rest.is_empty() || rest.starts_with('/') {
             return Err(error("names no host"));
         }
-        // It ends up in arguments, which everybody on the host may see, and between quotes in a CLI's settings.
+        // The URL ends up in arguments, which every user of the host can read, and between quotes in a CLI's settings.
         if rest.contains('@') {
             return Err(error("must not hold a user name or password"));
         }
@@ -244,7 +244,7 @@ impl Provider {
         (ARGUMENT_LIMIT - 1).saturating_sub(around.saturating_sub("{prompt}".len()))
     }
 
-    /// The longest limit that applies.
+    /// The longest of the limits that apply.
     fn timeout(&self, model: &str, effort: Option<Duration>) -> Duration {
         let by_model = self.timeouts.model.iter().filter(|rule| matches(&rule.pattern, model)).map(|rule| rule.timeout);
         by_model.chain(effort).fold(self.timeouts.default, Duration::max)

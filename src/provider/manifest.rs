@@ -1,4 +1,4 @@
-//! The manifest's shape. Every key is documented here and, with examples, in `docs/providers.md`.
+//! Shape of the manifest. Every key is documented here and, with examples, in `docs/providers.md`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{dialect::Dialect, prestart::Prestart};
 
-/// One provider: a CLI in an image, with everything needed to run it. Keys are those of the TOML file; where a field
-/// is named differently there, its documentation says so.
+/// One provider: a CLI in an image, with everything needed to run it. Fields have the names of the TOML keys; a field
+/// with another name says so.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
@@ -15,32 +15,33 @@ pub struct Provider {
     pub name: String,
     /// Name of the image that its containers run.
     pub image: String,
-    /// Home directory of the user inside, absolute; a tmpfs that the daemon mounts.
+    /// Home directory of the user inside the container, an absolute path; the daemon mounts a tmpfs there.
     pub home: String,
-    /// How many warm containers to keep when the daemon's configuration says nothing. Default 10.
+    /// Number of warm containers if the daemon's configuration gives none. Default 10.
     #[serde(default = "default_pool_target")]
     pub pool_target: usize,
     /// Limit of processes and threads in a container. Default 256: the three CLIs need 15 to 40 threads.
     #[serde(default = "default_pids_max")]
     pub pids_max: u32,
-    /// Where its containers may connect to: `host:port`, the host exact or `*.domain`. Empty means nowhere.
+    /// Destinations that the provider's containers may connect to: `host:port`, the host exact or `*.domain`. Empty
+    /// means none.
     pub egress: Vec<String>,
-    /// How the CLI is started. Absent: the image has none, and only commands can be run.
+    /// How the CLI is started. Absent: the image has no CLI, and only commands can be run.
     #[serde(default)]
     pub command: Command,
-    /// Which models can be asked for.
+    /// Models that a request can ask for.
     #[serde(default)]
     pub models: Models,
     /// Wall-clock limits of an execution that names none.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// Reasoning efforts that can be asked for, by name.
+    /// Reasoning efforts that a request can ask for, by name.
     #[serde(default)]
     pub efforts: BTreeMap<String, Effort>,
-    /// Environment of every prompt, without `HOME` and the proxy variables, which are the daemon's.
+    /// Environment of every prompt. `HOME` and the proxy variables are set by the daemon.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Other names that a request may give to variables, and what the CLI calls them.
+    /// Aliases of variables: the name in a request, and the name that the CLI knows.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
     /// Credentials that the CLI takes.
@@ -48,7 +49,7 @@ pub struct Provider {
     /// Arguments and environment that depend on the credential and on the operator's upstream, applied in order.
     #[serde(default)]
     pub when: Vec<When>,
-    /// How the CLI is started ahead of time. Absent: only with its prompt.
+    /// How the CLI is prestarted. Absent: the CLI starts only with its prompt.
     #[serde(default)]
     pub prestart: Option<Prestart>,
     /// Resource limits, idle and running.
@@ -74,11 +75,12 @@ pub struct Command {
     /// How the CLI takes its prompt. Default: on standard input.
     #[serde(default)]
     pub prompt: PromptVia,
-    /// What it prints. Default: `plain`.
+    /// Decoder for the CLI's output. Default: `plain`.
     #[serde(default)]
     pub dialect: Dialect,
-    /// Key `start_timeout_s`, seconds: a CLI that printed nothing by then is taken for stuck. Default 20: at half a
-    /// CPU the slowest of the three needs 2, and below about 192 MiB Node livelocks without ever being OOM-killed.
+    /// Key `start_timeout_s`, seconds: a CLI that has printed nothing by then counts as stuck. Default 20: at half a
+    /// CPU the slowest of the three CLIs needs 2 s, and below about 192 MiB Node livelocks without ever being
+    /// OOM-killed.
     #[serde(rename = "start_timeout_s", deserialize_with = "seconds", default = "default_start_timeout")]
     pub start_timeout: Duration,
 }
@@ -107,7 +109,8 @@ pub enum PromptVia {
     Stdin,
     /// In the argument that holds `{prompt}`; at most 128 KiB, the kernel's limit for one argument.
     Argument,
-    /// As an argument if it fits into one; a longer one on standard input, without the argument that holds `{prompt}`.
+    /// As an argument if the prompt fits into one. A longer prompt goes to standard input, and the argument that holds
+    /// `{prompt}` is dropped.
     ArgumentOrStdin,
 }
 
@@ -117,18 +120,18 @@ pub enum PromptVia {
 pub struct Models {
     /// Model of a request that names none.
     pub default: String,
-    /// Patterns (`*` stands for any characters) of which a model must match one.
+    /// Patterns (`*` stands for any characters). A model must match one of them.
     pub allowed: Vec<String>,
     /// Short names and the models that they stand for.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
 }
 
-/// Wall-clock limits (`[timeouts]`). The longest of those that apply is used.
+/// Wall-clock limits (`[timeouts]`). The longest limit that applies is used.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
-    /// Key `default_s`, seconds; also that of commands. Default 30.
+    /// Key `default_s`, seconds; also the limit of commands. Default 30.
     #[serde(rename = "default_s", deserialize_with = "seconds", default = "default_timeout")]
     pub default: Duration,
     /// Limits by model (`[[timeouts.model]]`).
@@ -158,7 +161,7 @@ pub struct ModelTimeout {
     pub timeout: Duration,
 }
 
-/// What an effort adds (`[efforts.NAME]`).
+/// What an effort adds to the command (`[efforts.NAME]`).
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Effort {
@@ -191,10 +194,10 @@ pub struct CredentialSpec {
     /// Variables that the CLI takes a key or token from.
     #[serde(default)]
     pub env: Vec<String>,
-    /// Whether a prompt needs one of them. Default true.
+    /// Whether a prompt needs a credential. Default true.
     #[serde(default = "default_required")]
     pub required: bool,
-    /// Key `tmpfs_mib`, MiB: size of that tmpfs, with room for what the CLI itself writes there.
+    /// Key `tmpfs_mib`, MiB: size of the tmpfs, with room for what the CLI itself writes there.
     #[serde(rename = "tmpfs_mib", deserialize_with = "mebibytes")]
     pub tmpfs_bytes: u64,
 }
@@ -219,9 +222,9 @@ fn default_required() -> bool {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct When {
-    /// Which credential must have been given. Absent: any or none.
+    /// Credential that the condition needs. Absent: any or none.
     pub credential: Option<Condition>,
-    /// Whether the operator must have configured another upstream (`true`) or must not have (`false`). Absent: both.
+    /// Whether the condition needs an operator's base URL (`true`) or needs none (`false`). Absent: either.
     pub base_url: Option<bool>,
     /// Arguments for `{args}`; placeholders `{model}`, `{effort}`, and `{base_url}` if `base_url = true`.
     #[serde(default)]
@@ -255,9 +258,9 @@ impl<'de> Deserialize<'de> for Condition {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// While a container waits in its pool.
+    /// Limits of a container that waits in its pool.
     pub idle: ResourceClass,
-    /// From the claim on.
+    /// Limits from the claim on.
     pub run: ResourceClass,
 }
 
@@ -270,10 +273,10 @@ pub struct ResourceClass {
     pub memory_bytes: u64,
     /// CPUs on average: 0.5 is half of one.
     pub cpu: f64,
-    /// CPUs for a short while, at least `cpu`. Absent: no burst.
+    /// CPUs for a short time, at least `cpu`. Absent: no burst.
     pub cpu_burst: Option<f64>,
     /// Key `cpu_period_ms`, milliseconds, 1 to 1000: time over which `cpu` is averaged. Default 100. With 1000, a `cpu`
-    /// of 0.1 allows 100 ms at once, and with a `cpu_burst` of 0.2 another 100 ms to one that has waited.
+    /// of 0.1 allows 100 ms at once; a `cpu_burst` of 0.2 allows another 100 ms to a container that was idle before.
     #[serde(rename = "cpu_period_ms", deserialize_with = "cpu_period", default = "default_cpu_period")]
     pub cpu_period: Duration,
 }
@@ -291,7 +294,7 @@ fn cpu_period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D:
 }
 
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    // A day: longer is a mistake in the unit.
+    // At most a day: a longer value is a mistake in the unit.
     match u64::deserialize(deserializer)? {
         value @ 1..=86_400 => Ok(Duration::from_secs(value)),
         value => Err(D::Error::custom(format!("{value} seconds is not between 1 and 86400"))),
@@ -303,7 +306,7 @@ fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 }
 
 pub(super) fn mebibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    // A tebibyte: more is a mistake in the unit.
+    // At most a tebibyte: a larger value is a mistake in the unit.
     match u64::deserialize(deserializer)? {
         value @ 1..=1_048_576 => Ok(value * 1024 * 1024),
         value => Err(D::Error::custom(format!("{value} MiB is not between 1 and 1048576"))),

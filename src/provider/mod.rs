@@ -1,9 +1,12 @@
-//! Providers as data: how a CLI is started, what it may reach, what it costs, and how its output is read.
+//! Owns providers as data: how a CLI is started, what it may reach, its limits, and how its output is decoded.
 //!
-//! A manifest (`providers/*.toml`, described in `docs/providers.md`) becomes a [`Provider`]; [`Provider::invocation`]
-//! turns a prompt into the exact argument vector, environment and standard input of one execution;
-//! [`dialect::DialectParser`] reads the answer and the verdict out of what the CLI prints. Nothing here starts a
-//! process or holds a secret: credentials are known by name only.
+//! A manifest (`providers/*.toml`, described in `docs/providers.md`) becomes a [`Provider`]. [`Provider::invocation`]
+//! turns a prompt into the argument vector, environment and standard input of one execution. [`dialect::DialectParser`]
+//! decodes the answer and the verdict from the CLI's output. [`prestart`] does the same for CLIs that start before
+//! their prompt.
+//!
+//! `daemon` loads the manifests; `execution` and `container` use them. Deliberately absent: starting processes, I/O
+//! with containers, and secrets in a manifest, which knows credentials by name only.
 
 mod credentials;
 pub mod dialect;
@@ -35,26 +38,26 @@ pub enum ManifestError {
     Read {
         /// Directory or file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Not TOML, or not of the manifest's shape; the message names line, key and what was expected.
+    /// The file is not TOML or has the wrong shape. The message names line, key and what was expected.
     #[error("{}: {source}", path.display())]
     Parse {
         /// Manifest.
         path: PathBuf,
-        /// Where and what.
+        /// Position and problem.
         source: Box<toml::de::Error>,
     },
-    /// Well-formed, but it cannot work.
+    /// The file is well-formed, but a value in it cannot work.
     #[error("{}: {source}", path.display())]
     Invalid {
         /// Manifest.
         path: PathBuf,
-        /// Which key, and what to write instead.
+        /// The key, and what to write instead.
         source: Invalid,
     },
-    /// A manifest's file name is not its provider's name, so that two could claim the same.
+    /// The file's name differs from the provider's name. Otherwise two files could define the same provider.
     #[error("{}: the provider is named `{name}`, so the file must be named {name}.toml", path.display())]
     FileName {
         /// Manifest.
@@ -64,7 +67,7 @@ pub enum ManifestError {
     },
 }
 
-/// Loads every `*.toml` of a directory, by provider name. Other files are left alone.
+/// Loads every `*.toml` of a directory, keyed by provider name. Ignores other files.
 ///
 /// # Errors
 /// The first manifest, in order of file names, that cannot be read, parsed or used. An empty directory is no error.

@@ -1,7 +1,7 @@
-//! Placeholders in arguments and variables, and the patterns that models are matched with.
+//! Placeholders in arguments and variables, and patterns for models.
 
-/// Replaces `{name}` by the value of that name. What was put in is not looked at again, so that a prompt that
-/// contains `{model}` stays as it is. Unknown names stay too; validation has refused them.
+/// Replaces `{name}` by the value of that name. Inserted values are not searched again, so a prompt that contains
+/// `{model}` stays as it is. Unknown names stay too: validation has refused them before.
 pub(super) fn render(template: &str, values: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
@@ -35,7 +35,7 @@ fn name_at_start(text: &str) -> Option<&str> {
     is_name.then_some(name)
 }
 
-/// Whether `text` matches `pattern`, in which `*` stands for any characters, also none.
+/// Whether `text` matches `pattern`, where `*` stands for zero or more characters.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let Some((prefix, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(prefix) else { return false };

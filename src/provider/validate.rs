@@ -1,4 +1,4 @@
-//! What a manifest must keep to, beyond its shape.
+//! Checks of a manifest that go beyond its shape.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use super::{
     template::{matches, names},
 };
 
-/// What stands for executions of an image without a provider, in listings, metrics and policies.
+/// Name under which executions of an image without a provider appear in listings, metrics and policies.
 const RESERVED_NAME: &str = "image";
 
-/// A key that cannot work.
+/// A key whose value cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}` {problem}")]
 pub struct Invalid {
-    /// Which key, dotted as in the file.
+    /// The key, dotted as in the file.
     pub key: String,
     /// What is wrong and what to write; completes the sentence that the key begins.
     pub problem: String,
@@ -25,10 +25,10 @@ pub(super) fn invalid<T>(key: impl Into<String>, problem: impl Into<String>) -> 
 }
 
 impl Provider {
-    /// Checks everything that can be checked without running the CLI; done by [`super::load_dir`].
+    /// Checks everything that can be checked without running the CLI. [`super::load_dir`] calls this.
     ///
     /// # Errors
-    /// The first key found that cannot work.
+    /// The first key whose value cannot work.
     pub fn validate(&self) -> Result<(), Invalid> {
         let name_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if !(1..=32).contains(&self.name.len()) || !self.name.chars().all(name_char) {
@@ -64,7 +64,8 @@ impl Provider {
         validate_class("resources.idle", &self.resources.idle)?;
         validate_class("resources.run", &self.resources.run)?;
         if self.resources.run.cpu_period < self.resources.idle.cpu_period {
-            // The kernel refills by a timer that was armed with the old period, and a new one does not shorten it.
+            // The kernel's refill timer keeps the period that it was armed with; a shorter new period does not shorten
+            // it.
             let problem = "must not be shorter than that of `resources.idle`: a claim could be throttled for that long";
             return invalid("resources.run.cpu_period_ms", problem);
         }
@@ -194,7 +195,7 @@ impl Provider {
 }
 
 fn validate_class(key: &str, class: &ResourceClass) -> Result<(), Invalid> {
-    // Written so that NaN fails too.
+    // Written in the positive, so that NaN fails too.
     if !(class.cpu >= 0.01 && class.cpu <= 1024.0) {
         return invalid(format!("{key}.cpu"), "must be between 0.01 and 1024");
     }
@@ -208,7 +209,7 @@ fn validate_class(key: &str, class: &ResourceClass) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Relative, and each component a plain name.
+/// Whether a path is relative and each component is a plain name.
 fn plain_path(path: &str) -> bool {
     path.split('/').all(|part| {
         !part.is_empty() && part != "." && part != ".." && part.len() <= 255 && !part.chars().any(char::is_control)

@@ -1,4 +1,4 @@
-//! Foreign text made safe for a log line or a terminal.
+//! Escapes foreign text for a log line or a terminal.
 
 use std::borrow::Cow;
 

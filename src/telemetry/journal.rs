@@ -1,7 +1,7 @@
-//! Log lines as journal entries with fields of their own: `journalctl -u thawd THAWD_PROVIDER=openai`.
+//! Writes log lines as journal entries with their own fields: `journalctl -u thawd THAWD_PROVIDER=openai`.
 //!
-//! The journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) rather than the crate `tracing-journald`: that one
-//! leaves the fields out of `MESSAGE`, so that a plain `journalctl -u thawd` would not tell the reason of anything.
+//! Speaks the journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) itself. The crate `tracing-journald`
+//! leaves the fields out of `MESSAGE`, so a plain `journalctl -u thawd` would not show the reason of anything.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -16,13 +16,14 @@ use tracing_subscriber::registry::LookupSpan;
 use super::escape::escape_control;
 use super::queue::{Lines, write_stderr};
 
-/// Where the journal listens (systemd-journald.service(8)).
+/// Socket of the journal (systemd-journald.service(8)).
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Longest value; what is longer is cut. A datagram must stay below the usual 208 KiB of `net.core.wmem_default`.
+/// Longest value, bytes; longer values are cut. A datagram must stay below the usual 208 KiB of
+/// `net.core.wmem_default`.
 const MAX_VALUE: usize = 16 << 10;
 
-/// The journal's socket.
+/// Connection to the journal.
 #[derive(Debug)]
 pub struct Journal {
     socket: UnixDatagram,
@@ -32,7 +33,7 @@ impl Journal {
     /// Connects to this machine's journal.
     ///
     /// # Errors
-    /// There is none.
+    /// The machine has no journal.
     pub fn connect() -> io::Result<Self> {
         Self::connect_to(Path::new(SOCKET))
     }
@@ -43,16 +44,16 @@ impl Journal {
         Ok(Self { socket })
     }
 
-    /// Sends an entry; waits for the journal for as long as it takes.
+    /// Sends an entry; blocks for as long as the journal takes. Call only from the log's own thread.
     pub fn send(&self, entry: &[u8]) {
         if let Err(error) = self.socket.send(entry) {
-            // Standard error is the journal's too under systemd, and somewhere to look otherwise.
+            // Under systemd, standard error goes to the journal too; elsewhere it is the place to look.
             let message = message(entry);
             write_stderr(format!("{} (not sent as an entry: {error})\n", escape_control(&message)).as_bytes());
         }
     }
 
-    /// An entry of our own about the log itself.
+    /// An entry about the log itself.
     pub fn line(priority: &str, message: &str) -> Vec<u8> {
         let mut entry = Vec::new();
         for (name, value) in [
@@ -67,7 +68,7 @@ impl Journal {
     }
 }
 
-/// What an entry says, with its priority in front as sd-daemon(3) has it.
+/// The message of an entry with its priority in front, in the form of sd-daemon(3).
 fn message(entry: &[u8]) -> String {
     let field = |name: &str| {
         let text = String::from_utf8_lossy(entry);
@@ -77,20 +78,20 @@ fn message(entry: &[u8]) -> String {
     format!("<{}>{}", field("PRIORITY"), field("MESSAGE"))
 }
 
-/// Makes an entry of every event.
+/// Layer that makes an entry of every event.
 #[derive(Debug)]
 pub struct Entries {
     lines: Lines,
 }
 
 impl Entries {
-    /// For this queue, whose reader is [`Journal::send`].
+    /// Pushes entries to `lines`, whose writer is [`Journal::send`].
     pub fn new(lines: Lines) -> Self {
         Self { lines }
     }
 }
 
-/// Fields of a span, kept until it ends.
+/// Fields of a span, kept until the span ends.
 struct SpanFields(Vec<(String, String)>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Entries {
@@ -122,7 +123,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for En
         let of_spans = std::mem::take(&mut fields.named);
         event.record(&mut fields);
         let named = |name: &str| fields.named.iter().any(|(known, _)| known == name);
-        // What the event says itself is not said twice.
+        // A field of the event replaces the field of the same name of a span.
         let mut all: Vec<_> = of_spans.into_iter().filter(|(name, _)| !named(name)).collect();
         all.append(&mut fields.named);
         fields.named = all;
@@ -145,7 +146,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for En
     }
 }
 
-/// What an event or span carries.
+/// Message and fields of an event or a span.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -153,7 +154,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// The message with its fields, as on a terminal.
+    /// The message with its fields in one line, as on a terminal.
     fn line(&self) -> String {
         let mut line = escape_control(&self.message).into_owned();
         for (name, value) in &self.named {
@@ -188,7 +189,8 @@ fn field_name(name: &str) -> String {
     "THAWD_".chars().chain(name.chars().map(plain)).take(64).collect()
 }
 
-/// One field in the journal's encoding. With a length in front a value may hold line breaks without starting a field.
+/// Appends one field in the journal's encoding. The explicit length lets a value hold line breaks without starting a
+/// new field.
 fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     let value = &value.as_bytes()[..value.floor_char_boundary(MAX_VALUE)];
     entry.extend_from_slice(name.as_bytes());

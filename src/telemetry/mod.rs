@@ -1,4 +1,7 @@
-//! Logs to standard error, and what keeps foreign text from forging them.
+//! Owns the log of the process, its delivery to standard error or the journal, and the daemon's own counters.
+//!
+//! Every room logs through `tracing`. `daemon` and the binaries set the log up; `service` changes its filter.
+//! Deliberately absent: waiting for whoever reads the log (see `queue`), and foreign text that is not escaped.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -24,31 +27,31 @@ use journal::{Entries, Journal};
 use queue::{Lines, write_stderr};
 use thaw_client::config::LogFormat;
 
-/// How long the end of the process waits for log lines that nobody has taken yet.
+/// Longest wait for unwritten log lines at the end of the process.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The log of this process, once it is set up.
+/// The log of this process, once [`init`] has set it up.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// What the daemon counts about itself.
+/// Counters of the daemon about itself.
 #[derive(Debug, Clone, Default)]
 pub struct DaemonMetrics {
-    /// Signs of life for systemd's watchdog that did not come in time.
+    /// Signs of life for systemd's watchdog that were late.
     pub watchdog_misses: Counter,
-    /// Spawner processes that ended, or had to be ended.
+    /// Spawner processes that ended unasked, or were killed because they hung.
     pub spawner_failures: Counter,
-    /// Keeper processes that ended, or had to be ended, and attempts to replace one that failed.
+    /// Keeper processes that ended unasked or were killed because they hung, and failed attempts to replace one.
     pub keeper_failures: Counter,
-    /// Containers that an earlier daemon left behind and that could not be taken over.
+    /// Containers of an earlier daemon that were destroyed at the start because they could not be adopted.
     pub swept: Counter,
-    /// Configurations that were not taken over when they were read again.
+    /// Configurations that were rejected at a reload.
     pub reload_failures: Counter,
-    /// Log lines that were dropped because nobody took them.
+    /// Log lines that were dropped because their reader took none.
     pub log_lines_dropped: Counter,
 }
 
 impl DaemonMetrics {
-    /// Registers them. The registry must not add a prefix of its own.
+    /// Registers the counters. The registry must not add a prefix of its own.
     pub fn new(registry: &mut Registry) -> Self {
         let this = Self { log_lines_dropped: log_lines_dropped(), ..Self::default() };
         for (name, help, counter) in [
@@ -103,19 +106,19 @@ pub enum TelemetryError {
     /// Something else has already set up logging in this process.
     #[error("logging is already set up in this process")]
     AlreadySet,
-    /// No thread for it.
+    /// The thread that writes the log cannot be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(io::Error),
 }
 
-/// Changes what is logged while the process runs.
+/// Handle to change the log filter of the running process.
 #[derive(Debug, Clone)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
 }
 
 impl LogControl {
-    /// Logs by `filter` from now on.
+    /// Replaces the log filter.
     ///
     /// # Errors
     /// A filter that cannot be read; the old one stays.
@@ -175,7 +178,7 @@ pub fn init(log_format: LogFormat, filter: &str, queue_bytes: usize) -> Result<L
     };
     result.map_err(|_| TelemetryError::AlreadySet)?;
     let _ = LINES.set(lines);
-    // The usual one writes to standard error by itself, and would wait there for its reader.
+    // The default panic hook writes to standard error itself, and would block there on a slow reader.
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(%panic, "a bug: the process ends");
         flush();
@@ -183,14 +186,14 @@ pub fn init(log_format: LogFormat, filter: &str, queue_bytes: usize) -> Result<L
     Ok(LogControl { filter: handle })
 }
 
-/// Waits a moment for the lines that have not been taken yet: the process is about to end.
+/// Waits up to [`FLUSH_PATIENCE`] until the queued lines are written. Call it when the process is about to end.
 pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(FLUSH_PATIENCE);
     }
 }
 
-/// Says something on standard error, after all log lines, and without waiting for a reader for longer than a moment.
+/// Writes a text to standard error after all log lines. Waits for the reader for up to [`FLUSH_PATIENCE`], twice.
 pub fn last_words(text: &str) {
     flush();
     let line = format!("{text}\n").into_bytes();
@@ -202,7 +205,7 @@ pub fn last_words(text: &str) {
     let _ = done.recv_timeout(FLUSH_PATIENCE);
 }
 
-/// Lines dropped so far: there is one log in a process.
+/// Counter of dropped lines. Static, because a process has one log.
 fn log_lines_dropped() -> Counter {
     static DROPPED: OnceLock<Counter> = OnceLock::new();
     DROPPED.get_or_init(Counter::default).clone()
@@ -224,7 +227,7 @@ fn missing_line(log_format: LogFormat, count: u64) -> Vec<u8> {
     }
 }
 
-/// Puts the syslog priority in front of each line.
+/// Formatter that puts the syslog priority in front of each line.
 struct Prioritised<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for Prioritised<F>

@@ -1,8 +1,8 @@
-//! Log lines on their way to whoever reads them: nobody who logs waits for that.
+//! Queue of log lines. Code that logs never waits for the reader of the log.
 //!
-//! A thread of its own writes them. When the reader (the journal, or whoever has the other end of standard error) takes
-//! nothing, lines wait in memory up to a limit, further ones are dropped and counted, and how many is said in their place
-//! as soon as there is room again.
+//! One thread writes the lines. While the reader (the journal, or the other end of standard error) takes nothing, lines
+//! wait in memory up to a limit; further lines are dropped and counted. As soon as there is room again, a line in their
+//! place says how many are missing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Charged per line besides its bytes.
+/// Bytes charged per line in addition to the line's length.
 const LINE_OVERHEAD: usize = 64;
 
 /// The queue. Cheap to clone.
@@ -23,13 +23,13 @@ pub struct Lines(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write.
+    /// Signalled when there is a line to write.
     filled: Condvar,
-    /// Everything has been written.
+    /// Signalled when all lines have been written.
     emptied: Condvar,
-    /// Most that waits, bytes.
+    /// Limit of the lines that wait, bytes.
     limit: usize,
-    /// Says in the form of the log that so many lines are missing.
+    /// Makes a line, in the format of the log, that says how many lines are missing.
     missing: Box<dyn Fn(u64) -> Vec<u8> + Send + Sync>,
     dropped: Counter,
 }
@@ -38,9 +38,9 @@ struct Shared {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines dropped since that was said the last time.
+    /// Lines dropped that no line in the log accounts for yet.
     missing: u64,
-    /// A line is being written.
+    /// Whether the thread is writing a line right now.
     writing: bool,
 }
 
@@ -51,11 +51,10 @@ impl fmt::Debug for Lines {
 }
 
 impl Lines {
-    /// Starts the thread. At most `limit` bytes wait for `write`, which writes one line and may take its time; `missing`
-    /// makes a line that says how many are missing, and `dropped` counts them.
+    /// Starts the thread. At most `limit` bytes wait for `write`, which writes one line and may block. `missing` makes
+    /// a line that says how many are missing; `dropped` counts the dropped lines.
     ///
-    /// # Errors
-    /// No thread can be had.
+    /// The thread cannot be started. No thread can be had.
     pub fn start(
         limit: usize,
         dropped: Counter,
@@ -77,15 +76,15 @@ impl Lines {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change leaves the value whole.
+        // Each change leaves the value whole, also after a panic elsewhere.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line, or drops it if too many wait.
+    /// Adds a line, or drops it if it does not fit below the limit.
     pub fn push(&self, line: Vec<u8>) {
         let mut state = self.lock();
         if state.missing > 0 {
-            // In its place, unless that has no room either.
+            // The note about missing lines stands where they would be, if there is room for it.
             let note = (self.0.missing)(state.missing);
             if state.bytes + cost(&note) + cost(&line) <= self.0.limit {
                 state.missing = 0;
@@ -101,7 +100,7 @@ impl Lines {
         self.0.filled.notify_one();
     }
 
-    /// Waits until everything has been written, at most for `patience`. Returns whether it has been.
+    /// Waits until all lines have been written, at most for `patience`. Returns whether they have been.
     pub fn flush(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut state = self.lock();
@@ -150,25 +149,25 @@ fn cost(line: &[u8]) -> usize {
     line.len() + LINE_OVERHEAD
 }
 
-/// Writes all of it, however long its reader takes.
+/// Writes a whole line to standard error; blocks for as long as the reader takes.
 pub fn write_stderr(mut line: &[u8]) {
     let stderr: BorrowedFd<'_> = rustix::stdio::stderr();
     while !line.is_empty() {
         match rustix::io::write(stderr, line) {
             Ok(written) => line = &line[written..],
             Err(rustix::io::Errno::INTR) => {}
-            // Whoever made it may have made it so that it does not block.
+            // Standard error may have been made non-blocking by whoever opened it.
             Err(rustix::io::Errno::AGAIN) => {
                 let mut polled = [rustix::event::PollFd::new(&stderr, rustix::event::PollFlags::OUT)];
                 let _ = rustix::event::poll(&mut polled, None);
             }
-            // Nobody has the other end any more: there is no one to tell.
+            // Nobody reads standard error any more: there is nowhere to report it.
             Err(_) => return,
         }
     }
 }
 
-/// One event's line, handed over when it is whole.
+/// Buffer for the line of one event; dropping it pushes the line to the queue.
 #[derive(Debug)]
 pub struct LineWriter<'a> {
     lines: &'a Lines,

@@ -1,11 +1,11 @@
-//! How this program speaks TLS: rustls with ring, and Mozilla's certificate authorities compiled in.
+//! TLS of thawd's programs: rustls with ring, and Mozilla's certificate authorities compiled in.
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// A client configuration that needs nothing of the machine: no file of authorities, no provider installed before.
+/// A client configuration that reads nothing from the machine: no file of authorities, no installed crypto provider.
 ///
 /// # Errors
-/// When the cryptography offers none of the default TLS versions (1.2 and 1.3), which ring does.
+/// The cryptography supports none of the default TLS versions (1.2 and 1.3); ring does support them.
 pub fn client_config() -> Result<ClientConfig, rustls::Error> {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let config = ClientConfig::builder_with_provider(ring::default_provider().into())

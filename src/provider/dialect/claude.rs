@@ -6,11 +6,11 @@ use super::{LEFT_OUT, LINE_LIMIT, words};
 
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Claude {
-    /// Whether text was handed out.
+    /// Whether text was passed on.
     spoke: bool,
-    /// Whether the next text begins a paragraph, since another block came before it.
+    /// Whether the next text begins a paragraph, since another block came before.
     new_block: bool,
-    /// Text of the current block as far as it was streamed, to be compared with the whole block that follows.
+    /// Text of the current block as streamed so far, to be compared with the whole block that follows.
     block: String,
     /// Outcome of the last `result` line.
     result: Option<Result<(), String>>,
@@ -20,11 +20,11 @@ pub(super) struct Claude {
 
 impl Claude {
     pub(super) fn read(&mut self, line: &Value) -> Option<String> {
-        // Sub-agents print too; their text is not the answer.
+        // Sub-agents print too, but their text is not the answer.
         let own = line["parent_tool_use_id"].is_null();
         match line["type"].as_str()? {
             "stream_event" if own => return self.event(&line["event"]),
-            // An error text comes as a message of a made-up model; it belongs to the verdict.
+            // An error text comes as a message of a made-up model; the error is part of the verdict.
             "assistant" if own && line["error"].is_null() && line["message"]["model"] != "<synthetic>" => {
                 return self.message(&line["message"]["content"]);
             }
@@ -33,7 +33,7 @@ impl Claude {
                 self.last_retry = Some(format!("{} {status}", words(&line["error"]).unwrap_or_default()));
             }
             "result" => {
-                // `subtype` stays `success` when the request itself was refused; `is_error` says so.
+                // `subtype` stays `success` when the request itself was refused; `is_error` has the truth.
                 let subtype = line["subtype"].as_str().unwrap_or_default();
                 let failed = line["is_error"] == true || subtype != "success";
                 let error = || {
@@ -41,7 +41,7 @@ impl Claude {
                     text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("claude ended with {subtype}"))
                 };
                 self.result = Some(if failed { Err(error()) } else { Ok(()) });
-                // The CLI answers some prompts by itself, such as /help: then the result is all there is.
+                // The CLI answers some prompts itself, such as /help: then the result line holds the whole answer.
                 if !failed && !self.spoke {
                     return self.say(line["result"].as_str()?);
                 }
@@ -65,13 +65,13 @@ impl Claude {
         }
     }
 
-    /// A finished message: hands out what was not streamed. All of it was, unless the CLI fell back to asking
-    /// without streaming.
+    /// Passes on what was not streamed of a finished message. Everything was streamed, unless the CLI fell back to
+    /// requests without streaming.
     fn message(&mut self, content: &Value) -> Option<String> {
         let texts = content.as_array()?.iter().filter(|block| block["type"] == "text");
         let text: String = texts.filter_map(|block| block["text"].as_str()).collect();
         if text.contains(LEFT_OUT) && !self.block.is_empty() {
-            // Too long to be compared, and streamed before.
+            // Too long to be compared, and already streamed.
             self.new_block = true;
             self.block.clear();
             return None;
@@ -89,7 +89,7 @@ impl Claude {
         if text.is_empty() {
             return None;
         }
-        // Of a block beyond the limit the whole message would not be read either.
+        // Beyond this limit, the whole message would be shortened and could not be compared anyway.
         if self.block.len() + text.len() <= LINE_LIMIT {
             self.block.push_str(text);
         }

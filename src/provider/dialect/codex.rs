@@ -6,18 +6,18 @@ use super::words;
 
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Codex {
-    /// Whether a message was handed out, so that the next one begins a paragraph.
+    /// Whether a message was passed on, so that the next one begins a paragraph.
     spoke: bool,
     /// How the last turn ended; `None` while it has not.
     turn: Option<Result<(), String>>,
-    /// Last `error` line: what it was waiting for, if it never got further.
+    /// Text of the last `error` line, for the verdict of a turn that never ended.
     last_error: Option<String>,
 }
 
 impl Codex {
     pub(super) fn read(&mut self, line: &Value) -> Option<String> {
         match line["type"].as_str()? {
-            // Items of type `error` are warnings, such as a model that its catalogue does not know.
+            // Items of type `error` are warnings, such as a model that codex's catalogue does not know.
             "item.completed" if line["item"]["type"] == "agent_message" => {
                 let text = line["item"]["text"].as_str()?;
                 let separator = if std::mem::replace(&mut self.spoke, true) { "\n\n" } else { "" };

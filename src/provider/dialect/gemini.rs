@@ -6,11 +6,11 @@ use super::words;
 
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Gemini {
-    /// Whether text was handed out.
+    /// Whether text was passed on.
     spoke: bool,
     /// Outcome of the last `result` line.
     result: Option<Result<(), String>>,
-    /// Last `error` line.
+    /// Text of the last `error` line.
     last_error: Option<String>,
 }
 
@@ -34,7 +34,7 @@ impl Gemini {
             let error = words(&line["error"]["message"]).or_else(|| words(&line["error"]));
             return Err(error.unwrap_or_else(|| "gemini says that it failed".to_owned()));
         }
-        // Old versions call it a success, and leave with 0, when the first request was refused: no text, no tokens.
+        // Old versions print success, and exit with 0, when the first request was refused: no text, no tokens.
         if !self.spoke && line["stats"]["output_tokens"].as_u64().unwrap_or(0) == 0 {
             return Err("gemini says success, but there is no answer; the provider may have refused the request".into());
         }

@@ -1,57 +1,57 @@
-//! Output cut into lines of JSON, in bounded memory.
+//! Splits output into lines of JSON, in bounded memory.
 //!
-//! Of a line that is too long, long texts are left out and the rest is kept, so that it can still be told what kind of line
-//! it was: a tool's result of several mebibytes does not matter, an answer or a verdict does.
+//! In a line beyond the limit, long texts are left out and the rest is kept. So the kind of the line stays known: a
+//! tool's result of several mebibytes does not matter, an answer or a verdict does.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-/// Longest line that is kept, bytes. The three CLIs put a whole answer on one line, and an answer of 64 000 tokens is
+/// Longest line that is kept whole, bytes. The three CLIs put a whole answer on one line; an answer of 64 000 tokens is
 /// about 300 kB.
 pub const LINE_LIMIT: usize = 1024 * 1024;
 
-/// Longest text that is kept of a longer line, bytes.
+/// Longest text that is kept within a longer line, bytes.
 const TEXT_LIMIT: usize = 64 * 1024;
 
-/// Stands for each longer one.
+/// Replacement for each longer text.
 pub const LEFT_OUT: &str = "(a text in a line of the CLI's output that was longer than 1 MiB)";
 
-/// A line.
+/// A line of output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// What it says, without its newline.
+    /// Bytes of the line without its newline.
     pub bytes: Vec<u8>,
-    /// It was too long, and [`LEFT_OUT`] stands for each long text in it.
+    /// Whether the line was too long, so that [`LEFT_OUT`] replaces each long text in it.
     pub is_shortened: bool,
 }
 
-/// The line that has not ended yet.
+/// Splitter, which holds the line that has not ended yet.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Lines {
     line: Vec<u8>,
-    /// It is too long in spite of everything, and what is to come of it is passed over.
+    /// Whether the line is too long even without its long texts; the rest of it is skipped.
     skipping: bool,
-    /// Where its texts begin and end, once it is too long.
+    /// State of the scanner that leaves texts out, once the line is too long.
     #[serde(default)]
     shortening: Option<Shortening>,
-    /// Whether any line was passed over.
+    /// Whether any line was skipped.
     #[serde(default)]
     skipped: bool,
 }
 
-/// Where in a line of JSON the scanner is.
+/// Position of the scanner in a line of JSON.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Shortening {
-    /// Where the text began that it is in, in what is kept of the line.
+    /// Start of the current text, as an index into the kept part of the line; `None` outside a text.
     text: Option<usize>,
-    /// Behind a backslash.
+    /// Whether the last byte was a backslash that escapes the next.
     escaped: bool,
-    /// What is to come of the text is left out.
+    /// Whether the rest of the current text is left out.
     leaving_out: bool,
 }
 
 impl Lines {
-    /// The lines that `bytes` complete.
+    /// Adds bytes; returns the lines that they complete.
     pub fn push(&mut self, mut bytes: &[u8]) -> Vec<Line> {
         let mut lines = Vec::new();
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
@@ -63,7 +63,7 @@ impl Lines {
         lines
     }
 
-    /// What has come of the line that has not ended yet, as if it had.
+    /// Takes the unfinished line as if it had ended.
     pub fn rest(&mut self) -> Option<Line> {
         let bytes = std::mem::take(&mut self.line);
         let is_shortened = self.shortening.take().is_some();
@@ -74,7 +74,7 @@ impl Lines {
         Some(Line { bytes, is_shortened })
     }
 
-    /// Whether there was a line that could not be read in part either.
+    /// Whether any line was skipped because it could not be shortened enough.
     pub fn has_skipped(&self) -> bool {
         self.skipped || self.skipping
     }
@@ -131,7 +131,7 @@ impl Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        // It may hold what a provider answered about a credential.
+        // The line may hold what a provider answered about a credential.
         self.line.zeroize();
     }
 }

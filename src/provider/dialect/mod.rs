@@ -1,7 +1,7 @@
-//! What the CLIs print, read as it comes: pieces of the answer, and at the end whether it was one.
+//! Decodes the output of CLIs as it arrives: pieces of the answer, and at the end whether the CLI succeeded.
 //!
-//! Exit codes lie (gemini-cli leaves with 145, or with 0, on a 401; claude-code says `success` beside
-//! `is_error: true`), so that the verdict is read from the JSON lines.
+//! Exit codes are not reliable: gemini-cli exits with 145, or with 0, on a 401; claude-code prints `success` beside
+//! `is_error: true`. So the verdict is decoded from the JSON lines.
 
 mod claude;
 mod codex;
@@ -17,47 +17,47 @@ use serde_json::Value;
 use line::Line;
 pub use line::{LEFT_OUT, LINE_LIMIT, Lines};
 
-/// What is said when a part of the answer was in a line that was too long.
+/// Error of an answer that was partly in a line beyond [`LINE_LIMIT`].
 pub const ANSWER_TOO_LONG: &str =
     "a part of the answer was in a line of more than 1 MiB, too long to be read; the raw output has it";
 
 /// Longest error text that is kept, characters.
 const ERROR_CHARS: usize = 1000;
 
-/// How a CLI's standard output is to be read.
+/// Decoder for a CLI's standard output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
-    /// `codex exec --json`: whole messages, no tokens.
+    /// `codex exec --json`: whole messages, no single tokens.
     CodexExecJson,
-    /// `claude -p --output-format stream-json --verbose --include-partial-messages`: tokens.
+    /// `claude -p --output-format stream-json --verbose --include-partial-messages`: single tokens.
     ClaudeStreamJson,
-    /// `gemini -o stream-json`: tokens.
+    /// `gemini -o stream-json`: single tokens.
     GeminiStreamJson,
-    /// The answer and nothing else: pieces as they come, and the exit code tells whether it is whole.
+    /// Plain text that is the answer. Pieces are passed on as they arrive; the exit code is the verdict.
     Text,
-    /// Nothing to be read: no pieces, no verdict.
+    /// Not decoded: no pieces, no verdict.
     #[default]
     Plain,
 }
 
-/// Whether the CLI did its job.
+/// Whether the CLI succeeded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Read from its output; `None` for [`Dialect::Text`] and [`Dialect::Plain`], where only the exit code tells.
+    /// Decoded from the output; `None` for [`Dialect::Text`] and [`Dialect::Plain`], where only the exit code counts.
     pub success: Option<bool>,
-    /// What went wrong, in the CLI's words, shortened to 1000 characters.
+    /// The CLI's own error text, shortened to 1000 characters.
     pub error: Option<String>,
 }
 
-/// Reads one CLI's standard output. Bounded in memory by [`LINE_LIMIT`], and indifferent to garbage: lines that are
-/// not JSON, or of unknown types, are passed over.
+/// Decodes one CLI's standard output. Memory is bounded by [`LINE_LIMIT`]. Lines that are not JSON or of unknown types
+/// are skipped.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DialectParser {
     state: State,
     #[serde(flatten)]
     lines: Lines,
-    /// A part of the answer was in a line that was too long.
+    /// Whether a part of the answer was in a line beyond the limit.
     #[serde(default)]
     is_incomplete: bool,
 }
@@ -72,7 +72,7 @@ enum State {
 }
 
 impl DialectParser {
-    /// A parser for one process's output.
+    /// A decoder for one process's output.
     pub fn new(dialect: Dialect) -> Self {
         let state = match dialect {
             Dialect::CodexExecJson => State::Codex(codex::Codex::default()),
@@ -84,7 +84,7 @@ impl DialectParser {
         Self { state, lines: Lines::default(), is_incomplete: false }
     }
 
-    /// Takes the next bytes of output, cut anywhere, and gives the pieces of the answer that they complete.
+    /// Decodes the next bytes of output, cut anywhere; returns the pieces of the answer that they complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut deltas = Vec::new();
         match &mut self.state {
@@ -101,11 +101,11 @@ impl DialectParser {
         deltas
     }
 
-    /// The verdict, once the output has ended. A last line without its newline counts.
+    /// Returns the verdict once the output has ended. A last line without a newline counts.
     pub fn finish(mut self) -> Verdict {
         let has_skipped = self.lines.has_skipped();
         if let Some(line) = self.lines.rest() {
-            // Its text was not handed out, but what it says about success is heard.
+            // The line's text is no longer passed on, but its verdict counts.
             self.read(&line);
         }
         let verdict = match self.state {

@@ -1,14 +1,14 @@
-//! Programs that print the answer and nothing else.
+//! Decodes programs that print the answer and nothing else.
 
-/// Cuts what comes into whole characters.
+/// Splits bytes at whole UTF-8 characters.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Text {
-    /// The beginning of a character whose end has not come, at most 3 bytes.
+    /// First bytes of a character whose other bytes have not arrived, at most 3.
     rest: Vec<u8>,
 }
 
 impl Text {
-    /// The text that `bytes` complete; what is no UTF-8 becomes U+FFFD.
+    /// The text that `bytes` complete; invalid UTF-8 becomes U+FFFD.
     pub(super) fn push(&mut self, bytes: &[u8]) -> String {
         self.rest.extend_from_slice(bytes);
         let bytes = std::mem::take(&mut self.rest);
@@ -27,7 +27,7 @@ impl Text {
     }
 }
 
-/// Whether more bytes could make it a character.
+/// Whether more bytes could complete these to a character.
 fn is_beginning(bytes: &[u8]) -> bool {
     !bytes.is_empty() && std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }

@@ -1,4 +1,4 @@
-//! codex's `auth.json`: what of it can go into a running process.
+//! Reads codex's `auth.json`: which part of it can be passed to a running process.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,28 +8,28 @@ use zeroize::Zeroizing;
 
 use super::credential::{Credential, Tokens};
 
-/// A token that can be renewed has to be good for this long, or codex gets the whole file instead. Longer than the
-/// longest execution that the shipped manifests allow without being asked (two minutes).
+/// Remaining validity that a renewable token must have; with less, codex gets the whole file instead. Longer than the
+/// longest execution that the shipped manifests allow by default (two minutes).
 const MARGIN: Duration = Duration::from_secs(600);
 
-/// What is the matter with a credential file; says nothing of its content.
+/// What is wrong with a credential file; says nothing of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// Not what codex writes, or more than is known here.
+    /// The file is not of a shape that codex writes, as far as known here.
     #[error("it is not of a known shape")]
     Shape,
-    /// Which of them codex would use is codex's to decide.
+    /// The file has both a key and tokens, or neither: only codex can decide which to use.
     #[error("it holds both a key and tokens, or neither")]
     Ambiguous,
-    /// No account id beside the tokens or in them.
+    /// There is no account id beside the tokens or in them.
     #[error("its tokens name no account")]
     NoAccount,
-    /// It has run out, or nearly, and codex could renew it from the file.
+    /// The token has expired or soon will, and codex could renew it from the file.
     #[error("its access token has to be renewed first")]
     Stale,
 }
 
-// Borrowed throughout, so that no copy of a secret is made; a value with escapes in it is refused.
+// All fields borrow, so that no copy of a secret is made; a value with escapes in it is refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AuthFile<'a> {
@@ -68,7 +68,7 @@ struct AccountClaims {
     chatgpt_plan_type: Option<String>,
 }
 
-/// Reads the file's content.
+/// Reads the content of the file.
 pub(super) fn read(content: &str, now: SystemTime) -> Result<Credential<'_>, Unusable> {
     let file: AuthFile<'_> = serde_json::from_str(content).map_err(|_| Unusable::Shape)?;
     let key = file.key.filter(|key| !key.is_empty());
@@ -92,7 +92,7 @@ impl<'a> TokenFields<'a> {
                 return Err(Unusable::Stale);
             }
         }
-        // In codex's own order: the field, then what the tokens say.
+        // In codex's own order: first the field, then the claims of the tokens.
         let account = self.account_id.filter(|id| !id.is_empty()).map(str::to_owned);
         let account = account.or(id.account.chatgpt_account_id).or(access.account.chatgpt_account_id);
         Ok(Tokens {
@@ -104,7 +104,7 @@ impl<'a> TokenFields<'a> {
     }
 }
 
-/// What a token says of itself; nothing when it cannot be read. Its signature is the provider's to check.
+/// The claims of a token; empty if it cannot be read. The signature is not verified: the provider does that.
 fn claims(token: &str) -> Claims {
     let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).map(Zeroizing::new);
     payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default()

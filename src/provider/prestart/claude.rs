@@ -1,7 +1,7 @@
-//! `claude -p --input-format stream-json --output-format stream-json`. Ready once it has answered `initialize`; the
-//! claim sets variables, the thinking budget if an effort asks for it, and sends the one message.
+//! `claude -p --input-format stream-json --output-format stream-json`. The CLI is ready once it has answered
+//! `initialize`. The claim sets variables, the thinking budget if an effort asks for one, and sends the one message.
 //!
-//! What it prints is that of the one-shot dialect, which is also what reads it here.
+//! The output is that of the one-shot dialect, whose decoder is used here.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,8 @@ impl Claude {
     }
 
     pub(super) fn claim(&self, turn: &Turn, credential: &Credential<'_>, plan: &Plan) -> Input {
-        // Placeholders that it was started with must not be found beside, or instead of, the real one.
+        // Clear the placeholders of the start, so that the CLI does not find them beside, or instead of, the real
+        // credential.
         let mut variables: BTreeMap<&str, &str> = plan.placeholders.iter().map(|name| (name.as_str(), "")).collect();
         if let Credential::Variable(name, value) = credential {
             variables.insert(name, value);
@@ -56,7 +57,7 @@ impl Claude {
             messages.push(Message::Variables { r#type: "update_environment_variables", variables });
         }
         if let Some(tokens) = budget {
-            // The variable MAX_THINKING_TOKENS is read at the start only.
+            // The CLI reads the variable MAX_THINKING_TOKENS only at its start.
             let request = json!({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens});
             messages.push(Message::Control(control("thinking", &request)));
         }
@@ -72,7 +73,8 @@ impl Claude {
     pub(super) fn read(&mut self, message: &Value, is_shortened: bool) -> Vec<Step> {
         match message["type"].as_str() {
             Some("control_response") => return answered(&message["response"]),
-            // It asks for leave, or for a tool of ours: there is none, and without any answer it would wait.
+            // The CLI asks for permission, or for a tool of the daemon, which has none. Without any answer it would
+            // wait.
             Some("control_request") => {
                 let response = json!({"subtype": "error", "request_id": message["request_id"],
                     "error": "not available here"});

@@ -20,9 +20,9 @@ pub(super) struct Codex {
     answer: Answer,
     /// Whether the token could be renewed by a codex that has the file.
     renewable: bool,
-    /// Whether it asked for another token, the provider having refused the one that it has.
+    /// Whether codex asked for another token because the provider refused this one.
     refused: bool,
-    /// Last thing that it complained about.
+    /// Last error that codex reported.
     last_error: Option<String>,
 }
 
@@ -30,9 +30,9 @@ pub(super) struct Codex {
 enum Login {
     #[default]
     None,
-    /// Over with the response.
+    /// The login ends with the response.
     Key,
-    /// Over with the notification: codex looks the account up first, and a turn that begins meanwhile fails.
+    /// The login ends with the notification: codex looks up the account first, and a turn begun before that fails.
     Tokens,
     Done,
 }
@@ -41,14 +41,14 @@ enum Login {
 #[derive(Debug, Default)]
 struct Answer {
     spoke: bool,
-    /// Message that pieces have come of.
+    /// Id of the message whose pieces are arriving.
     item: String,
-    /// How many bytes of it.
+    /// Bytes of that message passed on so far.
     streamed: usize,
 }
 
 impl Answer {
-    /// A piece of the message `item`.
+    /// Passes on a piece of the message `item`.
     fn piece(&mut self, item: &str, text: &str) -> Option<String> {
         if text.is_empty() {
             return None;
@@ -64,7 +64,7 @@ impl Answer {
         Some(format!("{separator}{text}"))
     }
 
-    /// The whole message `item`: hands out what did not come in pieces.
+    /// Passes on what did not come in pieces of the whole message `item`.
     fn whole(&mut self, item: &str, text: &str) -> Option<String> {
         let from = if self.item == item { self.streamed } else { 0 };
         if from > 0 && text == LEFT_OUT {
@@ -80,14 +80,14 @@ impl Codex {
     pub(super) fn start(&self) -> Input {
         Input::line(&json!({"id": INITIALIZE, "method": "initialize", "params": {
             "clientInfo": {"name": "thawd", "title": "thawd", "version": env!("CARGO_PKG_VERSION")},
-            // Logins with tokens are among its experiments.
+            // Logins with tokens are an experimental feature of codex.
             "capabilities": {"experimentalApi": true},
         }}))
     }
 
     pub(super) fn claim(&mut self, turn: Turn, credential: &Credential<'_>) -> Input {
         self.turn = Some(turn);
-        // Borrowed, so that no copy of the secret is made.
+        // The fields borrow, so that no copy of the secret is made.
         #[derive(serde::Serialize)]
         #[serde(rename_all = "camelCase", tag = "type")]
         enum Account<'a> {
@@ -116,7 +116,7 @@ impl Codex {
                 self.login = Login::Key;
                 Account::ApiKey { api_key: key }
             }
-            // Validation lets no file be mounted for codex; without a login the provider refuses the turn.
+            // Validation allows no mounted file for codex. Without a login, the provider refuses the turn.
             Credential::File => {
                 self.login = Login::Done;
                 return self.begin_turn();
@@ -207,7 +207,8 @@ impl Codex {
         })
     }
 
-    /// codex asks: for another token, or for leave to do something. It gets neither; without any answer it would wait.
+    /// Answers a request of codex, for another token or for permission, with an error. Without any answer codex would
+    /// wait.
     fn request(&mut self, method: &str, id: &Value) -> Vec<Step> {
         if method == "account/chatgptAuthTokens/refresh" {
             self.refused = true;
@@ -217,13 +218,13 @@ impl Codex {
     }
 
     fn notification(&mut self, method: &str, params: &Value) -> Vec<Step> {
-        // Threads of its helpers are not the answer; notices of the process have no thread.
+        // Threads of codex's helpers are not the answer; notices of the process have no thread.
         if params["threadId"].as_str().is_some_and(|thread| thread != self.thread) {
             return Vec::new();
         }
         match method {
             "account/login/completed" => {
-                // Codex goes on when it could not look the account up, and says more in the turn if it matters.
+                // codex continues when it could not look up the account, and reports more in the turn if that matters.
                 if params["success"] == false {
                     self.last_error = words(&params["error"]);
                 }

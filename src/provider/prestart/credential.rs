@@ -1,14 +1,14 @@
-//! A credential of a request, in the form that drivers take.
+//! Credentials in the representation that prestart drivers expect.
 
-/// A credential, looked up in a request.
+/// A credential of a request.
 pub(super) enum Credential<'a> {
     /// An API key.
     Key(&'a str),
     /// A ChatGPT access token.
     Tokens(Tokens<'a>),
-    /// A variable.
+    /// A variable: its name and value.
     Variable(&'a str, &'a str),
-    /// In a file that was mounted.
+    /// A file that is mounted; nothing needs to be passed.
     File,
 }
 
@@ -18,6 +18,6 @@ pub(super) struct Tokens<'a> {
     pub(super) access: &'a str,
     pub(super) account: String,
     pub(super) plan: Option<String>,
-    /// Whether codex could have renewed it, given the file.
+    /// Whether codex could have renewed the token, given the file.
     pub(super) renewable: bool,
 }

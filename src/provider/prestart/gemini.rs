@@ -23,7 +23,7 @@ pub(super) struct Gemini {
 
 impl Gemini {
     pub(super) fn start(&self) -> Input {
-        // No file system and no terminal of ours: it uses the container's.
+        // The daemon offers no file system and no terminal: the CLI uses the container's.
         Input::line(&request(
             INITIALIZE,
             "initialize",
@@ -37,7 +37,7 @@ impl Gemini {
 
     pub(super) fn claim(&mut self, turn: Turn, credential: &Credential<'_>) -> Input {
         self.turn = Some(turn);
-        // Borrowed, so that no copy of the secret is made.
+        // The fields borrow, so that no copy of the secret is made.
         #[derive(serde::Serialize)]
         struct Meta<'a> {
             #[serde(rename = "api-key")]
@@ -141,8 +141,8 @@ impl Gemini {
         if reason != "end_turn" {
             return Err(format!("gemini stopped: {reason}"));
         }
-        // It says `end_turn` also of an answer that was blocked, empty or cut off; the tokens of such a one are not
-        // counted. Prompts that it answers by itself, such as /about, cost none either.
+        // gemini reports `end_turn` also for an answer that was blocked, empty or cut off, but then counts no tokens.
+        // Prompts that it answers itself, such as /about, cost no tokens either.
         if !self.spoke {
             return Err("gemini says that it is done, but there is no answer; it may have been blocked".to_owned());
         }
@@ -153,7 +153,7 @@ impl Gemini {
     }
 }
 
-/// JSON-RPC, borrowing what may be secret.
+/// A JSON-RPC request that borrows its parameters, which may be secret.
 fn request<'a, P: serde::Serialize>(
     id: u64,
     method: &'static str,
@@ -169,7 +169,7 @@ fn request<'a, P: serde::Serialize>(
     Request { jsonrpc: "2.0", id, method, params }
 }
 
-/// It was started so as not to ask; if it does, the container is the sandbox.
+/// Grants a permission that gemini asks for. It is started so as not to ask; if it does, the container is the sandbox.
 fn allow(id: &Value, message: &Value) -> Input {
     let options = message["params"]["options"].as_array();
     let once = options.into_iter().flatten().find(|option| option["kind"] == "allow_once");

@@ -1,4 +1,4 @@
-//! Lines of JSON for a CLI.
+//! Writes lines of JSON for a CLI.
 
 use std::io::{self, Write};
 
@@ -23,9 +23,9 @@ impl std::ops::Deref for Input {
 }
 
 impl Input {
-    /// One line for each of `messages`, without any copy of them left behind.
+    /// One line for each of `messages`. No copy of a message stays in memory.
     pub(super) fn lines<T: Serialize>(messages: &[T]) -> Self {
-        // Counted first: a vector that grows would leave its former contents in freed memory.
+        // Count first: a vector that grows would leave its former content in freed memory.
         let mut length = Length(0);
         messages.iter().for_each(|message| write_line(&mut length, message));
         let mut bytes = Vec::with_capacity(length.0);

@@ -1,20 +1,20 @@
-//! Prestarted CLIs: started without prompt, user and credential, waited for until they are quiet, frozen, and handed
-//! everything at the claim over their own long-running protocol.
+//! Prestarted CLIs: started without prompt, user and credential, frozen once they are quiet, and given everything at
+//! the claim over their own long-running protocol.
 //!
-//! [`Provider::prestart`](super::Provider::prestart) makes a [`Plan`] of a manifest's `[prestart]`. A [`Driver`]
-//! speaks the protocol for one process: it is fed what the CLI prints and says what to write and what it means. It
-//! does no I/O and has no clock, so that the same bytes always lead to the same actions.
+//! [`Provider::prestart`](super::Provider::prestart) makes a [`Plan`] from a manifest's `[prestart]`. A [`Driver`]
+//! speaks the protocol with one process: its input is what the CLI prints, its output are [`Action`]s. It does no I/O
+//! and has no clock, so the same bytes always lead to the same actions.
 //!
-//! The life of one process, as its owner sees it:
+//! The steps of the owner of one process:
 //!
-//! 1. start [`Plan::argv`] with [`Plan::env`], write [`Driver::start`] to its standard input and keep that open;
-//! 2. feed its standard output to [`Driver::on_stdout`], write what [`Action::Write`] says, until [`Action::Ready`];
-//! 3. wait until it has printed nothing for [`Plan::quiet`], then freeze it; whatever it printed on standard error
-//!    until now belongs to nobody;
-//! 4. at a claim ask [`Plan::can_take`]; if it refuses, use a container without a CLI in it: correct first, then fast;
-//! 5. mount the credential files if [`Plan::mounts_files`] says so, write [`Driver::claim`], thaw;
-//! 6. feed its output again until [`Action::Done`] or [`Action::Failed`], then kill the container. When its output
-//!    ends before that, [`Driver::finish`] has the verdict. Its exit code means nothing.
+//! 1. Start [`Plan::argv`] with [`Plan::env`]; write [`Driver::start`] to its standard input and keep that open.
+//! 2. Pass its standard output to [`Driver::on_stdout`]; write each [`Action::Write`], until [`Action::Ready`].
+//! 3. Wait until it has printed nothing for [`Plan::quiet`], then freeze it. Discard its standard error so far: no
+//!    request exists yet that it could belong to.
+//! 4. At a claim, ask [`Plan::can_take`]. If it refuses, use a container without a CLI in it.
+//! 5. Mount the credential files if [`Plan::mounts_files`] says so, write [`Driver::claim`], thaw.
+//! 6. Pass its output on again until [`Action::Done`] or [`Action::Failed`], then kill the container. If the output
+//!    ends before that, [`Driver::finish`] has the verdict. The exit code means nothing.
 
 mod auth;
 mod claude;
@@ -37,10 +37,10 @@ pub use plan::{Plan, Refusal};
 use super::dialect::{ANSWER_TOO_LONG, LEFT_OUT, Lines, Verdict};
 use thaw_client::types::Secret;
 
-/// Longest error text that is kept, characters; that of [`super::dialect`].
+/// Longest error text that is kept, characters; the same as in [`super::dialect`].
 const ERROR_CHARS: usize = 1000;
 
-/// What is handed over at the claim.
+/// A request for a prestarted CLI, passed at the claim.
 #[derive(Clone, Copy)]
 pub struct LateRequest<'a> {
     /// The prompt; must hold more than white space.
@@ -53,32 +53,32 @@ pub struct LateRequest<'a> {
     pub files: &'a BTreeMap<String, Secret>,
     /// Credential variables, by name.
     pub variables: &'a BTreeMap<String, Secret>,
-    /// The request's own environment, by name; a process that runs already takes none.
+    /// Environment of the request, by name. A running process can take none.
     pub env: &'a BTreeMap<String, String>,
-    /// Now; a token that has run out is not handed to a CLI that cannot renew it.
+    /// Time now: an expired token is not passed to a CLI that cannot renew it.
     pub now: SystemTime,
 }
 
 impl std::fmt::Debug for LateRequest<'_> {
-    /// Without prompt and environment, which are nobody else's.
+    /// Omits prompt and environment, which belong to the user.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LateRequest").field("model", &self.model).field("effort", &self.effort).finish_non_exhaustive()
     }
 }
 
-/// What follows from what the CLI printed.
+/// What the owner of the process has to do after the CLI printed something.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Write this to its standard input.
+    /// Write this to the CLI's standard input.
     Write(Input),
-    /// It waits for a prompt and may be frozen once it is quiet. Comes once, before the claim.
+    /// The CLI waits for a prompt and may be frozen once it is quiet. Comes once, before the claim.
     Ready,
     /// A piece of the answer.
     Delta(String),
-    /// The turn is over. Nothing follows; kill it.
+    /// The turn is over: kill the CLI. No action follows.
     Done(Verdict),
-    /// It is of no use: before the claim, throw it away; after the claim, that is how the execution failed. Nothing
-    /// follows; kill it.
+    /// The CLI is unusable: kill it. Before the claim, discard the container; after the claim, the execution failed
+    /// with this reason. No action follows.
     Failed(String),
 }
 
@@ -133,7 +133,7 @@ impl Driver {
         Self { plan, lines: Lines::default(), state, phase: Phase::Starting, is_incomplete: false }
     }
 
-    /// What the process runs.
+    /// The plan that the process runs.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -200,7 +200,7 @@ impl Driver {
         self.phase == Phase::Ready
     }
 
-    /// As [`Plan::can_take`], for this very process.
+    /// As [`Plan::can_take`], and for the state of this process.
     ///
     /// # Errors
     /// Why the claim must use a container without a CLI in it.
@@ -211,11 +211,11 @@ impl Driver {
         self.plan.can_take(request)
     }
 
-    /// What to write to its standard input for `request`; more may follow from [`Driver::on_stdout`]. Also while it
-    /// is frozen: a pipe holds 64 KiB, so that the rest of a longer prompt has to be written after the thaw.
+    /// Bytes for the CLI's standard input for `request`; more may follow from [`Driver::on_stdout`]. May be written
+    /// while the CLI is frozen: a pipe holds 64 KiB, so the rest of a longer prompt is written after the thaw.
     ///
     /// # Errors
-    /// As [`Driver::can_take`]; then nothing has changed.
+    /// As [`Driver::can_take`]; the driver is then unchanged.
     pub fn claim(&mut self, request: &LateRequest<'_>) -> Result<Input, Refusal> {
         self.can_take(request)?;
         let credential = self.plan.credential(request)?;
@@ -268,7 +268,7 @@ struct Turn {
 }
 
 impl std::fmt::Debug for Turn {
-    /// Without the prompt, which is nobody else's.
+    /// Omits the prompt, which belongs to the user.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Turn").field("model", &self.model).field("effort", &self.effort).finish_non_exhaustive()
     }

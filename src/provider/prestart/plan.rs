@@ -1,4 +1,4 @@
-//! From a manifest to what is started ahead of time, and what may be handed to it.
+//! Plan of a prestarted CLI, made from a manifest, and which requests a CLI of that plan can take.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,29 +15,29 @@ use crate::provider::{
 };
 use thaw_client::types::Secret;
 
-/// What is started ahead of time; the same for every process of one pool.
+/// How a CLI is prestarted; the same for every process of one pool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// What it speaks.
+    /// Protocol of the CLI.
     pub protocol: Protocol,
     /// Argument vector; the first one is looked up in the image's `PATH`.
     pub argv: Vec<String>,
-    /// Environment, sorted by name: without `HOME`, `PATH` and the proxy variables, which are the daemon's.
+    /// Environment, sorted by name. `HOME`, `PATH` and the proxy variables are set by the daemon.
     pub env: Vec<(String, String)>,
-    /// Directory that it is started in and works in.
+    /// Working directory of the CLI.
     pub cwd: String,
-    /// Model that it is started with, aliases resolved.
+    /// Model that the CLI is started with, aliases resolved.
     pub model: String,
-    /// Whether it takes another one at the claim. If not, a pool holds one model.
+    /// Whether the CLI takes another model at the claim. If not, a pool serves one model.
     pub model_mode: ModelMode,
-    /// How long it must print nothing, once it is ready, before it is frozen.
+    /// Time without output, once the CLI is ready, after which it is frozen.
     pub quiet: Duration,
-    /// How long it may take, at the run class, until it is ready.
+    /// Time until the CLI must be ready, at the run class.
     pub ready_timeout: Duration,
-    /// What it holds while it waits, bytes.
+    /// Memory of a waiting CLI, bytes, for the reservation while one is created.
     pub memory_bytes: u64,
     efforts: Vec<LateEffort>,
-    /// Credential variables that it was started with a made-up value of.
+    /// Credential variables that the CLI was started with a placeholder for.
     pub(super) placeholders: Vec<String>,
     credentials: Vec<LateCredential>,
 }
@@ -50,13 +50,13 @@ pub(super) struct LateEffort {
     pub(super) thinking_tokens: Option<u32>,
 }
 
-/// Why a request cannot use a process that was started ahead of time, and has to have one of its own.
+/// Why a request cannot use a prestarted CLI and needs a process of its own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not waiting for a prompt.
+    /// The CLI does not wait for a prompt.
     #[error("it is not ready")]
     NotReady,
-    /// Started with another model.
+    /// The CLI was started with another model, which is fixed.
     #[error("it was started with the model {0}, which cannot be changed")]
     Model(String),
     /// The effort needs arguments or variables.
@@ -65,24 +65,24 @@ pub enum Refusal {
     /// The request sets variables.
     #[error("the environment of a running process cannot be changed")]
     Environment,
-    /// This kind of credential, or none, cannot be handed over.
+    /// A credential of this kind, or none, cannot be passed to a running process.
     #[error("{0} cannot be handed to a running process")]
     Credential(String),
-    /// This very credential cannot be used without the CLI's own handling.
+    /// This credential needs the CLI's own handling of the file.
     #[error("{name}: {problem}")]
     Unusable {
-        /// Which file.
+        /// Name of the file.
         name: String,
-        /// What is the matter with it; says nothing of its content.
+        /// What is wrong with it; says nothing of its content.
         problem: Unusable,
     },
 }
 
 impl Provider {
-    /// What to start ahead of time; `None` if the manifest has no `[prestart]`.
+    /// Makes the plan; `None` if the manifest has no `[prestart]`.
     ///
     /// # Errors
-    /// An unknown model, which is the client's to mend, or an unusable base URL, which is the operator's.
+    /// An unknown model, which the client can correct, or an unusable base URL, which is the operator's.
     pub fn prestart(&self, model: Option<&str>, base_url: Option<&str>) -> Result<Option<Plan>, InvocationError> {
         let Some(prestart) = &self.prestart else { return Ok(None) };
         let model = self.resolve_model(model)?;
@@ -100,7 +100,7 @@ impl Provider {
         }
         let mut args = Some(args);
         let argv = prestart.argv.iter().flat_map(|element| match element.as_str() {
-            // Once only, as validation saw to.
+            // Validation allows this element once only.
             "{args}" => args.take().unwrap_or_default(),
             element => vec![render(element, &values)],
         });
@@ -152,7 +152,7 @@ impl Plan {
         self.credential(request).map(|_| ())
     }
 
-    /// Whether the files of such a request have to be in the credential directory before the claim is written.
+    /// Whether the request's files must be in the credential directory before the claim is written.
     pub fn mounts_files(&self, request: &LateRequest<'_>) -> bool {
         matches!(self.credential(request), Ok(Credential::File))
     }

@@ -1,4 +1,4 @@
-//! What `[prestart]` must keep to, beyond its shape.
+//! Checks of `[prestart]` that go beyond its shape.
 
 use super::manifest::{HandOver, ModelMode, Prestart, Protocol};
 use crate::provider::{
@@ -8,7 +8,7 @@ use crate::provider::{
 };
 
 impl Prestart {
-    /// Checks it against the rest of its manifest.
+    /// Checks this section against the rest of its manifest.
     pub(in crate::provider) fn validate(&self, provider: &Provider) -> Result<(), Invalid> {
         if provider.command.argv.is_empty() {
             return invalid("prestart", "needs `[command]`, for the prompts that cannot use a prestarted CLI");

@@ -1,4 +1,4 @@
-//! What can go wrong between a client and the daemon, in words that say what to do.
+//! Errors between a client and the daemon, with a text that says what to do.
 
 use std::error::Error;
 use std::io;
@@ -9,12 +9,12 @@ use crate::types::Problem;
 /// Failure of a request to the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No connection to the socket.
+    /// The socket could not be connected to.
     #[error("cannot connect to {}: {source}; {}", socket.display(), advice(source))]
     Connect {
         /// Path of the socket.
         socket: PathBuf,
-        /// What the kernel said.
+        /// The system's error.
         source: io::Error,
     },
     /// The connection broke, or stayed silent for too long.
@@ -26,10 +26,10 @@ pub enum ClientError {
         if .0.retryable { "; try again later" } else { "" }
     )]
     Problem(Box<Problem>),
-    /// The daemon answered something that this client does not understand.
+    /// The daemon's answer is not understood by this client.
     #[error("{0}")]
     Protocol(String),
-    /// Not an identifier of an execution.
+    /// The text cannot be an id of an execution.
     #[error("{0:?} is no execution id: ids consist of a-z, 0-9 and '-'; `thawctl ps --all` lists them")]
     BadId(String),
 }
@@ -65,7 +65,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// The outer layers of a reqwest error only repeat the URL, which says nothing on a Unix socket.
+/// The innermost cause. The outer layers of a reqwest error only repeat the URL, which says nothing on a Unix socket.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

@@ -1,4 +1,4 @@
-//! The events of an execution, resumed when the connection breaks.
+//! Stream of an execution's events, which resumes when the connection breaks.
 
 use std::fmt;
 use std::pin::Pin;
@@ -24,15 +24,15 @@ type Body = Pin<Box<dyn Stream<Item = Result<RawEvent, EventStreamError<reqwest:
 
 /// The events of one execution with their sequence numbers, ending after `exit`.
 ///
-/// When the connection breaks, the stream goes on after the last event seen (`Last-Event-ID`): none is lost or
-/// repeated, and what the daemon no longer has comes as a `gap` event. It gives up after a bounded number of tries
-/// in a row without any new event.
+/// When the connection breaks, the stream resumes after the last event seen (`Last-Event-ID`): no event is lost or
+/// repeated, and events that the daemon no longer has are replaced by a `gap` event. The stream gives up after a
+/// bounded number of tries in a row without a new event.
 pub struct EventStream {
     client: Client,
     execution: Option<String>,
     last: Option<u64>,
     body: Option<Body>,
-    /// Whether this connection has brought anything.
+    /// Whether this connection has brought no event yet.
     silent: bool,
     tries: u32,
     cause: String,
@@ -57,7 +57,7 @@ impl EventStream {
         Ok(Self { client, execution, last, body, silent: true, tries: 0, cause: String::new(), done })
     }
 
-    /// Id of the execution: known from the answer's `Location`, at the latest from the `started` event.
+    /// Id of the execution: from the answer's `Location`, or from the `started` event.
     pub fn execution(&self) -> Option<&str> {
         self.execution.as_deref()
     }
@@ -67,10 +67,10 @@ impl EventStream {
         self.last
     }
 
-    /// The next event and its sequence number; `None` after `exit`. Losing the future loses no event.
+    /// The next event and its sequence number; `None` after `exit`. Dropping the future loses no event.
     ///
     /// # Errors
-    /// Those of [`ClientError`]; the stream is over after one.
+    /// Those of [`ClientError`]; the stream ends after an error.
     pub async fn next(&mut self) -> Option<Result<(u64, Event), ClientError>> {
         if self.done {
             return None;
@@ -94,10 +94,10 @@ impl EventStream {
                         return Ok(Some(item));
                     }
                 }
-                // Broken text is what a cut in the middle of an event looks like.
+                // A connection that is cut within an event leaves text that cannot be parsed.
                 Some(Err(error)) => self.broken(error.to_string()),
                 None => {
-                    // Opened behind the `exit` event, there is nothing more to come.
+                    // If the stream was opened after the `exit` event, no more events come.
                     let opened_behind = if self.silent { self.last.and(self.execution.clone()) } else { None };
                     if let Some(id) = opened_behind
                         && has_ended(self.client.clone(), id).await
@@ -110,7 +110,7 @@ impl EventStream {
         }
     }
 
-    /// Takes note of an event; `None` for one that was seen before or that this version does not know.
+    /// Records an event; returns `None` for an event that was seen before or that this version does not know.
     fn accept(&mut self, raw: &RawEvent) -> Result<Option<(u64, Event)>, ClientError> {
         let bad = |what: String| ClientError::Protocol(format!("the daemon sent an event that {what}"));
         let event = parse(&raw.event, &raw.data).map_err(|e| bad(format!("cannot be read ({}): {e}", raw.event)))?;
@@ -136,8 +136,8 @@ impl EventStream {
         self.cause = cause;
     }
 
-    /// Opens the stream again, or fails when that is pointless. Counts a try before it waits, so that a caller which
-    /// drops the future and comes back cannot prolong the whole. Says whether anything can follow.
+    /// Opens the stream again. Counts the try before it waits, so that a caller who drops the future and returns cannot
+    /// extend the total time. Returns whether more events can follow.
     async fn resume(&mut self) -> Result<bool, ClientError> {
         let Some(id) = self.execution.clone() else {
             return Err(ClientError::Broken(format!("{}, and the execution's id is not known yet", self.cause)));
@@ -159,7 +159,7 @@ impl EventStream {
     }
 }
 
-/// Whether the execution has ended, as far as the daemon can be asked.
+/// Whether the execution has ended, if the daemon answers.
 async fn has_ended(client: Client, id: String) -> bool {
     client.execution(&id).await.is_ok_and(|execution| execution.exit.is_some())
 }
@@ -178,7 +178,7 @@ fn body(response: Response) -> Result<Option<Body>, ClientError> {
     Ok(Some(Box::pin(response.bytes_stream().eventsource())))
 }
 
-/// The event of that name; `None` for a name that this version does not know.
+/// The event of this name; `None` for a name that this version does not know.
 fn parse(name: &str, data: &str) -> Result<Option<Event>, serde_json::Error> {
     fn payload<T: DeserializeOwned>(
         data: &str,

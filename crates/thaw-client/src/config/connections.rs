@@ -1,11 +1,11 @@
-//! `[api.connections]`: how many connections the API's socket has, and how long each may keep the daemon waiting.
+//! `[api.connections]`: limits of the connections to the API's socket.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Connections above the limit that are accepted only to be told so, and to be asked how the daemon is. When these are
-/// taken too, further ones wait in the kernel's backlog.
+/// Connections above the limit that are accepted only to answer 503, and to answer health checks. Beyond these, further
+/// connections wait in the kernel's backlog.
 pub const TURNED_AWAY: usize = 16;
 
 /// Most permits of tokio's semaphore (`Semaphore::MAX_PERMITS`), which counts the connections.
@@ -18,13 +18,13 @@ const DAY: u64 = 24 * 3600;
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Connections {
-    /// Open at the same time; further ones are answered 503.
+    /// Most connections open at the same time; further ones are answered 503.
     pub max: usize,
-    /// Seconds in which the head of a request has to arrive, and for which a connection may be idle between two.
+    /// Seconds for the head of a request to arrive; also the longest idle time between two requests.
     pub header_timeout_seconds: u64,
-    /// Seconds in which the body of a request has to arrive.
+    /// Seconds for the body of a request to arrive.
     pub body_timeout_seconds: u64,
-    /// Seconds for which a client may take nothing of an answer that is waiting for it; then its connection is closed.
+    /// Seconds for which a client may read nothing of an answer that waits for it; then its connection is closed.
     pub write_stall_seconds: u64,
     /// Users besides root who may use the API, by uid; whoever may open the socket when empty.
     pub allowed_uids: Vec<u32>,
@@ -32,7 +32,7 @@ pub struct Connections {
 
 impl Default for Connections {
     fn default() -> Self {
-        // Twice and more what `queue.max` and `container.max` can keep busy by default.
+        // More than twice what `queue.max` and `container.max` can keep busy by default.
         Self {
             max: 512,
             header_timeout_seconds: 30,
@@ -44,10 +44,10 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Whether all values are possible.
+    /// Checks that all values are in range.
     ///
     /// # Errors
-    /// Key and problem of the first that is not.
+    /// Key and problem of the first value that is not.
     pub fn check(&self) -> Result<(), (String, String)> {
         for (key, value, most) in [
             ("max", self.max as u64, MAX_PERMITS as u64 - TURNED_AWAY as u64),
@@ -62,7 +62,7 @@ impl Connections {
         Ok(())
     }
 
-    /// See `body_timeout_seconds`.
+    /// `body_timeout_seconds` as a duration.
     pub fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_seconds)
     }

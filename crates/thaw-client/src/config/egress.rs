@@ -1,4 +1,4 @@
-//! `[egress.limits]`: what one container may ask of the proxy.
+//! `[egress]`: the proxy, and what containers may ask of it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 pub struct LimitSettings {
     /// Connections of one container that are served at once.
     pub connections: usize,
-    /// Connections of one container that wait for a place among those.
+    /// Connections of one container that wait for one of those slots.
     pub waiting: usize,
-    /// Seconds for which a connection waits for a place before it is answered 503.
+    /// Seconds for which a connection waits for a slot before it is answered 503.
     pub place_timeout_seconds: u64,
     /// Bytes of a request's line and headers.
     pub header_bytes: usize,
-    /// Seconds for them to arrive, and for which a connection may be idle between two requests.
+    /// Seconds for a request's line and headers to arrive; also the longest idle time of a connection between two
+    /// requests.
     pub header_timeout_seconds: u64,
     /// Seconds for resolving a name and connecting.
     pub connect_timeout_seconds: u64,
@@ -32,7 +33,7 @@ pub struct LimitSettings {
     pub cpu_percent: u32,
     /// Rate in each direction while a container serves an execution, Mbit/s; 0 is no limit.
     pub run_mbit_per_second: u32,
-    /// The same before that, while a CLI is being prestarted in it.
+    /// Rate in each direction before that, while a CLI is being prestarted, Mbit/s; 0 is no limit.
     pub idle_mbit_per_second: u32,
 }
 
@@ -67,16 +68,17 @@ pub struct TotalSettings {
 
 impl Default for TotalSettings {
     fn default() -> Self {
-        // A port is not free for a minute after its connection: 24,000 of the 28,232 that Linux gives out.
+        // A local port stays in use for a minute after its connection: 400 per second use 24,000 of Linux's 28,232
+        // ports.
         Self { connects_per_second: 400, cpu_percent: 100 }
     }
 }
 
 impl LimitSettings {
-    /// Whether all values are possible.
+    /// Checks that all values are in range.
     ///
     /// # Errors
-    /// Key and problem of the first that is not.
+    /// Key and problem of the first value that is not.
     pub fn check(&self) -> Result<(), (String, String)> {
         const DAY: u64 = 24 * 3600;
         for (key, value, least, most) in [
@@ -106,11 +108,11 @@ pub struct Egress {
     pub port: u16,
     /// Names that only the proxy resolves, such as a test upstream.
     pub resolve: BTreeMap<String, Vec<IpAddr>>,
-    /// Private, loopback or link-local networks that may be reached all the same.
+    /// Private, loopback or link-local networks that containers may reach all the same.
     pub allow_private: Vec<IpNet>,
-    /// What one container may make of it.
+    /// Limits of one container.
     pub limits: LimitSettings,
-    /// What all containers together may.
+    /// Limits of all containers together.
     pub total: TotalSettings,
 }
 

@@ -2,15 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is taken from a container when it has come to rest (`[pool] reclaim`).
+/// Memory that is reclaimed from a container when it is parked (`[pool] reclaim`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReclaimMode {
-    /// Nothing.
+    /// None.
     #[default]
     Off,
-    /// Pages of files.
+    /// Cached pages of files.
     Cache,
-    /// Anonymous memory, to the host's swap; pages of files too, where the kernel cannot tell them apart.
+    /// Anonymous memory, to the host's swap; cached pages too, where the kernel cannot separate them.
     Swap,
 }
