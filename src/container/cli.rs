@@ -1,4 +1,4 @@
-//! A CLI that is started before anybody has claimed its container, and waits there for its prompt.
+//! Prestarted CLIs: a CLI that starts in a container before the claim, and waits there for its prompt.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,24 +18,24 @@ const CHUNK: usize = 64 * 1024;
 /// What is started ahead of time in the containers of a pool.
 #[derive(Debug)]
 pub struct Prestarted {
-    /// How to speak with it.
+    /// Protocol of the CLI, and what it can take at a claim.
     pub plan: Arc<Plan>,
-    /// Its arguments and environment, which hold no secret.
+    /// Arguments and environment, which hold no secret.
     pub command: Encoded,
 }
 
-/// A CLI that waits for its prompt.
+/// A CLI that waits for its prompt, with its pipes.
 #[derive(Debug)]
 pub struct Cli {
     /// The process.
     pub process: Process,
-    /// Speaks its protocol.
+    /// Driver of the CLI's protocol.
     pub driver: Driver,
-    /// Its standard input.
+    /// Write end of its standard input.
     pub stdin: pipe::Sender,
-    /// Its standard output; everything before the claim has been read.
+    /// Read end of its standard output; everything before the claim has been read.
     pub stdout: pipe::Receiver,
-    /// Its standard error.
+    /// Read end of its standard error.
     pub stderr: pipe::Receiver,
 }
 
@@ -46,10 +46,11 @@ fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
 }
 
 impl Container {
-    /// Starts its template's CLI in the run class and waits until it is ready and quiet.
+    /// Starts the template's CLI with the limits of the run class; waits until it is ready and quiet.
     ///
     /// # Errors
-    /// [`ContainerError::Prestart`] when it does not become ready; those of [`Process::started`] when it cannot be run.
+    /// [`ContainerError::Prestart`] if the CLI does not become ready; those of [`Process::started`] if it cannot be
+    /// executed.
     pub async fn prestart(&mut self, prestarted: &Prestarted) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.teardown.cgroup(), &self.template.run)?;
         let failed = ContainerError::Control;
@@ -89,7 +90,7 @@ async fn wait_ready(cli: &mut Cli, quiet: Duration) -> Result<(), ContainerError
         let length = tokio::select! {
             read = cli.stdout.read(&mut out) => read.map_err(ContainerError::Control)?,
             read = cli.stderr.read(&mut err) => {
-                // It belongs to nobody's execution. At its end, standard output ends too.
+                // Standard error before the claim belongs to no execution, and is discarded.
                 if read.map_err(ContainerError::Control)? == 0 {
                     return Err(broken("it closed its standard error".to_owned()));
                 }

@@ -1,4 +1,4 @@
-//! A command for a container: what it is, and the form in which it goes to `thaw-init`.
+//! A command for a container, and its encoding for `thaw-init`.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,10 +15,10 @@ const MAX_HOST_NAME: usize = 64;
 pub struct Command {
     /// Program and arguments; a program without a slash is looked up in `PATH` of `env`.
     pub argv: Vec<String>,
-    /// The whole environment.
+    /// The complete environment.
     pub env: Vec<(String, String)>,
-    /// Variables of `env` whose value the container's host name is appended to when the command is handed over: which
-    /// container it will be is not known before.
+    /// Variables of `env` to whose value the container's host name is appended when the command is submitted. The
+    /// container is not known before.
     pub with_host_name: Vec<&'static str>,
     /// Working directory inside.
     pub cwd: String,
@@ -28,47 +28,47 @@ pub struct Command {
     pub group: u32,
     /// Supplementary group ids inside.
     pub groups: Vec<u32>,
-    /// Resource limits of its own, below those of the container.
+    /// Resource limits of the command, below those of the container.
     pub rlimits: Vec<Rlimit>,
 }
 
 impl std::fmt::Debug for Command {
-    /// Without arguments and environment, which may hold what nobody else is to know.
+    /// Omits arguments and environment, which may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Command").field("program", &self.argv.first()).field("cwd", &self.cwd).finish_non_exhaustive()
     }
 }
 
-/// A command that cannot be handed over.
+/// Why a command cannot be passed to a container.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CommandError {
-    /// No program.
+    /// There is no program.
     #[error("the command is empty; give at least the program")]
     Empty,
-    /// A NUL byte.
+    /// A string contains a NUL byte.
     #[error("arguments and variables cannot contain a NUL byte")]
     Nul,
-    /// A variable that cannot be told from its value.
+    /// The name of a variable is empty or contains `=`.
     #[error("a variable cannot be called {0:?}: its name must not be empty or contain `=`")]
     Name(String),
-    /// Too many strings.
+    /// There are too many arguments or variables.
     #[error("{0} arguments or variables are more than the limit of {MAX_STRINGS}")]
     TooMany(usize),
-    /// Too many groups.
+    /// There are too many supplementary groups.
     #[error("{0} supplementary groups are more than the limit of {MAX_GROUPS}")]
     TooManyGroups(usize),
-    /// Too many resource limits.
+    /// There are too many resource limits.
     #[error("{0} resource limits are more than the limit of {MAX_RLIMITS}")]
     TooManyRlimits(usize),
     /// One string is too long.
     #[error("an argument or variable of {0} bytes is more than the kernel's limit of {MAX_ARGUMENT}; use stdin")]
     TooLong(usize),
-    /// All together are too long.
+    /// All strings together are too long.
     #[error("arguments and environment of {0} bytes are more than the limit of {MAX_DATAGRAM}; use stdin")]
     TooLarge(usize),
 }
 
-/// What a command reads and writes.
+/// Standard streams of a command.
 #[derive(Debug)]
 pub enum Stdio<'a> {
     /// Standard input, output and error.
@@ -78,7 +78,7 @@ pub enum Stdio<'a> {
 }
 
 impl<'a> Stdio<'a> {
-    /// What goes with the message.
+    /// Descriptors to send with the message.
     pub fn descriptors(&self) -> &[BorrowedFd<'a>] {
         match self {
             Self::Three(fds) => fds,
@@ -94,24 +94,24 @@ impl<'a> Stdio<'a> {
     }
 }
 
-/// A command in the form that goes over the socket.
+/// A command, encoded for the control socket.
 pub struct Encoded {
     header: SpawnHeader,
-    /// Groups, resource limits, strings.
+    /// Groups, resource limits and strings.
     body: zeroize::Zeroizing<Vec<u8>>,
-    /// Where the host name goes.
+    /// Offsets in `body` at which the host name is inserted.
     host_name_at: Vec<usize>,
 }
 
 impl std::fmt::Debug for Encoded {
-    /// Without the strings, which hold credentials.
+    /// Omits the strings, which may hold credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoded").field("header", &self.header).field("bytes", &self.body.len()).finish()
     }
 }
 
 impl Encoded {
-    /// Forgets what it was, secrets included.
+    /// Wipes the encoded strings, secrets included.
     pub fn wipe(&mut self) {
         self.body = zeroize::Zeroizing::default();
         self.host_name_at.clear();
@@ -122,7 +122,7 @@ impl Encoded {
         SpawnHeader { tag, flags: stdio.flags(), ..self.header }.encode()
     }
 
-    /// The parts of the message. They are gathered by the kernel: the strings hold secrets, of which no copy is made here.
+    /// Parts of the message, for the kernel to gather. No copy of the strings is made here, since they hold secrets.
     pub fn parts<'a>(&'a self, header: &'a [u8], host_name: &'a str) -> Vec<&'a [u8]> {
         let mut parts = vec![header];
         let mut from = 0;
@@ -171,7 +171,7 @@ impl Command {
         if total + names > MAX_DATAGRAM {
             return Err(CommandError::TooLarge(total + names));
         }
-        // Reserved whole, so that growing never leaves a copy of a secret behind.
+        // The whole capacity is reserved, because growing would leave a copy of a secret in freed memory.
         let mut body = zeroize::Zeroizing::new(Vec::with_capacity(total));
         self.groups.iter().for_each(|group| body.extend_from_slice(&group.to_ne_bytes()));
         self.rlimits.iter().for_each(|rlimit| body.extend_from_slice(&rlimit.encode()));

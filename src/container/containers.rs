@@ -1,4 +1,4 @@
-//! All containers of the daemon: how they are made, how many there may be, which exist.
+//! All containers of the daemon: creation, limit and list.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -29,49 +29,49 @@ use thaw_wire::{Report, op};
 
 use crate::failpoints;
 
-/// What is the same for every container.
+/// Settings that all containers share.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Says by which programs containers are made; see [`super::made_by`].
+    /// Hash of the programs that make containers; see [`super::made_by`].
     pub made_by: String,
-    /// Share of `max` that is scarce: with no more free places, clearing away waits for nothing, percent.
+    /// Percentage of `max`: with no more free leases than this, teardown waits for nothing.
     pub scarce_percent: usize,
     /// Hard limit on containers.
     pub max: usize,
-    /// Size of everything writable together, bytes.
+    /// Size of all writable file systems of a container together, bytes.
     pub ephemeral_bytes: u64,
-    /// Number of files that it may hold.
+    /// Number of files that they may hold.
     pub ephemeral_inodes: u64,
     /// Open files per process.
     pub open_files: u64,
-    /// Whether a container is told of as many processors as it may use, rather than of all of the host.
+    /// Whether a container sees as many processors as it may use, rather than all of the host.
     pub limit_visible_cpus: bool,
-    /// First host id.
+    /// First host id of the range for containers.
     pub id_start: u32,
-    /// Longest creation.
+    /// Longest time that creating a container may take.
     pub create_timeout: Duration,
     /// Loopback port of the egress proxy inside.
     pub proxy_port: u16,
-    /// What one container may make of it.
+    /// Limits of the proxy for one container.
     pub egress: egress::Limits,
-    /// Existing directory that new roots are attached to for a moment, each in its own mount namespace.
+    /// Existing directory on which new roots are mounted for a moment, each in its own mount namespace.
     pub mount_point: PathBuf,
 }
 
 impl Settings {
-    /// Processors that a container with these limits is told of; 0 for all.
+    /// Number of processors that a container with these limits sees; 0 for all.
     fn visible_cpus(&self, limits: &Limits) -> u32 {
         let most = limits.cpu_burst.map_or(limits.cpu, |burst| burst.max(limits.cpu));
         if self.limit_visible_cpus { (most.ceil() as u32).max(1) } else { 0 }
     }
 
-    /// With how many free places, or fewer, clearing away waits for nothing.
+    /// Number of free leases at or below which teardown waits for nothing.
     pub fn scarce_places(&self) -> usize {
         self.max.saturating_mul(self.scarce_percent) / 100
     }
 }
 
-/// Makes containers. One per daemon.
+/// Creates containers, and knows all that exist. One per daemon.
 #[derive(Debug)]
 pub struct Containers {
     settings: Settings,
@@ -112,12 +112,12 @@ impl Containers {
         }
     }
 
-    /// What lets containers survive the daemon, if anything does.
+    /// The keeper, with which containers survive the daemon; `None` if they do not.
     pub fn keeper(&self) -> Option<&Arc<Keeper>> {
         self.keeper.as_ref()
     }
 
-    /// What makes way for claims.
+    /// The throttle that delays refilling and teardown for claims.
     pub fn throttle(&self) -> &Arc<RefillThrottle> {
         &self.throttle
     }
@@ -127,20 +127,20 @@ impl Containers {
         &self.settings
     }
 
-    /// Takes a place under the limit.
+    /// Takes a lease under the container limit.
     ///
     /// # Errors
-    /// [`Limit`] when there is none.
+    /// [`Limit`] if no lease is free.
     pub fn lease(&self) -> Result<Lease, Limit> {
         self.leases.take()
     }
 
-    /// All places.
+    /// All leases.
     pub(super) fn leases(&self) -> &Leases {
         &self.leases
     }
 
-    /// What has to be cleared away of a container, which is listed from now on.
+    /// The parts of a container that its teardown needs. Adds the container to the list.
     pub(super) fn parts(&self, entry: Arc<Entry>, lease: Lease) -> TeardownParts {
         self.registry.add(Arc::clone(&entry));
         TeardownParts {
@@ -159,12 +159,12 @@ impl Containers {
         }
     }
 
-    /// Woken when a place has become free. There is one who waits for it: the queue.
+    /// Notified when a lease becomes free. Only one task may wait for this: the scheduler's.
     pub fn changed(&self) -> &Notify {
         self.leases.changed()
     }
 
-    /// The limit.
+    /// The container limit.
     pub fn limit(&self) -> Limit {
         Limit(self.settings.max)
     }
@@ -179,29 +179,29 @@ impl Containers {
         self.leases.all().await;
     }
 
-    /// The cgroup hierarchy, for listing and for the last clearing up.
+    /// The cgroup hierarchy, for listing and for the last cleanup.
     pub fn hierarchy(&self) -> &Arc<Hierarchy> {
         &self.hierarchy
     }
 
-    /// How many containers of `provider` serve an execution now.
+    /// Number of claimed containers of `provider`.
     pub fn claimed(&self, provider: &str) -> usize {
         let is_claimed = |entry: &Arc<Entry>| lock(&entry.status).state == State::Claimed;
         self.registry.entries().values().filter(|entry| entry.provider == provider && is_claimed(entry)).count()
     }
 
-    /// What the warm containers of each pool hold; read anew at most once a second. Blocks while it is.
+    /// Memory of the warm containers of each pool, not older than a second. Blocks while it is read.
     pub fn pool_memory(&self) -> Vec<(PoolKey, types::PoolMemory)> {
         let is_warm = |entry: &Arc<Entry>| lock(&entry.status).state == State::Warm;
         self.memory.get(|| {
             let entries: Vec<_> = self.registry.entries().values().cloned().collect();
             let warm = entries.into_iter().filter(is_warm);
-            // One that is claimed or destroyed meanwhile has no figures left.
+            // A container that was claimed or destroyed meanwhile has no figures.
             warm.filter_map(|entry| Some((entry.pool.clone(), self.hierarchy.memory(&entry.cgroup).ok()?))).collect()
         })
     }
 
-    /// How many containers there are, by provider, stage and state.
+    /// Number of containers by provider, stage and state.
     pub fn count(&self) -> BTreeMap<(String, types::Stage, State), usize> {
         let mut counts = BTreeMap::new();
         for entry in self.registry.entries().values() {
@@ -211,7 +211,7 @@ impl Containers {
         counts
     }
 
-    /// The containers that exist now. Blocks: it reads half a dozen files of each.
+    /// All containers. Blocks: this reads half a dozen files for each.
     pub fn list(&self) -> Vec<types::Container> {
         let entries: Vec<_> = self.registry.entries().values().cloned().collect();
         entries.iter().map(|entry| self.describe(entry)).collect()
@@ -244,12 +244,12 @@ impl Containers {
         }
     }
 
-    /// Creates a container and waits until its `thaw-init` is ready. It runs, without a CPU limit yet.
+    /// Creates a container and waits until its `thaw-init` is ready. The container runs, without a CPU limit so far.
     ///
-    /// If the caller goes away, the container is finished and then destroyed.
+    /// If the caller drops the future, the creation still finishes, and the container is then destroyed.
     ///
     /// # Errors
-    /// See [`ContainerError`]; what was made is destroyed.
+    /// See [`ContainerError`]; whatever was created is destroyed.
     pub async fn create(self: &Arc<Self>, template: Arc<Template>, lease: Lease) -> Result<Container, ContainerError> {
         let this = Arc::clone(self);
         let task = tokio::spawn(async move { this.create_here(template, lease).await });

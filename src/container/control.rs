@@ -1,4 +1,4 @@
-//! The daemon's end of a container's control socket.
+//! Control socket of a container: the daemon's end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,21 +10,22 @@ use super::command::{Encoded, Stdio};
 use thaw_os::kernel::{self, Watched};
 use thaw_wire::{MAX_DATAGRAM, Report, Signal};
 
-/// Send buffer asked for, bytes: the kernel charges bookkeeping on top of the largest datagram.
+/// Size of the daemon's send buffer, bytes: the kernel charges overhead on top of the largest datagram.
 const SEND_BUFFER: usize = 2 * MAX_DATAGRAM;
 
-/// Send buffer of `thaw-init`, bytes: room for more reports than [`super::processes::MAX_LEFT`], each of which is charged
-/// less than 1 KiB. Without room `thaw-init` waits, and nothing in the container starts or ends meanwhile.
+/// Size of `thaw-init`'s send buffer, bytes: room for more reports than [`super::processes::MAX_LEFT`], each charged
+/// with less than 1 KiB. With a full buffer `thaw-init` would block, and no command in the container could start or
+/// end.
 const REPORT_BUFFER: usize = 1 << 20;
 
-/// The daemon's end.
+/// The daemon's end of the socket.
 #[derive(Debug)]
 pub struct Control {
     socket: Watched,
 }
 
 impl Control {
-    /// A connected pair: ours, and the one for `thaw-init`.
+    /// A connected pair: the daemon's end, and the end for `thaw-init`.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -34,7 +35,8 @@ impl Control {
         rustix::io::ioctl_fionbio(&ours, true)?;
         for (socket, bytes) in [(&ours, SEND_BUFFER), (&theirs, REPORT_BUFFER)] {
             if rustix::net::sockopt::set_socket_send_buffer_size_force(socket, bytes).is_err() {
-                // Without CAP_NET_ADMIN over the host the limit is net.core.wmem_max: large prompts may be refused.
+                // Without CAP_NET_ADMIN in the host's namespace, net.core.wmem_max is the limit: large prompts may be
+                // refused.
                 rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes)?;
             }
         }
@@ -42,7 +44,7 @@ impl Control {
         Ok((Self { socket }, theirs))
     }
 
-    /// The end that an earlier daemon had.
+    /// Takes the end that an earlier daemon had.
     ///
     /// # Errors
     /// It cannot be polled.
@@ -50,7 +52,7 @@ impl Control {
         Ok(Self { socket: Watched::new(socket, Interest::READABLE | Interest::WRITABLE)? })
     }
 
-    /// Asks for a command to be run; works while the container is frozen.
+    /// Submits a command; works while the container is frozen.
     ///
     /// # Errors
     /// The container is gone (EPIPE), or the command is too large.
@@ -58,7 +60,7 @@ impl Control {
         send_spawn(self.socket.fd(), tag, command, host_name, stdio)
     }
 
-    /// The same, waiting while the socket is full of what `thaw-init` has not read yet.
+    /// As [`Self::spawn`], but waits while the socket is full.
     ///
     /// # Errors
     /// The container is gone (EPIPE).
@@ -72,7 +74,7 @@ impl Control {
         self.socket.run(Interest::WRITABLE, |socket| send_spawn(socket, tag, command, host_name, stdio)).await
     }
 
-    /// Asks for a signal to be sent to a command's process group.
+    /// Sends a signal to a command's process group.
     ///
     /// # Errors
     /// The container is gone.
@@ -81,10 +83,10 @@ impl Control {
         kernel::send(self.socket.fd(), &[&message.encode()], &[])
     }
 
-    /// Takes the next report away; `None` when the container is gone.
+    /// Receives the next report; `None` if the container is gone.
     ///
     /// # Errors
-    /// Anything else than a report.
+    /// The datagram is not a report.
     pub async fn report(&self) -> io::Result<Option<Report>> {
         let mut buffer = [0; 64];
         let received = self.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
@@ -96,7 +98,7 @@ impl Control {
         }
     }
 
-    /// From now on each [`peek`] shows the report behind the last one that was looked at.
+    /// Resets peeking: from now on each [`peek`] returns the report after the last one peeked at.
     ///
     /// # Errors
     /// There is none.
@@ -104,7 +106,7 @@ impl Control {
         kernel::peek_from_the_start(self.socket.fd())
     }
 
-    /// Calls `look`, which uses [`peek`], until it finds a report or an error.
+    /// Calls `look`, which uses [`peek`], until it returns a report or an error.
     ///
     /// # Errors
     /// Those of `look`.
@@ -112,25 +114,25 @@ impl Control {
         self.socket.run(Interest::READABLE, look).await
     }
 
-    /// Takes the oldest report away that was looked at.
+    /// Removes the oldest report from the socket.
     ///
     /// # Errors
-    /// There is none.
+    /// The socket is empty.
     pub fn consume(&self) -> io::Result<()> {
         let mut buffer = [0; 64];
         kernel::receive(self.socket.fd(), &mut buffer).map(drop)
     }
 }
 
-/// The next report; `None` at the end.
+/// Peeks at the next report; `None` at the end.
 ///
 /// # Errors
-/// There is none yet ([`io::ErrorKind::WouldBlock`]), or it is none.
+/// No report has arrived ([`io::ErrorKind::WouldBlock`]), or the datagram is not a report.
 pub fn peek(socket: BorrowedFd<'_>) -> io::Result<Option<Report>> {
     let mut buffer = [0; 64];
     loop {
         match kernel::peek(socket, &mut buffer) {
-            // It ended without having read everything. What it has said before is still there.
+            // `thaw-init` ended without having read everything. Reports that it sent before are still in the socket.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             Ok(0) => return Ok(None),
             Ok(length) => return decode(&buffer[..length]).map(Some),

@@ -1,7 +1,6 @@
-//! Handing one user's credential files to one container. Its tmpfs is made and attached by descriptor when the
-//! container is created, which serves one execution and never another; at a claim the files are written through
-//! the mount's descriptor while the container is frozen, so nobody inside sees a part of them, and no path inside is
-//! looked up.
+//! Passes one user's credential files to one container. The tmpfs for them is made and attached by descriptor when the
+//! container is created. At the claim, the files are written through the mount's descriptor while the container is
+//! frozen. So no process inside sees an incomplete file, and no path inside is looked up.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,13 +12,13 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use thaw_os::kernel;
 use zeroize::Zeroizing;
 
-/// Why the files could not be handed over. Never contains their content.
+/// Why the files could not be passed. Never contains their content.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The container's provider has no credential directory.
     #[error("this container takes no credential files")]
     NoDirectory,
-    /// More than fits.
+    /// The files do not fit into the tmpfs.
     #[error("the credential files do not fit into {limit} bytes")]
     TooLarge {
         /// Size of the tmpfs, bytes.
@@ -28,9 +27,9 @@ pub enum CredentialError {
     /// A step failed.
     #[error("{step}: {source}")]
     Io {
-        /// Which step.
+        /// The step that failed.
         step: &'static str,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -39,7 +38,7 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Credentia
     move |error| CredentialError::Io { step, source: error.into() }
 }
 
-/// Makes the empty tmpfs; `owner` is the user's id on the host, `limit` its size in bytes.
+/// Makes an empty tmpfs. `owner` is the user's id on the host, `limit` the size in bytes.
 pub fn create(owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
     let context =
         rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("open the credential tmpfs"))?;
@@ -48,12 +47,13 @@ pub fn create(owner: u32, limit: u64) -> Result<OwnedFd, CredentialError> {
         rustix::mount::fsconfig_set_string(&context, key, value).map_err(failed("configure the credential tmpfs"))?;
     }
     match rustix::mount::fsconfig_set_flag(&context, "noswap") {
-        // EINVAL: before Linux 6.4. Its pages are charged to the daemon, which has no swap under systemd (thawd.service).
+        // EINVAL: before Linux 6.4. The pages are then charged to the daemon, which has no swap under systemd
+        // (thawd.service).
         Ok(()) | Err(Errno::INVAL) => {}
         Err(errno) => return Err(failed("keep the credential tmpfs out of swap")(errno)),
     }
     rustix::mount::fsconfig_create(&context).map_err(failed("create the credential tmpfs"))?;
-    // Executable, as the home that it lies in: CLIs keep hooks, plugins and downloaded tools there.
+    // Executable, as the home directory around it: CLIs keep hooks, plugins and downloaded tools there.
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(failed("mount the credential tmpfs"))
@@ -82,14 +82,14 @@ fn write_file(directory: BorrowedFd<'_>, name: &str, content: &str, owner: u32) 
     Ok(())
 }
 
-/// The credential directory of a claimed container, for what its command makes of the files. It stays readable when the
-/// container is gone.
+/// The credential directory of a claimed container, for reading what the command made of the files. It stays readable
+/// after the container is gone.
 #[derive(Debug)]
 pub struct CredentialFiles {
     mount: OwnedFd,
 }
 
-/// Tells whether a file may have been changed: its inode, size, and time of the last change.
+/// Inode, size and modification time of a file, which show whether it may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     inode: u64,
@@ -102,10 +102,10 @@ impl CredentialFiles {
         Ok(Self { mount: mount.try_clone_to_owned()? })
     }
 
-    /// How a file is now; none if it is gone.
+    /// The stamp of a file now; `None` if the file is gone.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The system's error.
     pub fn stamp(&self, name: &str) -> io::Result<Option<Stamp>> {
         match rustix::fs::statat(&self.mount, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(is) => {
@@ -117,11 +117,11 @@ impl CredentialFiles {
         }
     }
 
-    /// The content of a file of at most `limit` bytes; none if it is gone. No link is followed, and nothing is waited for:
-    /// what is there is the command's doing.
+    /// Content of a file of at most `limit` bytes; `None` if the file is gone. Follows no link and does not block,
+    /// since the command decides what is there.
     ///
     /// # Errors
-    /// It is no regular file, or larger.
+    /// The file is not a regular file, or is larger.
     pub fn read(&self, name: &str, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.mount, name, flags, Mode::empty()) {
@@ -133,7 +133,7 @@ impl CredentialFiles {
         if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("it is no regular file any more"));
         }
-        // Of one size from the start: memory that grows leaves copies behind.
+        // Full size from the start: growing would leave copies in freed memory.
         let mut content = Zeroizing::new(vec![0; limit + 1]);
         let mut length = 0;
         while length < content.len() {
@@ -150,10 +150,10 @@ impl CredentialFiles {
     }
 }
 
-/// Attaches the tmpfs onto `directory`, inside the mount namespace of the process behind `pidfd`.
+/// Attaches the tmpfs to `directory`, in the mount namespace of the process behind `pidfd`.
 pub async fn attach(pidfd: OwnedFd, mount: OwnedFd, directory: OwnedFd) -> Result<OwnedFd, CredentialError> {
     let (done, result) = tokio::sync::oneshot::channel();
-    // A thread of its own, not one of the pool's: it ends in another mount namespace.
+    // A thread of its own rather than one of the pool: the thread changes its mount namespace.
     std::thread::Builder::new()
         .name("attach".to_owned())
         .spawn(move || {

@@ -1,4 +1,4 @@
-//! What a warm container was made from, in one word: the next daemon keeps only those that it would make itself.
+//! Fingerprint of what a warm container was created from. A daemon adopts only containers that it would create itself.
 
 use std::fs::File;
 use std::io;
@@ -37,14 +37,14 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
     blake3::hash(made_from.as_bytes()).to_hex().to_string()
 }
 
-/// Says by what containers are made: this program, which has the mounts, the capabilities and the filter in it, and
-/// `init`, their PID 1. After an upgrade of either it is another one, and no container keeps yesterday's confinement.
+/// Hash of the programs that make containers: this program, which contains mounts, capabilities and filter, and `init`,
+/// their PID 1. An upgrade of either changes the hash, so no container keeps the confinement of an older version.
 ///
 /// # Errors
-/// One of the two cannot be read.
+/// One of the programs cannot be read.
 pub fn made_by(init: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    // Not by its path: another version may stand there by now.
+    // Not by path: another version may be installed there by now.
     for program in [Path::new("/proc/self/exe"), init] {
         hasher.update_reader(File::open(program)?)?;
     }

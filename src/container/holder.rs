@@ -1,7 +1,7 @@
-//! Who has a container that was claimed. There is no way from here back into a pool.
+//! Holders of claimed containers. No function leads from a holder back into a pool.
 //!
-//! - [`Once`]: one execution, which runs one command in it. It is destroyed with it.
-//! - [`Sandbox`]: lives on, runs many commands, rests and wakes.
+//! - [`Once`]: held by one execution, runs one command, and is destroyed with it.
+//! - [`Sandbox`]: lives on, runs many commands, is frozen and thawed.
 
 use std::io;
 use std::marker::PhantomData;
@@ -22,9 +22,9 @@ pub struct Held<By> {
     by: PhantomData<By>,
 }
 
-/// Says who holds a container.
+/// Kind of a holder.
 pub trait Holds {
-    /// The one with this id.
+    /// The holder with this id.
     fn named(id: &str) -> Holder;
 }
 
@@ -48,10 +48,10 @@ impl Holds for BySandbox {
     }
 }
 
-/// A container that one execution has, and nobody after it.
+/// A container held by one execution and destroyed with it.
 pub type Once = Held<ByExecution>;
 
-/// A container that lives on between commands.
+/// A container held by a sandbox, which lives on between commands.
 pub type Sandbox = Held<BySandbox>;
 
 impl<By: Holds> Held<By> {
@@ -64,17 +64,17 @@ impl<By: Holds> Held<By> {
         self.container.id()
     }
 
-    /// What it was made from.
+    /// The template that the container was created from.
     pub fn template(&self) -> &Template {
         self.container.template()
     }
 
-    /// What it had used before it was claimed.
+    /// Usage before the claim.
     pub fn baseline(&self) -> Usage {
         self.container.baseline
     }
 
-    /// What it has used since it was created.
+    /// Usage since the creation.
     ///
     /// # Errors
     /// The control files cannot be read.
@@ -82,7 +82,7 @@ impl<By: Holds> Held<By> {
         self.container.usage()
     }
 
-    /// Writes the files into its credential directory, frozen or not.
+    /// Writes the files into the credential directory, whether the container is frozen or not.
     ///
     /// # Errors
     /// See [`super::CredentialError`].
@@ -90,7 +90,7 @@ impl<By: Holds> Held<By> {
         self.container.inject(files)
     }
 
-    /// Its credential directory, if it has one.
+    /// The credential directory, if the container has one.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -98,19 +98,19 @@ impl<By: Holds> Held<By> {
         self.container.credentials.as_ref().map(|mount| CredentialFiles::new(mount.as_fd())).transpose()
     }
 
-    /// Makes `pipe` belong to the user of its commands, who may then open it again as `/dev/stdout` and the like. Both
-    /// ends have one owner, so this is not done for the pipes of a conversation with a CLI: commands that the CLI starts
-    /// would be able to speak in its place.
+    /// Makes `pipe` belong to the user of the commands, so that they may open it again as `/dev/stdout` and the like.
+    /// The two ends have one owner. So never call this for the pipes of a prestarted CLI: commands that the CLI starts
+    /// could then speak in its place.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The system's error.
     pub fn give(&self, pipe: BorrowedFd<'_>) -> Result<(), ContainerError> {
         let Container { id_base, owner, template, .. } = &self.container;
         let (user, group) = (Uid::from_raw(*owner), Gid::from_raw(id_base + template.group));
         rustix::fs::fchown(pipe, Some(user), Some(group)).map_err(|errno| ContainerError::Control(errno.into()))
     }
 
-    /// Lets it run.
+    /// Thaws the container.
     ///
     /// # Errors
     /// The control file cannot be written.
@@ -118,7 +118,7 @@ impl<By: Holds> Held<By> {
         Ok(self.container.teardown.cgroup().thaw()?)
     }
 
-    /// Kills every process in it. What remains is cleared away when it is dropped.
+    /// Kills every process in the container. Dropping the container does the rest of the teardown.
     ///
     /// # Errors
     /// The control file cannot be written.
@@ -126,10 +126,10 @@ impl<By: Holds> Held<By> {
         Ok(self.container.teardown.kill()?)
     }
 
-    /// A new terminal inside, for a command of `user`: the daemon's end and the command's.
+    /// Opens a terminal inside, for a command of `user`; returns the daemon's end and the command's.
     ///
     /// # Errors
-    /// There are no more terminals.
+    /// No terminal is left.
     pub fn terminal(&self, user: u32, size: WindowSize) -> Result<(Terminal, OwnedFd), ContainerError> {
         let Container { terminals, id_base, .. } = &self.container;
         Terminal::open(terminals.as_fd(), *id_base, user, size).map_err(ContainerError::Terminal)
@@ -145,27 +145,27 @@ impl Once {
         self.container.processes.submit(command, self.container.id(), stdio)
     }
 
-    /// The CLI that waits in it.
+    /// Takes the prestarted CLI out of the container.
     pub fn take_cli(&mut self) -> Option<Cli> {
         self.container.cli.take()
     }
 }
 
 impl Sandbox {
-    /// Tag of the next command that is started, for the note that lets it survive.
+    /// Tag of the next command, for the note that lets it survive the daemon.
     pub fn next_tag(&self) -> u32 {
         self.container.next_tag()
     }
 
-    /// Starts a command beside those that run. It waits for as long as the container is frozen and its socket is full.
+    /// Starts a command beside those that run. Waits while the container is frozen and its socket is full.
     ///
     /// # Errors
-    /// The container is gone, or too many ends have not been told.
+    /// The container is gone, or too many commands have ended without their owner having taken notice.
     pub async fn start(&self, command: &Encoded, stdio: &Stdio<'_>) -> Result<Process, ContainerError> {
         self.container.processes.submit_in_turn(command, self.container.id(), stdio).await
     }
 
-    /// Freezes it with everything that runs in it; returns once the kernel has confirmed that.
+    /// Freezes the container with everything in it; returns once the kernel has confirmed the freeze.
     ///
     /// # Errors
     /// The freeze was not confirmed.
@@ -173,7 +173,7 @@ impl Sandbox {
         Ok(self.container.teardown.cgroup().freeze().await?)
     }
 
-    /// Whether it is frozen.
+    /// Whether the container is frozen.
     ///
     /// # Errors
     /// The control file cannot be read.
@@ -182,7 +182,7 @@ impl Sandbox {
     }
 }
 
-/// Whom a container was claimed for.
+/// The holder that a container was claimed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// An execution, by its id.
@@ -192,24 +192,25 @@ pub enum Holder {
 }
 
 impl Container {
-    /// Gives it to an execution: run class, counters start anew. It stays frozen until it is thawed.
+    /// Claims the container for an execution: sets the run limits and resets counters. The container stays frozen.
     ///
     /// # Errors
-    /// The limits cannot be set; it is destroyed then.
+    /// The limits cannot be set; the container is then destroyed.
     pub fn claim_once(self, execution: &str) -> Result<Once, ContainerError> {
         self.claim(execution)
     }
 
-    /// Makes a sandbox of it, in the run class. It stays frozen until it is thawed.
+    /// Claims the container for a sandbox and sets the run limits. The container stays frozen.
     ///
     /// # Errors
-    /// The limits cannot be set; it is destroyed then.
+    /// The limits cannot be set; the container is then destroyed.
     pub fn claim_sandbox(self, sandbox: &str) -> Result<Sandbox, ContainerError> {
         self.claim(sandbox)
     }
 
     fn claim<By: Holds>(mut self, id: &str) -> Result<Held<By>, ContainerError> {
-        // First, and in the kernel: whatever becomes of this process and of the keeper, it never passes for an unused one.
+        // First the mark in the kernel: whatever happens to this process and the keeper, the container never passes for
+        // unused.
         self.teardown.cgroup().mark_claimed()?;
         crate::failpoints::at("claim.marked");
         match self.resting {
@@ -226,7 +227,7 @@ impl Container {
         Ok(Held::new(self))
     }
 
-    /// As [`Self::claim`], of one that an earlier daemon had claimed.
+    /// As [`Self::claim`], for a container that an earlier daemon had claimed.
     pub(super) fn claimed_before<By: Holds>(self, id: &str, claimed_at_ms: u64) -> Held<By> {
         self.teardown.set_claimed(By::named(id), claimed_at_ms, self.baseline);
         self.teardown.serve_execution();

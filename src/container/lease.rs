@@ -1,11 +1,11 @@
-//! Places under the limit of containers, each with a range of host ids.
+//! Leases under the container limit, each with a range of host ids.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
 
-/// Host ids of one container (user_namespaces(7)).
+/// Number of host ids of one container (user_namespaces(7)).
 const IDS: u32 = 65_536;
 
 /// The limit on containers is reached.
@@ -13,7 +13,7 @@ const IDS: u32 = 65_536;
 #[error("the limit of {0} containers is reached; try again later or raise `container.max`")]
 pub struct Limit(pub usize);
 
-/// All places. Cheap to clone.
+/// All leases. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Leases(Arc<Shared>);
 
@@ -28,23 +28,23 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// Ranges of ids that nobody has, by number from `id_start` on.
+    /// Ranges of ids that no lease has, by number from `id_start` on.
     ranges: BTreeSet<u32>,
-    /// Containers above the limit: an earlier daemon had a higher one.
+    /// Number of containers above the limit: an earlier daemon had a higher one.
     excess: usize,
 }
 
-/// The right to one container: a place under the limit and a range of ids. Given back when dropped.
+/// The right to one container, with a range of ids. Dropping it gives both back.
 #[derive(Debug)]
 pub struct Lease {
     id_base: u32,
-    /// The ranges that nobody else may have meanwhile.
+    /// Ranges that no other lease may have meanwhile.
     ranges: Vec<u32>,
     leases: Leases,
 }
 
 impl Lease {
-    /// First of its host ids.
+    /// First host id of the range.
     pub fn id_base(&self) -> u32 {
         self.id_base
     }
@@ -56,7 +56,8 @@ impl Drop for Lease {
         {
             let mut state = self.leases.lock();
             state.ranges.extend(self.ranges.drain(..));
-            // As long as there are more than the limit allows, the place of one that ends is nobody's.
+            // While there are more containers than the limit allows, a lease that ends is not given to another
+            // container.
             match state.excess.checked_sub(1) {
                 Some(fewer) => state.excess = fewer,
                 None => shared.free.add_permits(1),
@@ -67,7 +68,7 @@ impl Drop for Lease {
 }
 
 impl Leases {
-    /// `limit` of them, with ids from `id_start` on.
+    /// `limit` leases, with ids from `id_start` on.
     pub fn new(limit: usize, id_start: u32) -> Self {
         let state = Mutex::new(State { ranges: (0..limit as u32).collect(), excess: 0 });
         Self(Arc::new(Shared { id_start, limit, free: Semaphore::new(limit), state, changed: Notify::new() }))
@@ -78,28 +79,28 @@ impl Leases {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new container.
+    /// Takes a lease for a new container.
     ///
     /// # Errors
-    /// [`Limit`] when there is none.
+    /// [`Limit`] if none is free.
     pub fn take(&self) -> Result<Lease, Limit> {
         let limit = || Limit(self.0.limit);
         let permit = self.0.free.try_acquire().map_err(|_| limit())?;
-        // One whose ids are partly those of a survivor is left out, so that there may be fewer ranges than places.
+        // Ranges that overlap with those of a survivor are left out, so there may be fewer ranges than leases.
         let range = self.lock().ranges.pop_first().ok_or_else(limit)?;
         permit.forget();
         Ok(Lease { id_base: self.0.id_start + range * IDS, ranges: vec![range], leases: self.clone() })
     }
 
-    /// The place of a container that an earlier daemon made, with the host ids that it has, whatever the configuration says
-    /// today. One that `must` be kept gets it above the limit too.
+    /// Takes the lease for a container of an earlier daemon, with that container's host ids, whatever today's
+    /// configuration says. With `must`, the lease is given even above the limit.
     pub fn take_at(&self, id_base: u32, must: bool) -> Option<Lease> {
         match self.0.free.try_acquire() {
             Ok(permit) => permit.forget(),
             Err(_) if must => self.lock().excess += 1,
             Err(_) => return None,
         }
-        // Ranges that begin elsewhere share ids with two of today's.
+        // A range that begins elsewhere overlaps with two of today's.
         let shares = |range: &u32| {
             let begin = u64::from(self.0.id_start) + u64::from(*range) * u64::from(IDS);
             begin.abs_diff(u64::from(id_base)) < u64::from(IDS)
@@ -108,17 +109,17 @@ impl Leases {
         Some(Lease { id_base, ranges, leases: self.clone() })
     }
 
-    /// How many more there could be now.
+    /// Number of free leases.
     pub fn free(&self) -> usize {
         self.0.free.available_permits()
     }
 
-    /// Woken when one has become free. There is one who waits for it: the queue.
+    /// Notified when a lease becomes free. Only one task may wait for this: the scheduler's.
     pub fn changed(&self) -> &Notify {
         &self.0.changed
     }
 
-    /// Waits until all have been given back, and takes them.
+    /// Waits until all leases have been given back, and takes them.
     pub async fn all(&self) {
         // The semaphore is never closed, so this only ends by acquiring.
         if let Ok(permits) = self.0.free.acquire_many(self.0.limit as u32).await {

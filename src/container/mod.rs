@@ -1,15 +1,18 @@
-//! One container and its processes: created, rested (frozen), claimed, given credentials and commands, destroyed.
+//! Owns one container and its processes: created, parked (frozen), claimed, given credentials and commands, destroyed.
 //!
 //! ```text
-//! create ──► ready ──► rest ──► warm (frozen) ──► claim ──► Once     ──► one command ──► drop ──► destroyed
+//! create ──► ready ──► park ──► warm (frozen) ──► claim ──► Once     ──► one command ──► drop ──► destroyed
 //!                └───────────── cold claim ─────────┴────► Sandbox  ──► many commands ──► drop ──► destroyed
 //! ```
 //!
-//! A [`Container`] has one owner at a time: the pool while it is warm, then whoever claimed it, an execution ([`Once`]) or
-//! a sandbox ([`Sandbox`]). One that was claimed never goes back. Each of its commands is a [`Process`]. Dropping
-//! it, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel says that
-//! nobody is left, reaps PID 1, removes the cgroup and gives its ids and its place under the limit back; all but the kill
-//! makes way for claims ([`refill_throttle`]).
+//! A [`Container`] has one owner at a time: the pool while it is warm; then its holder, an execution ([`Once`]) or a
+//! sandbox ([`Sandbox`]). A claimed container never goes back. Each of its commands is a [`Process`]. Dropping a
+//! container, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel confirms
+//! that the cgroup is empty, reaps PID 1, removes the cgroup, and gives back the ids and the lease. All of that but the
+//! kill makes way for claims ([`refill_throttle`]).
+//!
+//! Called by `pool`, which creates and parks, by `execution`, and for sandboxes. Deliberately absent: a way from a
+//! holder back into a pool, and paths inside a container that are opened by name from the host.
 
 mod cli;
 mod command;
@@ -55,10 +58,10 @@ pub use terminal::{Terminal, WindowSize};
 
 pub use thaw_wire::{INIT_ID, MAX_GROUPS, Rlimit};
 
-/// State as shown by the API.
+/// State of a container, as the API shows it.
 pub use registry::State;
 
-/// What every container of a provider is made from.
+/// What all containers of one pool are created from.
 #[derive(Debug, Clone)]
 pub struct Template {
     /// Provider name.
@@ -77,28 +80,28 @@ pub struct Template {
     pub credentials: Option<(String, u64)>,
     /// Limits while pooled.
     pub idle: Limits,
-    /// Limits while serving.
+    /// Limits from the claim on.
     pub run: Limits,
-    /// Most processes and threads.
+    /// Most processes and threads at the same time.
     pub pids: u32,
-    /// Where it may connect to.
+    /// Destinations that the container may connect to.
     pub egress: Arc<egress::Policy>,
-    /// What is started in it before it is claimed.
+    /// The CLI that is started before the claim, if any.
     pub prestarted: Option<Arc<Prestarted>>,
-    /// What is taken from it when it has come to rest.
+    /// Memory that is reclaimed when the container is parked.
     pub reclaim: Reclaim,
 }
 
 /// Why a container could not be created or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
-    /// Control groups.
+    /// A control group could not be read or changed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// The spawner.
+    /// The spawner could not create the container.
     #[error(transparent)]
     Spawner(#[from] SpawnerError),
-    /// The egress proxy.
+    /// The egress proxy could not be started.
     #[error(transparent)]
     Egress(#[from] egress::EgressError),
     /// Credential files.
@@ -107,31 +110,31 @@ pub enum ContainerError {
     /// The control socket.
     #[error("talk to thaw-init: {0}")]
     Control(#[source] io::Error),
-    /// `thaw-init` did not say hello.
+    /// `thaw-init` did not send its hello in time.
     #[error("thaw-init was not ready within {0} s")]
     Timeout(u64),
-    /// It was not created in time.
+    /// The container was not created in time.
     #[error("the container was not created within {0} s (`container.create_timeout_seconds`)")]
     CreateTimeout(u64),
     /// `thaw-init` ended, and the container with it.
     #[error("thaw-init ended {0}")]
     InitEnded(&'static str),
-    /// `thaw-init` said something that has no meaning there: a report with this opcode, or no report at all.
+    /// `thaw-init` sent something unexpected: a report with this opcode, or no report at all.
     #[error("thaw-init cannot be understood (report {0:?})")]
     InitSaid(Option<u8>),
-    /// What an earlier daemon left is not what is needed today.
+    /// A container of an earlier daemon does not fit what is needed today.
     #[error("it cannot be taken over: {0}")]
     Unfit(&'static str),
-    /// A task of the daemon ended before its work was done.
+    /// A task of the daemon ended early.
     #[error("a task of the daemon ended early: {0}")]
     Task(#[from] tokio::task::JoinError),
-    /// No terminal.
+    /// A terminal could not be made.
     #[error("make a terminal: {0}")]
     Terminal(#[source] io::Error),
-    /// Too many commands.
+    /// Too many commands run, or have ended without their owner having taken notice.
     #[error("{0} commands of the container run, or have ended without anybody having been told")]
     Untold(usize),
-    /// The CLI that was to wait in it did not get that far.
+    /// The CLI did not become ready.
     #[error("the CLI could not be prestarted: {0}")]
     Prestart(String),
     /// The command could not be started.
@@ -160,17 +163,17 @@ fn start_error(failed: u32, errno: i32) -> String {
 }
 
 impl ContainerError {
-    /// Exit code in the habit of shells and container engines: 127 not found, 126 not executable.
+    /// Exit code by the convention of shells and container engines: 127 for not found, 126 for not executable.
     pub fn exit_code(&self) -> Option<i32> {
         match self {
             Self::Start { stage: stage::EXEC, errno } if *errno == libc::ENOENT => Some(127),
-            // A working directory that the image does not have is the request's mistake too: no other try would do.
+            // A working directory that the image lacks is the request's mistake too: trying again would not help.
             Self::Start { stage: stage::EXEC | stage::CHDIR, .. } => Some(126),
             _ => None,
         }
     }
 
-    /// For metrics.
+    /// Value of the metric's label `reason`.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Cgroup(_) => "cgroup",
@@ -189,7 +192,7 @@ impl ContainerError {
         }
     }
 
-    /// Whether the container itself is at fault, so that another one may do.
+    /// Whether the fault lies in this container, so that another one may work.
     pub fn is_broken(&self) -> bool {
         matches!(
             self,
@@ -206,11 +209,11 @@ pub struct Container {
     credentials: Option<OwnedFd>,
     /// The socket of its way out, for the next daemon; the proxy has its own.
     listener: Option<OwnedFd>,
-    /// Its devpts, in which terminals are made.
+    /// The container's devpts, in which terminals are made.
     terminals: OwnedFd,
-    /// What it was made from.
+    /// Fingerprint of what the container was created from; see [`fingerprint()`].
     fingerprint: String,
-    /// First of its host ids.
+    /// First host id of the container.
     id_base: u32,
     /// Host id of the user inside.
     owner: u32,
@@ -218,17 +221,17 @@ pub struct Container {
     cli: Option<Cli>,
     resting: bool,
     baseline: Usage,
-    // Last: dropped after everything that refers to the container.
+    // Last field: dropped after everything that refers to the container.
     teardown: Teardown,
 }
 
 impl Container {
-    /// Its id.
+    /// The container's id.
     pub fn id(&self) -> &str {
         self.teardown.id()
     }
 
-    /// What it was made from.
+    /// The template that the container was created from.
     pub fn template(&self) -> &Template {
         &self.template
     }
@@ -237,7 +240,7 @@ impl Container {
         self.teardown.hierarchy()
     }
 
-    /// Puts it into the idle class and freezes it; returns once the kernel has confirmed that.
+    /// Parks the container: sets the idle limits and freezes it; returns once the kernel has confirmed the freeze.
     ///
     /// # Errors
     /// The limits cannot be set, or the freeze was not confirmed.
@@ -246,7 +249,7 @@ impl Container {
         self.teardown.cgroup().freeze().await?;
         failpoints::at("park.frozen");
         self.reclaim().await?;
-        // What it used until now is nobody's; frozen, it uses nothing more.
+        // Usage so far belongs to no execution. A frozen container uses nothing more.
         self.baseline = self.usage()?;
         self.resting = true;
         self.teardown.set_state(State::Warm);
@@ -260,7 +263,7 @@ impl Container {
         self.teardown.cgroup().is_frozen().unwrap_or(false)
     }
 
-    /// Writes the files into its credential directory, frozen or not.
+    /// Writes the files into the credential directory, whether the container is frozen or not.
     ///
     /// # Errors
     /// See [`CredentialError`].
@@ -270,12 +273,12 @@ impl Container {
         Ok(credentials::fill(mount.as_fd(), files, self.owner, limit)?)
     }
 
-    /// Tag of the next command.
+    /// Tag that the next command gets.
     pub fn next_tag(&self) -> u32 {
         self.processes.next_tag()
     }
 
-    /// What its cgroup has used since it was created.
+    /// Usage of the cgroup since its creation.
     ///
     /// # Errors
     /// The control files cannot be read.
@@ -284,7 +287,7 @@ impl Container {
     }
 }
 
-/// Waits for a process that is our child to be gone, and reaps it.
+/// Waits until a child process has ended, and reaps it.
 async fn reap(pidfd: OwnedFd) -> io::Result<()> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let watched = thaw_os::kernel::Watched::new(pidfd, tokio::io::Interest::READABLE)?;

@@ -1,4 +1,4 @@
-//! What the warm containers of each pool hold, for those who ask often.
+//! Memory of the warm containers of each pool, cached because it is asked for often.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use crate::provider::prestart::ModelMode;
 use thaw_client::types::{Pool, PoolMemory, Stage};
 use thaw_os::cgroup::{Memory, Reclaim};
 
-/// How long figures are good for: with 500 containers, reading them takes 20 ms.
+/// Age up to which figures are used again: with 500 containers, reading them takes 20 ms.
 const AGE: Duration = Duration::from_secs(1);
 
 impl Container {
-    /// Takes from it, frozen, what its template says. That less could be taken than hoped for is no failure.
+    /// Reclaims memory of the frozen container as its template says. Reclaiming less than hoped for is no failure.
     ///
     /// # Errors
-    /// Swap may still be open to it: then nothing secret must ever be given to it.
+    /// The container may still be able to swap: no secret must ever be given to it then.
     pub(super) async fn reclaim(&self) -> Result<(), ContainerError> {
         let what = self.template.reclaim;
         if what == Reclaim::Nothing {
@@ -35,12 +35,12 @@ impl Container {
     }
 }
 
-/// Which pool a container was made for.
+/// The pool that a container was created for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolKey {
     provider: String,
     stage: Stage,
-    /// Where a CLI is bound to one.
+    /// The model, where the CLI has a fixed one.
     model: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl PoolKey {
         }
     }
 
-    /// How far its containers are taken.
+    /// Stage of the pool's containers.
     pub fn stage(&self) -> Stage {
         self.stage
     }
@@ -64,12 +64,12 @@ impl PoolKey {
         &self.provider
     }
 
-    /// Whether it is that of this stage and model.
+    /// Whether this is the provider's pool of this stage and model.
     pub fn is_for(&self, stage: Stage, model: Option<&str>) -> bool {
         self.stage == stage && self.model.as_deref() == model
     }
 
-    /// Whether that is `pool`.
+    /// Whether this is the key of `pool`.
     pub fn is_of(&self, pool: &Pool) -> bool {
         self.provider == pool.provider && self.stage == pool.stage && self.model == pool.model
     }
@@ -77,14 +77,14 @@ impl PoolKey {
 
 type Figures = Vec<(PoolKey, PoolMemory)>;
 
-/// The last figures.
+/// Cache of the last figures.
 #[derive(Debug, Default)]
 pub struct MemoryCache(Mutex<Option<(Instant, Figures)>>);
 
 impl MemoryCache {
-    /// What was read within the last second, or what `read` reads now: one entry for each container.
+    /// Figures that were read within the last second, or else what `read` returns now: one entry for each container.
     pub fn get(&self, read: impl FnOnce() -> Vec<(PoolKey, Memory)>) -> Figures {
-        // Held meanwhile: whoever else asks gets the same figures instead of reading them too.
+        // The lock is held while reading: whoever else asks gets the same figures instead of reading too.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((at, figures)) if at.elapsed() < AGE => figures.clone(),

@@ -1,14 +1,14 @@
-//! The commands of one container. Its control task reads what `thaw-init` reports and routes it by tag to [`Process`]
-//! handles.
+//! Commands of one container. The control task reads the reports of `thaw-init` and routes each by its tag to a
+//! [`Process`] handle.
 //!
 //! ```text
 //! submitted ──► running ──► exited
-//!     └──► failed                         each of them ──► gone, when the container ended first
+//!     └──► failed                         each of them ──► gone, if the container ends first
 //! ```
 //!
-//! How a command ended stays in the control socket until the owner of its handle has told of it (drops the handle): a
-//! daemon that is killed before finds it there again. Reports behind it are looked at over it (`SO_PEEK_OFF`, socket(7))
-//! and are taken away in order.
+//! The report of a command's end stays in the control socket until the owner drops the command's handle. A daemon that
+//! is killed before that finds the report again. Later reports are peeked at past it (`SO_PEEK_OFF`, socket(7));
+//! reports are removed from the socket in order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -24,12 +24,12 @@ use super::command::{Encoded, Stdio};
 use super::control::{self, Control};
 use thaw_wire::{Report, op};
 
-/// Most commands of one container whose end has not been told, and reports that wait behind one of them. Another command
-/// is refused then, so that `thaw-init` never waits for room in its socket.
+/// Most commands of one container, plus reports that are still in its socket. Beyond this a new command is refused, so
+/// that `thaw-init` never blocks on a full socket.
 pub const MAX_LEFT: usize = 1024;
 
-/// Tags that one daemon gives out in a container. The next daemon begins behind them: what is still said about a command
-/// of the earlier one, which nobody waits for, is then never taken for a report about a new one.
+/// Number of tags that one daemon can use in a container. The next daemon begins after them. So a late report about a
+/// command of the earlier daemon is never taken for a report about a new command.
 pub(super) const TAGS: u32 = 1 << 20;
 
 /// How a command ended.
@@ -37,13 +37,13 @@ pub(super) const TAGS: u32 = 1 << 20;
 pub struct Exited {
     /// Wait status (wait(2)).
     pub status: i32,
-    /// CPU time of the command and of those of its children that it has waited for.
+    /// CPU time of the command and of those of its children that it waited for.
     pub cpu: Duration,
-    /// Largest resident memory of one of them, bytes.
+    /// Largest resident memory of a single one of them, bytes.
     pub max_rss_bytes: u64,
 }
 
-/// How far a command has come.
+/// Phase of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Submitted,
@@ -55,7 +55,7 @@ enum Phase {
     Exited(Exited),
     /// The container ended before this command did.
     Gone,
-    /// `thaw-init` cannot be understood; said by a report with this opcode, or by something that is none.
+    /// `thaw-init` sent a report with this unexpected opcode, or something that is not a report.
     Broken(Option<u8>),
 }
 
@@ -65,7 +65,7 @@ impl Phase {
     }
 }
 
-/// The commands of a container, as its owner has them. Dropping it ends the control task.
+/// The commands of a container. Dropping this ends the control task.
 #[derive(Debug)]
 pub(super) struct Processes {
     shared: Arc<Shared>,
@@ -81,23 +81,23 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     commands: BTreeMap<u32, watch::Sender<Phase>>,
-    /// Reports that have been looked at and are still in the socket, oldest first.
+    /// Reports that were peeked at and are still in the socket, oldest first.
     left: VecDeque<Left>,
     first_tag: u32,
     next_tag: u32,
-    /// Why there will be no other report.
+    /// Why no more reports will come; `None` while they can.
     over: Option<Phase>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Left {
     tag: u32,
-    /// Whether nobody needs it any more.
-    told: bool,
+    /// Whether the report is no longer needed.
+    released: bool,
 }
 
 impl State {
-    /// Says how a command fares; whether the report may be taken away.
+    /// Routes a report to its command. Returns whether the report is no longer needed.
     fn route(&mut self, report: &Report) -> io::Result<bool> {
         let Report { op, tag, value, detail, cpu_us, max_rss_kib } = *report;
         let phase = match op {
@@ -121,7 +121,7 @@ impl State {
         Ok(phase == Phase::Running)
     }
 
-    /// No report follows.
+    /// Ends all commands: no more reports will come.
     fn end(&mut self, phase: Phase) {
         self.over = Some(phase);
         for command in self.commands.values() {
@@ -136,7 +136,7 @@ impl State {
     }
 }
 
-/// A report that has no meaning here.
+/// A report that is not allowed here.
 #[derive(Debug, thiserror::Error)]
 #[error("unexpected report {0}")]
 struct Unexpected(u8);
@@ -150,14 +150,14 @@ impl Shared {
     /// The control task.
     async fn read(self: Arc<Self>) {
         loop {
-            // Looking at a report and noting that it is there are one step for whoever takes reports away.
+            // Peeking at a report and recording it must be one step for the code that removes reports.
             let looked = self.control.look(|socket| {
                 let mut state = self.lock();
                 let Some(report) = control::peek(socket)? else { return Ok(false) };
-                // Also one that is not understood lies in the way of those behind it; but none of these is read.
-                let told = state.route(&report)?;
-                state.left.push_back(Left { tag: report.tag, told });
-                self.take_away(&mut state);
+                // A report that is not understood blocks those behind it; but after it none is read.
+                let released = state.route(&report)?;
+                state.left.push_back(Left { tag: report.tag, released });
+                self.consume_released(&mut state);
                 Ok(true)
             });
             let phase = match looked.await {
@@ -172,9 +172,9 @@ impl Shared {
         }
     }
 
-    /// Takes the oldest reports away, as far as nobody needs them.
-    fn take_away(&self, state: &mut State) {
-        while state.left.front().is_some_and(|left| left.told) {
+    /// Removes the oldest reports from the socket, as far as they are no longer needed.
+    fn consume_released(&self, state: &mut State) {
+        while state.left.front().is_some_and(|left| left.released) {
             if let Err(error) = self.control.consume() {
                 tracing::error!(%error, "could not take a report of thaw-init away");
                 return;
@@ -189,10 +189,10 @@ impl Shared {
         Process { tag, shared: Arc::clone(self), phase }
     }
 
-    /// A command with the next tag.
+    /// Registers a command under the next tag.
     fn next(self: &Arc<Self>) -> Result<Process, ContainerError> {
         let mut state = self.lock();
-        // Each command has at most three reports at a time: those of the ones that run come on top.
+        // Each command has at most three reports at a time; those of running commands come on top.
         if state.left.len() + state.commands.len() >= MAX_LEFT {
             return Err(ContainerError::Untold(MAX_LEFT));
         }
@@ -203,18 +203,19 @@ impl Shared {
 }
 
 impl Processes {
-    /// Of a new container whose `thaw-init` has said hello.
+    /// Commands of a new container, whose `thaw-init` has sent its hello.
     ///
     /// # Errors
-    /// The socket cannot be looked at.
+    /// The socket cannot be peeked at.
     pub fn new(control: Control) -> io::Result<Self> {
         Ok(Self::start(control, 1, &[])?.0)
     }
 
-    /// Of one that an earlier daemon had. `running` are the tags of commands that go on; tags begin with `first_tag`.
+    /// Commands of a container that an earlier daemon had. `running` are the tags of commands that still run; new tags
+    /// begin with `first_tag`.
     ///
     /// # Errors
-    /// The socket cannot be looked at.
+    /// The socket cannot be peeked at.
     pub fn adopt(control: Control, first_tag: u32, running: &[u32]) -> io::Result<(Self, Vec<Process>)> {
         Self::start(control, first_tag, running)
     }
@@ -232,7 +233,7 @@ impl Processes {
         Ok((Self { shared, task }, resumed))
     }
 
-    /// First of the tags that this daemon gives.
+    /// First tag of this daemon.
     pub fn first_tag(&self) -> u32 {
         self.shared.lock().first_tag
     }
@@ -242,7 +243,7 @@ impl Processes {
         self.shared.lock().next_tag
     }
 
-    /// Hands a command over, which waits in the socket while the container is frozen.
+    /// Submits a command. While the container is frozen, the command waits in the socket.
     ///
     /// # Errors
     /// The container is gone, or its socket is full.
@@ -252,7 +253,7 @@ impl Processes {
         Ok(process)
     }
 
-    /// The same, waiting while the socket is full.
+    /// As [`Self::submit`], but waits while the socket is full.
     ///
     /// # Errors
     /// The container is gone.
@@ -278,13 +279,12 @@ impl AsFd for Processes {
 impl Drop for Processes {
     fn drop(&mut self) {
         self.task.abort();
-        // Nobody reads what its commands become any more; their handles may outlive the container.
+        // Handles may outlive the container, but no more reports are read.
         self.shared.lock().end(Phase::Gone);
     }
 }
 
-/// One command in a container. Dropping it says that its end has been told, or that nobody wants to know it; the command
-/// itself goes on.
+/// One command in a container. Dropping this releases the report of the command's end; the command itself goes on.
 #[derive(Debug)]
 pub struct Process {
     tag: u32,
@@ -293,15 +293,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// What it is called between daemon and `thaw-init`.
+    /// Tag of the command between daemon and `thaw-init`.
     pub fn tag(&self) -> u32 {
         self.tag
     }
 
-    /// Waits until it runs. Can be asked again.
+    /// Waits until the command runs. Can be called again.
     ///
     /// # Errors
-    /// [`ContainerError::Start`] when it cannot be executed; the container ended or broke before.
+    /// [`ContainerError::Start`] if the command cannot be executed; or the container ended or broke before.
     pub async fn started(&self) -> Result<(), ContainerError> {
         match self.when(|phase| *phase != Phase::Submitted).await {
             Phase::Failed { stage, errno } => Err(ContainerError::Start { stage, errno }),
@@ -311,10 +311,10 @@ impl Process {
         }
     }
 
-    /// Waits until it ends; `None` when the whole container ended first. Can be asked again.
+    /// Waits until the command ends; `None` if the container ended first. Can be called again.
     ///
     /// # Errors
-    /// [`ContainerError::Start`] when it could not be executed; the container broke.
+    /// [`ContainerError::Start`] if the command could not be executed; or the container broke.
     pub async fn ended(&self) -> Result<Option<Exited>, ContainerError> {
         match self.when(Phase::is_last).await {
             Phase::Exited(exited) => Ok(Some(exited)),
@@ -326,12 +326,12 @@ impl Process {
 
     async fn when(&self, wanted: impl FnMut(&Phase) -> bool) -> Phase {
         let mut phase = self.phase.clone();
-        // The sender is there for as long as this handle is.
+        // The sender exists for as long as this handle.
         let found = phase.wait_for(wanted).await.map(|phase| *phase);
         found.unwrap_or(Phase::Gone)
     }
 
-    /// Sends a signal to its process group, if it has not ended.
+    /// Sends a signal to the command's process group, unless the command has ended.
     ///
     /// # Errors
     /// The container is gone.
@@ -345,9 +345,9 @@ impl Drop for Process {
         let mut state = self.shared.lock();
         state.commands.remove(&self.tag);
         for left in state.left.iter_mut().filter(|left| left.tag == self.tag) {
-            left.told = true;
+            left.released = true;
         }
-        self.shared.take_away(&mut state);
+        self.shared.consume_released(&mut state);
     }
 }
 
@@ -415,7 +415,7 @@ mod tests {
         for process in &running {
             assert_eq!(status(process).await, process.tag as i32);
         }
-        // The second was told of; the first, which lies before it, was not.
+        // The second was released of; the first, which lies before it, was not.
         drop(running.remove(1));
         let kept = processes.as_fd().try_clone_to_owned().unwrap();
         std::mem::forget(running);

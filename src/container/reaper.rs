@@ -1,4 +1,4 @@
-//! The end of a container: whoever drops it, in whatever state, nothing of it stays.
+//! Teardown of containers: whoever drops a container, in whatever state, nothing of it stays.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::failpoints;
 use crate::keeper::Keeper;
 use thaw_os::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 
-/// Pauses between tries to remove what cannot be removed yet; the last one again and again.
+/// Pauses between tries of a failed teardown; the last one repeats.
 const RETRY: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
-/// What has to be cleared away, from the moment the cgroup exists.
+/// What of a container has to be torn down, from the moment its cgroup exists. Dropping this starts the teardown.
 #[derive(Debug)]
 pub struct Teardown(Option<TeardownParts>);
 
@@ -31,15 +31,15 @@ pub struct TeardownParts {
     pub registry: Arc<Registry>,
     pub reaper: mpsc::UnboundedSender<TeardownParts>,
     pub throttle: Arc<RefillThrottle>,
-    /// Of all containers.
+    /// Leases of all containers.
     pub leases: Leases,
-    /// With so few of them free, clearing away waits for nothing.
+    /// Number of free leases at or below which teardown waits for nothing.
     pub scarce_places: usize,
     pub egress_metrics: Arc<egress::EgressMetrics>,
     pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
     pub proxy: Option<egress::Proxy>,
-    /// Given back last: until then the container counts.
+    /// Released last: until then the container counts against the limit.
     pub _lease: Lease,
 }
 
@@ -77,7 +77,7 @@ impl Teardown {
         }
     }
 
-    /// Its bytes may pass at the rate of an execution from now on.
+    /// Raises the proxy's rate to that of an execution.
     pub fn serve_execution(&self) {
         if let Some(proxy) = &self.parts().proxy {
             proxy.serve_execution();
@@ -104,7 +104,7 @@ impl Teardown {
         Arc::clone(&self.parts().egress_metrics)
     }
 
-    /// Kills every process in it.
+    /// Kills every process in the container.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -128,7 +128,7 @@ impl Teardown {
         let parts = self.parts();
         parts.entry.set_claimed(holder, at_ms, baseline);
         if let Some(proxy) = &parts.proxy {
-            // That of the execution, which is who claims.
+            // The current span is that of the execution, which claims.
             proxy.belongs_to(tracing::Span::current());
         }
     }
@@ -138,7 +138,7 @@ impl Drop for Teardown {
     fn drop(&mut self) {
         if let Some(parts) = self.0.take() {
             parts.entry.set_state(State::Destroying);
-            // Killed here and now, so that nothing runs on; the rest takes its time in the reaper.
+            // Kill here, so that nothing runs on. The reaper does the rest, which takes longer.
             if let Err(error) = parts.kill() {
                 tracing::error!(container = %parts.entry.id, %error, "could not kill a container");
             }
@@ -151,7 +151,7 @@ impl Drop for Teardown {
     }
 }
 
-/// Clears away whatever is dropped, each in a task of its own.
+/// Tears down whatever is dropped, each container in a task of its own.
 pub async fn run(mut teardown: mpsc::UnboundedReceiver<TeardownParts>) {
     while let Some(parts) = teardown.recv().await {
         tokio::spawn(clear(parts));
@@ -163,7 +163,7 @@ async fn clear(mut parts: TeardownParts) {
     let since = Instant::now();
     let mut pauses = RETRY.into_iter().peekable();
     while let Err(message) = try_clear(&mut parts, since).await {
-        // Whatever still runs in it is cut off.
+        // Cut off the network of whatever still runs.
         parts.proxy = None;
         let pause = pauses.next().unwrap_or(RETRY[RETRY.len() - 1]);
         if pauses.peek().is_some() {
@@ -188,11 +188,11 @@ async fn try_clear(parts: &mut TeardownParts, since: Instant) -> Result<(), Stri
         parts.pidfd = None;
     }
     failpoints::at("destroy.emptied");
-    // Nobody waits for the rest, which is work for the kernel, unless places run out.
+    // The rest occupies the kernel. It is not urgent, unless leases are running out.
     let scarce = parts.scarce_places;
     let _turn = parts.throttle.clear(since, || parts.leases.free() <= scarce).await;
-    // Its socket, of which the keeper has another, keeps the network namespace up to here: what ending that costs the
-    // kernel falls into this turn as well. Should the daemon be killed now, the next one finds an empty cgroup.
+    // The proxy's socket, of which the keeper has a duplicate, keeps the network namespace alive until here: ending
+    // that occupies the kernel too, within this turn. If the daemon is killed now, the next one finds an empty cgroup.
     parts.proxy = None;
     if let Some(keeper) = parts.keeper.take() {
         keeper.forget(&parts.entry.id);

@@ -1,14 +1,14 @@
-//! Claims before whatever keeps the kernel busy: creating containers and clearing them away, of all pools.
+//! Throttle for work that keeps the kernel busy: creating containers (refilling) and tearing them down, of all pools.
+//! Claims go first.
 //!
-//! Creating takes the kernel's locks on control groups, which thawing needs; taking namespaces and control groups apart
-//! occupies a processor for milliseconds, and a kernel without preemption lets nobody else run meanwhile. So neither
-//! begins while a claim is in flight, and beside each other they leave one processor to claims; where there are two in
-//! all, they take turns.
+//! Creating takes the kernel's cgroup locks, which thawing needs. Removing namespaces and cgroups occupies a processor
+//! for milliseconds, and a kernel without preemption runs nothing else there meanwhile. So neither begins while a claim
+//! is in flight. Beside each other, they leave one processor to claims; on a host with two processors, they take turns.
 //!
-//! A claim is in flight from the moment it is asked for until its [`ClaimGuard`] is dropped, which is when the command
-//! has written its first byte or has ended; a guard that is kept longer stops counting after the longest hold. After
-//! the last one a few milliseconds have to pass. Nothing starves: a pool that is low, and whatever was held for long
-//! enough, goes on all the same, a few at a time.
+//! A claim is in flight from its request until its [`ClaimGuard`] is dropped, when the command has written its first
+//! byte or has ended. A guard that is kept longer than the longest hold no longer counts. After the last claim, a few
+//! milliseconds of quiet have to pass. Nothing starves: a pool below its low-water mark, and whatever was held for the
+//! longest hold, proceeds all the same, a few at a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,43 +17,43 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// How long creating gives way to clearing away, and how soon what has been refused for want of a processor asks again.
+/// How long creating gives way to teardown; also the pause before work that found no free processor tries again.
 const TURN: Duration = Duration::from_millis(1);
 
-/// How creating and clearing away make way; see `[pool]` in the configuration.
+/// Settings of the throttle; see `[pool]` in the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct RefillThrottleSettings {
-    /// Time without a claim in flight before they go on.
+    /// Time without a claim in flight before creating and teardown proceed.
     pub quiet: Duration,
     /// Longest time that a claim counts as in flight, and that a pool is held.
     pub max_hold: Duration,
-    /// Longest time that claims hold clearing away up, for which nobody waits as long as there is room for more.
+    /// Longest time that claims delay a teardown, which is not urgent while leases are free.
     pub max_hold_clearing: Duration,
-    /// Creations at a time, of all pools together, by pools that do not wait any longer.
+    /// Creations at a time, of all pools together, while claims are in flight.
     pub held_creations: usize,
-    /// Processors of the machine.
+    /// Number of processors of the host.
     pub cpus: usize,
 }
 
-/// One per daemon.
+/// The throttle. One per daemon.
 #[derive(Debug)]
 pub struct RefillThrottle {
     settings: RefillThrottleSettings,
     state: Mutex<State>,
-    /// Those who clear away, in the order in which they came.
+    /// Turns of teardowns, in order of arrival.
     turns: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// When each claim in flight began; numbers and times rise together.
+    /// Start of each claim in flight; numbers and times rise together.
     claims: BTreeMap<u64, Instant>,
-    /// When the last one stopped counting.
+    /// Time at which the last claim stopped counting.
     last: Option<Instant>,
     creating: usize,
     clearing: usize,
-    /// Somebody who clears away found no processor since the last creation began.
+    /// Whether a teardown has found no free processor since the last creation began.
     overtaken: bool,
 }
 
@@ -69,7 +69,7 @@ impl State {
         }
     }
 
-    /// When there has been no claim for long enough.
+    /// Time from which on there has been quiet for long enough.
     fn open_at(&self, now: Instant, quiet: Duration) -> Instant {
         match (self.claims.is_empty(), self.last) {
             (true, None) => now,
@@ -78,20 +78,20 @@ impl State {
         }
     }
 
-    /// Whether one more leaves a processor to claims, or is the only one.
+    /// Whether one more job leaves a processor to claims, or is the only job.
     fn has_room(&self, cpus: usize) -> bool {
         let busy = self.creating + self.clearing;
         busy == 0 || busy + 1 < cpus
     }
 }
 
-/// For how long somebody has been refused the right to create. Each creation that is let through ends it: the next one
-/// makes way for claims anew, and for those who clear away.
+/// Time since which a pool has been refused a creation. Each creation that is admitted resets it: the next one gives
+/// way to claims and teardowns again.
 #[derive(Debug, Default)]
 pub struct Hold(Option<Instant>);
 
 impl Hold {
-    /// Nothing is wanted any more.
+    /// Resets the hold: the pool wants no creation any more.
     pub fn forget(&mut self) {
         self.0 = None;
     }
@@ -127,7 +127,7 @@ impl Drop for Creating {
     }
 }
 
-/// The right to clear one container away now.
+/// The right to tear down one container now.
 #[derive(Debug)]
 #[must_use = "it counts until this is dropped"]
 pub struct Clearing {
@@ -142,7 +142,7 @@ impl Drop for Clearing {
 }
 
 impl RefillThrottle {
-    /// Open.
+    /// A throttle without claims in flight.
     pub fn new(settings: RefillThrottleSettings) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new((settings.cpus / 2).max(1)));
         Arc::new(Self { settings, state: Mutex::default(), turns })
@@ -153,7 +153,7 @@ impl RefillThrottle {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A claim begins.
+    /// Counts a claim as in flight until the guard is dropped.
     pub fn claim(self: &Arc<Self>) -> ClaimGuard {
         let mut state = self.lock();
         let number = state.next;
@@ -163,11 +163,11 @@ impl RefillThrottle {
         ClaimGuard { throttle: Arc::clone(self), number }
     }
 
-    /// Asks for the right to create a container. `low` says that the pool has nearly nothing left, `hold` for how long it
-    /// has been refused, which is noted there.
+    /// Asks for the right to create a container. `low` means that the pool is below its low-water mark. `hold` records
+    /// since when the pool has been refused.
     ///
     /// # Errors
-    /// When to ask again.
+    /// The time to ask again.
     pub fn create(self: &Arc<Self>, low: bool, hold: &mut Hold) -> Result<Creating, Instant> {
         let now = Instant::now();
         let creating = self.try_create(now, low, hold.0);
@@ -187,7 +187,7 @@ impl RefillThrottle {
         if open_at > now && !((low || held_enough) && state.creating < held_creations) {
             return Err(open_at);
         }
-        // How many create at the same time is each pool's own affair.
+        // The number of creations at the same time is limited by each pool itself.
         let in_the_way = state.clearing > 0 && !state.has_room(cpus);
         if (in_the_way || std::mem::take(&mut state.overtaken)) && !held_enough {
             return Err(now + TURN);
@@ -197,15 +197,15 @@ impl RefillThrottle {
         Ok(Creating { throttle: Arc::clone(self) })
     }
 
-    /// Waits for the right to clear a container away, which has been waiting `since` then. `hurry` says that it must
-    /// wait for nothing: claims and creations need what it gives back.
+    /// Waits for the right to tear down a container, which has been waiting since `since`. `hurry` returns true when
+    /// the teardown must not wait, because claims and creations need its lease.
     pub async fn clear(self: &Arc<Self>, since: Instant, hurry: impl Fn() -> bool) -> Clearing {
-        // Never closed.
+        // `acquire_owned` fails only on a closed semaphore; this one is never closed.
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         loop {
             match self.try_clear(since, hurry()) {
                 Ok(()) => return Clearing { throttle: Arc::clone(self), _turn: turn },
-                // Asked again, not told: what ends leaves work to the kernel's own threads, which need the pause.
+                // Polled rather than notified: jobs that end leave work to kernel threads, which need the pause.
                 Err(again) => tokio::time::sleep_until(again).await,
             }
         }

@@ -1,4 +1,4 @@
-//! The containers that exist, as others see them.
+//! Registry of the containers that exist, for listing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,12 +11,12 @@ use thaw_os::cgroup::{Cgroup, Limits, Usage};
 
 pub use thaw_client::types::ContainerState as State;
 
-/// Locks a value that each critical section leaves whole, so that a panic elsewhere does not spoil it.
+/// Locks a value. Each critical section leaves it whole, so a panic elsewhere does no harm.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One container as others see it.
+/// Public view of one container.
 #[derive(Debug)]
 pub struct Entry {
     pub id: String,
@@ -38,7 +38,7 @@ pub struct Status {
     pub claimed: Option<ClaimStart>,
 }
 
-/// When a container was claimed, and what it had used by then.
+/// Time of the claim, and usage at that time.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimStart {
     pub at_ms: u64,
@@ -49,7 +49,7 @@ pub struct ClaimStart {
 impl Entry {
     /// Counts what goes through its proxy.
     pub fn set_meter(&self, meter: egress::Meter) {
-        // There is one proxy, and so one meter.
+        // A container has one proxy, so this is set once.
         let _ = self.network.set(meter);
     }
 
@@ -57,7 +57,7 @@ impl Entry {
         self.network.get().map(egress::Meter::read).unwrap_or_default()
     }
 
-    /// What its execution has used.
+    /// Usage since the claim.
     pub fn used(&self, usage: &Usage, claimed: &ClaimStart) -> types::Usage {
         let usage = usage.since(&claimed.usage);
         let network = self.network();
@@ -80,7 +80,7 @@ impl Entry {
         lock(&self.status).state = state;
     }
 
-    /// `baseline` is what it has used so far, which is not the execution's.
+    /// Records the claim. `baseline` is the usage before it, which does not belong to the holder.
     pub fn set_claimed(&self, holder: Holder, at_ms: u64, baseline: Usage) {
         let mut status = lock(&self.status);
         status.state = State::Claimed;
@@ -97,12 +97,12 @@ impl Entry {
     }
 }
 
-/// The containers that exist, for listing.
+/// Registry of all containers.
 #[derive(Debug, Default)]
 pub struct Registry(Mutex<BTreeMap<String, Arc<Entry>>>);
 
 impl Registry {
-    /// All of them by id.
+    /// All entries, by container id.
     pub fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
         lock(&self.0)
     }

@@ -1,4 +1,4 @@
-//! Containers that outlive their daemon: what the keeper is told of each, and how the next daemon takes them over.
+//! Containers that outlive their daemon: the note to the keeper about each, and how the next daemon adopts them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,17 +21,17 @@ use thaw_os::cgroup::{Limits, Reclaim, Usage};
 /// Longest list of what a container may connect to that is kept, bytes: a note has to fit a message to the keeper.
 const MAX_ALLOWED_BYTES: usize = 16 * 1024;
 
-/// What is kept of a container besides its note.
+/// Kind of a kept descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Part {
-    /// The daemon's end of its control socket.
+    /// The daemon's end of the control socket.
     Control,
-    /// Its PID 1.
+    /// The pidfd of PID 1.
     Pidfd,
-    /// The socket of its way out.
+    /// The egress proxy's listening socket.
     Proxy,
-    /// Its devpts.
+    /// The container's devpts.
     Terminals,
     /// The mount of its credential directory, if it has one.
     Credentials,
@@ -42,19 +42,19 @@ enum Part {
 pub struct Note {
     /// Version of the protocol that its `thaw-init` speaks.
     wire: u32,
-    /// What the descriptors are that go with it, in their order.
+    /// Kinds of the descriptors, in their order.
     parts: Vec<Part>,
-    /// First of the tags that the daemon which wrote this gives to commands.
+    /// First command tag of the daemon that wrote the note.
     first_tag: u32,
-    /// What pool it was made for.
+    /// Pool that the container was created for.
     pool: PoolKey,
-    /// What it was made from; see [`fingerprint`].
+    /// Fingerprint of what the container was created from; see [`fingerprint`].
     fingerprint: String,
-    /// First of its host ids.
+    /// First host id of the container.
     id_base: u32,
     /// Host id of the user inside.
     owner: u32,
-    /// Size of its credential tmpfs, bytes.
+    /// Size of the credential tmpfs, bytes.
     credential_bytes: Option<u64>,
     pid: i32,
     created_at_ms: u64,
@@ -66,7 +66,7 @@ pub struct Note {
     egress: Vec<String>,
 }
 
-/// A container without a daemon that uses it. Dropping it destroys it.
+/// A container of an earlier daemon that has no owner yet. Dropping it destroys it.
 #[derive(Debug)]
 pub struct Orphan {
     note: Note,
@@ -118,10 +118,10 @@ impl Container {
 }
 
 impl Containers {
-    /// What is left of the containers that an earlier daemon kept: those that live. The others are gone, or swept.
+    /// The living containers that an earlier daemon kept. The others are gone, or are destroyed here.
     pub fn orphans(&self, kept: BTreeMap<String, Kept>) -> Vec<(String, Orphan)> {
         let mut orphans = Vec::new();
-        // Those that serve an execution first: a warm one must not take the place of one of them.
+        // Claimed containers first: a warm one must not take the lease of one that serves an execution.
         let (claimed, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(id, _)| {
             let cgroup = self.hierarchy().adopt(id);
             cgroup.is_ok_and(|cgroup| cgroup.is_claimed().unwrap_or(true))
@@ -145,7 +145,7 @@ impl Containers {
         if note.wire != thaw_wire::VERSION {
             return Err("its thaw-init speaks another version".to_owned());
         }
-        // Copies, since the others stay with the keeper's items for as long as it lives.
+        // Duplicates, since the originals stay with the keeper's items.
         let copies: io::Result<BTreeMap<_, _>> =
             note.parts.iter().zip(&kept.fds).map(|(part, fd)| Ok((*part, fd.try_clone()?))).collect();
         let mut copies = copies.map_err(|error| error.to_string())?;
@@ -176,22 +176,22 @@ impl Containers {
 }
 
 impl Orphan {
-    /// What its execution may connect to, if its provider does not exist any more.
+    /// Destinations that the container may connect to, if its provider no longer exists.
     pub fn allowed(&self) -> &[String] {
         &self.note.egress
     }
 
-    /// For which pool it was made.
+    /// Pool that the container was created for.
     pub fn pool(&self) -> &PoolKey {
         &self.note.pool
     }
 
-    /// Whether it may have been given to an execution, so that nobody else may ever have it.
+    /// Whether the container may have been claimed, so that no other holder may ever have it.
     pub fn may_be_claimed(&self) -> bool {
         self.teardown.cgroup().is_claimed().unwrap_or(true)
     }
 
-    /// Back into its pool, if it is as warm containers have to be and made from what they are made from today.
+    /// Returns the container to its pool, if it is warm and its fingerprint matches.
     ///
     /// # Errors
     /// Why not; it is destroyed then.
@@ -211,10 +211,11 @@ impl Orphan {
         Ok(container)
     }
 
-    /// For the execution that had it since `claimed_at_ms`, Unix milliseconds, and its command, which has this tag.
+    /// Returns the container to the execution that has held it since `claimed_at_ms`, Unix milliseconds, together with
+    /// its command, which has this tag.
     ///
     /// # Errors
-    /// It cannot be talked to; it is destroyed then.
+    /// The control socket cannot be used; the container is then destroyed.
     pub fn into_once(
         self,
         execution: &str,
@@ -227,11 +228,11 @@ impl Orphan {
         Ok((container.claimed_before(execution, claimed_at_ms), process))
     }
 
-    /// For the sandbox that had it since `claimed_at_ms`, Unix milliseconds, with those of its commands whose end has not
-    /// been told, by their tags.
+    /// Returns the container to the sandbox that has held it since `claimed_at_ms`, Unix milliseconds, together with
+    /// those of its commands, by tag, whose end nobody has taken notice of.
     ///
     /// # Errors
-    /// It cannot be talked to; it is destroyed then.
+    /// The control socket cannot be used; the container is then destroyed.
     pub fn into_sandbox(
         self,
         sandbox: &str,
@@ -240,7 +241,7 @@ impl Orphan {
         tags: &[u32],
     ) -> Result<(Sandbox, Vec<Process>), ContainerError> {
         let (container, processes) = self.adopt_claimed(egress, tags)?;
-        // Tags of the commands to come begin behind those of the last daemon, and so they shall for the next.
+        // New command tags begin after those of the last daemon; the next daemon must know where.
         container.keep();
         Ok((container.claimed_before(sandbox, claimed_at_ms), processes))
     }
@@ -250,7 +251,7 @@ impl Orphan {
         egress: Arc<egress::Policy>,
         tags: &[u32],
     ) -> Result<(Container, Vec<Process>), ContainerError> {
-        // What it was made from matters no more; what is left is what it may do from now on.
+        // Drop the creation parameters of the claimed container; from here on only its run limits are used.
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
             rootfs: PathBuf::new(),

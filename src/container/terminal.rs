@@ -1,7 +1,7 @@
-//! Terminals for commands: made by the daemon inside a container's own devpts, which it has a descriptor of.
+//! Terminals for commands, opened by the daemon in the container's own devpts through a descriptor.
 //!
-//! The daemon's end can be kept before the command starts, so that a terminal survives the daemon as pipes do; when nobody
-//! has that end any more, the kernel hangs the terminal up (SIGHUP).
+//! The daemon's end can be kept before the command starts, so a terminal survives the daemon as pipes do. When no
+//! process holds that end any more, the kernel hangs up the terminal (SIGHUP).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-/// Group of terminals, `tty` of the Debian family and others. It may write to a terminal whose owner lets it (mesg(1)).
+/// Group of terminals, `tty` on Debian and others. The group may write to a terminal whose owner allows it (mesg(1)).
 const TTY_GROUP: u32 = 5;
 
 /// Size of a terminal, characters.
@@ -22,13 +22,14 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// The daemon's end of a terminal. What the command writes is read from it, also after the command's end; then comes EIO.
+/// The daemon's end of a terminal. The command's output can be read from it even after the command's end; then comes
+/// EIO.
 #[derive(Debug)]
 pub struct Terminal(OwnedFd);
 
 impl Terminal {
-    /// A new one in `devpts`, and the command's end of it. `user` is the owner inside, `id_base` the container's first
-    /// host id.
+    /// Opens a terminal in `devpts`; returns the command's end too. `user` is the owner inside, `id_base` the
+    /// container's first host id.
     pub(super) fn open(
         devpts: BorrowedFd<'_>,
         id_base: u32,
@@ -36,7 +37,7 @@ impl Terminal {
         size: WindowSize,
     ) -> io::Result<(Self, OwnedFd)> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        // Of the kernel's own making: nothing in a container can put another file there.
+        // `ptmx` of a devpts is the kernel's own: nothing in a container can put another file there.
         let ours = rustix::fs::openat(devpts, "ptmx", flags | OFlags::NOFOLLOW, Mode::empty())?;
         rustix::pty::unlockpt(&ours)?;
         let theirs =
@@ -47,7 +48,7 @@ impl Terminal {
         Ok((this, theirs))
     }
 
-    /// One that an earlier daemon had opened.
+    /// Takes a terminal that an earlier daemon had opened.
     pub fn adopt(ours: OwnedFd) -> Self {
         Self(ours)
     }
@@ -55,7 +56,7 @@ impl Terminal {
     /// Changes the size; programs in the foreground get SIGWINCH.
     ///
     /// # Errors
-    /// There is none.
+    /// The system's error.
     pub fn resize(&self, WindowSize { rows, columns }: WindowSize) -> io::Result<()> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         Ok(rustix::termios::tcsetwinsize(&self.0, size)?)
