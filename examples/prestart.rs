@@ -222,6 +222,7 @@ fn main() -> Result<()> {
         prompt: &args.prompt,
         model: &model,
         effort: args.effort.as_deref(),
+        cwd: None,
         files: &files,
         variables: &variables,
         env: &none,

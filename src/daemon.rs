@@ -24,7 +24,7 @@ use crate::directory_lock::{DirectoryLock, DirectoryLockError};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
 use crate::keeper::{self, Keeper, KeeperError, Kept, Key};
-use crate::pool::{Pool, PoolMetrics, Prepare, Scheduler};
+use crate::pool::{Pool, PoolMetrics, Prepare, Prepared, Scheduler};
 use crate::provider::{self, ManifestError, Provider, prestart};
 use crate::telemetry::{self, DaemonMetrics, TelemetryError};
 use crate::vault::{Vault, VaultError};
@@ -697,7 +697,7 @@ struct Source {
 
 impl Source {
     /// Unpacks the image if need be, which may take seconds.
-    fn template(&self, plan: Option<&Arc<prestart::Plan>>) -> Result<Arc<Template>, String> {
+    fn template(&self, plan: Option<&Arc<prestart::Plan>>) -> Result<Prepared, String> {
         let provider = &self.provider;
         let image = image(&self.images, &provider.image, &self.layout)?;
         let mut image_env = image.config.env.clone();
@@ -712,14 +712,13 @@ impl Source {
         }
         let name = name.unwrap_or_else(|| execution::RUNTIME_USER.to_string());
         image_env.push(("USER".to_owned(), name));
-        self.image_env.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&image_env);
         let prestarted = plan.map(|plan| {
             let command = execution::prestart_command(plan, provider, &image_env, self.proxy_port)
                 .map_err(|error| format!("the manifest's [prestart]: {error}"))?;
             Ok::<_, String>(Arc::new(Prestarted { plan: Arc::clone(plan), command }))
         });
         let credentials = &provider.credentials;
-        Ok(Arc::new(Template {
+        let template = Arc::new(Template {
             provider: provider.name.clone(),
             rootfs: image.rootfs.clone(),
             hold: Some(image.hold()),
@@ -727,13 +726,17 @@ impl Source {
             user: execution::RUNTIME_USER,
             group: execution::RUNTIME_USER,
             credentials: (!credentials.dir.is_empty()).then(|| (credentials.dir.clone(), credentials.tmpfs_bytes)),
+            workspace: execution::has_workspace(&image.rootfs),
             idle: limits(&provider.resources.idle),
             run: limits(&provider.resources.run),
             pids: provider.pids_max,
             egress: Arc::clone(&self.policy),
             prestarted: prestarted.transpose()?,
             reclaim: self.reclaim,
-        }))
+        });
+        let known = Arc::clone(&self.image_env);
+        let take_over = move || known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&image_env);
+        Ok(Prepared { template, take_over: Arc::new(take_over) })
     }
 }
 

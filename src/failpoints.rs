@@ -5,7 +5,7 @@
 //! there with SIGSTOP, until SIGCONT. Other builds do not read these variables.
 
 /// Every step, in the order in which a container goes through them.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 25] = [
     "create.cgroup",
     "create.spawned",
     "create.ready",
@@ -26,6 +26,7 @@ pub const ALL: [&str; 24] = [
     "end.seen",
     "end.drained",
     "end.brought_back",
+    "end.collected",
     "end.written",
     "destroy.killed",
     "destroy.emptied",

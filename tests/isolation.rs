@@ -71,7 +71,7 @@ async fn every_port_is_free_and_terminals_can_be_made() {
 async fn only_the_writable_places_can_be_written() {
     let daemon = Daemon::start(|setup| setup).await;
     let outcome = daemon.sh("cat /proc/self/mountinfo").await.exited(0);
-    let writable = ["/home/runtime", "/home/runtime/.test", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
+    let writable = ["/home/runtime", "/home/runtime/.test", "/workspace", "/tmp", "/dev/shm", "/dev/pts", "/proc"];
     let devices = ["null", "zero", "full", "random", "urandom", "tty"];
     let mut seen = Vec::new();
     for line in outcome.text().lines() {
@@ -93,9 +93,18 @@ async fn only_the_writable_places_can_be_written() {
         assert!(has("nodev") || place == "/dev" || place == "/dev/pts", "{line}");
         assert_eq!(has("ro"), !writable.contains(&place), "{line}");
     }
-    for place in
-        ["/", "/proc", "/proc/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/home/runtime", "/home/runtime/.test"]
-    {
+    for place in [
+        "/",
+        "/proc",
+        "/proc/sys",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/tmp",
+        "/home/runtime",
+        "/home/runtime/.test",
+        "/workspace",
+    ] {
         assert!(seen.iter().any(|have| have == place), "{place} is no mount: {seen:?}");
     }
 
@@ -105,13 +114,12 @@ async fn only_the_writable_places_can_be_written() {
         &daemon,
         &[
             ("create in /", open, &[text(c"/x"), n(create), n(0o600)], Err(EROFS)),
-            // Its owner is the user itself, so nothing but the mount is in the way.
-            ("create in /workspace", open, &[text(c"/workspace/x"), n(create), n(0o600)], Err(EROFS)),
             ("create in /dev", open, &[text(c"/dev/x"), n(create), n(0o600)], Err(EROFS)),
             ("mkdir in /var/tmp", libc::SYS_mkdir, &[text(c"/var/tmp/x"), n(0o700)], Err(EROFS)),
             ("chmod of a program", libc::SYS_chmod, &[text(c"/usr/bin/busybox"), n(0o777)], Err(EROFS)),
             ("unlink", libc::SYS_unlink, &[text(c"/etc/passwd")], Err(EROFS)),
             ("create at home", open, &[text(c"/home/runtime/x"), n(create), n(0o600)], Ok(())),
+            ("create in /workspace", open, &[text(c"/workspace/x"), n(create), n(0o600)], Ok(())),
             ("create in /tmp", open, &[text(c"/tmp/x"), n(create), n(0o600)], Ok(())),
             ("create in /dev/shm", open, &[text(c"/dev/shm/x"), n(create), n(0o600)], Ok(())),
         ],

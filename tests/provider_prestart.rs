@@ -31,6 +31,7 @@ struct Bench {
     files: Names,
     variables: Names,
     effort: Option<&'static str>,
+    cwd: Option<&'static str>,
     model: Option<&'static str>,
 }
 
@@ -38,7 +39,7 @@ impl Bench {
     fn new(provider: &str, files: Names, variables: Names) -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("providers");
         let plan = provider::load_dir(&dir).unwrap()[provider].prestart(None, None).unwrap().unwrap();
-        Self { driver: Driver::new(Arc::new(plan)), files, variables, effort: None, model: None }
+        Self { driver: Driver::new(Arc::new(plan)), files, variables, effort: None, cwd: None, model: None }
     }
 
     fn key(provider: &str, name: &str) -> Self {
@@ -52,6 +53,7 @@ impl Bench {
             prompt: "What is 3*67?\nOnly \"the number\".",
             model: self.model.unwrap_or(&model),
             effort: self.effort,
+            cwd: self.cwd,
             files: &self.files,
             variables: &self.variables,
             env: &env,

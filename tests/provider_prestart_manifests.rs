@@ -74,6 +74,7 @@ fn each_is_started_with_its_upstream() {
 struct Ask {
     model: Option<&'static str>,
     effort: Option<&'static str>,
+    cwd: Option<&'static str>,
     files: Vec<(&'static str, &'static str)>,
     variables: Vec<(&'static str, &'static str)>,
     env: Vec<(&'static str, &'static str)>,
@@ -91,6 +92,7 @@ fn taken(provider: &str, ask: &Ask) -> Result<bool, Refusal> {
         prompt: "3*67",
         model: ask.model.unwrap_or(&plan.model),
         effort: ask.effort,
+        cwd: ask.cwd,
         files: &files,
         variables: &variables,
         env: &env,

@@ -5,6 +5,8 @@ mod body;
 mod credentials;
 mod events;
 mod executions;
+mod files;
+mod image_use;
 mod lists;
 mod lookup;
 mod metrics;
@@ -75,6 +77,8 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/executions/{id}/events", get(executions::events))
         .route("/v1/executions/{id}/stdout", get(output::stdout))
         .route("/v1/executions/{id}/stderr", get(output::stderr))
+        .route("/v1/executions/{id}/files", get(files::files))
+        .route("/v1/executions/{id}/archive", get(files::archive))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
         .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{provider}", get(pools::get).put(pools::change))
@@ -87,6 +91,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
         .route("/v1/vault", get(credentials::status))
         .route("/v1/vault/rotate-key", post(credentials::rotate_master_key))
+        .route("/v1/images/use", post(image_use::use_image))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(metrics::metrics))

@@ -5,7 +5,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _};
 
-use super::{credentials, executions, lists, metrics, output, pools, problem, status};
+use super::{credentials, executions, files, image_use, lists, metrics, output, pools, problem, status};
 use thaw_client::types;
 
 #[derive(utoipa::OpenApi)]
@@ -19,6 +19,8 @@ use thaw_client::types;
         executions::cancel,
         output::stdout,
         output::stderr,
+        files::files,
+        files::archive,
         pools::list,
         pools::get,
         pools::change,
@@ -33,6 +35,7 @@ use thaw_client::types;
         credentials::rotate_user_key,
         credentials::status,
         credentials::rotate_master_key,
+        image_use::use_image,
         status::healthz,
         status::readyz,
         metrics::metrics,

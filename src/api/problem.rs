@@ -72,6 +72,10 @@ impl From<StartError> for ApiError {
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => {
                 (StatusCode::BAD_REQUEST, "invalid_credentials")
             }
+            StartError::Container(ContainerError::NoWorkspace) => (StatusCode::BAD_REQUEST, "no_workspace"),
+            StartError::Container(ContainerError::Put(error)) if error.is_too_large() => {
+                (StatusCode::BAD_REQUEST, "files_too_large")
+            }
             StartError::Cancelled | StartError::Left => (StatusCode::CONFLICT, "cancelled"),
             StartError::Container(_) | StartError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Vault(error) => of_vault(error),

@@ -233,8 +233,8 @@ const OWN_FILES: u64 = 128;
 /// With fewer than this many descriptors the daemon cannot serve a single container.
 const FEWEST_FILES: u64 = 100;
 
-/// Descriptors that the output of an execution is in.
-const FILES_PER_EXECUTION: u64 = 3;
+/// Descriptors that the output of an execution is in, and what is collected of its files.
+const FILES_PER_EXECUTION: u64 = 4;
 
 /// Descriptors that holding one container costs, and the connections that are told of a time-out.
 const FILES_PER_CONTAINER: u64 = 32;

@@ -293,7 +293,7 @@ impl Containers {
             }
             Ok(Err(error)) => return Err(error.into()),
         };
-        let Spawned { pid, pidfd, proxy, terminals, credential_dir, mapped } = spawned;
+        let Spawned { pid, pidfd, proxy, terminals, credential_dir, workspace, mapped } = spawned;
         failpoints::at("create.spawned");
         teardown.set_process(Some(pid), Some(pidfd));
         if !mapped {
@@ -325,6 +325,7 @@ impl Containers {
         Ok(Container {
             processes: Processes::new(control).map_err(ContainerError::Control)?,
             credentials,
+            workspace,
             listener: listener.map(OwnedFd::from),
             terminals,
             fingerprint: fingerprint(&self.settings, &template),
@@ -348,6 +349,7 @@ impl Containers {
             group: template.group,
             home: template.home.clone(),
             credential_dir: template.credentials.as_ref().map(|(name, _)| name.clone()),
+            workspace: template.workspace,
             ephemeral_bytes: self.settings.ephemeral_bytes,
             ephemeral_inodes: self.settings.ephemeral_inodes,
             proxy_port: self.settings.proxy_port,

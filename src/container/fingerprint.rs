@@ -18,6 +18,7 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
         user,
         group,
         credentials,
+        workspace,
         idle,
         run,
         pids,
@@ -31,7 +32,7 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
     // What it is told of memory and processors.
     let (memory, cpu, burst) = (run.memory_bytes, run.cpu, run.cpu_burst);
     let made_from = format!(
-        "{made_by} {provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {idle:?} {pids} {reclaim:?} \
+        "{made_by} {provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {workspace} {idle:?} {pids} {reclaim:?} \
          {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port} {memory} {cpu} {burst:?} {limit_visible_cpus}"
     );
     blake3::hash(made_from.as_bytes()).to_hex().to_string()
@@ -71,6 +72,7 @@ mod tests {
             user: 1,
             group: 1,
             credentials: None,
+            workspace: false,
             idle: limits,
             run: limits,
             pids: 1,

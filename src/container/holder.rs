@@ -59,6 +59,10 @@ impl<By: Holds> Held<By> {
         Self { container, by: PhantomData }
     }
 
+    pub(super) fn container(&self) -> &Container {
+        &self.container
+    }
+
     /// Its id.
     pub fn id(&self) -> &str {
         self.container.id()

@@ -29,6 +29,7 @@ mod refill_throttle;
 mod registry;
 mod survive;
 mod terminal;
+mod workspace;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +40,7 @@ use crate::egress;
 use crate::failpoints;
 use thaw_os::cgroup::{CgroupError, Hierarchy, Limits, Reclaim, Usage};
 use thaw_os::spawner::SpawnerError;
+use thaw_os::workspace::PutError;
 use thaw_wire::stage;
 
 pub use cli::{Cli, Prestarted};
@@ -55,6 +57,7 @@ use reaper::Teardown;
 pub use refill_throttle::{ClaimGuard, Creating, Hold, RefillThrottle, RefillThrottleSettings};
 pub use survive::Orphan;
 pub use terminal::{Terminal, WindowSize};
+pub use workspace::{NO_WORKSPACE, WORKSPACE};
 
 pub use thaw_wire::{INIT_ID, MAX_GROUPS, Rlimit};
 
@@ -78,6 +81,8 @@ pub struct Template {
     pub group: u32,
     /// Credential directory below home, and the size of its tmpfs in bytes.
     pub credentials: Option<(String, u64)>,
+    /// Whether it has a directory of its own at `/workspace`.
+    pub workspace: bool,
     /// Limits while pooled.
     pub idle: Limits,
     /// Limits from the claim on.
@@ -107,6 +112,12 @@ pub enum ContainerError {
     /// Credential files.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// Files for `/workspace`.
+    #[error(transparent)]
+    Put(#[from] PutError),
+    /// Files were to be put into it or collected, and there is no place for them.
+    #[error("there is no place for files: {NO_WORKSPACE}")]
+    NoWorkspace,
     /// The control socket.
     #[error("talk to thaw-init: {0}")]
     Control(#[source] io::Error),
@@ -180,6 +191,7 @@ impl ContainerError {
             Self::Spawner(_) => "spawner",
             Self::Egress(_) => "egress",
             Self::Credentials(_) => "credentials",
+            Self::Put(_) | Self::NoWorkspace => "workspace",
             Self::Control(_) => "control",
             Self::Timeout(_) | Self::CreateTimeout(_) => "timeout",
             Self::InitEnded(_) | Self::InitSaid(_) => "init",
@@ -207,6 +219,8 @@ pub struct Container {
     processes: Processes,
     /// The tmpfs on its credential directory. Kept so that what the command refreshed can be read back and revoked.
     credentials: Option<OwnedFd>,
+    /// The directory at `/workspace`.
+    workspace: Option<OwnedFd>,
     /// The socket of its way out, for the next daemon; the proxy has its own.
     listener: Option<OwnedFd>,
     /// The container's devpts, in which terminals are made.

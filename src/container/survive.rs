@@ -35,6 +35,8 @@ enum Part {
     Terminals,
     /// The mount of its credential directory, if it has one.
     Credentials,
+    /// The directory at `/workspace`, if it has one.
+    Workspace,
 }
 
 /// What is to be known of a container besides what the kernel tells.
@@ -74,6 +76,7 @@ pub struct Orphan {
     listener: OwnedFd,
     terminals: OwnedFd,
     credentials: Option<OwnedFd>,
+    workspace: Option<OwnedFd>,
     egress: egress::Limits,
     teardown: Teardown,
 }
@@ -89,8 +92,9 @@ impl Container {
             (Part::Proxy, listener.as_fd()),
             (Part::Terminals, self.terminals.as_fd()),
         ];
-        let own: Vec<_> =
-            own.into_iter().chain(self.credentials.iter().map(|mount| (Part::Credentials, mount.as_fd()))).collect();
+        let credentials = self.credentials.iter().map(|mount| (Part::Credentials, mount.as_fd()));
+        let workspace = self.workspace.iter().map(|directory| (Part::Workspace, directory.as_fd()));
+        let own: Vec<_> = own.into_iter().chain(credentials).chain(workspace).collect();
         let note = Note {
             wire: thaw_wire::VERSION,
             parts: own.iter().map(|(part, _)| *part).collect(),
@@ -153,7 +157,7 @@ impl Containers {
         let mut needed = |part| take(part).ok_or_else(|| format!("its {part:?} was not kept"));
         let (control, pidfd) = (needed(Part::Control)?, needed(Part::Pidfd)?);
         let (listener, terminals) = (needed(Part::Proxy)?, needed(Part::Terminals)?);
-        let credentials = take(Part::Credentials);
+        let (credentials, workspace) = (take(Part::Credentials), take(Part::Workspace));
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
         // What runs goes on although there are fewer places by now; what only waits does not.
         let is_claimed = cgroup.is_claimed().unwrap_or(true);
@@ -171,7 +175,7 @@ impl Containers {
         });
         let teardown = Teardown::new(TeardownParts { pidfd: Some(pidfd), ..self.parts(entry, lease) });
         let egress = self.settings().egress.clone();
-        Ok(Orphan { note, control, listener, terminals, credentials, egress, teardown })
+        Ok(Orphan { note, control, listener, terminals, credentials, workspace, egress, teardown })
     }
 }
 
@@ -260,6 +264,7 @@ impl Orphan {
             user: 0,
             group: 0,
             credentials: self.note.credential_bytes.map(|bytes| (String::new(), bytes)),
+            workspace: self.workspace.is_some(),
             idle: self.note.idle,
             run: self.note.run,
             pids: 0,
@@ -271,7 +276,7 @@ impl Orphan {
     }
 
     fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
-        let Self { note, control, listener, terminals, credentials, egress: limits, mut teardown } = self;
+        let Self { note, control, listener, terminals, credentials, workspace, egress: limits, mut teardown } = self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
         let first_tag = note.first_tag.wrapping_add(processes::TAGS);
         let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;
@@ -282,6 +287,7 @@ impl Orphan {
         let container = Container {
             processes,
             credentials,
+            workspace,
             listener: Some(listener),
             terminals,
             fingerprint: note.fingerprint,

@@ -14,6 +14,7 @@ use crate::{store, vault};
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
 use thaw_os::cgroup::{CPU_PERIOD_US, Limits, Reclaim};
+use thaw_os::workspace;
 
 pub(super) fn metrics_limits(config: &Config) -> api::MetricsLimits {
     let metrics = &config.metrics;
@@ -113,6 +114,13 @@ pub(super) fn execution_settings(config: &Config) -> execution::Settings {
         queue_timeout: Duration::from_millis(config.queue.timeout_ms),
         max_queue_timeout: Duration::from_millis(config.queue.max_timeout_ms),
         max_per_user: config.execution.max_per_user,
+        files: execution::FileLimits {
+            put: workspace::Limits { bytes: config.execution.files_bytes, entries: config.execution.files_entries },
+            collect: workspace::Limits {
+                bytes: config.execution.collect_bytes,
+                entries: config.execution.collect_entries,
+            },
+        },
     }
 }
 

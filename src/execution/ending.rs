@@ -97,6 +97,7 @@ pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
         duration_ms: received.elapsed().as_millis() as u64,
         cpu_ms: 0,
         memory_peak_bytes: 0,
+        collected: None,
         request_id: None,
     }
 }
@@ -179,6 +180,7 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
         duration_ms: since.elapsed().as_millis() as u64,
         cpu_ms: used.cpu_us / 1000,
         memory_peak_bytes: usage.memory_peak_bytes,
+        collected: None,
         request_id: None,
     };
     Ended { container: container.id().to_owned(), exit, used }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::container::{INIT_ID, MAX_GROUPS, Template};
+use crate::container::{INIT_ID, MAX_GROUPS, NO_WORKSPACE, Template, WORKSPACE};
 use crate::egress::Policy;
 use crate::pool::{ClaimError, ClaimRequest, Claimed, Pool, Scheduler};
 use thaw_image::{Account, Store, StoreError, account};
@@ -145,6 +145,12 @@ pub enum ImageRunError {
         /// Who would run in it.
         uid: u32,
     },
+    /// Files were to be put into it, and it has no place for them.
+    #[error("image {name:?} has no place for files: {NO_WORKSPACE}")]
+    Workspace {
+        /// Which image.
+        name: String,
+    },
     /// Nothing to run.
     #[error("image {0:?} names no command; give one")]
     NoCommand(String),
@@ -179,11 +185,11 @@ impl Images {
     }
 
     /// Prepares a run of image `name`: `command` replaces the image's own, its entrypoint stays (OCI image
-    /// specification, config.md).
+    /// specification, config.md). With `workspace`, in a container that has a directory of its own at `/workspace`.
     ///
     /// # Errors
     /// See [`ImageRunError`].
-    pub fn prepare(&self, name: &str, command: Option<&[String]>) -> Result<Runnable, ImageRunError> {
+    pub fn prepare(&self, name: &str, command: Option<&[String]>, workspace: bool) -> Result<Runnable, ImageRunError> {
         let image = self.store.get(name).map_err(|source| match source {
             StoreError::NotFound { .. } => ImageRunError::Unknown(name.to_owned()),
             source => ImageRunError::Store { name: name.to_owned(), source },
@@ -195,6 +201,9 @@ impl Images {
         }
         if let Some(path) = MOUNT_POINTS.into_iter().find(|path| open_plain(&image.rootfs, path).is_err()) {
             return Err(ImageRunError::MountPoint { name: name.to_owned(), path });
+        }
+        if workspace && !has_workspace(&image.rootfs) {
+            return Err(ImageRunError::Workspace { name: name.to_owned() });
         }
         let user = config.user.as_str();
         let account = account(&image.rootfs, user).map_err(|problem| ImageRunError::User {
@@ -220,6 +229,7 @@ impl Images {
             user: account.uid,
             group: account.gid,
             credentials: None,
+            workspace,
             idle: self.settings.limits,
             run: self.settings.limits,
             pids: self.settings.pids,
@@ -258,6 +268,12 @@ pub fn runtime_name(name: &str, rootfs: &Path, uid: u32) -> Result<Option<String
         uid: account.uid,
     })?;
     Ok(account.name)
+}
+
+/// Whether an image has a directory at `/workspace` in which nothing would be hidden by what is mounted on it.
+pub fn has_workspace(rootfs: &Path) -> bool {
+    let directory = open_plain(rootfs, WORKSPACE.trim_start_matches('/'));
+    directory.is_ok() && std::fs::read_dir(rootfs.join("workspace")).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Opens something of an image without following a link, as it is mounted on.

@@ -26,6 +26,8 @@ pub struct Late {
     pub model: String,
     /// Effort.
     pub effort: Option<String>,
+    /// Directory to work in, if not the one that it is in.
+    pub cwd: Option<String>,
     /// Credential variables.
     pub variables: BTreeMap<String, Secret>,
 }
@@ -48,6 +50,7 @@ impl Late {
             prompt: &self.prompt,
             model: &self.model,
             effort: self.effort.as_deref(),
+            cwd: self.cwd.as_deref(),
             files,
             variables: &self.variables,
             env,
@@ -165,6 +168,7 @@ mod tests {
             prompt: Zeroizing::new("my secret plan".to_owned()),
             model: "m1".to_owned(),
             effort: None,
+            cwd: None,
             variables: BTreeMap::from([(
                 "KEY".to_owned(),
                 serde_json::from_str::<thaw_client::types::Secret>("\"sk-secret\"").unwrap(),

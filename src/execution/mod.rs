@@ -22,6 +22,7 @@ mod survive;
 mod users;
 mod vaulted;
 mod waiting;
+mod workspace;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -43,13 +44,14 @@ use thaw_client::types;
 pub use crate::output::{
     Cursor, Dropped, Files, Limits as LogLimits, Log, Numbered, Patience, Rendered, Spools, Stream,
 };
-pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, runtime_name};
+pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, has_workspace, runtime_name};
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 use state::{State, Step, Submitted};
 pub use survive::Adopted;
 use users::Users;
 use waiting::Waiting;
+pub use workspace::{Collection, Item, Kind, Limits as FileLimits};
 
 /// What stands for the provider of a request that names none that exists, in metrics.
 const NOBODY: &str = "unknown";
@@ -84,6 +86,8 @@ pub struct Settings {
     pub max_queue_timeout: Duration,
     /// Executions of one user at the same time, those that wait included.
     pub max_per_user: usize,
+    /// Files that go in and come back.
+    pub files: FileLimits,
 }
 
 impl Settings {
@@ -91,7 +95,16 @@ impl Settings {
     /// for what up to `containers` executions say, a quarter for what ended ones have said.
     #[must_use]
     pub fn within(mut self, memory: Option<u64>, containers: usize) -> Self {
-        let Some(memory) = memory.and_then(|memory| usize::try_from(memory).ok()) else { return self };
+        if let Some(memory) = memory.and_then(|memory| usize::try_from(memory).ok()) {
+            self.fit(memory, containers);
+        }
+        // What is collected is kept beside the output, or it would be forgotten as soon as it is there.
+        let collect = self.retained_bytes.saturating_sub(self.output_bytes) as u64;
+        self.files.collect.bytes = self.files.collect.bytes.min(collect);
+        self
+    }
+
+    fn fit(&mut self, memory: usize, containers: usize) {
         let output = (memory / 2 / containers.max(1)).max(MIN_OUTPUT_BYTES);
         for (key, bytes, most) in [
             ("execution.output_bytes", &mut self.output_bytes, output),
@@ -108,7 +121,6 @@ impl Settings {
                 *bytes = most;
             }
         }
-        self
     }
 
     fn log_limits(&self) -> LogLimits {
@@ -203,6 +215,8 @@ pub struct Handle {
     cancel: CancellationToken,
     readers: watch::Sender<usize>,
     waiting: Waiting,
+    /// What is collected of its files.
+    collection: Option<Collection>,
     /// When its time is over, by the clock of [`clock::now`]; once its first command has started.
     deadline: OnceLock<Duration>,
     /// The user's credential, if it is the vault's.
@@ -467,6 +481,10 @@ impl Executions {
             error
         })?;
         let log = Log::new(self.settings.log_limits(), self.spools.files()?)?;
+        let collection = match plan.work.collect.is_empty() {
+            true => None,
+            false => Some(Collection::new(plan.work.collect.clone(), self.spools.file()?)),
+        };
         let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
         let span = span(&id, &plan.provider, &plan.user, request_id.as_deref());
         let vaulted = self.vaulted(lent, &plan.provider, &plan.user, &id).map(Arc::new);
@@ -488,6 +506,7 @@ impl Executions {
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(audience == Audience::Events, background),
+            collection,
             deadline: OnceLock::new(),
             vaulted,
             keeper: self.keeper.clone(),
@@ -533,9 +552,11 @@ impl Executions {
             (None, None) => NOBODY,
         }
         .to_owned();
+        let is_slow = label == image_run::LABEL || request.archive.is_some();
         let this = Arc::clone(self);
         let check = move || plan::plan(request, &this.served, &this.images, &this.settings);
-        let checked = match label == image_run::LABEL {
+        // Neither is one to wait for an archive that is unpacked.
+        let checked = match is_slow {
             true => tokio::task::spawn_blocking(check).await.map_err(std::io::Error::other)?,
             false => check(),
         };
@@ -552,7 +573,8 @@ impl Executions {
         if keep {
             let ended_at = handle.log.ended_at().map_or_else(Instant::now, clock::instant);
             let until = ended_at + self.settings.retention;
-            let bytes = handle.log.bytes();
+            let collected = handle.state().exit().and_then(|exit| exit.collected.as_ref()).map_or(0, |one| one.bytes);
+            let bytes = handle.log.bytes() + usize::try_from(collected).unwrap_or(usize::MAX);
             known.ended.push_back(Retained { id: handle.id.clone(), until, bytes });
             known.ended_bytes += bytes;
         } else {
@@ -598,7 +620,7 @@ impl Executions {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Known, Retained, Settings};
+    use super::{FileLimits, Known, Retained, Settings};
 
     #[test]
     fn what_is_kept_fits_the_memory_that_may_be_used() {
@@ -628,6 +650,10 @@ mod tests {
             queue_timeout: Duration::ZERO,
             max_queue_timeout: Duration::ZERO,
             max_per_user: 1,
+            files: FileLimits {
+                put: thaw_os::workspace::Limits { bytes: 100, entries: 1 },
+                collect: thaw_os::workspace::Limits { bytes: 100, entries: 1 },
+            },
         }
     }
 

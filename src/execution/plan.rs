@@ -9,8 +9,9 @@ use zeroize::{Zeroize, Zeroizing};
 use super::environment;
 use super::image_run::{self, ImageRunError, Images, Origin};
 use super::late::Late;
+use super::workspace::{Work, WorkError};
 use super::{Served, Settings};
-use crate::container::{Command, CommandError, Encoded};
+use crate::container::{Command, CommandError, Encoded, WORKSPACE};
 use crate::pool::Pool;
 use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
@@ -97,8 +98,15 @@ impl RequestError {
             Self::ProviderOrImage => "provider_or_image",
             Self::OnlyWithProvider(_) => "only_with_provider",
             Self::Image(ImageRunError::Unknown(_)) => "unknown_image",
+            Self::Image(ImageRunError::Workspace { .. }) => "no_workspace",
             Self::Image(_) => "invalid_image",
         }
+    }
+}
+
+impl From<WorkError> for RequestError {
+    fn from(WorkError { field, problem }: WorkError) -> Self {
+        Self::InvalidField { field: field.to_owned(), problem }
     }
 }
 
@@ -131,6 +139,8 @@ pub struct Plan {
     pub(super) stdin: Option<Vec<u8>>,
     /// Credential files.
     pub(super) files: BTreeMap<String, Secret>,
+    /// What is put into `/workspace` and collected of it.
+    pub(super) work: Work,
     /// Wall-clock limit.
     pub timeout: Duration,
     /// How long it may wait for a container.
@@ -200,7 +210,8 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         }
     }
     let name = request.image.take().unwrap_or_default();
-    let runnable = images.prepare(&name, request.command.as_deref())?;
+    let work = Work::of(&mut request, &settings.files)?;
+    let runnable = images.prepare(&name, request.command.as_deref(), !work.is_empty())?;
     let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let home = ("HOME".to_owned(), runnable.home);
@@ -215,7 +226,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         argv: runnable.argv,
         env,
         with_host_name,
-        cwd: request.workdir.unwrap_or(runnable.cwd),
+        cwd: request.workdir.or(work.start().map(str::to_owned)).unwrap_or(runnable.cwd),
         user,
         group,
         groups: runnable.groups,
@@ -231,6 +242,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         command: command.encode()?,
         stdin: request.stdin.map(Content::into_bytes),
         files: BTreeMap::new(),
+        work,
         timeout,
         queue_timeout,
         start_timeout: None,
@@ -270,6 +282,7 @@ fn provider_plan(
         return Err(RequestError::UnknownProvider { name: request.provider, known });
     };
     check_names(&request)?;
+    let work = Work::of(&mut request, &settings.files)?;
     let mut credentials = request.credentials.clone().unwrap_or_default();
     let given = std::mem::take(&mut credentials.env);
     credentials.env = target.provider.without_aliases(given).map_err(RequestError::Credentials)?;
@@ -321,7 +334,7 @@ fn provider_plan(
         _ => return Err(RequestError::PromptOrCommand),
     };
     let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
-    let (prestarted, late) = late(target, &request, &credentials, task.model.as_deref()).unzip();
+    let (prestarted, late) = late(target, &request, &work, &credentials, task.model.as_deref()).unzip();
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let mut env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
     let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
@@ -331,7 +344,7 @@ fn provider_plan(
         argv: task.argv,
         env,
         with_host_name,
-        cwd: request.workdir.clone().unwrap_or_else(|| provider.home.clone()),
+        cwd: request.workdir.as_deref().or(work.start()).unwrap_or(&provider.home).to_owned(),
         user,
         group,
         groups: Vec::new(),
@@ -350,6 +363,7 @@ fn provider_plan(
         command: encoded?,
         stdin: task.stdin,
         files: credentials.files.clone(),
+        work,
         timeout,
         queue_timeout,
         start_timeout: task.start_timeout,
@@ -361,17 +375,25 @@ fn provider_plan(
 fn late(
     target: &Served,
     request: &ExecutionRequest,
+    work: &Work,
     credentials: &Credentials,
     model: Option<&str>,
 ) -> Option<(Pool, Late)> {
-    // A CLI that runs already is in its directory.
-    if target.prestarted.is_empty() || request.workdir.is_some() {
+    if target.prestarted.is_empty() {
         return None;
     }
+    // A CLI that runs already is in its directory; some can be told to work in another that is known to be there.
+    let cwd = match request.workdir.as_deref() {
+        None => work.start(),
+        Some(home) if home == target.provider.home => None,
+        Some(WORKSPACE) if !work.is_empty() => Some(WORKSPACE),
+        Some(_) => return None,
+    };
     let late = Late {
         prompt: Zeroizing::new(request.prompt.clone()?),
         model: model?.to_owned(),
         effort: request.effort.clone(),
+        cwd: cwd.map(str::to_owned),
         variables: credentials.env.clone(),
     };
     let pool = target.prestarted.iter().find_map(|(pool, plan)| {

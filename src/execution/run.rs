@@ -19,13 +19,13 @@ use super::metrics::Origin;
 use super::plan::Plan;
 use super::state::{Assignment, Step, Submitted as SubmittedCommand};
 use super::vaulted::WriteBack;
-use super::{Executions, Handle, StartError, waiting};
+use super::{Executions, Handle, StartError, waiting, workspace};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
 use crate::failpoints;
 use crate::output::{Checkpoint, Log, Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::{DialectParser, Verdict};
-use thaw_client::types::{ClaimPath, Delta, Event, Exit, Started};
+use thaw_client::types::{ClaimPath, Collected, Delta, Event, Exit, Started};
 use thaw_os::cgroup::Usage;
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
@@ -239,6 +239,9 @@ pub async fn run(
     let refused = stop.is_none() && running.decoder.wants_renewal();
     let deadline = running.deadline;
     let mut ended = running.conclude(&handle, end, stop);
+    if !refused {
+        ended.exit.collected = collected(executions, &handle, &running).await;
+    }
     let mut last = Some(running);
     if refused {
         // Its place is free for the next one.
@@ -281,7 +284,9 @@ async fn once_more(
         Ok((mut running, failed)) => {
             running.deadline = deadline;
             let (end, stop) = see_through(executions, handle, &mut running, failed).await;
-            (running.conclude(handle, end, stop).after(&first), Some(running))
+            let mut ended = running.conclude(handle, end, stop).after(&first);
+            ended.exit.collected = collected(executions, handle, &running).await;
+            (ended, Some(running))
         }
         Err(error @ (StartError::Cancelled | StartError::Stopped | StartError::Left)) => {
             let ended = Ended { exit: never_ran(&error, begun), used: Usage::default(), ..first.clone() };
@@ -338,9 +343,17 @@ pub(super) async fn go_on(
     let grace = executions.settings.reconnect_grace;
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
     running.bring_back(&end, stop).await;
-    let ended = running.conclude(handle, end, stop);
+    let mut ended = running.conclude(handle, end, stop);
+    ended.exit.collected = collected(executions, handle, &running).await;
     tell(executions, handle, ended);
     drop(running);
+}
+
+/// What was asked for of the files that it left.
+async fn collected(executions: &Executions, handle: &Handle, running: &Running) -> Option<Collected> {
+    let collected = workspace::collect_from(handle, &running.container, executions.settings.files.collect).await;
+    failpoints::at("end.collected");
+    collected
 }
 
 fn tell(executions: &Executions, handle: &Handle, ended: Ended) {
@@ -423,6 +436,7 @@ async fn begin(
     if !may_be_asked_again {
         // The command has it, or the task above.
         plan.stdin = None;
+        plan.work.put = Arc::default();
     }
     let meaning = match (conversation, plan.dialect) {
         (Some(conversation), _) => Meaning::Conversation(Box::new(conversation)),
@@ -480,7 +494,7 @@ async fn hand_over(
         && let Some(Claimed { container, guard, .. }) = plan.origin.claim_prestarted().await?
     {
         let id = container.id().to_owned();
-        match submit_late(handle, plan, late, container, guard) {
+        match submit_late(handle, plan, late, container, guard).await {
             Ok((container, submitted)) => return Ok((container, ClaimPath::Warm, submitted)),
             // Correct first, then fast: nothing has been asked, so another container may be.
             Err(error) => {
@@ -493,7 +507,7 @@ async fn hand_over(
         let id = container.id().to_owned();
         let late = plan.late.as_ref().filter(|_| container.has_cli());
         let submitted = match late {
-            Some(late) => submit_late(handle, plan, late, container, guard),
+            Some(late) => submit_late(handle, plan, late, container, guard).await,
             None => submit(handle, plan, container, path, guard).await,
         };
         match submitted {
@@ -527,7 +541,7 @@ struct Submitted {
 }
 
 /// Hands everything to a CLI that waits in the frozen container.
-fn submit_late(
+async fn submit_late(
     handle: &Handle,
     plan: &Plan,
     late: &Late,
@@ -545,6 +559,9 @@ fn submit_late(
     if driver.plan().mounts_files(&request) {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
+    }
+    if !plan.work.is_empty() {
+        container.put(&plan.work.put).await?;
     }
     let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
     let conversation = Some(Conversation::begin(driver, stdin, &input, late.prompt.len()));
@@ -578,6 +595,9 @@ async fn submit(
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
+    }
+    if !plan.work.is_empty() {
+        container.put(&plan.work.put).await?;
     }
     failpoints::at("claim.injected");
     let baseline = container.baseline();

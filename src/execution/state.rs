@@ -230,6 +230,7 @@ mod tests {
             duration_ms: 1,
             cpu_ms: 1,
             memory_peak_bytes: 1,
+            collected: None,
             request_id: None,
         }
     }

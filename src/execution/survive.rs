@@ -17,6 +17,7 @@ use super::state::{State, Step, Submitted};
 use super::users::UserSlot;
 use super::vaulted::Lent;
 use super::waiting::Waiting;
+use super::workspace::Collection;
 use super::{Executions, Handle, run};
 use crate::container::{Once, Orphan, Process};
 use crate::egress::Policy;
@@ -47,6 +48,9 @@ pub struct Note {
     #[serde(default)]
     lent: Option<Lent>,
     command: Option<Submitted>,
+    /// What is collected; its file then comes behind those of the log.
+    #[serde(default)]
+    collect: Vec<String>,
 }
 
 impl Handle {
@@ -66,13 +70,15 @@ impl Handle {
             dialect: self.dialect,
             lent: self.vaulted.as_ref().map(|vaulted| vaulted.note()),
             command: command.map(|(command, _)| command.clone()),
+            collect: self.collection.as_ref().map(|collection| collection.wanted().to_vec()).unwrap_or_default(),
         };
         let note = serde_json::to_string(&note).expect("strings and numbers always serialize");
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(Arc::new);
         let pipes: io::Result<Vec<_>> = command.into_iter().flat_map(|(_, pipes)| pipes).map(own).collect();
         match pipes {
             Ok(pipes) => {
-                keeper.put(&self.id, note, self.log.files().into_iter().chain(pipes).collect());
+                let collected = self.collection.as_ref().map(|collection| Arc::clone(collection.file()));
+                keeper.put(&self.id, note, self.log.files().into_iter().chain(collected).chain(pipes).collect());
                 self.step(Step::Keep);
             }
             Err(error) => tracing::error!(%error, "it would not survive this daemon"),
@@ -155,7 +161,7 @@ impl Executions {
             self.forget_kept(id);
             STREAMS.iter().for_each(|stream| self.forget_kept(&output::transit_key(id, *stream).to_string()));
         });
-        let Understood { note, log, recovered, pipes } = understood?;
+        let Understood { note, log, recovered, collection, pipes } = understood?;
         for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
             let Some(kept) = kept else { continue };
             if let Some(pipe) = kept.fds.into_iter().next()
@@ -168,7 +174,7 @@ impl Executions {
         }
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
         let policy = egress(&note.provider, orphan.as_ref().map_or(&[], Orphan::allowed));
-        let handle = Arc::new(self.revive(id, note, log, &recovered));
+        let handle = Arc::new(self.revive(id, note, log, &recovered, collection));
         self.known().executions.insert(id.to_owned(), Arc::clone(&handle));
         if recovered.exit.is_some() {
             self.ended(&handle, true);
@@ -205,13 +211,15 @@ impl Executions {
         let mut fds = kept.fds.into_iter();
         let mut next = || fds.next().ok_or_else(|| "too little of it was kept".to_owned());
         let files = Files { journal: next()?, output: [next()?, next()?] };
+        let collected = if note.collect.is_empty() { None } else { Some(next()?) };
+        let collection = collected.map(|file| Collection::new(note.collect.clone(), file));
         let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
         let pipes = copy().zip(copy());
         let (log, recovered) = Log::recover(self.settings.log_limits(), files).map_err(|error| error.to_string())?;
-        Ok(Understood { note, log, recovered, pipes })
+        Ok(Understood { note, log, recovered, collection, pipes })
     }
 
-    fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered) -> Handle {
+    fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered, collection: Option<Collection>) -> Handle {
         let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
         let vaulted = self.vaulted(note.lent.map(|lent| (lent, None)), &note.provider, &note.user, id).map(Arc::new);
         Handle {
@@ -234,6 +242,7 @@ impl Executions {
             readers: watch::Sender::new(0),
             waiting: Waiting::new(false, note.background),
             vaulted,
+            collection,
             keeper: self.keeper.clone(),
         }
     }
@@ -260,6 +269,7 @@ struct Understood {
     note: Note,
     log: Log,
     recovered: Recovered,
+    collection: Option<Collection>,
     pipes: Option<(OwnedFd, OwnedFd)>,
 }
 
@@ -305,6 +315,7 @@ fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
         duration_ms: since.as_millis() as u64,
         cpu_ms: 0,
         memory_peak_bytes: 0,
+        collected: None,
         request_id: None,
     }
 }

@@ -19,6 +19,7 @@ mod admission;
 mod fair_queue;
 mod metrics;
 mod owner;
+mod renewal;
 mod scaling;
 mod scheduler;
 
@@ -33,13 +34,29 @@ use thaw_client::types;
 
 pub use admission::{AdmissionSettings, Refusal};
 pub use metrics::PoolMetrics;
+pub use renewal::Renewed;
 pub use scaling::{Bounds, Rules};
 use scheduler::Gauges;
 pub use scheduler::{ClaimRequest, Scheduler, SchedulerSettings, Unavailable};
 
 /// Makes the template of a pool's containers. The call unpacks the image first, which may take seconds: the pool runs
 /// it on a blocking thread, and repeats it until it succeeds.
-pub type Prepare = Arc<dyn Fn() -> Result<Arc<Template>, String> + Send + Sync>;
+pub type Prepare = Arc<dyn Fn() -> Result<Prepared, String> + Send + Sync>;
+
+/// What containers can be made from.
+#[derive(Clone)]
+pub struct Prepared {
+    /// What they are made from.
+    pub template: Arc<Template>,
+    /// Called when they are from now on, by whoever has to know.
+    pub take_over: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Prepared").field(&self.template).finish()
+    }
+}
 
 /// How a pool behaves.
 #[derive(Debug, Clone)]
@@ -166,6 +183,8 @@ pub(crate) enum Message {
     Set(usize, Bounds),
     Status(oneshot::Sender<types::Pool>),
     Prepared(oneshot::Sender<bool>),
+    /// Takes over the image that its provider has now.
+    Renew(oneshot::Sender<Renewed>),
     CheckHealth(oneshot::Sender<usize>),
     Stop,
 }
@@ -329,6 +348,15 @@ impl Pool {
     /// [`ClaimError::Stopped`].
     pub async fn is_prepared(&self) -> Result<bool, ClaimError> {
         self.ask(Message::Prepared).await
+    }
+
+    /// Takes over the image that its provider has now, if that is another one: one container is made from it first, and
+    /// only if that comes to rest are the others replaced, one by one. Returns when that is decided.
+    ///
+    /// # Errors
+    /// [`ClaimError::Stopped`].
+    pub async fn renew(&self) -> Result<Renewed, ClaimError> {
+        self.ask(Message::Renew).await
     }
 
     /// Checks every warm container now; returns how many were broken and will be replaced.

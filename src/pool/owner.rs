@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::renewal::{Renewal, Renewed};
 use super::scaling::{Bounds, Observed, Scaler};
 use super::scheduler::{Gauges, Reserved, Unavailable};
-use super::{Change, Message, Offer, Prepare, Readiness, Scheduler, Settings};
+use super::{Change, Message, Offer, Prepare, Prepared, Readiness, Scheduler, Settings};
 use crate::container::{Container, ContainerError, Containers, Creating, Hold, Orphan, Template, fingerprint};
 use thaw_client::types;
 
@@ -26,7 +27,11 @@ const LEASE_RETRY: Duration = Duration::from_millis(200);
 const SCALE_INTERVAL: Duration = Duration::from_millis(500);
 
 enum Finished {
-    Prepared(Result<Arc<Template>, String>),
+    Prepared(Result<Prepared, String>),
+    /// For another image.
+    Renewing(Result<Prepared, String>),
+    /// The first container from another image.
+    Tried(Result<Box<Container>, ContainerError>),
     Created(Result<Box<Container>, ContainerError>),
 }
 
@@ -59,7 +64,13 @@ pub struct Owner {
     /// Readiness for requests that wait for the template.
     readiness: watch::Sender<Readiness>,
     preparing: bool,
+    /// Another image that is being taken over.
+    renewal: Option<Renewal>,
     warm: VecDeque<Container>,
+    /// Whether some of them are made from an earlier image.
+    has_stale: bool,
+    /// One was given up so that a new one has a place, which has not come yet.
+    made_room: bool,
     /// Warm containers of an earlier daemon. They are adopted once the template shows what they must be made from.
     orphans: Vec<Orphan>,
     creating: usize,
@@ -90,7 +101,10 @@ impl Owner {
             template: None,
             readiness,
             preparing: false,
+            renewal: None,
             warm: VecDeque::new(),
+            has_stale: false,
+            made_room: false,
             orphans,
             creating: 0,
             work: JoinSet::new(),
@@ -113,7 +127,7 @@ impl Owner {
         let mut scale = tokio::time::interval(SCALE_INTERVAL);
         scale.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let retry = self.refill();
+            let retry = earlier(self.try_renewal(), self.refill());
             self.publish();
             tokio::select! {
                 // Messages first: refilling must not make a claim wait.
@@ -135,13 +149,14 @@ impl Owner {
         match message {
             Message::Claim { queued, reply } => self.claim(queued, reply),
             Message::Take(reply) => {
-                let container = self.warm.pop_front().map(Box::new);
+                let container = self.take().map(Box::new);
                 self.publish();
                 if let Err(Some(back)) = reply.send(container) {
                     self.warm.push_front(*back);
                 }
             }
             Message::GiveBack(container) => {
+                self.has_stale |= self.is_stale(&container);
                 self.warm.push_front(*container);
                 self.scheduler.changed();
             }
@@ -149,9 +164,10 @@ impl Owner {
                 if self.warm.len() > self.floor() {
                     let provider = &self.provider;
                     tracing::info!(%provider, "destroying a warm container: another provider's request waits for its lease");
-                    self.warm.pop_front();
+                    self.drop_one();
                 }
             }
+            Message::Renew(reply) => self.renew(reply),
             Message::Change { change, reply } => {
                 let changed = self.change(change).map(|()| self.status());
                 let _ = reply.send(changed);
@@ -184,14 +200,13 @@ impl Owner {
     }
 
     fn claim(&mut self, queued: bool, reply: oneshot::Sender<Offer>) {
-        let Some(template) = &self.template else {
+        let Some(template) = self.template.clone() else {
             let offer = self.last_error.clone().map_or(Offer::NotYet, Offer::Broken);
             return self.reply_offer(reply, offer);
         };
-        let warm = if queued { None } else { self.warm.pop_front() };
+        let warm = if queued { None } else { self.take() };
         let hit = warm.is_some();
-        let offer =
-            warm.map_or_else(|| Offer::Empty(Arc::clone(template)), |container| Offer::Warm(Box::new(container)));
+        let offer = warm.map_or_else(|| Offer::Empty(template), |container| Offer::Warm(Box::new(container)));
         if hit {
             self.hits += 1;
         } else {
@@ -250,8 +265,129 @@ impl Owner {
     /// Destroys the oldest warm containers above the target. Dropping a container destroys it.
     fn trim(&mut self) {
         while self.warm.len() > self.scaler.target() {
-            self.warm.pop_front();
+            self.drop_one();
         }
+        self.has_stale = self.has_stale && self.warm.iter().any(|container| self.is_stale(container));
+    }
+
+    /// Whether it is made from another image than new ones are.
+    fn is_stale(&self, container: &Container) -> bool {
+        self.template.as_ref().is_some_and(|template| !std::ptr::eq(container.template(), Arc::as_ptr(template)))
+    }
+
+    /// One to be used: of the present image, if there is one.
+    fn take(&mut self) -> Option<Container> {
+        let at = match self.has_stale {
+            true => self.warm.iter().position(|container| !self.is_stale(container)).unwrap_or(0),
+            false => 0,
+        };
+        self.warm.remove(at)
+    }
+
+    /// Gives one up: of an earlier image, if there is one. Dropping a container destroys it.
+    fn drop_one(&mut self) {
+        let at = match self.has_stale {
+            true => self.warm.iter().position(|container| self.is_stale(container)).unwrap_or(0),
+            false => 0,
+        };
+        self.warm.remove(at);
+    }
+
+    /// How many of those that are warm are as new ones are made.
+    fn fresh(&self) -> usize {
+        match self.has_stale {
+            true => self.warm.iter().filter(|container| !self.is_stale(container)).count(),
+            false => self.warm.len(),
+        }
+    }
+
+    /// Begins to take over the image that the provider has now.
+    fn renew(&mut self, reply: oneshot::Sender<Renewed>) {
+        if self.renewal.is_some() {
+            let _ = reply.send(Renewed::Refused("an image is being taken over already; ask again".to_owned()));
+            return;
+        }
+        if self.template.is_none() {
+            // It is tried now, whatever it waits for.
+            (self.not_before, self.back_off) = (Instant::now(), BACK_OFF_MIN);
+            let _ = reply.send(Renewed::Beginning);
+            return;
+        }
+        self.renewal = Some(Renewal::new(reply));
+        let prepare = Arc::clone(&self.prepare);
+        self.work.spawn_blocking(move || Finished::Renewing(prepare()));
+    }
+
+    /// Goes on with that; returns when to look again if it has to wait.
+    fn try_renewal(&mut self) -> Option<Instant> {
+        let template = self.renewal.as_ref()?.waiting()?;
+        let creating = match self.scheduler.containers().throttle().create(false, &mut self.hold) {
+            Ok(creating) => creating,
+            Err(again) => return Some(again),
+        };
+        let Ok(reserved) = self.reserve(&template) else {
+            self.make_room();
+            return Some(Instant::now() + LEASE_RETRY);
+        };
+        self.made_room = false;
+        if let Some(renewal) = &mut self.renewal {
+            renewal.trying();
+        }
+        let containers = Arc::clone(self.scheduler.containers());
+        let metrics = Arc::clone(&self.scheduler.metrics);
+        self.work.spawn(async move {
+            let begun = Instant::now();
+            let created = ready(&containers, Arc::clone(&template), reserved, creating).await;
+            metrics.created(&template, "refill", begun.elapsed(), &created);
+            Finished::Tried(created.map(Box::new))
+        });
+        None
+    }
+
+    /// Without a free place, one of the old containers makes way for a new one; not the last.
+    fn make_room(&mut self) {
+        if !self.made_room && self.warm.len() > 1 && self.scheduler.containers().free_leases() == 0 {
+            self.drop_one();
+            self.made_room = true;
+        }
+    }
+
+    fn renewing(&mut self, prepared: Result<Prepared, String>) {
+        let Some(mut renewal) = self.renewal.take() else { return };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => return self.refuse(renewal, reason),
+        };
+        let settings = self.scheduler.containers().settings();
+        let is_same = self.template.as_ref().is_some_and(|template| {
+            template.rootfs == prepared.template.rootfs
+                && fingerprint(settings, template) == fingerprint(settings, &prepared.template)
+        });
+        if is_same {
+            return renewal.end(Renewed::Unchanged);
+        }
+        renewal.prepared(prepared);
+        self.renewal = Some(renewal);
+    }
+
+    fn refuse(&mut self, renewal: Renewal, reason: String) {
+        tracing::warn!(provider = %self.provider, %reason, "another image is not taken over; the old one serves on");
+        renewal.end(Renewed::Refused(reason));
+    }
+
+    fn tried(&mut self, created: Result<Box<Container>, ContainerError>) {
+        let Some(renewal) = self.renewal.take() else { return };
+        let container = match created {
+            Ok(container) => container,
+            Err(error) => return self.refuse(renewal, error.to_string()),
+        };
+        let Some((prepared, reply)) = renewal.succeeded() else { return };
+        (prepared.take_over)();
+        self.template = Some(prepared.template);
+        self.has_stale = !self.warm.is_empty();
+        tracing::info!(provider = %self.provider, old = self.warm.len(), "another image is taken over");
+        self.add(*container);
+        let _ = reply.send(Renewed::Renewed);
     }
 
     /// Number of warm containers that the pool keeps although a request of another provider waits for a lease.
@@ -289,13 +425,12 @@ impl Owner {
             return None;
         };
         let template = Arc::clone(template);
-        if self.warm.len() + self.creating >= self.scaler.target() {
+        if self.fresh() + self.creating >= self.scaler.target() {
             self.hold.forget();
             self.pause(None);
             return None;
         }
-        while self.warm.len() + self.creating < self.scaler.target()
-            && self.creating < self.settings.concurrent_creations
+        while self.fresh() + self.creating < self.scaler.target() && self.creating < self.settings.concurrent_creations
         {
             let low = self.warm.len() * 100 < self.scaler.target() * self.settings.low_water_percent;
             let creating = match self.scheduler.containers().throttle().create(low, &mut self.hold) {
@@ -303,8 +438,16 @@ impl Owner {
                 Err(again) => return Some(again),
             };
             match self.reserve(&template) {
-                Ok(reserved) => self.create(Arc::clone(&template), reserved, creating),
-                Err(()) => return Some(now + LEASE_RETRY),
+                Ok(reserved) => {
+                    self.made_room = false;
+                    self.create(Arc::clone(&template), reserved, creating);
+                }
+                Err(()) => {
+                    if self.has_stale {
+                        self.make_room();
+                    }
+                    return Some(now + LEASE_RETRY);
+                }
             }
         }
         None
@@ -362,8 +505,11 @@ impl Owner {
 
     fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         let error = match finished {
-            Ok(Finished::Prepared(Ok(template))) => {
+            Ok(Finished::Renewing(prepared)) => return self.renewing(prepared),
+            Ok(Finished::Tried(created)) => return self.tried(created),
+            Ok(Finished::Prepared(Ok(Prepared { template, take_over }))) => {
                 self.preparing = false;
+                take_over();
                 self.adopt(&template);
                 self.template = Some(template);
                 self.readiness.send_replace(Readiness::Ready);
@@ -439,6 +585,7 @@ impl Owner {
     }
 
     fn add(&mut self, container: Container) {
+        self.has_stale |= self.is_stale(&container);
         self.warm.push_back(container);
         self.trim();
         self.publish();
@@ -509,6 +656,11 @@ async fn ready(
     // From now on the kernel's accounting includes the container's memory.
     drop((creating, memory));
     Ok(container)
+}
+
+/// The earlier of two times to look again.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -2,7 +2,7 @@
 //! of it, byte for byte. Each CLI in a container that was frozen empty, and in one where it waited already started.
 
 use serde_json::{Value, json};
-use thaw_client::types::{ClaimPath, Credentials, ExecutionRequest, Secret, Stage};
+use thaw_client::types::{ClaimPath, Credentials, ExecutionRequest, NewFile, Secret, Stage};
 
 use super::support::{Daemon, Outcome, eventually, prompt};
 use super::{PROVIDERS, Upstream, answer, daemon, late_credentials};
@@ -258,6 +258,84 @@ async fn claude_takes_every_kind_of_credential() {
         assert_eq!(answer(&outcome).trim(), "201", "{kind}: {:?}", outcome.exit);
         let results = results(&upstream).await;
         assert_eq!(printed("anthropic", &results[0][0].0), "hi", "{kind}");
+    }
+    daemon.stop().await;
+}
+
+/// What it makes in `/workspace` comes back: in a container that was frozen empty (a variable cannot be handed over late),
+/// and where it waited already started. claude cannot be moved there once it runs, and is asked from its home.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cli_gives_back_the_file_that_it_made() {
+    let upstream = Upstream::start();
+    let daemon = daemon(&upstream, |setup, name| {
+        setup.set(&format!("provider.{name}.pool_target"), 1).set(&format!("provider.{name}.prestarted"), 1)
+    })
+    .await;
+    for (provider, prestarted) in PROVIDERS.into_iter().flat_map(|name| [(name, false), (name, true)]) {
+        eventually("both wait", || async {
+            let pools = daemon.client.pools().await.unwrap();
+            pools.iter().filter(|pool| pool.provider == provider).all(|pool| pool.warm == 1).then_some(())
+        })
+        .await;
+        let is_moved = !(prestarted && provider == "anthropic");
+        let run = "cat /workspace/given > /workspace/made; echo more >> /workspace/made; pwd; cat /workspace/made";
+        let text = format!("What is 3*67? Answer with the number only.\nsteps: {}", json!([[{"run": run}]]));
+        let request = ExecutionRequest {
+            credentials: Some(late_credentials(&upstream, provider).await),
+            timeout_ms: Some(120_000),
+            env: if prestarted { Default::default() } else { [("EXTRA".to_owned(), "1".to_owned())].into() },
+            files: [("given".to_owned(), NewFile::new("given\n"))].into(),
+            collect: vec!["made".to_owned()],
+            workdir: (!is_moved).then(|| "/home/runtime".to_owned()),
+            ..prompt(provider, &text)
+        };
+        let outcome = daemon.run(&request).await;
+        let how = format!("{provider} prestarted={prestarted}");
+        assert!(outcome.started.path == ClaimPath::Warm, "{how}: {:?}", outcome.started);
+        assert_eq!(outcome.started.prestarted, prestarted, "{how}");
+        let results = results(&upstream).await;
+        assert_eq!(results.len(), 1, "{how}: {:?} {}", outcome.exit, String::from_utf8_lossy(&outcome.stdout));
+        let place = if is_moved { "/workspace" } else { "/home/runtime" };
+        assert_eq!(printed(provider, &results[0][0].0), format!("{place}\ngiven\nmore"), "{how}");
+        assert_eq!(answer(&outcome).trim(), "201", "{how}: {:?}", outcome.exit);
+        let made = daemon.client.file(&outcome.started.execution, "made").await.unwrap();
+        assert_eq!(String::from_utf8(made).unwrap(), "given\nmore\n", "{how}");
+    }
+    daemon.stop().await;
+}
+
+/// A picture of one pixel (PNG).
+const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
+
+/// A picture that a tool looks at comes to the model as it is, in the form of its API.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cli_shows_its_model_a_picture() {
+    use base64::Engine as _;
+    use sha2::{Digest as _, Sha256};
+    let picture = base64::engine::general_purpose::STANDARD.decode(PIXEL).unwrap();
+    let digest: String = Sha256::digest(&picture).iter().map(|byte| format!("{byte:02x}")).collect();
+    let upstream = Upstream::start();
+    let daemon = daemon(&upstream, |setup, name| setup.set(&format!("provider.{name}.pool_target"), 1)).await;
+    for provider in PROVIDERS {
+        let step = match provider {
+            "openai" => json!({"tool": {"name": "view_image", "input": {"path": "/workspace/pixel.png"}}}),
+            _ => json!({"read": "/workspace/pixel.png"}),
+        };
+        let text = format!("What is 3*67? Answer with the number only.\nsteps: {}", json!([[step]]));
+        let request = ExecutionRequest {
+            credentials: Some(late_credentials(&upstream, provider).await),
+            timeout_ms: Some(120_000),
+            files: [("pixel.png".to_owned(), NewFile::new(picture.clone()))].into(),
+            ..prompt(provider, &text)
+        };
+        let outcome = daemon.run(&request).await;
+        assert_eq!(answer(&outcome).trim(), "201", "{provider}: {:?}", outcome.exit);
+        let requests = upstream.get("/__requests").await;
+        upstream.forget().await;
+        let images: Vec<&Value> =
+            requests["items"].as_array().unwrap().iter().filter_map(|one| one["images"].get(0)).collect();
+        let shown = images.iter().any(|image| image["media_type"] == "image/png" && image["sha256"] == json!(digest));
+        assert!(shown, "{provider}: {images:?}\n{}", String::from_utf8_lossy(&outcome.stdout));
     }
     daemon.stop().await;
 }

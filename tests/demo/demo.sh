@@ -109,16 +109,20 @@ ask 'OpenAI codex, with ~/.codex/auth.json' --file "auth.json=$work/auth.json" o
 ask 'Anthropic claude, with ~/.claude/.credentials.json' --file ".credentials.json=$work/claude.json" anthropic 'What is 3*67? Answer with the number only.'
 ask 'Google gemini, with an OAuth access token' --credential-env GOOGLE_CLOUD_ACCESS_TOKEN google 'What is 3*67? Answer with the number only.'
 
-# What the model is to ask for, told to the upstream in the prompt; it answers with what the last command gave.
-steps='steps: [[{"run": "echo hi > file; cat file"}], [{"run": "git init -q . && git add file && git commit -qm hi && git log --format=%s"}]]'
+# What the model is to ask for, told to the upstream in the prompt; it answers with what the last command gave. The file that
+# the command makes in /workspace is collected and written to a folder here.
+steps='steps: [[{"run": "echo hi > /workspace/file; cat /workspace/file"}], [{"run": "cd /workspace && git init -q . && git add file && git commit -qm hi && git log --format=%s"}]]'
 say 'the model asks for shell commands: in a container that was frozen empty (--env: that cannot be handed over late)'
 worked() { # provider, what it was, arguments of thawctl run: the CLI's tool must have given what the command printed
   local provider=$1 how=$2 said
   shift 2
-  said=$("$bin/thawctl" run --verbose --user demo "$@" "$provider" "$steps" 2>&1) || { echo "$said" >&2; return 1; }
+  said=$("$bin/thawctl" run --verbose --user demo --collect file -o "$work/made" "$@" "$provider" "$steps" 2>&1) || { echo "$said" >&2; return 1; }
   echo "$said"
   grep -q "$how" <<< "$said" || { echo "$provider: not $how" >&2; return 1; }
   grep -qx '\(Output: \)\?hi' <<< "$said" || { echo "$provider: the command did not print hi" >&2; return 1; }
+  [ "$(cat "$work/made/file")" = hi ] || { echo "$provider: the file did not come back" >&2; return 1; }
+  echo "collected: file, with $(cat "$work/made/file") in it"
+  rm -r "$work/made"
 }
 worked openai "path=warm prestarted=false" --env DEMO=1 --file "auth.json=$work/auth.json"
 worked anthropic "path=warm prestarted=false" --env DEMO=1 --file ".credentials.json=$work/claude.json"
@@ -127,7 +131,8 @@ worked google "path=warm prestarted=false" --env DEMO=1 --credential-env GEMINI_
 say 'the same in a container where the CLI waited already started'
 refilled
 worked openai prestarted=true --file "auth.json=$work/auth.json"
-worked anthropic prestarted=true --file ".credentials.json=$work/claude.json"
+# claude cannot be moved to /workspace once it runs.
+worked anthropic prestarted=true --workdir /home/runtime --file ".credentials.json=$work/claude.json"
 worked google prestarted=true --credential-env GEMINI_API_KEY
 
 for provider in openai anthropic google; do

@@ -113,6 +113,7 @@ impl House {
             user: 1000,
             group: 1000,
             credentials: None,
+            workspace: false,
             idle: limits,
             run: limits,
             pids: 400,

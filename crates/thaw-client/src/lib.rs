@@ -9,7 +9,9 @@
 pub mod client;
 pub mod config;
 pub mod content;
+pub mod files;
 #[cfg(feature = "paper")]
 pub mod paper;
+pub mod renewal;
 pub mod tls;
 pub mod types;

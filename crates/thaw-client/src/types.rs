@@ -10,6 +10,9 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 #[allow(unused_imports, reason = "named in the descriptions of fields")]
 use crate::content::{Content, ContentSchema};
+#[allow(unused_imports, reason = "named in the descriptions of fields")]
+use crate::files::NewFileSchema;
+pub use crate::files::{Collected, CollectedFile, FileKind, FileProblem, NewFile};
 
 mod credentials;
 
@@ -51,7 +54,20 @@ pub struct ExecutionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ContentSchema>)]
     pub stdin: Option<Content>,
-    /// Absolute path of the directory to start in; the image's own, or the provider's home directory, when absent.
+    /// Files to put into `/workspace` before the command starts, by path below it. Directories are made as needed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, NewFileSchema>)]
+    pub files: BTreeMap<String, NewFile>,
+    /// The same as an archive: tar, plain or compressed with gzip. `files` go over what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ContentSchema>)]
+    pub archive: Option<Content>,
+    /// Files and directories below `/workspace` to keep when the command has ended, for as long as its output; they are
+    /// read with `GET /v1/executions/{id}/files` and `GET /v1/executions/{id}/archive`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collect: Vec<String>,
+    /// Absolute path of the directory to start in. When absent: `/workspace` if there are `files`, an `archive` or
+    /// something to `collect`, else the image's own, or the provider's home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
     /// Wall-clock limit in milliseconds; the manifest's timeout for the model and effort when absent.
@@ -303,6 +319,9 @@ pub struct Exit {
     pub cpu_ms: u64,
     /// Peak memory of the container's cgroup, bytes.
     pub memory_peak_bytes: u64,
+    /// What was collected of its files, if the request named some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collected: Option<Collected>,
     /// Id of the request that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,

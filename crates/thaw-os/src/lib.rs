@@ -1,5 +1,5 @@
-//! What thawd asks of the Linux kernel: system calls that no crate offers safely, control groups, and the process that
-//! clones containers. With `thaw-init`, the only crate with `unsafe` code, all of it in [`kernel`].
+//! What thawd asks of the Linux kernel: system calls that no crate offers safely, control groups, the process that
+//! clones containers, and files that are put into them and fetched. With `thaw-init`, the only crate with `unsafe` code, all of it in [`kernel`].
 //!
 //! It knows nothing of images, users or HTTP: its words are descriptors, ids, limits and paths.
 
@@ -8,3 +8,4 @@
 pub mod cgroup;
 pub mod kernel;
 pub mod spawner;
+pub mod workspace;

@@ -74,6 +74,7 @@ mod tests {
             duration_ms: 7,
             cpu_ms: 1,
             memory_peak_bytes: 2,
+            collected: None,
             request_id: None,
         }
     }

@@ -1,4 +1,4 @@
-//! `thawctl image`: builds images on this machine and keeps the store; the daemon is not asked.
+//! `thawctl image`: builds images on this machine and keeps the store; the daemon is asked by `use` alone.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,9 @@ use super::image_registry::{self, PullArgs, PushArgs};
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::{bytes, table};
 use super::{CtlError, Format, complain, print};
+use thaw_client::client::Client;
+use thaw_client::renewal::Renewal;
+use thaw_client::types::Stage;
 use thaw_image::build::{BuildError, BuildOptions, BuildReport, LayerCompression, build, check, lock, outdated};
 use thaw_image::progress::Terminal;
 
@@ -45,6 +48,16 @@ pub(super) enum Command {
     Pull(PullArgs),
     /// Send the image of an OCI image layout to a registry
     Push(PushArgs),
+    /// Let the running daemon take over what the image of providers is now, one container first; the old one serves on if
+    /// that fails
+    Use(UseArgs),
+}
+
+/// Arguments of `use`.
+#[derive(Debug, clap::Args)]
+pub(super) struct UseArgs {
+    /// Name of the image, see `thawctl providers`
+    name: String,
 }
 
 /// Arguments of `build`.
@@ -151,7 +164,7 @@ impl BuildArgs {
 
 /// Does it, with progress on stderr; returns the exit code. Blocks; Ctrl-C ends it at any time, and loses only what is
 /// under way.
-pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlError> {
+pub(super) async fn image(client: &Client, command: &Command, format: Format) -> Result<u8, CtlError> {
     match command {
         Command::Build(args) => built(args, format)?,
         Command::Lock(args) if args.check => return checked(args, format),
@@ -165,8 +178,27 @@ pub(super) async fn image(command: &Command, format: Format) -> Result<u8, CtlEr
         Command::Import(args) => image_store::import(args, format)?,
         Command::Pull(args) => image_registry::pull(args, format).await?,
         Command::Push(args) => image_registry::push(args, format).await?,
+        Command::Use(args) => taken_over(client, &args.name, format).await?,
     }
     Ok(0)
+}
+
+async fn taken_over(client: &Client, name: &str, format: Format) -> Result<(), CtlError> {
+    let pools = client.use_image(name).await?;
+    if format == Format::Json {
+        return Ok(print(&format!("{}\n", serde_json::to_value(&pools).map_err(io::Error::from)?))?);
+    }
+    for pool in pools {
+        let stage = if pool.stage == Stage::Prestarted { "prestarted" } else { "created" };
+        let model = pool.model.map(|model| format!(" {model}")).unwrap_or_default();
+        let outcome = match pool.outcome {
+            Renewal::Renewed => "renewed; the old containers are replaced one by one",
+            Renewal::Unchanged => "unchanged",
+            Renewal::Beginning => "it had none yet; the image is unpacked now",
+        };
+        print(&format!("{} {stage}{model}: {outcome}\n", pool.provider))?;
+    }
+    Ok(())
 }
 
 fn locked(args: &LockArgs) -> Result<(), CtlError> {

@@ -11,6 +11,7 @@ mod daemon_config;
 mod doctor;
 mod env_file;
 mod exit;
+mod files;
 mod image;
 mod image_registry;
 mod image_store;
@@ -87,6 +88,8 @@ enum Command {
     Credentials(credentials::Command),
     /// Print the output of an execution
     Logs(logs::Args),
+    /// List or fetch the files that were collected of an execution
+    Files(files::Args),
     /// End executions
     Cancel(view::Ids),
     /// Print all that is known of executions, as JSON
@@ -158,9 +161,10 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Run(args) => return Box::pin(run::run(&client, *args, cli.format)).await,
         Command::Cancel(args) => return view::cancel(&client, &args).await,
         Command::Logs(args) => return logs::logs(&client, &args, cli.format).await,
-        Command::Image(command) => return Box::pin(image::image(&command, cli.format)).await,
+        Command::Image(command) => return Box::pin(image::image(&client, &command, cli.format)).await,
         Command::Top(args) => return top::top(&client, &args, cli.format).await,
         Command::Doctor => return doctor::doctor(&client, cli.format).await,
+        Command::Files(args) => files::files(&client, &args, cli.format).await?,
         Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
         Command::Pools => view::pools(&client, cli.format).await?,
         Command::Pool(command) => pool::pool(&client, command, cli.format).await?,

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::run_args::Args;
-use super::{CtlError, env_file, stdin};
+use super::{CtlError, env_file, files, stdin};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Longest user name that the API takes, characters.
@@ -28,6 +28,10 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
     let mut env = env_file::read(&args.env_file)?;
     env.extend(args.env);
     let command = (!args.command.is_empty()).then_some(args.command);
+    let mut collect = args.collect;
+    if args.output.is_some() && collect.is_empty() {
+        collect.push(".".to_owned());
+    }
     Ok(ExecutionRequest {
         provider: args.provider.unwrap_or_default(),
         image: args.image,
@@ -39,6 +43,9 @@ pub(super) fn build(args: Args) -> Result<ExecutionRequest, CtlError> {
         credentials: credentials(&args.file, args.credential_env)?,
         env,
         stdin,
+        files: Default::default(),
+        archive: files::pack(&args.put)?,
+        collect,
         workdir: args.workdir,
         timeout_ms: args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         queue_timeout_ms: args.queue_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::interrupt::Interrupts;
 use super::printer::{Mode, Printer};
 use super::run_args::Args;
-use super::{CtlError, Format, exit, print, request};
+use super::{CtlError, Format, exit, files, print, request};
 use thaw_client::client::Client;
 use thaw_client::types::Event;
 
@@ -20,6 +20,7 @@ pub(super) async fn run(client: &Client, args: Args, format: Format) -> Result<u
         Mode::Answer
     };
     let (is_prompt, verbose) = (args.prompt.is_some(), args.verbose);
+    let output = args.output.clone();
     let request = request::build(args)?;
     if request.background {
         let execution = client.create(&request).await?;
@@ -58,7 +59,14 @@ pub(super) async fn run(client: &Client, args: Args, format: Format) -> Result<u
         }
         if let Event::Exit(exit) = &event {
             let code = exit::code(exit, interrupts.received());
-            return Ok(if printer.is_incomplete() { exit::FAILED } else { code });
+            let mut is_complete = !printer.is_incomplete();
+            if let Some(collected) = &exit.collected {
+                is_complete &= !files::report(collected);
+                if let (Some(folder), Some(id)) = (&output, stream.execution()) {
+                    files::fetch(client, id, folder).await?;
+                }
+            }
+            return Ok(if is_complete { code } else { exit::FAILED });
         }
     }
 }

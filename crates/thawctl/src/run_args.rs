@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit code: that of the command; 1 when a prompt's CLI reports a failure although its exit code is 0; 124 on timeout; \
-125 when thawctl or the daemon failed, or a part of the output is missing (a gap); 126 and 127 when the command cannot be \
+125 when thawctl or the daemon failed, or a part of the output (a gap) or a file that was to be collected is missing; 126 and 127 when the command cannot be \
 run or found; 128+N when killed by signal N. Ctrl-C cancels the execution, a second one leaves.")]
 pub(super) struct Args {
     /// Provider whose container to use, see `thawctl providers`
@@ -46,7 +46,16 @@ pub(super) struct Args {
     /// Pass standard input to the command, up to its end
     #[arg(long, short, conflicts_with = "prompt")]
     pub(super) interactive: bool,
-    /// Directory to start in
+    /// File or folder to put into /workspace, under its own name; of a folder with a `/` behind it what is in it
+    #[arg(long, short = 'f', value_name = "PATH")]
+    pub(super) put: Vec<PathBuf>,
+    /// File or folder below /workspace to keep when the command has ended; see `thawctl files`
+    #[arg(long, value_name = "PATH")]
+    pub(super) collect: Vec<String>,
+    /// Write what was collected below this folder; without --collect, all of /workspace
+    #[arg(long, short, value_name = "DIR", conflicts_with = "detach")]
+    pub(super) output: Option<PathBuf>,
+    /// Directory to start in; /workspace with --put, --collect or --output
     #[arg(long, short, value_name = "PATH")]
     pub(super) workdir: Option<String>,
     /// Label that is returned with the execution

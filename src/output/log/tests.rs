@@ -29,6 +29,7 @@ fn exit() -> Event {
         duration_ms: 1,
         cpu_ms: 1,
         memory_peak_bytes: 1,
+        collected: None,
         request_id: None,
     })
 }

@@ -187,6 +187,8 @@ impl Codex {
             model: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             effort: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cwd: Option<&'a str>,
             input: [Text<'a>; 1],
         }
         #[derive(serde::Serialize)]
@@ -202,6 +204,7 @@ impl Codex {
                 thread_id: &self.thread,
                 model: &turn.model,
                 effort: turn.effort.as_ref().map(|effort| effort.name.as_str()),
+                cwd: turn.cwd.as_deref(),
                 input: [Text { kind: "text", text: &turn.prompt }],
             },
         })

@@ -97,7 +97,8 @@ impl Gemini {
         match id {
             Some(INITIALIZE) => vec![Step::Ready],
             Some(LOGIN) => {
-                let params = json!({"cwd": plan.cwd, "mcpServers": []});
+                let cwd = self.turn.as_ref().and_then(|turn| turn.cwd.as_deref()).unwrap_or(&plan.cwd);
+                let params = json!({"cwd": cwd, "mcpServers": []});
                 vec![Step::Write(Input::line(&request(SESSION, "session/new", &params)))]
             }
             Some(SESSION) => {

@@ -49,6 +49,8 @@ pub struct LateRequest<'a> {
     pub model: &'a str,
     /// One of the manifest's efforts.
     pub effort: Option<&'a str>,
+    /// Directory to work in, if not the one that it was started in.
+    pub cwd: Option<&'a str>,
     /// Credential files, by name. As for [`super::Provider::check_credentials`]: files, or one variable.
     pub files: &'a BTreeMap<String, Secret>,
     /// Credential variables, by name.
@@ -223,6 +225,7 @@ impl Driver {
             prompt: Zeroizing::new(request.prompt.to_owned()),
             model: request.model.to_owned(),
             effort: request.effort.and_then(|effort| self.plan.effort(effort)).cloned(),
+            cwd: request.cwd.map(str::to_owned),
         };
         let input = match &mut self.state {
             State::Codex(state) => state.claim(turn, &credential),
@@ -265,6 +268,7 @@ struct Turn {
     prompt: Zeroizing<String>,
     model: String,
     effort: Option<plan::LateEffort>,
+    cwd: Option<String>,
 }
 
 impl std::fmt::Debug for Turn {

@@ -62,6 +62,9 @@ pub enum Refusal {
     /// The effort needs arguments or variables.
     #[error("the effort {0} cannot be chosen after the start")]
     Effort(String),
+    /// It cannot be told to work in another directory.
+    #[error("a running process cannot be moved to {0}")]
+    Directory(String),
     /// The request sets variables.
     #[error("the environment of a running process cannot be changed")]
     Environment,
@@ -145,6 +148,9 @@ impl Plan {
             && self.effort(effort).is_none()
         {
             return Err(Refusal::Effort(effort.to_owned()));
+        }
+        if let (Some(cwd), Protocol::ClaudeStreamJson) = (request.cwd, self.protocol) {
+            return Err(Refusal::Directory(cwd.to_owned()));
         }
         if !request.env.is_empty() {
             return Err(Refusal::Environment);

@@ -20,6 +20,7 @@ mod answer;
 mod anthropic;
 mod call;
 mod google;
+mod images;
 mod misbehave;
 mod openai;
 mod record;

@@ -14,6 +14,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::images::Image;
 use super::script::ToolResult;
 
 /// How many requests are kept in memory.
@@ -45,6 +46,8 @@ pub struct Recorded {
     pub tools: Vec<String>,
     /// What the tools of the last turn of a script gave, in the order of their calls.
     pub tool_results: Vec<ToolResult>,
+    /// Images anywhere in it.
+    pub images: Vec<Image>,
 }
 
 /// That a request carried a credential, and which one, without telling it.

@@ -23,6 +23,7 @@ use super::{
     anthropic,
     call::Call,
     google,
+    images::images,
     misbehave::{Api, Misbehaviour, error},
     openai,
     record::{Arrival, Recorded, Recorder, credential, kept_prompt, sha256},
@@ -146,6 +147,7 @@ async fn provider(extract::State(state): extract::State<Arc<State>>, request: Re
     state.recorder.add(Recorded {
         tools: tools.clone(),
         tool_results: results,
+        images: images(&body),
         ..record(arrival, &head, raw.len(), model.clone(), prompt.as_deref())
     });
 
@@ -243,6 +245,7 @@ fn record(arrival: Arrival, head: &Parts, body_bytes: usize, model: Option<Strin
         prompt_sha256: prompt.map(sha256),
         tools: Vec::new(),
         tool_results: Vec::new(),
+        images: Vec::new(),
     }
 }
 

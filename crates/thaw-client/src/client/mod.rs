@@ -5,6 +5,8 @@
 
 mod credentials;
 mod error;
+mod files;
+mod images;
 mod stream;
 
 use std::path::{Path, PathBuf};

@@ -281,7 +281,7 @@ impl Default for Queue {
 pub struct Container {
     /// Hard limit on containers of all kinds together; beyond it requests wait.
     pub max: usize,
-    /// Size of everything writable in a container together (home, /tmp, /dev/shm), bytes.
+    /// Size of everything writable in a container together (home, /tmp, /dev/shm, /workspace), bytes.
     pub ephemeral_bytes: u64,
     /// Number of files that it may hold.
     pub ephemeral_inodes: u64,
@@ -336,6 +336,15 @@ pub struct Execution {
     pub max_timeout_ms: u64,
     /// Executions of one user at the same time, those that wait included; beyond it a request gets 429.
     pub max_per_user: usize,
+    /// Files that a request may put into `/workspace`, all together, bytes. The request itself, in which an archive may be
+    /// compressed, must fit `api.max_body_bytes`.
+    pub files_bytes: u64,
+    /// Files, directories and links that a request may put there.
+    pub files_entries: u64,
+    /// What is collected of an execution's files, as an archive, bytes; it counts for `retained_bytes` too.
+    pub collect_bytes: u64,
+    /// Files, directories and links that are collected.
+    pub collect_entries: u64,
 }
 
 impl Default for Execution {
@@ -351,6 +360,10 @@ impl Default for Execution {
             kill_grace_ms: 2_000,
             max_timeout_ms: 3_600_000,
             max_per_user: 10,
+            files_bytes: 16 << 20,
+            files_entries: 10_000,
+            collect_bytes: 16 << 20,
+            collect_entries: 10_000,
         }
     }
 }
@@ -503,6 +516,8 @@ impl Config {
             ("pool.scale_down_idle_seconds", self.pool.scale_down_idle_seconds),
             ("pool.held_creations", self.pool.held_creations as u64),
             ("execution.max_per_user", self.execution.max_per_user as u64),
+            ("execution.files_entries", self.execution.files_entries),
+            ("execution.collect_entries", self.execution.collect_entries),
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
             ("execution.max_timeout_ms", self.execution.max_timeout_ms),
             ("egress.port", self.egress.port.into()),
@@ -528,6 +543,8 @@ impl Config {
             ("container.open_files", self.container.open_files, 64),
             ("api.max_body_bytes", self.api.max_body_bytes as u64, 1024),
             ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
+            ("execution.files_bytes", self.execution.files_bytes, 1024),
+            ("execution.collect_bytes", self.execution.collect_bytes, 1024),
             ("log.queue_bytes", self.log.queue_bytes as u64, 64 << 10),
         ] {
             if value < least {

@@ -47,8 +47,11 @@ use super::progress::{Progress, Quiet};
 use super::unpack::Limits;
 
 /// Version of the arrangement on disk. 1 had no file `version`, and one folder per image without layers. 2 had images
-/// without what containers have something mounted on, and did not know which blobs had been looked into.
-const VERSION: u32 = 3;
+/// without what containers have something mounted on, and did not know which blobs had been looked into. 3 had images
+/// without `/workspace`.
+const VERSION: u32 = 4;
+/// Earlier ones whose images are completed.
+const INCOMPLETE: [&str; 2] = ["2", "3"];
 /// How often an image that is removed just then is looked for again.
 const TRIES: u32 = 8;
 
@@ -275,9 +278,10 @@ impl Store {
                 fs::write(&partial, text).and_then(|()| fs::rename(&partial, &path)).map_err(at(&path))?;
             }
         }
-        if read()?.as_deref() == Some("2") {
+        let is_incomplete = |found: Option<String>| found.is_some_and(|found| INCOMPLETE.contains(&found.as_str()));
+        if is_incomplete(read()?) {
             let lock = self.locked()?;
-            if read()?.as_deref() == Some("2") {
+            if is_incomplete(read()?) {
                 self.complete_images()?;
                 let partial = self.root.join("version.partial");
                 fs::write(&partial, format!("{VERSION}\n"))
@@ -294,7 +298,7 @@ impl Store {
         }
     }
 
-    /// Gives the images of a store of version 2 what containers have something mounted on. The lock is held.
+    /// Gives the images of an earlier store what containers have something mounted on. The lock is held.
     fn complete_images(&self) -> Result<()> {
         let folder = self.root.join("images");
         let names = match fs::read_dir(&folder) {

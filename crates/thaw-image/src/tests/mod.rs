@@ -260,7 +260,9 @@ fn brought(rootfs: &Path) -> Vec<String> {
         let found = fs::symlink_metadata(rootfs.join(path)).unwrap();
         match path.as_str() {
             // The last is the directory that commands of the bench's images start in.
-            "dev" | "etc" | "proc" | "run" | "sys" | "tmp" | "w" => std::os::unix::fs::MetadataExt::mtime(&found) == 0,
+            "dev" | "etc" | "proc" | "run" | "sys" | "tmp" | "workspace" | "w" => {
+                std::os::unix::fs::MetadataExt::mtime(&found) == 0
+            }
             "etc/hosts" | "etc/hostname" | "etc/resolv.conf" => {
                 found.is_file() && std::os::unix::fs::MetadataExt::nlink(&found) == 1
             }

@@ -195,9 +195,9 @@ fn a_store_of_the_first_version_is_emptied_and_one_of_the_future_is_left_alone()
     fs::write(bench.path("store/names/openai"), format!("sha256:{}", "0".repeat(64))).unwrap();
     assert!(bench.store().list().unwrap().is_empty() && !old.exists());
     assert_eq!(files_in(&bench.path("store")), EMPTY_STORE);
-    fs::write(bench.path("store/version"), "4\n").unwrap();
+    fs::write(bench.path("store/version"), "5\n").unwrap();
     let error = Store::open(&bench.path("store")).unwrap_err().to_string();
-    assert!(error.contains("has version 4, and this thawd knows 3: use the thawd that made it, or remove"), "{error}");
+    assert!(error.contains("has version 5, and this thawd knows 4: use the thawd that made it, or remove"), "{error}");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn the_images_of_a_store_of_the_second_version_stay_and_are_completed() {
     for path in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
         fs::remove_file(image.rootfs.join(path)).unwrap();
     }
-    for path in ["dev", "etc", "proc", "run", "sys", "tmp"] {
+    for path in ["dev", "etc", "proc", "run", "sys", "tmp", "workspace"] {
         fs::remove_dir(image.rootfs.join(path)).unwrap();
     }
     let layer = bench.path("store/layers").join(hex(&image.layers[0].diff_id)).join("layer.json");
@@ -235,7 +235,18 @@ fn the_images_of_a_store_of_the_second_version_stay_and_are_completed() {
     assert_eq!(store.list().unwrap(), std::slice::from_ref(&image));
     assert!(image.rootfs.join("proc").is_dir() && image.rootfs.join("etc/hosts").is_file());
     assert_eq!(store.verify(&Quiet).unwrap().damage, []);
-    assert_eq!(fs::read_to_string(bench.path("store/version")).unwrap(), "3\n");
+    assert_eq!(fs::read_to_string(bench.path("store/version")).unwrap(), "4\n");
+}
+
+#[test]
+fn the_images_of_a_store_of_the_third_version_get_a_workspace() {
+    let bench = Bench::new();
+    let image = bench.unpack(&[tar([file("a", "")])]).unwrap();
+    fs::remove_dir(image.rootfs.join("workspace")).unwrap();
+    fs::write(bench.path("store/version"), "3\n").unwrap();
+    let store = bench.store();
+    assert!(image.rootfs.join("workspace").is_dir());
+    assert_eq!(store.verify(&Quiet).unwrap().damage, []);
 }
 
 #[test]

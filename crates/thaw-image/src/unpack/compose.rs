@@ -246,8 +246,15 @@ impl<'a> Composer<'a> {
 }
 
 /// Directories that containers have something mounted on, and their modes.
-const DIRECTORIES: [(&[u8], u32); 6] =
-    [(b"dev", 0o755), (b"etc", 0o755), (b"proc", 0o555), (b"run", 0o755), (b"sys", 0o555), (b"tmp", 0o1777)];
+const DIRECTORIES: [(&[u8], u32); 7] = [
+    (b"dev", 0o755),
+    (b"etc", 0o755),
+    (b"proc", 0o555),
+    (b"run", 0o755),
+    (b"sys", 0o555),
+    (b"tmp", 0o1777),
+    (b"workspace", 0o755),
+];
 /// Files in `/etc` that an engine mounts its own over.
 const EMPTY_FILES: [&[u8]; 3] = [b"hosts", b"hostname", b"resolv.conf"];
 

@@ -45,6 +45,8 @@ pub struct Spawned {
     pub terminals: OwnedFd,
     /// The directory that credentials are mounted on.
     pub credential_dir: Option<OwnedFd>,
+    /// The directory at `/workspace`.
+    pub workspace: Option<OwnedFd>,
     /// Whether owners in its root file system are mapped.
     pub mapped: bool,
 }
@@ -161,8 +163,9 @@ impl Process {
                 else {
                     return Err(io::Error::other("the spawner sent too few descriptors"));
                 };
-                let (proxy, credential_dir) = (TcpListener::from(proxy), take(Part::Credentials));
-                Ok(Ok(Spawned { pid, pidfd, proxy, terminals, credential_dir, mapped }))
+                let proxy = TcpListener::from(proxy);
+                let (credential_dir, workspace) = (take(Part::Credentials), take(Part::Workspace));
+                Ok(Ok(Spawned { pid, pidfd, proxy, terminals, credential_dir, workspace, mapped }))
             }
         }
     }

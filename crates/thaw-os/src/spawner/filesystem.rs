@@ -75,15 +75,15 @@ pub fn set_up(
     generated(request, view, root.as_fd(), proc.as_fd())?;
     control_group(request, root.as_fd())?;
     let (shm, terminals) = devices(root.as_fd())?;
-    let credentials = writable(request, root.as_fd(), shm.as_fd())?;
+    let mut parts = vec![(Part::Terminals, terminals)];
+    writable(request, root.as_fd(), shm.as_fd(), &mut parts)?;
 
     rustix::process::fchdir(root).map_err(failed("enter the new root"))?;
     // The old root ends up on top of the new one and is detached from there (pivot_root(2), NOTES).
     rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
     rustix::process::chdir("/").map_err(failed("enter /"))?;
-    let credentials = credentials.map(|directory| (Part::Credentials, directory));
-    Ok((std::iter::once((Part::Terminals, terminals)).chain(credentials).collect(), locks))
+    Ok((parts, locks))
 }
 
 fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Result<()> {
@@ -299,8 +299,13 @@ fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, (user, group): 
     Ok(directory)
 }
 
-/// Home, `/tmp` and `/dev/shm`: three directories of one tmpfs, so that one limit bounds everything written.
-fn writable(request: &CreateRequest, root: BorrowedFd<'_>, shm: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+/// Home, `/tmp`, `/dev/shm` and `/workspace`: directories of one tmpfs, so that one limit bounds everything written.
+fn writable(
+    request: &CreateRequest,
+    root: BorrowedFd<'_>,
+    shm: BorrowedFd<'_>,
+    parts: &mut Vec<(Part, OwnedFd)>,
+) -> Result<()> {
     let size = request.ephemeral_bytes.to_string();
     let inodes = request.ephemeral_inodes.to_string();
     let scratch = new_mount(
@@ -326,9 +331,15 @@ fn writable(request: &CreateRequest, root: BorrowedFd<'_>, shm: BorrowedFd<'_>) 
         home_mount = Some(mount);
     }
     attach(part(c"shm")?.as_fd(), shm, "/dev/shm")?;
+    if request.workspace {
+        let place = target(root, "workspace")?;
+        let directory = make_directory(scratch.as_fd(), "workspace", 0o755, owner)?;
+        attach(part(c"workspace")?.as_fd(), place.as_fd(), "/workspace")?;
+        parts.push((Part::Workspace, directory));
+    }
     let tmp_mount = part(c"tmp")?;
     attach(tmp_mount.as_fd(), scratch.as_fd(), "/tmp")?;
-    let (Some(name), Some(home_mount)) = (&request.credential_dir, home_mount) else { return Ok(None) };
+    let (Some(name), Some(home_mount)) = (&request.credential_dir, home_mount) else { return Ok(()) };
     // The file system is new and nothing runs in it: each part is made, and none can be a link.
     let mut parent = home_mount;
     for part in name.split('/') {
@@ -337,5 +348,6 @@ fn writable(request: &CreateRequest, root: BorrowedFd<'_>, shm: BorrowedFd<'_>) 
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(&parent, ".", flags, Mode::empty())
         .map_err(failed(format!("open the credential directory {name}")))?;
-    Ok(Some(directory))
+    parts.push((Part::Credentials, directory));
+    Ok(())
 }

@@ -26,7 +26,9 @@ pub struct CreateRequest {
     pub home: Option<String>,
     /// Directory below `home` that credentials will be mounted on.
     pub credential_dir: Option<String>,
-    /// Size of everything writable together (home, /tmp, /dev/shm), bytes.
+    /// Whether there is a directory `/workspace` to work in; must exist in the image.
+    pub workspace: bool,
+    /// Size of everything writable together (home, /tmp, /dev/shm, /workspace), bytes.
     pub ephemeral_bytes: u64,
     /// Number of files that it may hold.
     pub ephemeral_inodes: u64,
@@ -56,6 +58,8 @@ pub enum Part {
     Terminals,
     /// The credential directory, if one was asked for.
     Credentials,
+    /// The directory at `/workspace`, if one was asked for.
+    Workspace,
 }
 
 /// Spawner → daemon.
