@@ -257,6 +257,9 @@ impl Executions {
         let (this, span) = (Arc::clone(self), handle.span.clone());
         let task = async move {
             run::go_on(&this, &handle, running, &recovered).await;
+            if let Some(vaulted) = &handle.vaulted {
+                vaulted.end_turn();
+            }
             drop(slot);
             this.ended(&handle, true);
         };

@@ -36,6 +36,9 @@ pub struct Lent {
     version: u64,
     fingerprint: String,
     files: Vec<String>,
+    /// Whether it got it in order to renew it.
+    #[serde(default)]
+    had_turn: bool,
 }
 
 /// A credential of the vault that an execution has.
@@ -84,7 +87,15 @@ impl Executions {
         })?;
         let Some(checkout) = checkout else { return Ok((request, None)) };
         let files = checkout.credentials.files.keys().cloned().collect();
-        let lent = Lent { version: checkout.version, fingerprint: checkout.fingerprint, files };
+        let (version, fingerprint, had_turn) = (checkout.version, checkout.fingerprint, checkout.turn.is_some());
+        tracing::info!(
+            user = request.user,
+            provider = request.provider,
+            version,
+            to_renew = had_turn,
+            "audit: credential used"
+        );
+        let lent = Lent { version, fingerprint, files, had_turn };
         request.credentials = Some(checkout.credentials);
         Ok((request, Some((lent, checkout.turn))))
     }
@@ -117,6 +128,11 @@ impl WriteBack {
     /// since that daemon looked at them last.
     pub(super) fn start(handle: &Handle, container: &Once, is_resumed: bool) -> Option<Self> {
         let vaulted = handle.vaulted.as_ref().filter(|vaulted| !vaulted.lent.files.is_empty())?;
+        if is_resumed && vaulted.lent.had_turn {
+            // It may be renewing it at this moment. Nobody else can have asked yet.
+            let turn = vaulted.vault.resume_turn(&vaulted.loan.user, &vaulted.provider.name);
+            *vaulted.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+        }
         let files = match container.credential_files() {
             Ok(files) => files?,
             Err(error) => {

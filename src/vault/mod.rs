@@ -188,17 +188,25 @@ impl Vault {
         Ok(found.map(|(checkout, is_due)| Checkout { turn: is_due.then_some(turn), ..checkout }))
     }
 
+    /// Gives an execution that an earlier daemon had begun its turn back, before anybody else can have it.
+    pub fn resume_turn(&self, user: &str, provider: &str) -> Option<Turn> {
+        self.turns.try_take(user, provider)
+    }
+
     /// The credential as it is now, and whether its CLI will have to renew it.
     async fn look(&self, user: &str, provider: &Provider) -> Result<Option<(Checkout, bool)>, VaultError> {
         let Some(stored) = self.stored(user).await? else { return Ok(None) };
         let name = provider.name.as_str();
-        let opened = seal::open(&self.keys(), &stored, name).inspect_err(|error| {
-            tracing::error!(user, provider = name, %error, "audit: a credential of the vault cannot be used");
+        let opened = seal::open(&self.keys(), &stored, name);
+        let usable = opened.and_then(|opened| match opened {
+            Some((credentials, row)) => row.usable(user).map(|()| Some((credentials, row))),
+            None => Ok(None),
+        });
+        let usable = usable.inspect_err(|error| {
+            tracing::warn!(user, provider = name, %error, "audit: credential not handed out");
         })?;
-        let Some((credentials, row)) = opened else { return Ok(None) };
-        row.usable(user)?;
+        let Some((credentials, row)) = usable else { return Ok(None) };
         self.used.note(user, name, crate::telemetry::unix_ms());
-        tracing::debug!(user, provider = name, version = row.version, "audit: credential used");
         let (version, fingerprint) = (row.version, row.facts.fingerprint.clone());
         Ok(Some((Checkout { credentials, version, fingerprint, turn: None }, row.is_renewal_due())))
     }

@@ -19,14 +19,22 @@ pub struct Turn {
 impl Turns {
     /// Waits for the turn. Who stops waiting has taken nothing.
     pub async fn take(&self, user: &str, provider: &str) -> Turn {
-        let semaphore = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Nobody has or awaits these.
-            turns.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
-            let key = (user.to_owned(), provider.to_owned());
-            Arc::clone(turns.entry(key).or_insert_with(|| Arc::new(Semaphore::new(1))))
-        };
+        let semaphore = self.semaphore(user, provider);
         Turn { _permit: semaphore.acquire_owned().await.expect("it is never closed") }
+    }
+
+    /// The turn, if nobody has it.
+    pub fn try_take(&self, user: &str, provider: &str) -> Option<Turn> {
+        let permit = self.semaphore(user, provider).try_acquire_owned();
+        permit.ok().map(|permit| Turn { _permit: permit })
+    }
+
+    fn semaphore(&self, user: &str, provider: &str) -> Arc<Semaphore> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody has or awaits these.
+        turns.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+        let key = (user.to_owned(), provider.to_owned());
+        Arc::clone(turns.entry(key).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }
 }
 
@@ -45,6 +53,7 @@ mod tests {
         assert!(tokio::time::timeout(soon, turns.take("u1", "a")).await.is_err());
         drop(first);
         let second = turns.take("u1", "a").await;
+        assert!(turns.try_take("u1", "a").is_none() && turns.try_take("u4", "a").is_some());
         drop((second, others));
         drop(turns.take("u3", "a").await);
         assert_eq!(turns.0.lock().unwrap().len(), 1, "nothing is kept of those who have gone");

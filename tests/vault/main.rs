@@ -7,6 +7,7 @@ mod support;
 mod admin;
 mod api;
 mod postgres;
+mod renewal;
 mod used;
 
 use std::collections::BTreeMap;

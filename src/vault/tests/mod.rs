@@ -1,6 +1,7 @@
 //! The vault on a real database: what is stored, what is refused, and what happens when somebody changes the rows.
 
 mod keys;
+mod model;
 mod tampering;
 
 use std::collections::BTreeMap;
