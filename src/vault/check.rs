@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thaw_client::types::{CredentialKind, Credentials, Secret};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::error::VaultError;
 use super::rows::Facts;
@@ -78,7 +78,10 @@ pub fn fingerprint(credentials: &Credentials) -> String {
             hash.update(part.as_bytes());
         }
     }
-    hash.finalize().to_hex()[..16].to_owned()
+    let fingerprint = hash.finalize().to_hex()[..16].to_owned();
+    // It holds the last bytes of the content.
+    hash.zeroize();
+    fingerprint
 }
 
 fn variable(name: &str, key: &str) -> Result<Facts, VaultError> {

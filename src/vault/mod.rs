@@ -15,6 +15,7 @@
 
 mod cache;
 mod check;
+mod content;
 mod crypto;
 mod entries;
 mod error;

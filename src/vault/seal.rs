@@ -1,8 +1,8 @@
 //! From rows to secrets and back.
 
 use thaw_client::types::Credentials;
-use zeroize::Zeroizing;
 
+use super::content;
 use super::crypto::{self, Context, Key};
 use super::entries::Entries;
 use super::error::VaultError;
@@ -62,13 +62,7 @@ pub fn open_entries(user: &User, key: &Key) -> Result<Entries, VaultError> {
 
 /// Seals a secret as `row` describes it.
 pub fn seal_record(user: &str, row: &Credential, key: &Key, credentials: &Credentials) -> Vec<u8> {
-    let texts = credentials.files.values().chain(credentials.env.values());
-    // Twice the size has room for what JSON escapes in a credential; it is not moved while it grows, which would leave
-    // copies behind.
-    let room = texts.map(|text| 2 * text.expose().len() + 256).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(room));
-    serde_json::to_writer(&mut *json, credentials).expect("strings always serialize");
-    crypto::seal(key, &record_context(user, row), &json)
+    crypto::seal(key, &record_context(user, row), &content::encode(credentials))
 }
 
 /// The secret of a record, which has to be the one that is listed.
@@ -84,9 +78,9 @@ pub fn open_record(user: &str, row: &Credential, key: &Key, entries: &Entries) -
     if !entries.lists(&row.provider, row.version, &row.sealed) {
         return Err(broken("it is not the one that was stored last"));
     }
-    let json = crypto::open(key, &record_context(user, row), &row.sealed);
-    let json = json.map_err(|_| broken("it is not what was stored, or belongs to something else"))?;
-    serde_json::from_slice(&json).map_err(|_| broken("its content cannot be read"))
+    let opened = crypto::open(key, &record_context(user, row), &row.sealed);
+    let opened = opened.map_err(|_| broken("it is not what was stored, or belongs to something else"))?;
+    content::decode(&opened).map_err(|_| broken("its content cannot be read"))
 }
 
 /// The secret of a user for a provider, with its row; none if the user has none.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use thaw_client::types::{CredentialState, Credentials, ExitReason, Secret};
 
 use super::{MARKER, files, put, request, shown, with_vault};
-use crate::support::{Daemon, eventually, shell};
+use crate::support::{Daemon, Process, eventually, shell};
 
 /// The file as an execution of `user` finds it.
 async fn found(daemon: &Daemon, user: &str) -> String {
@@ -48,6 +48,45 @@ async fn an_execution_without_credentials_gets_its_user_s() {
     assert_eq!(request(&daemon, "DELETE /v1/users/u1/credentials/test", "").await.status, 204);
     assert_eq!(found(&daemon, "u1").await, "none");
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_used_is_in_no_memory_of_the_daemon_any_more() {
+    let mut daemon = with_vault(|setup| setup).await;
+    put(&daemon, "u1", MARKER).await;
+    // What a request brought may lie in buffers of the HTTP library; the next daemon has never had one.
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.ended().await;
+    daemon.launch().await;
+    // Nothing that a command prints is a secret of the daemon's, so that it prints none.
+    assert_eq!(daemon.sh("wc -c < ~/.test/token").await.exited(0).text(), format!("{}\n", MARKER.len()));
+    daemon.sh("cd ~/.test && sed s/marker/marker-renewed/ token > token.tmp && mv token.tmp token").await.exited(0);
+    assert_eq!(shown(&daemon, "u1").await.version, 2);
+    let _: thaw_client::types::UserKey = daemon.client.rotate_user_key("u1").await.unwrap();
+    let me = Process::now(daemon.pid()).unwrap();
+    let family = [me, daemon.keeper().unwrap(), daemon.spawner().unwrap()];
+    // It is not the search that finds nothing.
+    assert!(has_in_memory(&family[0], "/v1/executions"));
+    for process in family {
+        for secret in ["marker-9c41f7", "marker-renewed-9c41f7"] {
+            assert!(!has_in_memory(&process, secret), "{secret}: {}", process.command_line());
+        }
+    }
+    daemon.stop().await;
+}
+
+/// Whether a process has this text anywhere in its memory.
+fn has_in_memory(process: &Process, text: &str) -> bool {
+    use std::os::unix::fs::FileExt;
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{}/mem", process.pid)).unwrap();
+    maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|access| access.starts_with('r'))).any(|line| {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let mut bytes = vec![0; (to - from) as usize];
+        // What cannot be read is the kernel's ([vvar]).
+        memory.read_exact_at(&mut bytes, from).is_ok() && String::from_utf8_lossy(&bytes).contains(text)
+    })
 }
 
 #[tokio::test]
