@@ -11,7 +11,7 @@
 //! [`Vault::checkout`] and brings back what the CLI made of it with [`Vault::write_back`].
 //!
 //! A secret goes to an execution and nowhere else: there is no way to read it back. Deliberately absent: a cache of
-//! unwrapped user keys (unwrapping takes a microsecond), and a master key that the daemon makes by itself.
+//! unwrapped user keys (docs/decisions.md), and a master key that the daemon makes by itself.
 
 mod cache;
 mod check;
