@@ -1,11 +1,11 @@
-//! Points in time that the next daemon understands too.
+//! Points in time that survive a restart of the daemon.
 
 use std::time::{Duration, Instant};
 
 use crate::output;
 use thaw_os::kernel;
 
-/// Time since the machine was started, without the time that it slept: the same clock for every daemon.
+/// Time since boot, without time asleep: the same clock for every daemon.
 pub fn now() -> Duration {
     kernel::since_boot()
 }

@@ -1,4 +1,4 @@
-//! How executions end: what ends them, and what is said of it.
+//! Ends of executions: what ends a command, and the `exit` event that follows.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::provider::Verdict;
 use thaw_client::types::{Exit, ExitReason};
 use thaw_os::cgroup::Usage;
 
-/// Why the command has to end.
+/// Why the command has to end. The numbers are stored in the log's journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     Timeout,
@@ -21,18 +21,18 @@ pub(super) enum Stop {
 impl Stop {
     const ALL: [Self; 4] = [Self::Timeout, Self::StartTimeout, Self::Cancelled, Self::Shutdown];
 
-    /// What was noted in a log.
+    /// The reason that a log has recorded.
     pub(super) fn noted(noted: Noted) -> Option<Self> {
         Self::ALL.into_iter().find(|stop| *stop as u8 == noted.reason)
     }
 
-    /// What an earlier daemon had decided, and when, by the clock of [`super::clock::now`].
+    /// The decision of an earlier daemon and its time, by the clock of [`super::clock::now`].
     pub(super) fn recovered(recovered: &Recovered) -> Option<(Self, Duration)> {
         let noted = recovered.stop?;
         Some((Self::noted(noted)?, noted.at))
     }
 
-    /// What is said of an execution that ended because of it.
+    /// Reason in the `exit` event.
     pub(super) fn reason(self) -> ExitReason {
         match self {
             Self::Timeout | Self::StartTimeout => ExitReason::Timeout,
@@ -59,18 +59,18 @@ impl Stop {
 /// How the command ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
-    /// Wait status.
+    /// The command ended with this wait status.
     Status(i32),
-    /// It could not be executed; exit code in the habit of shells.
+    /// The command could not be executed; the code is the one of shells.
     NotStarted(i32),
-    /// The container ended around it.
+    /// The container ended with the command in it.
     Vanished,
-    /// A prestarted CLI, which would wait for another prompt, has said everything.
+    /// A prestarted CLI has given its whole answer; it would wait for another prompt.
     Answered,
 }
 
 impl End {
-    /// Whether the command came to its end by itself, so that it has finished what it was writing.
+    /// Whether the command ended by itself, so that it has finished its writes.
     pub(super) fn is_orderly(&self) -> bool {
         match self {
             Self::Status(status) => libc::WIFEXITED(*status),
@@ -80,7 +80,7 @@ impl End {
     }
 }
 
-/// The end of an execution whose command never ran.
+/// The `exit` event of an execution whose command never ran.
 pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
     Exit {
         code: None,
@@ -102,17 +102,17 @@ pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
     }
 }
 
-/// What is left of a command's run when its output has been read.
+/// A command whose output has been read to the end.
 pub(super) struct Finished<'a> {
     pub(super) container: &'a Once,
-    /// What the container had used before.
+    /// Usage of the container before the claim.
     pub(super) baseline: &'a Usage,
     pub(super) since: Instant,
-    /// What its output says of how it went.
+    /// Verdict from the decoded output.
     pub(super) verdict: Option<Verdict>,
 }
 
-/// How a command ended, before anybody is told.
+/// End of a command, before the `exit` event is written.
 #[derive(Debug, Clone)]
 pub(super) struct Ended {
     pub(super) container: String,
@@ -131,7 +131,7 @@ impl Ended {
     }
 }
 
-/// Tells how it ended, and what was used.
+/// Works out the `exit` event and the usage.
 pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: Option<Stop>) -> Ended {
     let Finished { container, baseline, since, verdict } = finished;
     let usage = container.usage().unwrap_or_else(|error| {
@@ -144,9 +144,9 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
         End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
         End::Status(status) => (None, Some(libc::WTERMSIG(status))),
         End::NotStarted(code) => (Some(code), None),
-        // It did not exit by itself; the code is that of a CLI that ends after one answer.
+        // The process did not exit; the code is that of a CLI that ends after one answer.
         End::Answered => (Some(i32::from(verdict.as_ref().is_none_or(|verdict| verdict.success != Some(true)))), None),
-        // We killed everything ourselves, thaw-init included: it cannot report that any more.
+        // The daemon killed everything, thaw-init included, so nothing could report the signal.
         End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
         End::Vanished => (None, None),
     };
@@ -165,7 +165,7 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
     if let Some(verdict) = verdict
         && reason == ExitReason::Exited
     {
-        // The CLI's own JSON decides where it says anything; an exit code of 0 alone proves nothing then.
+        // Where the CLI's JSON has a verdict, the verdict decides: an exit code of 0 alone proves nothing then.
         success = verdict.success.unwrap_or(success) && code == Some(0);
         if !success {
             detail = verdict.error.or(detail);

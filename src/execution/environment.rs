@@ -1,25 +1,25 @@
-//! The environment of a command: what the daemon sets, and what it adds to what image and request say.
+//! Environment of a command: what the daemon sets, and how it completes what image and request set.
 
 use std::collections::BTreeMap;
 
-/// Search path when the image names none.
+/// Search path if the image sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What must not go through the proxy: the container's own loopback. The name in brackets is how Node's `fetch`
-/// compares addresses of IPv6; the container's host name follows when the command is handed over.
+/// Names that must not go through the proxy: the container's own loopback. The form in brackets is how Node's `fetch`
+/// compares IPv6 addresses. The container's host name is appended when the command is submitted.
 const OWN: [&str; 4] = ["localhost", "127.0.0.1", "::1", "[::1]"];
 
-/// The variable in both spellings: curl reads the second, Go prefers the first.
+/// Both spellings of the variable: curl reads the second, Go prefers the first.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// Heap of V8 in `NODE_OPTIONS`, in the spellings that V8 and Node take.
+/// Options in `NODE_OPTIONS` that set V8's heap, in the spellings that V8 and Node accept.
 const HEAP_OPTIONS: [&str; 3] = ["--max-old-space-size", "--max_old_space_size", "--max-heap-size"];
 
 /// Smallest memory outside of V8's old generation that is left to a process of Node's: its code, stacks, buffers and
 /// young generation (30 MiB of them anonymous in an idle Node 22).
 const BESIDE_HEAP_BYTES: u64 = 128 << 20;
 
-/// Whether a variable can have this name: anything but nothing, `=` and NUL, as Kubernetes and Docker have it.
+/// Whether a variable can have this name. As with Kubernetes and Docker, only an empty name, `=` and NUL are refused.
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0'])
 }
@@ -31,18 +31,18 @@ pub fn of_image(image: impl IntoIterator<Item = (String, String)>) -> BTreeMap<S
     env
 }
 
-/// What every process of a provider finds: the image's environment, and who and where it is.
+/// Environment of every process of a provider: the image's variables, home directory, user and locale.
 pub fn of_provider(image: &[(String, String)], home: &str) -> BTreeMap<String, String> {
     let mut env = of_image(image.iter().cloned());
     for (name, value) in [("HOME", home), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")] {
         env.insert(name.to_owned(), value.to_owned());
     }
-    // The name that the image has for its user is known when it is unpacked.
+    // Default; the image's own name for the user is added when the image is unpacked.
     env.entry("USER".to_owned()).or_insert_with(|| "runtime".to_owned());
     env
 }
 
-/// The way out of the container, in every form that programs look for it.
+/// Sets the address of the egress proxy, in every form that programs look for.
 pub fn set_proxy(port: u16, env: &mut BTreeMap<String, String>) {
     let proxy = format!("http://127.0.0.1:{port}");
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
@@ -51,11 +51,11 @@ pub fn set_proxy(port: u16, env: &mut BTreeMap<String, String>) {
     env.insert("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned());
 }
 
-/// Completes what image, manifest and request have set: the container itself is reached directly, and Node's heap fits
-/// into `memory_bytes`. Returns the variables that the container's host name is to be appended to.
+/// Completes the environment: the container's own addresses bypass the proxy, and Node's heap fits into `memory_bytes`.
+/// Returns the variables to which the container's host name is to be appended.
 pub fn complete(memory_bytes: u64, env: &mut BTreeMap<String, String>) -> Vec<&'static str> {
     size_heap(memory_bytes, env);
-    // Go collects more eagerly from here on, and never refuses to grow.
+    // A soft limit: beyond it Go collects garbage more often, but still grows.
     env.entry("GOMEMLIMIT".to_owned()).or_insert_with(|| format!("{}MiB", ((memory_bytes / 10 * 9) >> 20).max(1)));
     let mut with_host_name = spare_own(env);
     if !env.contains_key("HOSTNAME") {
@@ -74,7 +74,7 @@ fn spare_own(env: &mut BTreeMap<String, String>) -> Vec<&'static str> {
             entries.push(entry);
         }
     }
-    // Nothing at all goes through the proxy then, and curl knows the sign only when it stands alone.
+    // A lone `*` switches the proxy off; curl recognises it only when it stands alone.
     if entries.contains(&"*") {
         return Vec::new();
     }
@@ -85,10 +85,11 @@ fn spare_own(env: &mut BTreeMap<String, String>) -> Vec<&'static str> {
     NO_PROXY.to_vec()
 }
 
-/// V8 takes its heap's size from the memory that it finds, and would be killed rather than collect.
+/// Sets V8's heap. By itself, V8 takes the size from the host's memory, and is killed at the limit instead of
+/// collecting.
 fn size_heap(memory_bytes: u64, env: &mut BTreeMap<String, String>) {
     let given = env.get("NODE_OPTIONS").map(String::as_str);
-    // An empty value is somebody's decision too.
+    // An empty value is a decision of whoever set it.
     if given == Some("") || given.is_some_and(|given| HEAP_OPTIONS.iter().any(|option| given.contains(option))) {
         return;
     }

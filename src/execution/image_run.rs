@@ -1,4 +1,5 @@
-//! Commands in any image of the store, without a provider: created on the spot, honouring the image's configuration.
+//! Commands in any image of the store, without a provider: the container is created on the spot, by the image's own
+//! configuration.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,29 +13,29 @@ use crate::pool::{ClaimError, ClaimRequest, Claimed, Pool, Scheduler};
 use thaw_image::{Account, Store, StoreError, account};
 use thaw_os::cgroup::{Limits, Reclaim};
 
-/// What thawd mounts on in every container. The store makes what an image lacks; a link or file stays what it is.
+/// Directories that thawd mounts on in every container. The store adds missing ones; a link or file stays as it is.
 const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "tmp"];
 
-// What an image's user can be, a command can be: the last of the container's ids is thaw-init's.
+// Every user of an image must be possible for a command: the last id of the container is thaw-init's.
 const _: () = assert!(thaw_image::MAX_ID < INIT_ID && thaw_image::MAX_GROUPS <= MAX_GROUPS);
 
-/// What stands for the provider in listings and metrics.
+/// Label of such executions in listings and metrics, instead of a provider.
 pub const LABEL: &str = "image";
 
-/// Entries of a home directory that are looked at, at most; one with more has something in it.
+/// Most entries of a home directory that are examined; a directory with more counts as not empty.
 const MAX_HOME_ENTRIES: usize = 256;
 
-/// Where an execution's container comes from.
+/// Source of an execution's container.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A provider's pool, and that of prestarted CLIs if there is one.
+    /// A provider's pool, and its pool of prestarted CLIs if there is one that fits.
     Pool(Pool, Option<Pool>),
-    /// An image, each time anew.
+    /// A container of an image, created for each execution.
     Image(Arc<Scheduler>, Arc<Template>),
 }
 
 impl Origin {
-    /// A container for one execution.
+    /// Claims a container for one execution.
     ///
     /// # Errors
     /// See [`ClaimError`].
@@ -45,7 +46,7 @@ impl Origin {
         }
     }
 
-    /// A container with a CLI that waits in it, if there is one.
+    /// Claims a container with a prestarted CLI, if one waits.
     ///
     /// # Errors
     /// See [`ClaimError`].
@@ -56,7 +57,7 @@ impl Origin {
         }
     }
 
-    /// The pool of CLIs that wait.
+    /// The pool of prestarted CLIs.
     pub fn prestarted(&self) -> Option<&Pool> {
         match self {
             Self::Pool(_, prestarted) => prestarted.as_ref(),
@@ -64,7 +65,7 @@ impl Origin {
         }
     }
 
-    /// Looks for more broken containers after one was found.
+    /// Checks the pool's other containers after a broken one was found.
     ///
     /// # Errors
     /// See [`ClaimError`].
@@ -76,20 +77,20 @@ impl Origin {
     }
 }
 
-/// Limits of such runs; see `[image_run]` in the configuration.
+/// Settings of these executions; see `[image_run]` in the configuration.
 #[derive(Debug, Clone)]
 pub struct ImageSettings {
     /// Memory and CPU.
     pub limits: Limits,
     /// Most processes and threads.
     pub pids: u32,
-    /// Where they may connect to.
+    /// Destinations that they may connect to.
     pub egress: Arc<Policy>,
     /// Wall-clock limit when the request names none.
     pub timeout: std::time::Duration,
 }
 
-/// Makes templates out of stored images.
+/// Makes templates from stored images.
 #[derive(Debug)]
 pub struct Images {
     store: Arc<Store>,
@@ -100,7 +101,7 @@ pub struct Images {
 /// Why an image cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageRunError {
-    /// Not in the store.
+    /// The image is not in the store.
     #[error("there is no image {0:?} in the store; bring it in with `thawctl image import`, `pull` or `build`")]
     Unknown(String),
     /// The store cannot be read.
@@ -111,17 +112,17 @@ pub enum ImageRunError {
         /// Why.
         source: StoreError,
     },
-    /// Its `User` cannot be resolved.
+    /// The image's `User` cannot be resolved.
     #[error("image {name:?} wants to run as {user:?}, {problem}")]
     User {
         /// Which image.
         name: String,
-        /// What its configuration says.
+        /// `User` in the image's configuration.
         user: String,
-        /// What is wrong with that.
+        /// What is wrong with the user.
         problem: &'static str,
     },
-    /// Something that is mounted on in every container is a link or a file.
+    /// A directory that every container has a mount on is a link or a file in the image.
     #[error(
         "image {name:?} has a link or a file in the place of the directory /{path}, which every container has \
          something mounted on: leave it out of the image"
@@ -129,10 +130,10 @@ pub enum ImageRunError {
     MountPoint {
         /// Which image.
         name: String,
-        /// What is in the way.
+        /// The directory.
         path: &'static str,
     },
-    /// Its root directory keeps its user out.
+    /// The mode of the image's root directory excludes its user.
     #[error(
         "image {name:?}: its directory / has mode {mode:04o}, so that user {uid} cannot enter it and would find nothing: \
          make it 0755 where the image is made"
@@ -140,7 +141,7 @@ pub enum ImageRunError {
     Root {
         /// Which image.
         name: String,
-        /// The mode.
+        /// Mode of the root directory.
         mode: u32,
         /// Who would run in it.
         uid: u32,
@@ -158,13 +159,13 @@ pub enum ImageRunError {
 
 /// An image ready to be run.
 pub struct Runnable {
-    /// Where its container comes from.
+    /// Source of the container.
     pub origin: Origin,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The image's environment.
     pub env: Vec<(String, String)>,
-    /// Value of `HOME` where the image says nothing.
+    /// Value of `HOME` if the image does not set it.
     pub home: String,
     /// Working directory.
     pub cwd: String,
@@ -251,10 +252,11 @@ impl Images {
     }
 }
 
-/// What the user `uid`, as which a provider's commands run, is called by their image, whose `/etc/passwd` may not know it.
+/// Name that a provider's image has for the user `uid`, as which its commands run; `None` if `/etc/passwd` lacks the
+/// user.
 ///
 /// # Errors
-/// [`ImageRunError::Root`] if they could not even enter its root directory; others when their account is unusable.
+/// [`ImageRunError::Root`] if the user cannot enter the root directory; others if the account is unusable.
 pub fn runtime_name(name: &str, rootfs: &Path, uid: u32) -> Result<Option<String>, ImageRunError> {
     let user = format!("{uid}:{uid}");
     let account = account(rootfs, &user).map_err(|problem| ImageRunError::User {
@@ -283,9 +285,9 @@ fn open_plain(rootfs: &Path, path: &str) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat2(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// Whether `account` can pass through `/`: the commands of a container have no capability, root's neither.
+/// Whether `account` can enter `/`. Commands in a container have no capabilities, not even as root.
 fn can_enter(rootfs: &Path, account: &Account) -> Result<(), u32> {
-    // Its mode is in the store as the image has it.
+    // The store keeps the mode that the image has.
     let Ok(found) = rustix::fs::stat(rootfs) else { return Ok(()) };
     let mode = found.st_mode & 0o7777;
     let passes =
@@ -297,8 +299,8 @@ fn can_enter(rootfs: &Path, account: &Account) -> Result<(), u32> {
     if passes == 0 { Err(mode) } else { Ok(()) }
 }
 
-/// The user's home directory, if it can become writable: a plain directory in which the image has nothing but what
-/// `/etc/skel` brings, since what is mounted on it hides that. `/tmp` is a mount already, and `/` must stay what it is.
+/// Whether the user's home directory can be made writable: a plain directory in which the image has only what
+/// `/etc/skel` provides, since the mount hides it. `/tmp` is a mount already, and `/` must stay as it is.
 fn writable_home(rootfs: &Path, home: &str, workdir: &str) -> bool {
     let clean = |path: &str| path.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/");
     let (relative, workdir) = (clean(home), clean(workdir));
@@ -309,7 +311,7 @@ fn writable_home(rootfs: &Path, home: &str, workdir: &str) -> bool {
             .is_ok_and(|_| is_bare(&rootfs.join(&relative), 0, &mut MAX_HOME_ENTRIES.clone()))
 }
 
-/// Whether a directory has nothing but hidden files at its top, and empty directories.
+/// Whether a directory contains only hidden files at its top, and empty directories.
 fn is_bare(folder: &Path, depth: usize, left: &mut usize) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else { return false };
     for entry in entries {

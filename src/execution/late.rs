@@ -1,4 +1,4 @@
-//! Handing a prompt and credentials to a CLI that runs already, frozen, in a claimed container.
+//! Passes prompt and credentials to a prestarted CLI in a claimed, frozen container.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,10 +15,10 @@ use thaw_client::types::Secret;
 /// its own choosing, and one that asks on without reading the answers would fill this process's memory.
 const UNREAD_ANSWERS: usize = 256 * 1024;
 
-/// Bytes that one of a prompt can take in JSON (`\\u0000`).
+/// Most bytes that one byte of a prompt takes in JSON (`\\u0000`).
 const ESCAPED: usize = 6;
 
-/// What a prestarted CLI is told at the claim; the files are the plan's.
+/// What a prestarted CLI gets at the claim, besides the plan's files.
 pub struct Late {
     /// The prompt.
     pub prompt: Zeroizing<String>,
@@ -33,14 +33,14 @@ pub struct Late {
 }
 
 impl std::fmt::Debug for Late {
-    /// Without the prompt, which is nobody else's.
+    /// Omits the prompt, which belongs to the user.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Late").field("model", &self.model).field("effort", &self.effort).finish_non_exhaustive()
     }
 }
 
 impl Late {
-    /// In the form that drivers take.
+    /// The request in the representation that prestart drivers expect.
     pub fn request<'a>(
         &'a self,
         files: &'a BTreeMap<String, Secret>,
@@ -113,7 +113,7 @@ impl Conversation {
         }
     }
 
-    /// Takes output; returns pieces of the answer.
+    /// Decodes output; returns pieces of the answer.
     pub fn decode(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut deltas = Vec::new();
         for action in self.driver.on_stdout(bytes) {
@@ -143,7 +143,7 @@ impl Conversation {
         self.driver.wants_renewal()
     }
 
-    /// Whether it has said everything.
+    /// Whether the CLI has given its whole answer, or failed.
     pub fn is_over(&self) -> bool {
         self.verdict.is_some()
     }

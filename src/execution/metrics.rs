@@ -1,6 +1,7 @@
 //! Counters and histograms of executions.
 //!
-//! Their labels are bounded: providers are those of the configuration and `image`, paths and reasons are in the code.
+//! Labels are bounded: `provider` is a name of the configuration or `image`; paths and reasons are constants in the
+//! code.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -30,7 +31,7 @@ const DURATION_BUCKETS: [f64; 11] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 /// Reasons of `thawd_executions_total`.
 const REASONS: [&str; 7] = ["success", "failure", "timeout", "cancelled", "oom", "killed", "lost"];
 
-/// Those reasons of `thawd_refused_total` that alerts look at.
+/// Reasons of `thawd_refused_total` that alerts use.
 const REFUSALS: [&str; 8] =
     ["container", "create", "limit", "memory", "not_ready", "queue_full", "queue_timeout", "user_limit"];
 
@@ -54,7 +55,7 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
-/// What a container was when it was claimed.
+/// State of a container before its claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     Prestarted,
@@ -82,7 +83,7 @@ impl Origin {
     }
 }
 
-/// Registered once per daemon.
+/// Metrics of all executions. Registered once per daemon.
 #[derive(Debug)]
 pub struct ExecutionMetrics {
     claims: Family<ClaimLabels, Counter>,
@@ -157,7 +158,8 @@ impl ExecutionMetrics {
         this
     }
 
-    /// Shows the counters of a provider at 0: a rate misses whatever happens before the first look at a counter.
+    /// Creates the counters of a provider with value 0: a rate misses what happens before the first scrape of a
+    /// counter.
     pub(super) fn expect(&self, provider: &str) {
         for origin in Origin::ALL {
             drop(self.claims.get_or_create(&ClaimLabels { provider: provider.to_owned(), path: origin.label() }));
@@ -173,7 +175,7 @@ impl ExecutionMetrics {
         drop(self.oom_kills.get_or_create(&labels));
     }
 
-    /// One that did not survive a restart of the daemon.
+    /// Counts an execution that did not survive a restart of the daemon.
     pub(super) fn lost(&self, provider: &str) {
         self.exits.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason: "lost" }).inc();
     }
@@ -184,13 +186,13 @@ impl ExecutionMetrics {
         self.claim_seconds.get_or_create(&labels).observe(time.as_secs_f64());
     }
 
-    /// It has written its first byte.
+    /// Records the time to the first byte of output.
     pub(super) fn spoke(&self, provider: &str, origin: Origin, time: Duration) {
         let labels = ClaimLabels { provider: provider.to_owned(), path: origin.label() };
         self.first_byte.get_or_create(&labels).observe(time.as_secs_f64());
     }
 
-    /// It has ended, and used that much.
+    /// Records the end of an execution and its usage.
     pub(super) fn exited(&self, provider: &str, exit: &Exit, used: &Usage) {
         let reason = match exit.reason {
             ExitReason::Exited if exit.success => "success",

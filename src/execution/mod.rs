@@ -1,4 +1,4 @@
-//! One CLI run from claim to exit, and the executions that the daemon knows.
+//! Owns executions: one command each, from claim to exit, and the list of those that the daemon knows.
 //!
 //! ```text
 //! start ──► pending ──► running ──► exited ──(retention)──► forgotten
@@ -6,8 +6,9 @@
 //!              └── no container: the request fails and nothing is kept
 //! ```
 //!
-//! Each execution is owned by one task ([`run`]). Others hold a [`Handle`]: they read its log, ask for
-//! cancellation, and count as readers while they stream.
+//! One task ([`run`]) owns each execution. Others hold a [`Handle`]: they read its log, cancel it, and count as readers
+//! while they stream. The API starts, reads and cancels; `daemon` adopts and shuts down. Deliberately absent: a second
+//! use of a container, and credentials in anything that is kept or logged.
 
 mod clock;
 mod ending;
@@ -63,26 +64,26 @@ pub struct Settings {
     pub output_bytes: usize,
     /// How long a command waits for readers that take nothing of its output.
     pub reader_stall: Duration,
-    /// How long an ended execution is kept.
+    /// Time that an ended execution is kept.
     pub retention: Duration,
-    /// Ended executions kept at most.
+    /// Most ended executions kept.
     pub retained: usize,
-    /// Output of ended executions kept at most, all together, bytes.
+    /// Most output of ended executions kept, all together, bytes.
     pub retained_bytes: usize,
-    /// Time without a reader before an execution without `background` is cancelled.
+    /// Time without a reader after which an execution without `background` is cancelled.
     pub disconnect_grace: Duration,
-    /// The same for one that has survived a restart of the daemon, at first; and how long a command waits for a reader
-    /// that went away.
+    /// The same at first for an execution that survived a restart of the daemon; also the time that a command waits for
+    /// a reader that went away.
     pub reconnect_grace: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
-    /// Longest time limit.
+    /// Longest time limit of an execution.
     pub max_timeout: Duration,
-    /// Port of the egress proxy inside.
+    /// Port of the egress proxy in the container.
     pub proxy_port: u16,
-    /// How long a request waits for a container unless it says otherwise.
+    /// Time that a request waits for a container if it names none.
     pub queue_timeout: Duration,
-    /// Longest such wait.
+    /// Longest time that a request may wait for a container.
     pub max_queue_timeout: Duration,
     /// Executions of one user at the same time, those that wait included.
     pub max_per_user: usize,
@@ -139,7 +140,7 @@ const MIN_OUTPUT_BYTES: usize = 64 << 10;
 pub struct Served {
     /// Its manifest.
     pub provider: Arc<Provider>,
-    /// Its pool.
+    /// The pool of its containers.
     pub pool: Pool,
     /// Its pools of prestarted CLIs, and what each can take: one, or one for each model if that cannot be changed late.
     pub prestarted: Vec<(Pool, Arc<prestart::Plan>)>,
@@ -152,28 +153,28 @@ pub struct Served {
 /// Why an execution was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The request is wrong.
+    /// The request is invalid.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// No container.
+    /// No container was available.
     #[error(transparent)]
     Claim(#[from] ClaimError),
     /// The container could not be used.
     #[error("the execution could not be started: {0}")]
     Container(#[from] ContainerError),
-    /// Out of descriptors.
+    /// A descriptor or a file of the log could not be made.
     #[error("the execution could not be started: {0}")]
     Io(#[from] std::io::Error),
     /// The user's credential in the vault cannot be used.
     #[error(transparent)]
     Vault(#[from] VaultError),
-    /// The user has as many as one may have.
+    /// The user has the most executions that one user may have.
     #[error("the user has {0} executions already, the most that one may have (`execution.max_per_user`)")]
     UserLimit(usize),
-    /// Its client went away while it waited for a container.
+    /// The client went away while the execution waited for a container.
     #[error("its client went away before it started")]
     Left,
-    /// Somebody cancelled it before it had a container.
+    /// The execution was cancelled before it got a container.
     #[error("the execution was cancelled before it started")]
     Cancelled,
     /// The daemon is shutting down.
@@ -181,18 +182,18 @@ pub enum StartError {
     Stopped,
 }
 
-/// What a caller that starts an execution is about to read of it.
+/// What the caller that starts an execution will read of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     /// Nothing.
     None,
-    /// Standard output alone: it has nowhere to be told that it waits.
+    /// Standard output alone; such a caller cannot be notified that it waits.
     Output,
-    /// The events.
+    /// Events.
     Events,
 }
 
-/// What others hold of an execution.
+/// Shared view of an execution.
 #[derive(Debug)]
 pub struct Handle {
     id: String,
@@ -202,14 +203,14 @@ pub struct Handle {
     created_at_ms: u64,
     timeout: Duration,
     start_timeout: Option<Duration>,
-    /// Goes on without readers.
+    /// Whether the execution goes on without readers.
     background: bool,
     dialect: Option<Dialect>,
     labels: BTreeMap<String, String>,
     request_id: Option<String>,
     /// Names it on every log line.
     span: tracing::Span,
-    /// Events so far.
+    /// Log of its events.
     pub log: Log,
     state: Mutex<State>,
     cancel: CancellationToken,
@@ -249,7 +250,7 @@ impl Handle {
         self.step(Step::Submit(command));
     }
 
-    /// Whether the next daemon would know of it.
+    /// Whether the keeper holds the execution.
     fn is_kept(&self) -> bool {
         self.state().is_kept()
     }
@@ -259,12 +260,12 @@ impl Handle {
         &self.id
     }
 
-    /// Whose it is.
+    /// The user that the execution belongs to.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// What log lines about it belong to: they have its id, provider and user, and the id of the request.
+    /// Span of the execution's log lines: its id, provider and user, and the id of the request.
     pub fn span(&self) -> &tracing::Span {
         &self.span
     }
@@ -303,7 +304,7 @@ impl Handle {
         self.reader(true)
     }
 
-    /// One who `follows` is waited for by the command.
+    /// With `follows`, the command waits for this reader.
     fn reader(self: &Arc<Self>, follows: bool) -> Reader {
         let follower = follows.then(|| self.log.join());
         self.readers.send_modify(|readers| *readers += 1);
@@ -311,13 +312,13 @@ impl Handle {
     }
 }
 
-/// What log lines about an execution belong to. Of level error, or a filter that lets only warnings through would take the
-/// fields away from those.
+/// Span of an execution's log lines. Its level is error, because a filter for warnings would otherwise remove the
+/// fields.
 fn span(id: &str, provider: &str, user: &str, request_id: Option<&str>) -> tracing::Span {
     tracing::error_span!(parent: None, "execution", execution = id, provider, user, request_id)
 }
 
-/// Somebody who reads the events.
+/// A reader of an execution's events or output.
 #[derive(Debug)]
 pub struct Reader {
     handle: Arc<Handle>,
@@ -345,7 +346,7 @@ impl Reader {
         self.handle.log.next(self.follower, after, max).await
     }
 
-    /// The bytes that are there now; see [`Log::read_output`].
+    /// The bytes that have arrived; see [`Log::read_output`].
     ///
     /// # Errors
     /// [`Dropped`].
@@ -522,7 +523,7 @@ impl Executions {
         }
         let (started, outcome) = oneshot::channel();
         let (this, its) = (Arc::clone(self), Arc::clone(&handle));
-        // A task of its own: the execution must not depend on the connection that asked for it.
+        // A task of its own: the execution must not depend on the connection of its client.
         let task = async move {
             let ran = run::run(&this, Arc::clone(&its), plan, received, started).await;
             if let Some(vaulted) = &its.vaulted {
@@ -542,10 +543,9 @@ impl Executions {
         if handle.waiting.was_told() { Ok(reader) } else { outcome.map(|()| reader) }
     }
 
-    /// Checks a request. One of an image reads that image's record and accounts from the disk, which no task is to wait
-    /// for on a thread that serves others.
+    /// Checks a request. For an image this reads files of the image, and therefore runs on a blocking thread.
     async fn plan(self: &Arc<Self>, request: types::ExecutionRequest) -> Result<Plan, StartError> {
-        // Labels of metrics are bounded: a provider that does not exist is nobody's.
+        // Metric labels are bounded: a provider that does not exist gets a fixed label.
         let label = match (&request.image, self.served.get(&request.provider)) {
             (Some(_), _) => image_run::LABEL,
             (None, Some(served)) => &served.provider.name,
@@ -567,7 +567,7 @@ impl Executions {
         })
     }
 
-    /// Keeps an ended execution for a while; forgets one that never started, unless its client knows of it.
+    /// Keeps an ended execution for a while. Forgets one that never started, unless its client knows of it.
     fn ended(&self, handle: &Handle, keep: bool) {
         let mut known = self.known();
         if keep {

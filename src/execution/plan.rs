@@ -1,5 +1,5 @@
-//! From a request to everything that has to be known before a container is claimed. Whatever is wrong with a request
-//! is found here, so that nothing is started for it.
+//! Plan of an execution: everything that has to be known before a container is claimed. Mistakes in a request are found
+//! here, before anything starts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ const MAX_PATH: usize = 4096;
 /// What is wrong with a request; [`RequestError::code`] is stable.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// No provider of that name.
+    /// The provider does not exist.
     #[error("there is no provider {name:?}; there is {known}")]
     UnknownProvider {
         /// Name given.
@@ -42,18 +42,18 @@ pub enum RequestError {
         /// Names that exist.
         known: String,
     },
-    /// Both or neither of `prompt` and `command`.
+    /// Both or neither of `prompt` and `command` were given.
     #[error("give exactly one of `prompt` and `command`")]
     PromptOrCommand,
-    /// A field that goes with `prompt` only.
+    /// The field is allowed with `prompt` only.
     #[error("`{0}` goes with `prompt`, not with `command`")]
     OnlyWithPrompt(&'static str),
-    /// A field out of its grammar or range.
+    /// The value of a field is invalid or out of range.
     #[error("`{field}` {problem}")]
     InvalidField {
         /// Which field.
         field: String,
-        /// What it has to be.
+        /// What the value must be.
         problem: String,
     },
     /// The prompt, model or effort cannot be used.
@@ -62,13 +62,13 @@ pub enum RequestError {
     /// The credentials cannot be used.
     #[error(transparent)]
     Credentials(CredentialError),
-    /// The command cannot be handed over.
+    /// The command cannot be passed to a container.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A field that goes with a command only.
+    /// The field is allowed with a command only.
     #[error("`{0}` goes with `command` or `image`, not with `prompt`")]
     OnlyWithCommand(&'static str),
-    /// Both or neither of `provider` and `image`.
+    /// Both or neither of `provider` and `image` were given.
     #[error("give exactly one of `provider` and `image`")]
     ProviderOrImage,
     /// A field that goes with `provider` only.
@@ -123,19 +123,19 @@ impl From<InvocationError> for RequestError {
 pub struct Plan {
     /// Provider name.
     pub provider: String,
-    /// Whose execution.
+    /// User that the execution belongs to.
     pub user: String,
-    /// Model, for a prompt.
+    /// Model; only with a prompt.
     pub model: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Where the container comes from.
     pub(super) origin: Origin,
-    /// What a prestarted CLI would be told, if one could take this request.
+    /// What a prestarted CLI would get, if one can take this request.
     pub(super) late: Option<Late>,
-    /// What to run, ready to be handed over.
+    /// The command, encoded for `thaw-init`.
     pub(super) command: Encoded,
-    /// What it reads.
+    /// Standard input; `None` for `/dev/null`.
     pub(super) stdin: Option<Vec<u8>>,
     /// Credential files.
     pub(super) files: BTreeMap<String, Secret>,
@@ -143,16 +143,16 @@ pub struct Plan {
     pub(super) work: Work,
     /// Wall-clock limit.
     pub timeout: Duration,
-    /// How long it may wait for a container.
+    /// Longest time in the fair queue.
     pub(super) queue_timeout: Duration,
-    /// Longest silence at the start, for a prompt.
+    /// Time until the first output, at most; only with a prompt.
     pub(super) start_timeout: Option<Duration>,
-    /// How to read its output, for a prompt.
+    /// Decoder for the provider's output dialect; only with a prompt.
     pub(super) dialect: Option<Dialect>,
 }
 
 impl std::fmt::Debug for Plan {
-    /// Without prompt, arguments and credentials.
+    /// Omits prompt, arguments and credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stdin = self.stdin.as_ref().map(Vec::len);
         f.debug_struct("Plan")
@@ -165,7 +165,7 @@ impl std::fmt::Debug for Plan {
 }
 
 impl Plan {
-    /// Wipes what the container has by now: credentials in files and in variables.
+    /// Wipes secrets that the container has by now: credentials in files and in variables.
     pub(super) fn forget_secrets(&mut self) {
         self.files.clear();
         self.command.wipe();
@@ -183,7 +183,7 @@ struct Task {
     model: Option<String>,
 }
 
-/// Checks `request` and works out what to run.
+/// Checks `request` and makes its plan.
 pub fn plan(
     request: ExecutionRequest,
     served: &BTreeMap<String, Served>,
@@ -215,7 +215,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let home = ("HOME".to_owned(), runnable.home);
-    // What the image says counts, also of the home directory.
+    // The image's own variables win, also over the home directory.
     let mut env = environment::of_image([home].into_iter().chain(runnable.env));
     environment::set_proxy(settings.proxy_port, &mut env);
     env.extend(request.env);
@@ -250,7 +250,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     })
 }
 
-/// The wall-clock limit: what the request asks for, if it may, or else the usual one.
+/// The wall-clock limit: the request's, if it is allowed, or else the default.
 fn timeout(asked_ms: Option<u64>, usual: Duration, settings: &Settings) -> Result<Duration, RequestError> {
     match asked_ms {
         None => Ok(usual.min(settings.max_timeout)),
@@ -351,7 +351,7 @@ fn provider_plan(
         rlimits: Vec::new(),
     };
     let encoded = command.encode();
-    // Keys were among them; the encoded form wipes itself.
+    // `command` still holds keys in its variables; the encoded form wipes itself.
     command.env.iter_mut().for_each(|(_, value)| value.zeroize());
     Ok(Plan {
         provider: request.provider,
@@ -371,7 +371,7 @@ fn provider_plan(
     })
 }
 
-/// The pool of prestarted CLIs that could take this request, and what one of them would be told.
+/// The pool of prestarted CLIs that can take this request, and what the CLI would get.
 fn late(
     target: &Served,
     request: &ExecutionRequest,
@@ -408,7 +408,7 @@ fn late(
     pool.map(|pool| (pool, late))
 }
 
-/// The command that starts a CLI ahead of time, with everything in its environment that is nobody's in particular.
+/// The command that prestarts a CLI, with an environment that belongs to no user.
 ///
 /// # Errors
 /// See [`CommandError`].
@@ -461,7 +461,7 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// Later ones win: image, daemon, manifest, way out, credentials, request.
+/// Merges the environment; later sources win: image, daemon, manifest, proxy, credentials, request.
 fn environment(
     target: &Served,
     provider: &Provider,

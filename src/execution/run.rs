@@ -35,24 +35,24 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Capacity of the pipe that a command reads from, bytes: at least the default (pipe(7)), and at most what a request may
-/// be by default.
+/// Capacity of the pipe for standard input, bytes: at least the default (pipe(7)), at most the default limit of a
+/// request.
 const STDIN_PIPE: usize = 64 * 1024;
 const MAX_STDIN_PIPE: usize = 16 << 20;
 
-/// Most output that is understood at once, bytes.
+/// Most output decoded at once, bytes.
 const HEAR_BYTES: u64 = 1 << 20;
 
-/// How many warm containers are tried.
+/// Number of warm containers that are tried.
 const CLAIM_ATTEMPTS: u32 = 3;
 
-/// How the output is understood.
+/// Decoder for the provider's output dialect.
 enum Meaning {
-    /// Not at all: it is a command's.
+    /// None: the output is a command's.
     Bytes,
-    /// It is what a CLI prints in one run.
+    /// Decoder for a CLI that runs once.
     Dialect(DialectParser),
-    /// It is one side of a conversation.
+    /// Driver of a prestarted CLI.
     Conversation(Box<Conversation>),
 }
 
@@ -86,15 +86,15 @@ impl Meaning {
     }
 }
 
-/// Standard output, understood as far as it has come.
+/// Decoder of standard output, and how far it has come.
 struct Decoder {
     meaning: Meaning,
-    /// Bytes that were given to it.
+    /// Bytes of standard output decoded so far.
     offset: u64,
 }
 
 impl Decoder {
-    /// From the command's beginning.
+    /// A decoder that begins where the command's output begins.
     fn new(handle: &Handle, meaning: Meaning) -> Self {
         let this = Self { meaning, offset: handle.log.spool(Stream::Stdout).length() };
         if matches!(this.meaning, Meaning::Dialect(_)) {
@@ -122,7 +122,7 @@ impl Decoder {
         Self { meaning: Meaning::Dialect(parser), offset }
     }
 
-    /// Takes what is new of standard output; returns pieces of the answer.
+    /// Decodes new standard output; returns pieces of the answer.
     fn listen(&mut self, log: &Log) -> Vec<String> {
         let spool = log.spool(Stream::Stdout);
         let mut deltas = Vec::new();
@@ -134,7 +134,7 @@ impl Decoder {
         deltas
     }
 
-    /// Lets the next daemon begin here, now and then.
+    /// Writes a checkpoint for the next daemon, if one is due.
     fn checkpoint(&self, log: &Log) {
         if log.is_checkpoint_due(self.offset) {
             self.write_checkpoint(log);
@@ -155,18 +155,19 @@ pub(super) struct Running {
     process: Process,
     baseline: Usage,
     since: Instant,
-    /// When its time is over.
+    /// Time at which the execution times out.
     deadline: Instant,
-    /// What was on standard output before.
+    /// Length of standard output before this command.
     from: u64,
-    /// When its request was, and what its container was; not of one that an earlier daemon began.
+    /// Time of the request, and state of the container before its claim; `None` if an earlier daemon began the
+    /// execution.
     pub(super) begun: Option<(Instant, Origin)>,
     stdout: Source,
     stderr: Source,
     decoder: Decoder,
-    /// Looks after credential files of the vault.
+    /// Watches credential files of the vault.
     write_back: Option<WriteBack>,
-    /// Holds refilling up until there is output.
+    /// Claim in flight for the refill throttle, until there is output.
     guard: Option<ClaimGuard>,
 }
 
@@ -198,7 +199,7 @@ impl Running {
         })
     }
 
-    /// Takes back what the command has made of the user's credential, which another daemon would find as well.
+    /// Stores what the command has made of the user's credential; another daemon would find the files as well.
     async fn bring_back(&mut self, end: &End, stop: Option<Stop>) {
         if let Some(write_back) = self.write_back.take() {
             write_back.finish(stop.is_none() && end.is_orderly()).await;
@@ -206,7 +207,7 @@ impl Running {
         failpoints::at("end.brought_back");
     }
 
-    /// Its output has been read to the end, or will not be.
+    /// Works out the end, when the output has been read to the end or never will be.
     fn conclude(&mut self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
         let verdict = std::mem::replace(&mut self.decoder.meaning, Meaning::Bytes).verdict();
         let Self { container, baseline, since, .. } = self;
@@ -215,7 +216,7 @@ impl Running {
     }
 }
 
-/// Runs the execution to its end. Returns whether it ever started: if not, `started` got the reason.
+/// Runs the execution to its end. Returns whether it ever started; if not, `started` gets the reason.
 pub async fn run(
     executions: &Arc<Executions>,
     handle: Arc<Handle>,
@@ -228,7 +229,7 @@ pub async fn run(
         Err(error) => {
             executions.metrics.refused(&plan.provider, &error);
             tracing::warn!(%error, "execution not started");
-            // It was visible while it was pending: whoever reads its events, or waits for its end, gets one.
+            // The execution was visible while it was pending: its readers need an end.
             finish(&handle, never_ran(&error, received));
             let _ = started.send(Err(error));
             return false;
@@ -250,12 +251,12 @@ pub async fn run(
     }
     plan.forget_secrets();
     tell(executions, &handle, ended);
-    // Not before it is told how it ended: should this daemon be killed first, the container tells the next one.
+    // Drop the container after the `exit` event: if the daemon is killed before, the next one learns the end from it.
     drop(last);
     true
 }
 
-/// As [`begin`], unless nobody wants it any more.
+/// As [`begin`], until the execution is cancelled or the daemon shuts down.
 async fn start(
     executions: &Executions,
     handle: &Handle,
@@ -269,8 +270,8 @@ async fn start(
     }
 }
 
-/// Asks again, in a container without a CLI in it: the provider has refused the access token, and a CLI that has the
-/// credential file can renew it. The client sees a second `started`; the time limit stays that of the first.
+/// Repeats the request in a container without a CLI: the provider refused the access token, and a CLI that has the
+/// credential file can renew it. The client gets a second `started`; the time limit stays that of the first.
 async fn once_more(
     executions: &Arc<Executions>,
     handle: &Arc<Handle>,
@@ -299,7 +300,7 @@ async fn once_more(
     }
 }
 
-/// Reads what the command says, if it could be executed, until it has to end.
+/// Follows the command, if it could be executed, until it has to end.
 async fn see_through(
     executions: &Executions,
     handle: &Arc<Handle>,
@@ -309,7 +310,7 @@ async fn see_through(
     match failed {
         Some((code, detail)) => {
             say_why(handle, &detail);
-            // Nothing ran, so there is nothing to be read out of its output.
+            // Nothing ran, so there is no output to decode.
             running.decoder.meaning = Meaning::Bytes;
             (End::NotStarted(code), None)
         }
@@ -321,7 +322,7 @@ async fn see_through(
     }
 }
 
-/// Goes on with an execution that an earlier daemon had begun, to its end.
+/// Resumes an execution that an earlier daemon had begun, and follows it to its end.
 pub(super) async fn go_on(
     executions: &Arc<Executions>,
     handle: &Arc<Handle>,
@@ -365,9 +366,9 @@ fn tell(executions: &Executions, handle: &Handle, ended: Ended) {
     finish(handle, exit);
 }
 
-/// Says in the command's place why it could not be executed.
+/// Writes to standard error why the command could not be executed.
 fn say_why(handle: &Handle, detail: &str) {
-    // Unless an earlier daemon has.
+    // An earlier daemon may have written it already.
     if handle.log.spool(Stream::Stderr).length() == 0 {
         handle.log.push_output(Stream::Stderr, format!("thawd: {detail}\n").as_bytes());
     }
@@ -386,10 +387,10 @@ pub(super) fn finish(handle: &Handle, mut exit: Exit) {
     }
 }
 
-/// Claims a container and starts the command. A command that cannot be executed has started all the same, as far as
-/// the execution is concerned: it exits with 126 or 127, which comes back beside it.
+/// Claims a container and starts the command. A command that cannot be executed counts as started: it exits with 126 or
+/// 127, and the code and its reason are returned beside it.
 ///
-/// Can be cancelled at any point: the container is destroyed then.
+/// Dropping the future at any point destroys the container.
 async fn begin(
     executions: &Executions,
     handle: &Handle,
@@ -427,8 +428,8 @@ async fn begin(
     if let Some((mut writer, sent)) = stdin
         && let Some(text) = plan.stdin.take()
     {
-        // On its own: a command that reads slowly, or never, must not keep its output from being read. The write
-        // fails when the command's end of the pipe is gone.
+        // In a task of its own: a command that reads slowly, or never, must not delay the reading of its output. The
+        // write fails when the command closes its end of the pipe.
         tokio::spawn(async move {
             let _ = writer.write_all(&text[sent..]).await;
         });
@@ -477,7 +478,7 @@ async fn started(submitted: &Submitted) -> Result<Option<(i32, String)>, Contain
     }
 }
 
-/// Whether a container that was warm turned out to be dead, and another one may do.
+/// Whether a warm container turned out to be dead, and another one may work.
 fn may_try_another(error: &ContainerError, path: ClaimPath, attempts: u32) -> bool {
     error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS
 }
@@ -517,7 +518,7 @@ async fn hand_over(
                     || (late.is_some() && path == ClaimPath::Warm && *attempts < CLAIM_ATTEMPTS) =>
             {
                 tracing::warn!(container = %id, %error, "claimed container is broken");
-                // What ended it may have ended others.
+                // Whatever ended this container may have ended others.
                 plan.origin.check_health().await?;
                 *attempts += 1;
             }
@@ -526,11 +527,11 @@ async fn hand_over(
     }
 }
 
-/// A command that starts as soon as its container thaws.
+/// A command that starts as soon as its container is thawed.
 struct Submitted {
     process: Process,
     baseline: Usage,
-    /// With how much has been written of what it reads.
+    /// Also reports how many bytes of stdin were written.
     stdin: Option<(pipe::Sender, usize)>,
     stdout: OwnedFd,
     stderr: OwnedFd,
@@ -649,11 +650,11 @@ fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usiz
     Ok((reader.into(), None))
 }
 
-/// Turns what was read into events.
+/// Publishes output and decodes it.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
     decoder: &'a mut Decoder,
-    /// Called when there is something on standard output, which matters the first time.
+    /// Called for each piece of standard output; acts on the first only.
     on_first: F,
 }
 
@@ -675,8 +676,8 @@ impl<F: FnMut()> Sink<'_, F> {
     }
 }
 
-/// Reads the output until the command has ended, by itself or because it had to. `first_grace` is how long it goes on
-/// without its first reader; `stop` is what was decided already.
+/// Reads the output until the command has ended, by itself or because it had to. `first_grace` is the time without a
+/// first reader; `stop` is a decision made before.
 async fn follow(
     executions: &Executions,
     handle: &Arc<Handle>,
@@ -686,7 +687,7 @@ async fn follow(
 ) -> (End, Option<Stop>) {
     let Running { container, process, stdout, stderr, since, deadline, from, begun, decoder, guard, .. } = running;
     let mut silent = handle.log.spool(Stream::Stdout).length() == *from;
-    // An earlier daemon has timed what it began.
+    // The earlier daemon has recorded the time of what it began.
     let mut unheard = begun.filter(|_| silent);
     let on_first = || {
         if handle.log.spool(Stream::Stdout).length() > *from
@@ -733,7 +734,7 @@ async fn follow(
                 Ok(Some(exited)) => End::Status(exited.status),
                 Ok(None) => End::Vanished,
                 Err(error) => match error.exit_code() {
-                    // Told to an earlier daemon that could not say so any more.
+                    // The report was meant for an earlier daemon, which could not pass it on.
                     Some(code) => {
                         say_why(handle, &error.to_string());
                         End::NotStarted(code)
@@ -756,8 +757,8 @@ async fn follow(
             }
         };
         if let Some(reason) = wanted {
-            // Should this daemon be killed now, the next one says the same reason. If another one was noted before, that
-            // is what somebody was promised.
+            // Record the reason for the next daemon. If an earlier decision was recorded, that one counts: it was
+            // promised.
             let noted = handle.log.note_stop(reason as u8);
             let reason = Stop::noted(noted).unwrap_or(reason);
             stop = Some(reason);
@@ -766,7 +767,7 @@ async fn follow(
     };
     guard.take();
     failpoints::at("end.seen");
-    // Whatever it left running dies with it; then the pipes end, and not a byte before that is lost.
+    // Everything that the command left running is killed. Then the pipes end, without losing a byte written before.
     kill(container);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         while stdout.is_open() || stderr.is_open() {
@@ -785,7 +786,7 @@ async fn follow(
     (end, stop)
 }
 
-/// Politely first: a CLI may be writing a refreshed token. Returns when it has to be killed: at `kill_at`, by the clock of
+/// Sends SIGTERM first: a CLI may be writing a renewed token. Returns when to kill: at `kill_at`, by the clock of
 /// [`clock::now`], or now.
 fn ask_to_end(process: &Process, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
     let polite = reason != Stop::Shutdown && process.signal(libc::SIGTERM).is_ok();
@@ -793,7 +794,7 @@ fn ask_to_end(process: &Process, reason: Stop, kill_at: Duration) -> tokio::time
     if polite { now + kill_at.saturating_sub(clock::now()) } else { now }
 }
 
-/// Waits for a reader, at most until then; never ends without a time.
+/// Waits until a reader reads, at most until `until`; pending for ever without a time.
 async fn progress(handle: &Handle, seen: u64, until: Option<tokio::time::Instant>) {
     match until {
         Some(until) => handle.log.progress(seen, until).await,

@@ -9,23 +9,23 @@
 //! each of them ── end ──► exited            running ── wait, assignment, submit ──► once more
 //! ```
 //!
-//! Nothing here waits, logs or tells anybody: whoever takes a step does what follows from it, if it is accepted.
+//! Pure: nothing here waits, logs or notifies. Whoever takes an accepted step also does what follows from it.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thaw_client::types::{ClaimPath, ExecutionState, Exit};
 
-/// Of a command that has been handed over, or is about to be.
+/// A command that was submitted, or is about to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submitted {
-    /// Which container.
+    /// Id of its container.
     pub container: String,
-    /// Its tag at `thaw-init`.
+    /// Tag of the command at `thaw-init`.
     pub tag: u32,
-    /// Where the container came from.
+    /// Whether the container was warm or cold.
     pub path: ClaimPath,
-    /// When, by the clock of [`thaw_os::kernel::since_boot`].
+    /// Time of submission, by the clock of [`thaw_os::kernel::since_boot`].
     pub since: Duration,
     /// When the execution's time is over, by the same clock, if this is not its first command.
     #[serde(default)]
@@ -37,16 +37,16 @@ pub struct Submitted {
 pub struct Assignment {
     /// Which container.
     pub container: String,
-    /// Where that came from.
+    /// Whether the container was warm or cold.
     pub path: ClaimPath,
 }
 
-/// What happens to an execution.
+/// A step of an execution.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// It waits for a container, at this place in the queue.
+    /// The execution waits for a container, at this position in the fair queue.
     Wait(usize),
-    /// It has a container.
+    /// The execution has a container.
     Assign,
     /// Its command is about to be handed over.
     Submit(Submitted),
@@ -54,9 +54,9 @@ pub enum Step {
     Announce(Assignment),
     /// It has ended.
     End(Exit),
-    /// The keeper has it.
+    /// The keeper holds the execution.
     Keep,
-    /// The keeper has it no more.
+    /// The keeper no longer holds the execution.
     Release,
 }
 
@@ -69,7 +69,7 @@ enum Phase {
     Exited(Option<Assignment>, Exit),
 }
 
-/// A step that cannot be taken: a mistake of ours.
+/// A step that is not allowed in this phase, which is a bug.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an execution that is {phase} cannot {step}")]
 pub struct Rejected {
@@ -77,17 +77,17 @@ pub struct Rejected {
     phase: &'static str,
 }
 
-/// Where an execution is.
+/// State of an execution.
 #[derive(Debug, Clone)]
 pub struct State {
     phase: Phase,
-    /// The command that it has, or had last.
+    /// The current command, or the last one.
     submitted: Option<Submitted>,
     is_kept: bool,
 }
 
 impl State {
-    /// A new one.
+    /// State of a new execution.
     pub fn new() -> Self {
         Self { phase: Phase::Pending, submitted: None, is_kept: false }
     }
@@ -107,17 +107,17 @@ impl State {
     /// Takes a step.
     ///
     /// # Errors
-    /// [`Rejected`]; nothing has changed then.
+    /// [`Rejected`]; the state is then unchanged.
     pub fn take(&mut self, step: Step) -> Result<(), Rejected> {
         let rejected = Rejected { step: step.name(), phase: self.phase.name() };
         let has_ended = matches!(self.phase, Phase::Exited(..));
         match (&self.phase, step) {
-            // Whether the keeper has it goes beside the rest.
+            // Keep and release are independent of the phase.
             (_, Step::Keep) => self.is_kept = true,
             (_, Step::Release) if self.is_kept => self.is_kept = false,
             (_, Step::Release) => return Err(rejected),
             _ if has_ended => return Err(rejected),
-            // Also one that ran, and is asked once more.
+            // Also from running: the request is repeated.
             (_, Step::Wait(position)) => self.phase = Phase::Queued(position),
             (Phase::Queued(_), Step::Assign) => self.phase = Phase::Pending,
             // It did not have to wait.
@@ -125,7 +125,7 @@ impl State {
             (Phase::Queued(_), Step::Submit(_) | Step::Announce(_)) => return Err(rejected),
             (_, Step::Submit(command)) => {
                 self.submitted = Some(command);
-                // To others one that runs goes on running until its second command is announced.
+                // While the second command is submitted, the execution still shows as running.
                 if !matches!(self.phase, Phase::Running(_)) {
                     self.phase = Phase::Submitted;
                 }
@@ -139,7 +139,7 @@ impl State {
         Ok(())
     }
 
-    /// As others see it.
+    /// The state that the API shows.
     pub fn shown(&self) -> ExecutionState {
         match self.phase {
             Phase::Pending | Phase::Submitted => ExecutionState::Pending,
@@ -149,12 +149,12 @@ impl State {
         }
     }
 
-    /// Its place in the queue, while it waits.
+    /// Position in the fair queue, while the execution waits.
     pub fn queue_position(&self) -> Option<usize> {
         if let Phase::Queued(position) = self.phase { Some(position) } else { None }
     }
 
-    /// Where it runs, or ran.
+    /// Container that the execution runs or ran in.
     pub fn assignment(&self) -> Option<&Assignment> {
         match &self.phase {
             Phase::Running(assignment) => Some(assignment),
@@ -163,17 +163,17 @@ impl State {
         }
     }
 
-    /// How it ended.
+    /// The `exit` event, once the execution has ended.
     pub fn exit(&self) -> Option<&Exit> {
         if let Phase::Exited(_, exit) = &self.phase { Some(exit) } else { None }
     }
 
-    /// The command that it has, or had last.
+    /// The current command, or the last one.
     pub fn submitted(&self) -> Option<&Submitted> {
         self.submitted.as_ref()
     }
 
-    /// Whether the next daemon would know of it.
+    /// Whether the keeper holds the execution.
     pub fn is_kept(&self) -> bool {
         self.is_kept
     }

@@ -1,4 +1,4 @@
-//! Executions that outlive their daemon: what the keeper is told of each, and how the next daemon goes on with it.
+//! Executions that outlive their daemon: the note to the keeper about each, and how the next daemon resumes it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +26,7 @@ use crate::output::{self, Files, Log, Recovered, Shelter, Source, Stream};
 use crate::provider::Dialect;
 use thaw_client::types::{ExecutionState, Exit, ExitReason};
 
-/// What ends an execution whose command had not been handed over, or cannot be gone on with.
+/// Detail of an execution whose command was not submitted, or cannot be resumed.
 const LOST: &str = "the daemon was restarted, and this execution could not survive that";
 
 /// What is to be known of an execution besides its log. With it go the log's files, and, while its command runs, its
@@ -44,7 +44,7 @@ pub struct Note {
     request_id: Option<String>,
     background: bool,
     dialect: Option<Dialect>,
-    /// The credential of the vault that it has.
+    /// The vault's credential that the execution has.
     #[serde(default)]
     lent: Option<Lent>,
     command: Option<Submitted>,
@@ -85,7 +85,7 @@ impl Handle {
         }
     }
 
-    /// Its output out of `pipe`.
+    /// Source that moves the output from `pipe`.
     ///
     /// # Errors
     /// As [`Source::new`].
@@ -106,21 +106,21 @@ impl Handle {
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
-/// How many executions of an earlier daemon there were.
+/// Number of executions of an earlier daemon.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Adopted {
-    /// Still running.
+    /// Executions that still run.
     pub running: usize,
-    /// Ended before, and still to be read.
+    /// Executions that had ended, and can still be read.
     pub ended: usize,
-    /// Ended now, as lost.
+    /// Executions that ended now, as lost.
     pub lost: usize,
 }
 
 impl Executions {
-    /// Goes on with what an earlier daemon left: `kept` by execution, `orphans` by container. `egress` says where the
-    /// containers of a provider may connect to, which was this list under the earlier daemon. Containers of executions are
-    /// taken out of `orphans`.
+    /// Resumes what an earlier daemon left: `kept` by execution, `orphans` by container. `egress` makes the egress
+    /// policy of a provider from the list that the earlier daemon had. Containers of executions are removed from
+    /// `orphans`.
     pub fn adopt(
         self: &Arc<Self>,
         kept: BTreeMap<Key, Kept>,
@@ -267,7 +267,7 @@ impl Executions {
     }
 }
 
-/// What the keeper had of an execution.
+/// What the keeper held of an execution, decoded.
 struct Understood {
     note: Note,
     log: Log,
@@ -301,8 +301,8 @@ fn resumable(
     Ok((container, process, [stdout, stderr], command))
 }
 
-/// The end of an execution that cannot be gone on with. If it was to end anyway, that is why it ended: whoever cancelled
-/// it was promised so.
+/// The `exit` event of an execution that cannot be resumed. If it was to end anyway, that reason counts: whoever
+/// cancelled it was promised so.
 fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
     let since = handle.submitted().map_or(Duration::ZERO, |command| now().saturating_sub(command.since));
     let (reason, detail) = match Stop::recovered(recovered) {

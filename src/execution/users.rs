@@ -1,4 +1,4 @@
-//! How many executions each user has, so that one cannot take everything.
+//! Number of executions of each user, so that one user cannot take everything.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ fn lock(counts: &Mutex<HashMap<String, usize>>) -> MutexGuard<'_, HashMap<String
 }
 
 impl Users {
-    /// One more for `user`, unless there are `max` already.
+    /// Counts one more execution of `user`; `None` if the user has `max` already.
     pub fn enter(&self, user: &str, max: usize) -> Option<UserSlot> {
         let mut counts = lock(&self.0);
         let count = counts.get(user).copied().unwrap_or_default();
@@ -37,7 +37,7 @@ impl Drop for UserSlot {
         let mut counts = lock(&self.counts);
         match counts.get_mut(&self.user) {
             Some(count) if *count > 1 => *count -= 1,
-            // Nothing is kept of a user who has none.
+            // No entry is kept for a user without executions.
             _ => drop(counts.remove(&self.user)),
         }
     }

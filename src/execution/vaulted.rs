@@ -1,7 +1,8 @@
-//! Credentials of the vault: handed to executions whose request brings none, and brought back when a CLI has renewed them.
+//! Credentials of the vault: passed to executions whose request brings none, and stored again when a CLI has renewed
+//! them.
 //!
-//! A login that is renewed is worth nothing in its old form, so that it is looked for while the command runs, once a second,
-//! and at its end, through the mount that the container was given. The container may be gone by then, or the daemon another
+//! A renewed login makes its old form worthless. So the files are checked once a second while the command runs, and at
+//! its end, through the mount that the container was given. By then the container may be gone, or the daemon be another
 //! one.
 
 use std::collections::BTreeMap;
@@ -20,17 +21,18 @@ use crate::provider::Provider;
 use crate::vault::{self, Loan, Turn, Vault, WrittenBack};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
-/// How often the files of a running command are looked at: one call of the kernel for each.
+/// Time between two checks of a running command's files: one system call for each file.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the end of an execution waits for the database to take what was renewed. It is tried on behind that.
+/// Time that the end of an execution waits for the database to store a renewed credential. Further tries follow in the
+/// background.
 const LAST_WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often, and for how long, a database that fails is asked again.
+/// Pause between tries, and number of tries, for a database that fails.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const RETRIES: u32 = 600;
 
-/// What the next daemon has to know.
+/// What the next daemon must know of the credential.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Lent {
     version: u64,
@@ -48,27 +50,27 @@ pub struct Vaulted {
     provider: Arc<Provider>,
     loan: Loan,
     lent: Lent,
-    /// Of what is known to be stored.
+    /// Fingerprint of the credential that is known to be stored.
     fingerprint: Mutex<String>,
-    /// The turn at renewing it, until it is renewed or the execution has ended.
+    /// The turn to renew the credential, until it is renewed or the execution has ended.
     turn: Mutex<Option<Turn>>,
 }
 
 impl Vaulted {
-    /// What the next daemon has to know of it.
+    /// The note for the next daemon.
     pub(super) fn note(&self) -> Lent {
         self.lent.clone()
     }
 
-    /// Others may have it.
+    /// Passes the turn on to other executions.
     pub(super) fn end_turn(&self) {
         drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
 impl Executions {
-    /// The request with the user's stored credential, if it names a provider and no `credentials`, and there is one. Empty
-    /// `credentials` are none, and stay so.
+    /// The request with the user's stored credential, if it names a provider and no `credentials`, and one is stored.
+    /// Empty `credentials` mean none.
     pub(super) async fn with_stored_credentials(
         &self,
         mut request: ExecutionRequest,
@@ -100,7 +102,7 @@ impl Executions {
         Ok((request, Some((lent, checkout.turn))))
     }
 
-    /// What an execution has of the vault; nothing if there is no vault any more, or no such provider.
+    /// The vault's credential of an execution; `None` without a vault or without such a provider.
     pub(super) fn vaulted(
         &self,
         lent: Option<(Lent, Option<Turn>)>,
@@ -116,7 +118,7 @@ impl Executions {
     }
 }
 
-/// Looks after the credential files of one command.
+/// Watches the credential files of one command.
 #[derive(Debug)]
 pub(super) struct WriteBack {
     ended: oneshot::Sender<bool>,
@@ -146,7 +148,7 @@ impl WriteBack {
         Some(Self { ended, task })
     }
 
-    /// Takes back what the command has left; `settled` if it ended by itself.
+    /// Stores what the command has left of the files; `settled` if the command ended by itself.
     pub(super) async fn finish(self, settled: bool) {
         let _ = self.ended.send(settled);
         if tokio::time::timeout(LAST_WRITE_PATIENCE, self.task).await.is_err() {
@@ -172,7 +174,7 @@ async fn watch(
                 }
             }
             settled = &mut end => {
-                // Nobody says so when the daemon drops it: then nothing is held against what is there.
+                // The sender was dropped with the daemon's task: then the files count as unsettled.
                 vaulted.bring_back(&files, settled.unwrap_or(false)).await;
                 return;
             }
@@ -185,7 +187,7 @@ impl Vaulted {
         self.lent.files.iter().map(|name| files.stamp(name).ok().flatten()).collect()
     }
 
-    /// The files as they are now; none if one is gone.
+    /// Content of the files now; `None` if one is gone.
     fn read(&self, files: &CredentialFiles) -> io::Result<Option<Credentials>> {
         let limit = self.vault.max_credential_bytes();
         let mut found = BTreeMap::new();
@@ -202,7 +204,7 @@ impl Vaulted {
     async fn bring_back(&self, files: &CredentialFiles, settled: bool) {
         let credentials = match self.read(files) {
             Ok(Some(credentials)) => credentials,
-            // Logged out inside, which is the user's own doing; or it was never mounted.
+            // The user has logged out inside, or the files were never mounted.
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(%error, "what a command made of its credential file is not taken back");
@@ -215,7 +217,7 @@ impl Vaulted {
         }
         for _ in 0..RETRIES {
             match self.vault.write_back(&self.loan, &self.provider, &credentials, settled).await {
-                // To be looked at again when the command has ended.
+                // The write was not finished; the files are read again when the command has ended.
                 Ok(WrittenBack::Unfinished) => return,
                 Ok(_) => {
                     self.end_turn();

@@ -1,4 +1,4 @@
-//! An execution that waits for its container: said to its client, left when the client goes away.
+//! Waiting for a container: the client is notified, and the request leaves the queue when the client goes away.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,48 +17,48 @@ use thaw_client::types::{Event, Queued};
 /// Shortest time between two `queued` events.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// What an execution knows of its waiting.
+/// State of an execution's waiting.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// Its client reads events: it is told at once that it waits, and how it ends.
+    /// Whether the client reads events: it is then notified at once that it waits, and of the end.
     events: bool,
-    /// It goes on without its client.
+    /// The execution continues although its client disconnected.
     background: bool,
     begun: Notify,
-    /// The client has got its answer: the events, beginning with `queued`.
+    /// Whether the client has its answer: the events, beginning with `queued`.
     told: AtomicBool,
     left: CancellationToken,
     last: Mutex<Option<(Instant, usize)>>,
 }
 
 impl Waiting {
-    /// For a client that reads events, or does not; for an execution that goes on without its client, or does not.
+    /// For a client that reads events or not; for an execution that continues without its client or not.
     pub fn new(events: bool, background: bool) -> Self {
         Self { events, background, ..Self::default() }
     }
 
-    /// Ends when a client that reads events has to be told that its execution waits.
+    /// Returns when a client that reads events has to be notified that its execution waits.
     pub async fn begun(&self) {
         self.begun.notified().await;
     }
 
-    /// Whether the client has been told.
+    /// Whether the client was notified.
     pub fn was_told(&self) -> bool {
         self.told.load(Ordering::Acquire)
     }
 }
 
-/// The client that waits for the answer; it leaves the queue when this is dropped without the answer being there.
+/// The client that waits for the answer. Dropping this without an answer takes the request out of the queue.
 #[derive(Debug)]
 pub struct Client(Option<Arc<Handle>>);
 
 impl Client {
-    /// Of this execution.
+    /// The client of this execution.
     pub fn new(handle: &Arc<Handle>) -> Self {
         Self(Some(Arc::clone(handle)))
     }
 
-    /// It has its answer.
+    /// Records that the client has its answer.
     pub fn answered(mut self) {
         self.0 = None;
     }
@@ -96,8 +96,8 @@ impl Handle {
         self.step(Step::Assign);
     }
 
-    /// Ends when nobody wants the execution any more: its client went away before it had an answer, or streamed and has
-    /// not come back for `grace`.
+    /// Returns when nobody wants the execution any more: the client went away before it had an answer, or it streamed
+    /// events and has not come back for `grace`.
     async fn left(&self, grace: Duration) {
         if self.waiting.events && self.waiting.background {
             return std::future::pending().await;
@@ -108,8 +108,8 @@ impl Handle {
         }
     }
 
-    /// Ends when nobody has read the execution for `grace`, at first for another time; never for one that may run in the
-    /// background.
+    /// Returns when no reader has been connected for `grace`, the first time for `first_grace`. Never returns for an
+    /// execution that may run in the background.
     pub(super) async fn abandoned(&self, first_grace: Duration, grace: Duration) {
         if self.background {
             return std::future::pending().await;
@@ -117,9 +117,9 @@ impl Handle {
         let mut readers = self.readers.subscribe();
         let mut patience = first_grace;
         loop {
-            // The sender lives as long as the handle.
+            // The handle owns the sender, so this cannot fail.
             let _ = readers.wait_for(|readers| *readers == 0).await;
-            // A time that began under an earlier daemon goes on.
+            // Time without a reader that began under an earlier daemon counts.
             let since = self.log.alone_since().map_or_else(tokio::time::Instant::now, output::instant);
             if tokio::time::timeout_at(since + patience, readers.wait_for(|readers| *readers > 0)).await.is_err() {
                 return;
@@ -129,7 +129,7 @@ impl Handle {
     }
 }
 
-/// Claims a container, waiting for one if need be, though not without a reader for longer than `grace`.
+/// Claims a container, after waiting for one if necessary, but without a reader no longer than `grace`.
 pub async fn claim(handle: &Handle, plan: &Plan, grace: Duration) -> Result<Claimed, StartError> {
     let on_position = |position| handle.waits(position);
     let prestarted = plan.late.as_ref().and_then(|_| plan.origin.prestarted());

@@ -40,7 +40,7 @@ pub async fn wait_for(cgroup: &Path, wanted: &'static str, done: impl Fn(Events)
     let path = cgroup.join("cgroup.events");
     let file = File::open(&path).map_err(CgroupError::io("open", &path))?;
     let watched = Watched::new(file.into(), Interest::PRIORITY).map_err(CgroupError::io("watch", &path))?;
-    // Reading through the watched descriptor is what re-arms the notification.
+    // Reading through the watched descriptor re-arms the notification.
     let confirmed = watched.run(Interest::PRIORITY, |fd| {
         let content = read_from_start(fd)?;
         if done(parse_events(&content)) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
@@ -83,7 +83,7 @@ fn read_from_start(file: impl AsFd) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// `cgroup.kill`, Linux 5.14. A cgroup that is gone, such as with the systemd unit that it lay in, has nothing to kill.
+/// Writes `cgroup.kill` (Linux 5.14). A cgroup that is gone, such as with its systemd unit, counts as killed.
 pub fn kill(cgroup: &Path) -> Result<(), CgroupError> {
     write(&cgroup.join("cgroup.kill"), "1").or_else(|error| if cgroup.exists() { Err(error) } else { Ok(()) })
 }

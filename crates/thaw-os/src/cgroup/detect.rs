@@ -1,4 +1,4 @@
-//! Which of the two supported layouts this host has.
+//! Detects which of the two supported cgroup layouts this host has.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Layout {
         let content = fs::read_to_string(table).map_err(CgroupError::io("read", table))?;
         let layout = Self::from_mountinfo(&content)?;
         let core = layout.core();
-        // cgroup.kill appears in every cgroup but the root, so look at the kernel's feature through a child.
+        // The root cgroup has no cgroup.kill, so check for the feature in a child.
         if !core.join("cgroup.procs").exists() {
             return Err(CgroupError::Unsupported(format!("{} is not a cgroup v2 mount", core.display())));
         }
@@ -51,12 +51,12 @@ impl Layout {
         }
     }
 
-    /// Whether the v2 hierarchy has the controllers, limits and accounting with them.
+    /// Whether the v2 hierarchy has the controllers, and so limits and accounting.
     pub fn is_v2(&self) -> bool {
         matches!(self, Self::V2 { .. })
     }
 
-    /// One word for logs and metrics.
+    /// Name of the layout for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::V2 { .. } => "v2",

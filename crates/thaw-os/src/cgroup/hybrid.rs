@@ -8,7 +8,7 @@ use super::{
     open_if_writable, read, read_number, write,
 };
 
-/// Buffers of TCP and UDP sockets of one container, bytes. On v2 they are part of its memory.
+/// Limit of TCP and UDP socket buffers of one container, bytes. On v2 they count as part of its memory.
 const SOCKET_BYTES: u64 = 64 << 20;
 
 /// One directory per container in each of three v1 hierarchies.
@@ -44,9 +44,10 @@ impl Controllers for Hybrid {
 
     fn limit_memory_and_pids(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<(), CgroupError> {
         self.limit_memory(id, memory_bytes)?;
-        // The limit on both, below, binds the container alone; this, the kernel when the whole host is short of memory.
+        // The limit on memory plus swap, below, keeps the container itself from swapping; this keeps the kernel from
+        // swapping its memory when the whole host is short of memory.
         write_if_there(&self.memory.join(id).join("memory.swappiness"), "0");
-        // Buffers of sockets are charged to a group only from its first limit of them on, and on their own account.
+        // Socket buffers are charged to a group only once a limit for them is set, and to an account of their own.
         write_if_there(&self.memory.join(id).join("memory.kmem.tcp.limit_in_bytes"), &SOCKET_BYTES.to_string());
         write(&self.pids.join(id).join("pids.max"), &pids.to_string())
     }
@@ -59,8 +60,8 @@ impl Controllers for Hybrid {
         if !both.exists() {
             return write(&memory, &limit);
         }
-        // Memory plus swap has the same limit, so nothing is swapped for the sake of it. It may never be the smaller of the two:
-        // growing starts with it, shrinking ends with it.
+        // Memory plus swap gets the same limit as memory, so the container cannot swap. It must never be the lower of
+        // the two: a growing limit is written there first, a shrinking one last.
         if read_number(&both)? < memory_bytes {
             write(&both, &limit)?;
             write(&memory, &limit)

@@ -1,4 +1,4 @@
-//! Limits, freezing, accounting and killing: everything that thawd asks of control groups.
+//! Owns the use of control groups: limits, freezing, accounting and killing.
 //!
 //! Two layouts are supported. On **v2** (production) one directory per container does everything. On a **hybrid**
 //! host the resource controllers are v1 hierarchies while the v2 hierarchy exists without controllers; freezing,
@@ -43,14 +43,14 @@ pub const CPU_PERIOD_US: u64 = 100_000;
 /// only CAP_SYS_ADMIN over the host sees and sets it (xattr(7)).
 const CLAIMED: &str = "trusted.thawd.claimed";
 
-/// Resource limits of a container in one of its classes (idle, run).
+/// Resource limits of a container in one class (idle or run).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Hard memory limit, bytes.
     pub memory_bytes: u64,
     /// CPUs' worth of time, averaged over a period.
     pub cpu: f64,
-    /// CPUs' worth of time that saved-up quota may reach for a moment; no burst when absent.
+    /// CPUs' worth of time for a short burst, from saved-up quota; `None` for no burst.
     pub cpu_burst: Option<f64>,
     /// Time over which `cpu` is averaged, microseconds, 1,000 to 1,000,000 (the kernel's bounds). With a long one a
     /// process that has waited may use the whole quota at once; with a short one it is throttled more evenly.
@@ -71,7 +71,7 @@ impl Limits {
     }
 }
 
-/// What a cgroup has used.
+/// Usage of a cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time since the cgroup was created, microseconds.
@@ -84,14 +84,14 @@ pub struct Usage {
     pub oom_kills: u64,
     /// Periods of [`Limits::cpu_period_us`] in which something ran.
     pub periods: u64,
-    /// Those of them in which the cgroup was throttled.
+    /// Periods in which the cgroup was throttled.
     pub throttled_periods: u64,
-    /// How long its CPUs were throttled, all together, microseconds.
+    /// Total time that the cgroup's CPUs were throttled, microseconds.
     pub throttled_us: u64,
 }
 
 impl Usage {
-    /// What was used since `baseline`. What is charged now and the peak are not differences: they stay.
+    /// Usage since `baseline`. Current and peak memory are not differences: they stay.
     pub fn since(&self, baseline: &Self) -> Self {
         Self {
             cpu_us: self.cpu_us.saturating_sub(baseline.cpu_us),
@@ -104,7 +104,7 @@ impl Usage {
         }
     }
 
-    /// What was used by this one and by `other`, one after the other.
+    /// Usage of this cgroup and of `other`, one after the other.
     pub fn and(&self, other: &Self) -> Self {
         Self {
             cpu_us: self.cpu_us + other.cpu_us,
@@ -118,7 +118,7 @@ impl Usage {
     }
 }
 
-/// Failures of this module; the message names the file.
+/// Errors of control groups; the message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The host offers neither layout.
@@ -127,57 +127,57 @@ pub enum CgroupError {
     /// A controller is missing.
     #[error("the cgroup controller `{controller}` is not available {place}; {fix}")]
     MissingController {
-        /// Which one.
+        /// The controller.
         controller: &'static str,
         /// Where it was looked for.
         place: String,
-        /// What to do.
+        /// How to make it available.
         fix: String,
     },
-    /// Another daemon has the cgroup.
+    /// Another daemon holds the lock on the cgroup.
     #[error("another daemon uses {}: {holders}; stop it, or choose another `cgroup.name`", path.display())]
     InUse {
-        /// Which one.
+        /// Directory of the cgroup.
         path: PathBuf,
-        /// Which processes have it.
+        /// Processes that have it open.
         holders: String,
     },
-    /// The cgroup that the daemon's is to lie in is not there.
+    /// The parent cgroup does not exist.
     #[error(
         "the cgroup {} (`cgroup.parent`) does not exist; start what it belongs to, such as: \
          systemctl start thawd-containers.service",
         path.display()
     )]
     NoParent {
-        /// Which one.
+        /// Directory of the parent.
         path: PathBuf,
     },
     /// A control file could not be read or written.
     #[error("{operation} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// Which file or directory.
+        /// File or directory.
         path: PathBuf,
-        /// Why it failed.
+        /// Error of the system.
         source: io::Error,
     },
     /// A control file did not hold what the kernel documents.
     #[error("{} holds {content:?}, which is not understood", path.display())]
     Parse {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What it held.
+        /// Its content.
         content: String,
     },
-    /// The kernel did not confirm within the time allowed.
+    /// The kernel did not confirm a change in time.
     #[error("{} did not report `{wanted}` within {waited_ms} ms", path.display())]
     NotConfirmed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What was waited for.
+        /// Value that was waited for.
         wanted: &'static str,
-        /// How long, milliseconds.
+        /// Time waited, milliseconds.
         waited_ms: u64,
     },
 }
@@ -191,9 +191,9 @@ impl CgroupError {
 
 /// The part that differs between the layouts: limits and memory accounting.
 trait Controllers: Send + Sync {
-    /// Makes the base directories, or makes them again, with what containers below them need.
+    /// Makes the base directories, or makes them again, with controllers enabled for the containers below.
     fn prepare_base(&self) -> Result<(), CgroupError>;
-    /// Directories (besides the v2 core's) in which a container has its own, below `base/id`.
+    /// Directories of a container besides the v2 core's, below `base/id`.
     fn directories(&self, id: &str) -> Vec<PathBuf>;
     /// Sets the memory limit and the pids limit.
     fn limit_memory_and_pids(&self, id: &str, memory_bytes: u64, pids: u32) -> Result<(), CgroupError>;
@@ -205,25 +205,25 @@ trait Controllers: Send + Sync {
     fn open_limits(&self, id: &str) -> Result<LimitFiles, CgroupError>;
     /// Adds memory, peak and OOM figures.
     fn usage(&self, id: &str, usage: &mut Usage) -> Result<(), CgroupError>;
-    /// What is charged, by kind.
+    /// Charged memory, by kind.
     fn memory(&self, id: &str) -> Result<Memory, CgroupError>;
-    /// Takes about `bytes` of the kind `what`.
+    /// Reclaims about `bytes` of the kind `what`.
     fn reclaim(&self, id: &str, what: Reclaim, bytes: u64) -> Result<(), CgroupError>;
 }
 
-/// Control files that stay open, so that a claim makes one system call for each and looks up no path.
+/// Open control files, so that a claim makes one system call for each and looks up no path.
 #[derive(Debug)]
 struct LimitFiles {
-    /// In the order in which a growing limit is written.
+    /// Memory limits, in the order in which a growing limit is written.
     memory: Vec<fs::File>,
-    /// Takes quota and period (v2), or the quota alone (v1).
+    /// File for quota and period (v2), or for the quota alone (v1).
     quota: fs::File,
-    /// v1 only.
+    /// File for the period; v1 only.
     period: Option<fs::File>,
-    /// Absent before Linux 5.14.
+    /// File for the burst; `None` before Linux 5.14.
     burst: Option<fs::File>,
-    /// Where a write forgets the memory peak so far: v1, and v2 since Linux 6.12, there for reads through the same
-    /// descriptor only.
+    /// File where a write resets the memory peak: v1, and v2 since Linux 6.12. On v2 the reset holds only for reads
+    /// through the same descriptor.
     peak: Option<fs::File>,
 }
 
@@ -236,7 +236,7 @@ impl LimitFiles {
         if let Some(period) = self.period.as_ref().filter(|_| to.cpu_period_us != from.cpu_period_us) {
             rustix::io::pwrite(period, to.cpu_period_us.to_string().as_bytes(), 0)?;
         }
-        // The burst may at no moment exceed the quota: one that shrinks goes before it, one that grows after it.
+        // The burst must never exceed the quota: a shrinking burst is written before the quota, a growing one after.
         let burst = self.burst.as_ref().filter(|_| to.burst_us() != from.burst_us());
         let set_burst = |file: &fs::File| rustix::io::pwrite(file, to.burst_us().to_string().as_bytes(), 0).map(drop);
         let shrinks = to.burst_us() < from.burst_us();
@@ -250,15 +250,15 @@ impl LimitFiles {
     }
 }
 
-/// The daemon's own subtree of every hierarchy in use.
+/// The daemon's own subtree in every hierarchy in use.
 pub struct Hierarchy {
     layout: Layout,
     /// `relative` below the v2 core's mount.
     core: PathBuf,
-    /// Its path in every hierarchy, without a slash in front.
+    /// Path of the subtree in every hierarchy, without a leading slash.
     relative: String,
     controllers: Box<dyn Controllers>,
-    /// `core`, locked for as long as this lives.
+    /// Lock on `core`, held for as long as this lives.
     lock: Mutex<OwnedFd>,
 }
 
@@ -269,9 +269,9 @@ impl std::fmt::Debug for Hierarchy {
 }
 
 impl Hierarchy {
-    /// Finds out the host's layout and makes `name` below `parent` in each hierarchy, with the controllers enabled
-    /// below it. `parent` is a path from the hierarchy's root, `/` for the root itself; any other is taken to be
-    /// delegated to the daemon (systemd: `Delegate=`), and nothing above it is changed.
+    /// Detects the host's layout, and makes `name` below `parent` in each hierarchy, with the controllers enabled below
+    /// it. `parent` is a path from the hierarchy's root; `/` is the root itself. Any other must be delegated to the
+    /// daemon (systemd: `Delegate=`). Nothing above it is changed.
     ///
     /// # Errors
     /// A host without a usable layout or a needed controller, with the fix in the message; no such parent.
@@ -297,11 +297,11 @@ impl Hierarchy {
         Ok(Self { layout, core, relative, controllers, lock: Mutex::new(lock) })
     }
 
-    /// Makes the daemon's own directories again, which somebody has removed: an empty one can be. The daemon that has
-    /// them stays the only one.
+    /// Makes the daemon's directories again after somebody removed them, which is possible while they are empty. The
+    /// daemon keeps its lock on them.
     fn restore_base(&self) -> Result<(), CgroupError> {
         tracing::warn!(cgroup = %self.core.display(), "a cgroup of the daemon's own was removed; made again");
-        // One creation at a time comes here, and finds what the one before has made.
+        // Creations come here one at a time; later ones find what the first has made.
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.core.is_dir() {
             make_directory(&self.core)?;
@@ -310,7 +310,7 @@ impl Hierarchy {
         self.controllers.prepare_base()
     }
 
-    /// The layout found.
+    /// The layout of this host.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -357,7 +357,7 @@ impl Hierarchy {
         self.controllers.directories(id)
     }
 
-    /// Applies a class's memory limit and CPU limit.
+    /// Sets the memory limit and the CPU limit of a class.
     ///
     /// # Errors
     /// A control file that cannot be written; for memory, EBUSY when more is in use than the new limit.
@@ -366,19 +366,19 @@ impl Hierarchy {
         self.controllers.limit_cpu(&cgroup.id, limits)
     }
 
-    /// Goes from a class set with [`Self::apply`] to another one: what a claim does.
+    /// Changes from a class set with [`Self::apply`] to another one, at a claim.
     ///
     /// # Errors
     /// A control file that cannot be written.
     pub fn raise(&self, cgroup: &Cgroup, from: &Limits, to: &Limits) -> Result<(), CgroupError> {
         if to.memory_bytes < from.memory_bytes {
-            // The order of the writes to the memory limits is another one then.
+            // A memory limit that changes needs another order of writes.
             return self.apply(cgroup, to);
         }
         cgroup.limit_files.raise(from, to).map_err(CgroupError::io("raise the limits of", &cgroup.path))
     }
 
-    /// Forgets the memory peak so far, where the kernel can (v1; v2 since Linux 6.12).
+    /// Resets the memory peak, where the kernel can (v1; v2 since Linux 6.12).
     pub fn reset_peak(&self, cgroup: &Cgroup) {
         if let Some(peak) = &cgroup.limit_files.peak
             && let Err(error) = rustix::io::pwrite(peak, b"0", 0)
@@ -387,7 +387,7 @@ impl Hierarchy {
         }
     }
 
-    /// What `cgroup` has used.
+    /// Usage of `cgroup`.
     ///
     /// # Errors
     /// A control file that cannot be read or understood.
@@ -421,7 +421,7 @@ impl Hierarchy {
         }
     }
 
-    /// The cgroup of a container that an earlier daemon made, whether somebody is left in it or not.
+    /// The cgroup of a container that an earlier daemon made, whether it is empty or not.
     ///
     /// # Errors
     /// It is gone.
@@ -429,8 +429,8 @@ impl Hierarchy {
         self.open(id, self.core.join(id))
     }
 
-    /// Kills and removes every container cgroup found below `name` but those named: what a daemon that was killed left
-    /// behind. Returns how many there were. Blocks until they are gone.
+    /// Kills and removes every container cgroup below `name` but those in `keep`: what a killed daemon left. Returns
+    /// how many there were. Blocks until they are gone.
     ///
     /// # Errors
     /// A cgroup that cannot be listed, killed or removed.
@@ -445,7 +445,7 @@ impl Hierarchy {
         std::iter::once(self.core.clone()).chain(self.controllers.directories("")).collect()
     }
 
-    /// The empty cgroup [`KEEPER`]. Whoever is in it is killed.
+    /// Makes the empty cgroup [`KEEPER`]. Processes in an existing one are killed.
     ///
     /// # Errors
     /// It cannot be made or emptied.
@@ -457,10 +457,10 @@ impl Hierarchy {
         Ok(path)
     }
 
-    /// Waits until the process in that cgroup has ended by itself, or kills it after a second.
+    /// Waits until the keeper's process has ended by itself; kills it after a second.
     ///
     /// # Errors
-    /// Somebody is left.
+    /// A process is left in the cgroup.
     pub fn end_keeper(&self) -> Result<(), CgroupError> {
         let path = self.core.join(KEEPER);
         for _ in 0..100 {
@@ -509,8 +509,8 @@ impl Cgroup {
             .map_err(|errno| CgroupError::io("open", &self.path)(errno.into()))
     }
 
-    /// Asks for the cgroup to be frozen and waits until the kernel confirms it: freezing is asynchronous, and an
-    /// empty cgroup reports `frozen 1` at once, so `populated 1` is required too.
+    /// Freezes the cgroup, and waits until the kernel confirms it. Freezing is asynchronous, and an empty cgroup
+    /// reports `frozen 1` at once, so `populated 1` is required too.
     ///
     /// # Errors
     /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
@@ -519,7 +519,7 @@ impl Cgroup {
         core_files::wait_for(&self.path, "frozen 1 and populated 1", |events| events.frozen && events.populated).await
     }
 
-    /// Lets the cgroup run again. The kernel wakes its tasks before the write returns.
+    /// Thaws the cgroup. The kernel wakes its tasks before the write returns.
     ///
     /// # Errors
     /// The control file cannot be written.
@@ -533,7 +533,7 @@ impl Cgroup {
             .map_err(|errno| CgroupError::io("write", self.path.join("cgroup.freeze"))(errno.into()))
     }
 
-    /// Whether the kernel reports it as frozen with processes in it.
+    /// Whether the kernel reports the cgroup as frozen and populated.
     ///
     /// # Errors
     /// `cgroup.events` cannot be read.
@@ -542,8 +542,8 @@ impl Cgroup {
         Ok(events.frozen && events.populated)
     }
 
-    /// Writes down in the kernel that it belongs to an execution: nothing that happens to this process or another takes
-    /// that back.
+    /// Marks the cgroup in the kernel as belonging to a holder. The mark stays whatever happens to this process or the
+    /// keeper.
     ///
     /// # Errors
     /// The extended attribute cannot be set.
@@ -578,13 +578,13 @@ impl Cgroup {
     /// [`CgroupError::NotConfirmed`] after [`core_files::CONFIRM_TIMEOUT`].
     pub async fn wait_empty(&self) -> Result<(), CgroupError> {
         let waited = core_files::wait_for(&self.path, "populated 0", |events| !events.populated).await;
-        // One that has been removed meanwhile is as empty as can be.
+        // A cgroup that was removed meanwhile counts as empty.
         waited.or_else(|error| if self.path.exists() { Err(error) } else { Ok(()) })
     }
 }
 
-/// Takes a cgroup for this process alone: its containers are swept at the start, so that two daemons with the same
-/// name would destroy each other's. The kernel gives the lock back whenever the process ends.
+/// Locks a cgroup for this process: a daemon destroys unknown containers at its start, so two daemons with one name
+/// would destroy each other's. The kernel releases the lock when the process ends.
 fn lock(path: &Path, patience: Duration) -> Result<OwnedFd, CgroupError> {
     lock_directory(path, patience).map_err(|error| match error {
         LockError::Held(holders) => CgroupError::InUse { path: path.to_owned(), holders },
@@ -592,11 +592,11 @@ fn lock(path: &Path, patience: Duration) -> Result<OwnedFd, CgroupError> {
     })
 }
 
-/// Moves this process into the sub-group `name` of its own v2 cgroup, so that controllers can be handed down from there
-/// (a cgroup with processes cannot do that). Returns the path of the cgroup that it left, as in `cgroup.parent`.
+/// Moves this process into the sub-group `name` of its own v2 cgroup, so that controllers can be enabled for children:
+/// a cgroup with processes cannot do that. Returns the path of the cgroup that it left, as for `cgroup.parent`.
 ///
 /// # Errors
-/// No v2 hierarchy, or a cgroup that is not this process's to divide.
+/// There is no v2 hierarchy, or the cgroup is not delegated to this process.
 pub fn step_aside(name: &str) -> Result<String, CgroupError> {
     let layout = Layout::detect()?;
     let table = Path::new("/proc/self/cgroup");
@@ -616,7 +616,8 @@ fn make_directory(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// Unlike [`make_directory`] takes none that exists already: its counters would tell of somebody else.
+/// Makes a directory; unlike [`make_directory`] fails if it exists, since its counters would include an earlier
+/// container.
 fn fresh_directory(path: &Path) -> Result<(), CgroupError> {
     fs::create_dir(path).map_err(CgroupError::io("create", path))
 }
@@ -632,7 +633,7 @@ fn open_for_writing(path: &Path) -> Result<fs::File, CgroupError> {
     fs::OpenOptions::new().write(true).open(path).map_err(CgroupError::io("open", path))
 }
 
-/// Opens a file that older kernels cannot write: `None` then.
+/// Opens a control file for writing; `None` if the kernel is too old to write it.
 fn open_if_writable(path: &Path) -> Option<fs::File> {
     fs::OpenOptions::new().read(true).write(true).open(path).ok()
 }

@@ -1,14 +1,15 @@
-//! What the control groups of this process allow it itself.
+//! Memory limit of this process, by its own control groups.
 
 use std::fs;
 use std::path::Path;
 
 use super::detect::Layout;
 
-/// v1 says "no limit" as the largest multiple of a page; nothing near it is one.
+/// Value from which on a v1 limit means "no limit": the kernel reports the largest multiple of a page.
 const NONE: u64 = 1 << 60;
 
-/// Most memory that this process, and all that is in its control groups with it, may use, bytes; `None` without a limit.
+/// Most memory that this process, together with all processes in its control groups, may use, bytes; `None` for no
+/// limit.
 pub fn own_memory_limit(layout: &Layout) -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     limit(layout, &own)
@@ -19,7 +20,7 @@ fn limit(layout: &Layout, own: &str) -> Option<u64> {
         Layout::V2 { root } => (root, "", "memory.max"),
         Layout::Hybrid { memory, .. } => (memory, "memory", "memory.limit_in_bytes"),
     };
-    // Hierarchy, controllers, path (cgroups(7)).
+    // Fields: hierarchy, controllers, path (cgroups(7)).
     let path = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next()?;
@@ -28,7 +29,7 @@ fn limit(layout: &Layout, own: &str) -> Option<u64> {
     least(mount, path, file)
 }
 
-/// The least of what a control group and those above it say.
+/// The lowest limit of a control group and its ancestors.
 fn least(mount: &Path, path: &str, file: &str) -> Option<u64> {
     let own = mount.join(path.trim_start_matches('/'));
     let groups = own.ancestors().take_while(|group| group.starts_with(mount));

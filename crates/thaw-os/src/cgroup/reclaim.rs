@@ -1,8 +1,8 @@
-//! What a frozen container holds, and getting back from it what it does not need.
+//! Memory of a frozen container: what is charged to it, and reclaiming what the container does not need.
 //!
-//! Three things can be taken: pages of files, which are those of its image and shared with every other container of it;
-//! the kernel's caches about them; and anonymous memory, if there is swap to put it into. Nothing of it is lost: what
-//! is touched again is read again.
+//! Three kinds of memory can be reclaimed: cached pages of files, which belong to the image and are shared by all of
+//! its containers; the kernel's caches about those files; and anonymous memory, if there is swap for it. Nothing is
+//! lost: what a process touches again is read again.
 
 use std::fs;
 use std::io;
@@ -11,39 +11,39 @@ use std::path::Path;
 use super::optional::write_if_there;
 use super::{Cgroup, CgroupError, Hierarchy, flat_key, hybrid::Hybrid, read, read_number, v2::V2, write};
 
-/// Less than this is not worth the effort, bytes: a container without a CLI in it is charged about 200 KiB.
+/// Bytes below which reclaiming is not worth the effort: a container without a CLI in it is charged about 200 KiB.
 const WORTHWHILE: u64 = 1 << 20;
 
-/// Which memory is taken back from a container.
+/// Kind of memory to reclaim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reclaim {
     /// None.
     #[default]
     Nothing,
-    /// Pages of files.
+    /// Cached pages of files.
     Cache,
-    /// Anonymous memory, to the host's swap; pages of files too, where the kernel cannot tell them apart.
+    /// Anonymous memory, to the host's swap; cached pages too, where the kernel cannot separate them.
     Swap,
 }
 
-/// What is charged to a cgroup, bytes.
+/// Memory charged to a cgroup, bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All of it, without what was swapped out.
+    /// Total, without what was swapped out.
     pub bytes: u64,
-    /// Of processes.
+    /// Anonymous memory of processes.
     pub anonymous_bytes: u64,
-    /// Pages of files, those in memory file systems included. Pages of an image are charged to whoever touched them
-    /// first.
+    /// Cached pages of files, including files in memory. Pages of an image are charged to the container that touched
+    /// them first.
     pub file_bytes: u64,
-    /// The kernel's own: stacks, page tables, sockets, caches of names.
+    /// Memory of the kernel: stacks, page tables, sockets, caches of names.
     pub kernel_bytes: u64,
-    /// Swapped out.
+    /// Memory that was swapped out.
     pub swapped_bytes: u64,
 }
 
 impl Memory {
-    /// Adds what another one holds.
+    /// Adds the memory of another cgroup.
     pub fn add(&mut self, other: &Self) {
         self.bytes += other.bytes;
         self.anonymous_bytes += other.anonymous_bytes;
@@ -54,19 +54,19 @@ impl Memory {
 }
 
 impl Hierarchy {
-    /// What is charged to `cgroup` now.
+    /// Memory charged to `cgroup` now.
     ///
     /// # Errors
-    /// A control file that cannot be read or understood.
+    /// A control file cannot be read or parsed.
     pub fn memory(&self, cgroup: &Cgroup) -> Result<Memory, CgroupError> {
         self.controllers.memory(&cgroup.id)
     }
 
-    /// Takes from `cgroup`, which is frozen, what can be taken; returns how many bytes that were. Blocks: a
-    /// millisecond for pages of files, up to two seconds for 150 MiB of anonymous memory.
+    /// Reclaims memory of the frozen `cgroup`; returns how many bytes. Blocks: a millisecond for cached pages, up to
+    /// two seconds for 150 MiB of anonymous memory.
     ///
     /// # Errors
-    /// A control file that cannot be read or written. That nothing could be taken is none.
+    /// A control file cannot be read or written. Reclaiming nothing is no error.
     pub fn reclaim(&self, cgroup: &Cgroup, what: Reclaim) -> Result<u64, CgroupError> {
         let before = self.memory(cgroup)?;
         let worthwhile = match what {
@@ -84,7 +84,7 @@ impl Hierarchy {
     }
 }
 
-/// Whether /proc/swaps lists any: a headline, then one line for each.
+/// Whether /proc/swaps lists any swap: a headline, then one line for each.
 fn has_swap(swaps: &str) -> bool {
     swaps.lines().nth(1).is_some_and(|line| !line.trim().is_empty())
 }
@@ -104,7 +104,7 @@ impl V2 {
         })
     }
 
-    /// `memory.reclaim` (Linux 5.19); EAGAIN says that it was less than asked for.
+    /// Writes `memory.reclaim` (Linux 5.19). EAGAIN means that the kernel reclaimed less than asked for.
     pub(super) fn reclaim_from(&self, id: &str, what: Reclaim, bytes: u64) -> Result<(), CgroupError> {
         let file = self.file(id, "memory.reclaim");
         let limit = self.file(id, "memory.swap.max");
@@ -114,7 +114,7 @@ impl V2 {
         };
         let failed = CgroupError::io("write", &file);
         if what != Reclaim::Swap {
-            // Nothing else can be taken: swap is not allowed to it.
+            // Cached pages only: the container may not swap.
             return reclaim(&bytes.to_string()).map_err(failed);
         }
         if !limit.exists() {
@@ -126,7 +126,7 @@ impl V2 {
             io::ErrorKind::InvalidInput => reclaim(&bytes.to_string()),
             _ => Err(error),
         });
-        // Before anything secret can be in it: what is out stays out until it is touched.
+        // Close swap again before the container can hold a secret. Pages already out stay out until they are touched.
         write(&limit, "0")?;
         result.map_err(failed)
     }
@@ -147,8 +147,8 @@ impl Hybrid {
         })
     }
 
-    /// `memory.force_empty`, which does not know how to take but a part, or of one kind: `memory.swappiness` tells it
-    /// whether anonymous memory counts.
+    /// Writes `memory.force_empty`, which always reclaims everything of both kinds; `memory.swappiness` decides whether
+    /// anonymous memory is included.
     pub(super) fn reclaim_from(&self, id: &str, what: Reclaim) -> Result<(), CgroupError> {
         let directory = self.memory.join(id);
         let swappiness = directory.join("memory.swappiness");

@@ -1,9 +1,9 @@
-//! Children that are killed and must not keep anybody waiting.
+//! Kills child processes and reaps them without making anybody wait.
 
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-/// When to look whether a child has ended: at once for one that was killed, ever later for one that hangs in the kernel.
+/// Delays after which a killed child is checked: short at first, longer for one that hangs in the kernel.
 const LOOKS: [Duration; 5] = [
     Duration::from_millis(1),
     Duration::from_millis(10),
@@ -12,15 +12,15 @@ const LOOKS: [Duration; 5] = [
     Duration::from_secs(10),
 ];
 
-/// How long the end of the runtime waits for each of them, so that nothing is left when the process has ended.
+/// Longest time that the end of the runtime waits for each killed child, so that none is left when the process ends.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A child that was killed. Dropping it waits until it is reaped, for [`LAST_PATIENCE`] at most.
+/// A killed child. Dropping it waits until it is reaped, for at most [`LAST_PATIENCE`].
 struct Killed(Child);
 
 impl Killed {
     fn is_reaped(&mut self) -> bool {
-        // An error means that there is no such child any more.
+        // An error means that the child no longer exists.
         !matches!(self.0.try_wait(), Ok(None))
     }
 }
@@ -34,9 +34,9 @@ impl Drop for Killed {
     }
 }
 
-/// Kills `child` and reaps it, whenever it ends; nobody waits for that but the end of the runtime.
+/// Kills `child` and reaps it whenever it ends. Only the end of the runtime waits for that.
 pub fn kill_and_reap(mut child: Child) {
-    // It has ended already, then.
+    // An error means that the child has ended already.
     let _ = child.kill();
     let mut killed = Killed(child);
     if killed.is_reaped() {

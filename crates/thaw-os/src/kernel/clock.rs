@@ -1,10 +1,9 @@
-//! Clocks of the kernel, by libc rather than by rustix, which panics where the vDSO lacks one of the functions that it
-//! looks for, as in User-mode Linux.
+//! Clocks of the kernel, read through libc. rustix panics where the vDSO lacks one of the functions that it looks up,
+//! as in User-mode Linux.
 
 use std::time::Duration;
 
-/// Time since the machine was started, without the time that it slept (`CLOCK_MONOTONIC`). All processes of the machine
-/// agree about it.
+/// Time since boot, without time asleep (`CLOCK_MONOTONIC`); the same for all processes of the machine.
 pub fn since_boot() -> Duration {
     read(libc::CLOCK_MONOTONIC)
 }

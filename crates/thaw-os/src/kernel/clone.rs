@@ -9,12 +9,12 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities, set_thread_
 /// `CLONE_INTO_CGROUP`, linux/sched.h; the `libc` constant is an `int` and truncates to 0 on linux-gnu.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Which side of the clone returned.
+/// The side on which the clone returned.
 #[derive(Debug)]
 pub enum Cloned {
-    /// In the new process, PID 1 of its namespaces.
+    /// The new process, PID 1 of its namespaces.
     Child,
-    /// In the caller.
+    /// The caller.
     Parent {
         /// Process id in the caller's namespace.
         pid: i32,
@@ -44,13 +44,13 @@ pub fn clone_container(cgroup: BorrowedFd<'_>, owner: u32) -> io::Result<Cloned>
     cloned
 }
 
-/// Who this process was before [`act_as`].
+/// Identity of this process before [`act_as`].
 struct Own {
     user: Uid,
     capabilities: CapabilitySets,
 }
 
-/// Takes another effective user, and keeps capabilities and the right to files.
+/// Changes the effective user, and keeps capabilities and the access to files.
 fn act_as(owner: u32) -> io::Result<Own> {
     let own = Own { user: geteuid(), capabilities: capabilities(None)? };
     set_thread_res_uid(getuid(), Uid::from_raw(owner), getuid())?;

@@ -1,4 +1,4 @@
-//! A directory that belongs to one process: locked by flock(2), so that there is no file to be left behind.
+//! Lock on a directory for one process, by flock(2), so that no lock file can be left behind.
 
 use std::fs;
 use std::io;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-/// How long to wait for a lock. A process that was killed while it started another one leaves its lock to that child
-/// until the child has executed its program, which closes it: milliseconds, and more on a busy machine.
+/// Longest wait for a lock. A process that was killed while it started a child leaves its lock to the child, until the
+/// child has executed its program and thereby closed the lock. That takes milliseconds, more on a busy machine.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Pause between two tries.
@@ -20,14 +20,14 @@ const AGAIN: Duration = Duration::from_millis(10);
 /// Why a directory could not be locked.
 #[derive(Debug)]
 pub enum LockError {
-    /// Somebody has it, and kept it for as long as was waited. Who has it open, in words.
+    /// Another process held the lock for the whole wait. The processes that have the directory open, in words.
     Held(String),
-    /// It cannot be opened or locked.
+    /// The directory cannot be opened or locked.
     Io(io::Error),
 }
 
-/// Locks the directory `path` for as long as what is returned lives, and at most until this process ends or executes
-/// something. Blocks for up to `patience` while somebody else has it.
+/// Locks the directory `path` until the returned descriptor is dropped, or this process ends or executes a program.
+/// Blocks for up to `patience` while another process holds the lock.
 ///
 /// # Errors
 /// See [`LockError`].
@@ -47,7 +47,7 @@ pub fn lock_directory(path: &Path, patience: Duration) -> Result<OwnedFd, LockEr
     }
 }
 
-/// The other processes that have `path` open, of which one has the lock: `process 12 (thawd), process 13 (thawd)`.
+/// The other processes that have `path` open, one of which holds the lock: `process 12 (thawd), process 13 (thawd)`.
 fn holders(path: &Path) -> String {
     let Ok(wanted) = fs::metadata(path) else { return "nobody that can be found".to_owned() };
     let own = std::process::id().to_string();
@@ -59,7 +59,7 @@ fn holders(path: &Path) -> String {
         }
         let mut open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
         let is_it = |file: fs::DirEntry| {
-            // Follows the link, which leads to the very file that is open.
+            // Follows the link to the file that is open.
             let data = fs::metadata(file.path());
             data.is_ok_and(|data| (data.dev(), data.ino()) == (wanted.dev(), wanted.ino()))
         };

@@ -1,4 +1,4 @@
-//! Executing a program by descriptor.
+//! Executes a program by descriptor.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char};
@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Replaces this process by the program that `program` refers to, with these arguments, no environment, and no
-/// descriptors but the standard three: whatever the daemon was started with stays outside (CVE-2024-21626).
+/// Replaces this process by the program that `program` refers to, with these arguments, an empty environment, and no
+/// descriptors but the standard three: nothing that the daemon was started with gets into a container (CVE-2024-21626).
 ///
 /// # Errors
 /// Returns only when execveat(2) failed.

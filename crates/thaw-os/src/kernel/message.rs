@@ -16,9 +16,9 @@ const MAX_FDS: usize = 12;
 /// A received datagram.
 #[derive(Debug)]
 pub struct Received {
-    /// Its length; 0 means that the other end is closed.
+    /// Length of the datagram, bytes; 0 means that the other end is closed.
     pub length: usize,
-    /// Descriptors that came with it, close-on-exec.
+    /// Descriptors that came with the datagram, close-on-exec.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -56,16 +56,16 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     if message.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the message did not fit its buffer"));
     }
-    // There is room for as many as anybody sends, so the kernel could not open them all here: it cuts the list off where
-    // the limit of open files is reached (unix(7)).
+    // The buffer has room for the most descriptors that are ever sent. So truncation means that the limit of open files
+    // is reached (unix(7)).
     if message.flags.contains(ReturnFlags::CTRUNC) {
         return Err(Errno::MFILE.into());
     }
     Ok(Received { length: message.bytes, fds })
 }
 
-/// Copies the next datagram into `buffer` and leaves it where it is; its length, 0 at the end. Descriptors that come with
-/// it stay with it.
+/// Copies the next datagram into `buffer` without removing it from the socket; returns its length, 0 at the end. Its
+/// descriptors stay with the datagram.
 ///
 /// # Errors
 /// Those of recv(2).
@@ -74,11 +74,12 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// From now on each [`peek`] shows the datagram behind the last one that was looked at, beginning with the oldest. What is
-/// received with [`receive`] meanwhile is counted off. Belongs to the socket, not to this descriptor.
+/// Resets peeking: from now on each [`peek`] returns the datagram after the last one peeked at, beginning with the
+/// oldest. The kernel adjusts the offset for datagrams received with [`receive`]. The offset belongs to the socket, not
+/// to this descriptor.
 ///
 /// # Errors
-/// The socket knows no such offset.
+/// The socket does not support the offset.
 pub fn peek_from_the_start(socket: BorrowedFd<'_>) -> io::Result<()> {
     let offset: libc::c_int = 0;
     // SAFETY: the option takes one int (socket(7), SO_PEEK_OFF), which outlives the call.

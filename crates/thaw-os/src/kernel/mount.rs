@@ -1,4 +1,4 @@
-//! The parts of the mount API (Linux 5.2 and 5.12) that act on descriptors only, never on a path walk.
+//! Calls of the mount API (Linux 5.2 and 5.12) that act on descriptors only and walk no path.
 
 use std::ffi::CStr;
 use std::io;
@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
-/// Sets attributes (`MOUNT_ATTR_*`) on a detached mount, and maps its owners through `user_namespace` if one is
-/// given (mount_setattr(2)). The mount becomes private.
+/// Sets attributes (`MOUNT_ATTR_*`) of a detached mount, and maps its owners through `user_namespace` if one is given
+/// (mount_setattr(2)). The mount becomes private.
 ///
 /// # Errors
-/// EINVAL where the file system cannot be mapped.
+/// EINVAL if the file system does not support mapping.
 pub fn set_mount_attributes(
     mount: BorrowedFd<'_>,
     attributes: u64,
@@ -53,7 +53,7 @@ pub fn bind_detached(directory: BorrowedFd<'_>, path: &CStr) -> io::Result<Owned
 /// process behind `pidfd`. No path is looked up, so nothing inside the container can redirect it, and it works
 /// while the container is frozen.
 ///
-/// Must run on a thread that is thrown away afterwards: it stays in that namespace.
+/// Call on a thread that ends afterwards: the thread stays in that namespace.
 ///
 /// # Errors
 /// The process is gone, or the directory was removed.

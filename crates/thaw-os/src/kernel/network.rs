@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-/// Brings `lo` up in the calling process's network namespace: it starts down, without an address in use.
+/// Brings up `lo` in the calling process's network namespace. A new `lo` is down and has no address.
 ///
 /// # Errors
 /// The calling process lacks CAP_NET_ADMIN over the namespace.

@@ -1,4 +1,4 @@
-//! Readiness of descriptors that tokio has no type for: seqpacket sockets, pidfds, `cgroup.events`.
+//! Waits for readiness of descriptors that tokio has no type for: seqpacket sockets, pidfds, `cgroup.events`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub struct Watched(AsyncFd<OwnedFd>);
 
 impl Watched {
-    /// Registers `fd`, which must not block when read or written.
+    /// Registers `fd`, which must be non-blocking.
     ///
     /// # Errors
     /// The descriptor cannot be polled.
@@ -20,7 +20,8 @@ impl Watched {
         registered.map(Self).map_err(|error| io::Error::other(error.to_string()))
     }
 
-    /// Runs `operation` until it does something else than [`io::ErrorKind::WouldBlock`], waiting between the tries.
+    /// Runs `operation` until it returns something other than [`io::ErrorKind::WouldBlock`]; waits for readiness
+    /// between tries.
     ///
     /// # Errors
     /// Those of `operation`.

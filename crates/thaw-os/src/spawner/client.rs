@@ -1,4 +1,5 @@
-//! The daemon's handle to the spawner process: one task owns it, requests queue up, a dead one is replaced.
+//! The daemon's handle to the spawner process. One task owns the process, serves queued requests, and replaces a
+//! spawner that died or hangs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,17 +19,18 @@ use tokio::sync::{mpsc, oneshot};
 use super::protocol::{CreateRequest, MAX_MESSAGE, Part, Reply};
 use crate::kernel::{self, Watched};
 
-/// How much longer the spawner may take than its requester waits: then it hangs.
+/// Extra time beyond the requester's before the spawner counts as hung.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// How many creations may wait for the spawner.
+/// Most creations that wait for the spawner.
 const QUEUE: usize = 1024;
 
-/// Longest creation, unless `container.create_timeout_seconds` is shorter. It takes milliseconds; a spawner that needs
-/// longer hangs, and everybody behind it in the queue with it.
+/// Longest creation, unless `container.create_timeout_seconds` is shorter. A creation takes milliseconds. A spawner
+/// that needs longer hangs, and delays every request in the queue.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// When to look for containers that a dead spawner left half made: each ends as soon as it misses the spawner.
+/// Delays after which the daemon looks for containers that a dead spawner left half made. Each ends when it notices
+/// that the spawner is gone.
 const ORPHANS: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 
@@ -37,11 +39,11 @@ const ORPHANS: [Duration; 4] =
 pub struct Spawned {
     /// Process id of its PID 1, on the host.
     pub pid: i32,
-    /// The same as a descriptor.
+    /// pidfd of its PID 1.
     pub pidfd: OwnedFd,
     /// Listening socket inside its network namespace.
     pub proxy: TcpListener,
-    /// Its devpts.
+    /// The container's devpts.
     pub terminals: OwnedFd,
     /// The directory that credentials are mounted on.
     pub credential_dir: Option<OwnedFd>,
@@ -51,18 +53,18 @@ pub struct Spawned {
     pub mapped: bool,
 }
 
-/// Why no container was made.
+/// Why no container was created.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnerError {
-    /// A step failed; the process, if any, was killed and has to be reaped.
+    /// A step failed. The process, if any, was killed and must be reaped.
     #[error("the container could not be set up: {message}")]
     Failed {
-        /// Which step, and why.
+        /// The step, and why it failed.
         message: String,
         /// The process to reap.
         pidfd: Option<OwnedFd>,
     },
-    /// The spawner process could not be talked to; the next request starts a new one.
+    /// The spawner process failed; the next request starts a new one.
     #[error("the spawner process failed: {0}")]
     Process(#[source] io::Error),
     /// The daemon is shutting down.
@@ -76,15 +78,15 @@ struct Job {
     reply: oneshot::Sender<Result<Spawned, SpawnerError>>,
 }
 
-/// Cheap to clone; the process ends when the last clone is dropped.
+/// Handle to the spawner; cheap to clone. The process ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Spawner {
     jobs: mpsc::Sender<Job>,
 }
 
 impl Spawner {
-    /// Starts the owner task; `program` is this same program, `init` the `thaw-init` binary. Nobody waits for a creation
-    /// longer than `patience`. `failures` counts processes that had to be replaced.
+    /// Starts the owner task. `program` is this program, `init` the `thaw-init` binary. A creation that takes longer
+    /// than `patience` has no requester any more. `failures` counts processes that were replaced.
     pub fn start(program: PathBuf, init: PathBuf, patience: Duration, failures: Counter) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         tokio::spawn(own(program, init, (patience + SLACK).min(TIMEOUT), queue, failures));
@@ -109,7 +111,7 @@ impl Spawner {
 }
 
 struct Process {
-    /// Taken when this is dropped.
+    /// `None` once this is being dropped.
     child: Option<Child>,
     socket: Watched,
 }
@@ -124,7 +126,8 @@ impl Process {
             .arg(init)
             .env_clear()
             .current_dir("/")
-            // Ctrl-C in the daemon's terminal is for the daemon; and by the group its orphans are found.
+            // A group of its own: Ctrl-C in the daemon's terminal is not for the spawner, and the group identifies its
+            // orphans.
             .process_group(0)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -137,7 +140,7 @@ impl Process {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Its process group, by which its orphans are found.
+    /// Process group, which identifies the spawner's orphans.
     fn group(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
@@ -173,15 +176,15 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It ends by itself when its socket closes, unless it hangs. Whoever drops it does not wait for that.
+        // The spawner ends by itself when its socket closes, unless it hangs. Dropping does not wait for that.
         if let Some(child) = self.child.take() {
             kernel::kill_and_reap(child);
         }
     }
 }
 
-/// Reaps what a dead spawner had cloned without having told us: such a container is our child, but nobody has its
-/// descriptor. Others of the same group may be reaped here too; their owners take ECHILD for an answer.
+/// Reaps containers that a dead spawner had cloned but not reported. They are children of this process, but nobody has
+/// their pidfd. Other containers of the group may be reaped here too; their owners accept ECHILD.
 async fn reap_orphans(group: u32) {
     let group = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw);
     for pause in ORPHANS {
@@ -191,7 +194,7 @@ async fn reap_orphans(group: u32) {
     }
 }
 
-/// Kills and reaps a container that nobody waits for any more.
+/// Kills and reaps a container whose requester has gone.
 async fn reap_unwanted(pidfd: OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
     let reaped = async {
@@ -210,12 +213,12 @@ async fn reap_unwanted(pidfd: OwnedFd) {
     }
 }
 
-/// Returns when the idle spawner closes its socket, which it does by dying only; never when there is none.
+/// Returns when the idle spawner closes its socket, which happens only when it dies. Never returns without a spawner.
 async fn ended(process: Option<&Process>) {
     match process {
         Some(process) => {
             let mut buffer = [0; 1];
-            // Whatever comes unasked, the end or something else: it is of no use any more.
+            // An idle spawner sends nothing. Whatever arrives, the process is no longer usable.
             let _ = process.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await;
         }
         None => std::future::pending().await,
@@ -237,11 +240,11 @@ async fn own(program: PathBuf, init: PathBuf, patience: Duration, mut queue: mps
                 continue;
             }
         };
-        // Its requester gave up while others were served: nobody would take the container.
+        // The requester gave up while others were served: nobody would take the container.
         if job.reply.is_closed() {
             continue;
         }
-        // One that died this very moment is replaced without anybody noticing.
+        // A spawner that has just died is replaced before the request is sent.
         let current = match process.take_if(Process::is_alive) {
             Some(current) => Ok(current),
             None => {
@@ -270,7 +273,7 @@ async fn own(program: PathBuf, init: PathBuf, patience: Duration, mut queue: mps
                 }
             },
         };
-        // A requester that gave up has dropped the container's control socket: it ends, and is ours to reap.
+        // The requester gave up and closed the container's control socket: the container ends, and is reaped here.
         if let Err(Ok(Spawned { pidfd, .. }) | Err(SpawnerError::Failed { pidfd: Some(pidfd), .. })) =
             job.reply.send(outcome)
         {

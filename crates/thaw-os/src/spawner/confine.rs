@@ -1,4 +1,4 @@
-//! Identity, capabilities, system call filter and resource limits: what a container may not do.
+//! Confinement of a container: identity, capabilities, system call filter and resource limits.
 
 use std::convert::Infallible;
 use std::ffi::CString;

@@ -1,4 +1,4 @@
-//! What a container sees: a read-only root, a bounded writable part, few devices, a trimmed `/proc`, no `/sys`.
+//! File systems of a container: a read-only root, a bounded writable part, few devices, a trimmed `/proc`, no `/sys`.
 //!
 //! Every target is opened relative to the new root's descriptor with `openat2` (no symlink is followed, nothing
 //! outside the root can be reached) and mounted by descriptor: an image with `/dev -> /etc` (CVE-2026-41579) or a
@@ -52,7 +52,7 @@ fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
     move |errno| format!("{what}: {errno}")
 }
 
-/// Opens the directory that the new root is attached to, in this process's own mount namespace.
+/// Opens the directory on which the new root is mounted, in this process's own mount namespace.
 pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed(format!("open {}", path.display())))
@@ -91,7 +91,7 @@ fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Result<(
     rustix::mount::move_mount(mount, c"", target, c"", flags).map_err(failed(format!("mount {what}")))
 }
 
-/// Opens a directory of the image to mount on.
+/// Opens a directory of the image as a mount target.
 fn target(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -165,8 +165,8 @@ fn proc(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
     Ok((proc, locks))
 }
 
-/// Files that thawd writes, over those of the image and of `/proc`. They lie on a tmpfs of their own, which the
-/// writable part covers afterwards.
+/// Mounts files that thawd generates over those of the image and of `/proc`. They lie on a tmpfs of their own, which
+/// the writable part covers afterwards.
 fn generated(request: &CreateRequest, view: &View, root: BorrowedFd<'_>, proc: BorrowedFd<'_>) -> Result<()> {
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -204,7 +204,7 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno>
     Ok(())
 }
 
-/// A regular file of the image to mount on; `None` if it has none there.
+/// Opens a regular file of the image as a mount target; `None` if there is none.
 fn plain_file(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

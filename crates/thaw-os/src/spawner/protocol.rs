@@ -46,15 +46,15 @@ pub struct CreateRequest {
     pub cgroups: Vec<PathBuf>,
 }
 
-/// What a descriptor is that comes with an answer.
+/// Kind of a descriptor that comes with a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// PID 1 of the container (pidfd_open(2)).
+    /// pidfd of the container's PID 1.
     Pidfd,
-    /// The socket that listens on the proxy's port inside.
+    /// Listening socket on the proxy's port inside.
     Proxy,
-    /// The container's devpts.
+    /// Devpts of the container.
     Terminals,
     /// The credential directory, if one was asked for.
     Credentials,
@@ -66,9 +66,9 @@ pub enum Part {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Done.
+    /// The container was created.
     Created {
-        /// What the descriptors are, in their order.
+        /// Kinds of the descriptors, in their order.
         parts: Vec<Part>,
         /// Process id of PID 1.
         pid: i32,
@@ -77,7 +77,7 @@ pub enum Reply {
     },
     /// Failed. Descriptor: pidfd, if a process was made that the daemon has to reap.
     Failed {
-        /// What was being done, and why it failed.
+        /// The step, and why it failed.
         message: String,
     },
 }
@@ -86,9 +86,9 @@ pub enum Reply {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChildReply {
-    /// Everything is set up; with the names of the descriptors that come with it. Then silence: the end of the socket says
-    /// that the program was executed.
+    /// Everything is set up; with the kinds of the descriptors. After that the child sends nothing: the end of the
+    /// socket shows that the program was executed.
     Ready(Vec<Part>),
-    /// What was being done, and why it failed.
+    /// The step, and why it failed.
     Failed(String),
 }

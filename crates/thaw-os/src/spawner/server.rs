@@ -56,7 +56,7 @@ pub fn serve(init_program: &Path) -> io::Result<()> {
     }
 }
 
-/// The program as a sealed memory file: whatever happens to the file on disk, and whatever a container does,
+/// Copies the program into a sealed memory file. Whatever happens to the file on disk, and whatever a container does,
 /// these bytes stay as they are (CVE-2019-5736). All containers share its pages.
 fn seal(program: &Path) -> io::Result<OwnedFd> {
     let content = fs::read(program)
@@ -171,7 +171,7 @@ fn say(parent: BorrowedFd<'_>, reply: &ChildReply, fds: &[BorrowedFd<'_>]) -> Re
     kernel::send(parent, &[&body], fds).map_err(|error| format!("answer the spawner: {error}"))
 }
 
-/// What the child says next; nothing at its end.
+/// Receives the child's next reply; `None` at the end of the socket.
 fn receive_reply(child: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(Option<ChildReply>, Vec<OwnedFd>), String> {
     let received = receive(child, buffer)?;
     if received.length == 0 {

@@ -1,4 +1,4 @@
-//! What of the host was used up when a container could not be made, by the kernel's error.
+//! Explains a failed creation: which limit of the host an error of the kernel stands for.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ pub fn told(error: &io::Error) -> String {
     }
 }
 
-/// Which limit of the host an error number stands for, and what to do.
+/// The limit of the host that an error number stands for, and what to do.
 fn limit(errno: i32) -> Option<String> {
     let now = |name: &str| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));

@@ -1,8 +1,8 @@
-//! What a container's files say about the machine: names, processors, memory. They tell what the container has, since
+//! Files that tell a container about the machine: names, processors, memory. They show what the container has, since
 //! programs size their heaps and pools by it, and nothing of how busy the host is.
 //!
-//! The files are small, never change, and are bound over those of the image and of `/proc`; making them takes as long as
-//! the mounts. Not covered: `sysinfo(2)` (busybox's `free`), and whatever asks the processor itself.
+//! The files are small, never change, and are bound over those of the image and of `/proc`; making them takes as long
+//! as the mounts do. Not covered: `sysinfo(2)` (busybox's `free`), and programs that ask the processor itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,24 +10,24 @@ use std::fs;
 
 use rustix::thread::CpuSet;
 
-/// Nothing answers names inside: they are an error at once rather than after 5 s. glibc is told by the closed port;
-/// musl, whose socket cannot be told, asks nobody with this option and fails in the same microsecond.
+/// `resolv.conf` of a container, where nothing resolves names: look-ups fail at once rather than after 5 s. glibc
+/// notices the closed port. musl does not, but with this option sends no query and fails in the same microsecond.
 const RESOLV_CONF: &str =
     "# Names are looked up by the proxy, outside (HTTPS_PROXY).\nnameserver 127.0.0.1\noptions timeout:0\n";
 
-/// What is read once of the host.
+/// Properties of the host, read once.
 #[derive(Debug)]
 pub struct View {
-    /// Processors that this process may use, by number.
+    /// Numbers of the processors that this process may use.
     cpus: Vec<usize>,
-    /// Of `/proc/cpuinfo`, one for each of them.
+    /// Their sections of `/proc/cpuinfo`.
     descriptions: Vec<String>,
-    /// When the host was started, seconds since 1970: `ps` computes the age of processes from it.
+    /// Boot time of the host, seconds since 1970: `ps` computes the age of processes from it.
     boot_time: u64,
 }
 
 impl View {
-    /// Reads what there is; what cannot be read is not shown.
+    /// Reads the properties. What cannot be read is not shown.
     pub fn read() -> Self {
         let set = rustix::thread::sched_getaffinity(None).ok();
         let cpus = set.map(|set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()).unwrap_or_default();
@@ -58,8 +58,8 @@ impl View {
         files
     }
 
-    /// How many processors there are, and when the host was started. No times: those of the host are nobody's business
-    /// inside, and those of the container are in its control group.
+    /// `/proc/stat` with the number of processors and the boot time. All times are 0: those of the host are hidden, and
+    /// those of the container are in its control group.
     fn stat(&self, cpus: usize) -> String {
         let mut text = String::from("cpu  0 0 0 0 0 0 0 0 0 0\n");
         for cpu in 0..cpus {
@@ -71,7 +71,7 @@ impl View {
     }
 }
 
-/// A processor's description under another number: containers count theirs from 0.
+/// A processor's section with another number: containers count processors from 0.
 fn numbered(text: &str, number: usize) -> String {
     let mut lines: String = text
         .lines()
@@ -84,9 +84,9 @@ fn numbered(text: &str, number: usize) -> String {
     lines
 }
 
-/// `/proc/meminfo` of a machine with so much memory, all of it free: what is left of it only the control group knows.
+/// `/proc/meminfo` of a machine with this much memory, all of it free. Only the control group knows what is left.
 fn meminfo(bytes: u64) -> String {
-    // The names that free(1), top(1), libuv, the JVM and psutil look for (proc_meminfo(5)), in the kernel's order.
+    // The fields that free(1), top(1), libuv, the JVM and psutil read (proc_meminfo(5)), in the kernel's order.
     let whole = ["MemTotal", "MemFree", "MemAvailable"];
     let none = [
         "Buffers",
