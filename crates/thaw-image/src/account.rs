@@ -1,5 +1,5 @@
-//! Who an image's `User` is, by its own `/etc/passwd` and `/etc/group`. The image is foreign: files are read within its
-//! root only, whatever links it has, and up to a size.
+//! Resolves an image's `User` by the image's own `/etc/passwd` and `/etc/group`. The image is not trusted: files are
+//! read within its root only, whatever links it has, and up to a size.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,10 +9,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// Largest `/etc/passwd` or `/etc/group` that is read out of an image, bytes.
 const MAX_ACCOUNTS: u64 = 1 << 20;
-/// Largest id that a command may have: the last of the container's 65,536 (user_namespaces(7)) is its PID 1's. Larger ones,
-/// which wrap around elsewhere (CVE-2024-40635), do not exist in it.
+/// Largest id that a command may have. The last of the container's 65,536 ids (user_namespaces(7)) belongs to its PID
+/// 1. Larger ids, which wrap around in other programs (CVE-2024-40635), do not exist in the container.
 pub const MAX_ID: u32 = 65_534;
-/// Supplementary groups of a user, at most: no system needs more, and each is passed on with every command.
+/// Most supplementary groups of a user. No system needs more, and each is passed with every command.
 pub const MAX_GROUPS: usize = 64;
 
 /// A user of an image.
@@ -22,24 +22,23 @@ pub struct Account {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// The other groups that `/etc/group` puts the user in, in its order; none if the image names a group.
+    /// Supplementary groups from `/etc/group`, in its order; empty if the image names a group.
     pub groups: Vec<u32>,
-    /// Name in `/etc/passwd`, if it has one there.
+    /// Name in `/etc/passwd`; `None` if the file lacks the user.
     pub name: Option<String>,
-    /// Home directory in `/etc/passwd`, as it is written there: empty if its line ends before it. `None` for a user that
-    /// is not in there.
+    /// Home directory as written in `/etc/passwd`: empty if the line ends before it, `None` if the file lacks the user.
     pub home: Option<String>,
 }
 
-/// `USER[:GROUP]`, each a number or a name of the image's own `/etc/passwd` and `/etc/group`; empty is root.
+/// Resolves `USER[:GROUP]`, each a number or a name of the image's own `/etc/passwd` and `/etc/group`; empty is root.
 ///
 /// # Errors
-/// What is wrong with it, as the second half of a sentence that begins with the user.
+/// What is wrong with it; continues a sentence that begins with the user.
 pub fn account(rootfs: &Path, text: &str) -> Result<Account, &'static str> {
     resolve(text, &read_inside(rootfs, "etc/passwd"), || read_inside(rootfs, "etc/group"))
 }
 
-/// One line of passwd(5): `name:password:uid:gid:comment:home:shell`. Some images end it after the ids.
+/// One line of passwd(5): `name:password:uid:gid:comment:home:shell`. In some images it ends after the ids.
 struct Line<'a> {
     name: &'a str,
     uid: &'a str,
@@ -51,13 +50,13 @@ impl<'a> Line<'a> {
     fn read(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        // Comments, and what NIS puts between the lines, are no users.
+        // Comments, and lines that NIS adds, are no users.
         let is_user = !name.is_empty() && !name.starts_with(['#', '+', '-']);
         is_user.then(|| Line { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
     }
 }
 
-/// The same from the content of the two files.
+/// As [`account`], from the content of the two files.
 fn resolve(text: &str, passwd: &str, groups: impl FnOnce() -> String) -> Result<Account, &'static str> {
     let (user, group) = text.split_once(':').map_or((text, ""), |(user, group)| (user, group));
     let user = if user.is_empty() { "0" } else { user };
@@ -97,7 +96,7 @@ fn group_id(groups: &str, name: &str) -> Result<u32, &'static str> {
     fields.get(2).map_or(Ok(None), |id| parse_id(id))?.ok_or("whose group id in /etc/group is no number")
 }
 
-/// The groups that name the user as a member. A line that says nothing usable is none.
+/// Groups that list the user as a member. Unusable lines are skipped.
 fn groups_of(groups: &str, user: &str, primary: u32) -> Result<Vec<u32>, &'static str> {
     let mut found = Vec::new();
     for line in groups.lines().filter(|line| !line.starts_with('#')) {
@@ -117,7 +116,7 @@ fn groups_of(groups: &str, user: &str, primary: u32) -> Result<Vec<u32>, &'stati
     Ok(found)
 }
 
-/// Digits are an id and have to be one of the container's; anything else is a name.
+/// Parses an id: digits must be an id of the container; anything else is a name.
 fn parse_id(text: &str) -> Result<Option<u32>, &'static str> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
@@ -128,30 +127,30 @@ fn parse_id(text: &str) -> Result<Option<u32>, &'static str> {
     }
 }
 
-/// Opens something of an image. Links are followed as a process inside would, so that none leads out.
+/// Opens a file of an image. Links are followed within the image's root, as a process inside would follow them.
 fn open_inside(rootfs: &Path, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let root = rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// Content of a regular file, or nothing: an image need not have one. Of a larger one than [`MAX_ACCOUNTS`], the lines
-/// that are whole.
+/// Content of a regular file; empty if there is none, since an image need not have one. Of a file larger than
+/// [`MAX_ACCOUNTS`], only the complete lines before that size.
 fn read_inside(rootfs: &Path, path: &str) -> String {
     let mut bytes = Vec::new();
-    // Non-blocking, so that a FIFO in its place does not hang us.
+    // Non-blocking, so that a FIFO in place of the file does not hang the daemon.
     if let Ok(fd) = open_inside(rootfs, path, OFlags::RDONLY | OFlags::NONBLOCK) {
         let file = std::fs::File::from(fd);
         if !file.metadata().is_ok_and(|data| data.is_file()) || file.take(MAX_ACCOUNTS).read_to_end(&mut bytes).is_err()
         {
             bytes.clear();
         }
-        // Half a line can have half an id.
+        // An incomplete line could hold an incomplete id.
         if bytes.len() as u64 == MAX_ACCOUNTS {
             bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
         }
     }
-    // Names and comments may be in an old encoding; ids are digits in each.
+    // Names and comments may be in an old encoding; digits are the same in each.
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

@@ -1,11 +1,11 @@
-//! SHA-256 of what flows past, in the `sha256:…` form of OCI; and BLAKE3 of files, which only the store itself has to know
-//! again: with AVX2 it takes a third of the time, and every byte of an image is hashed as part of its archive too.
+//! Hashes of streams and files: SHA-256 in OCI's form `sha256:…`, and BLAKE3 for files that only the store checks. With
+//! AVX2, BLAKE3 takes a third of the time, and every byte of an image is hashed as part of its archive as well.
 
 use std::io::{self, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-/// `sha256:` and the lower-case hex of a finished hash.
+/// A finished hash as `sha256:` and lower-case hex.
 pub(super) fn named(hasher: Sha256) -> String {
     let mut text = String::with_capacity(71);
     text.push_str("sha256:");
@@ -35,7 +35,7 @@ impl FileHasher {
     }
 }
 
-/// Size of a file, and its digest of the kind that `like` is of.
+/// Size and digest of a file; the digest is of the same kind as `like`.
 pub(super) fn of_file(mut file: impl Read, like: &str) -> io::Result<(u64, String)> {
     if like.starts_with("sha256:") {
         return HashingReader::new(file, u64::MAX).finish();
@@ -88,7 +88,7 @@ impl InputHash {
     }
 }
 
-/// Counts and hashes what is read through it, and fails once more than `limit` bytes came.
+/// Reader that counts and hashes, and fails after more than `limit` bytes.
 pub(super) struct HashingReader<R> {
     inner: R,
     hasher: Sha256,
@@ -106,7 +106,7 @@ impl<R: Read> HashingReader<R> {
         self.read > self.limit
     }
 
-    /// Reads to the end, then says how many bytes there were and their digest.
+    /// Reads to the end; returns number of bytes and digest.
     pub(super) fn finish(mut self) -> io::Result<(u64, String)> {
         let mut buffer = vec![0; 64 * 1024];
         while self.read(&mut buffer)? > 0 {}
@@ -126,7 +126,7 @@ impl<R: Read> Read for HashingReader<R> {
     }
 }
 
-/// Counts and hashes what is written through it.
+/// Writer that counts and hashes.
 pub(super) struct HashingWriter<W> {
     inner: W,
     hasher: Sha256,
@@ -138,7 +138,7 @@ impl<W: Write> HashingWriter<W> {
         HashingWriter { inner, hasher: Sha256::new(), written: 0 }
     }
 
-    /// The writer below, how many bytes went to it, and their digest.
+    /// Returns the inner writer, number of bytes and digest.
     pub(super) fn finish(self) -> (W, u64, String) {
         (self.inner, self.written, named(self.hasher))
     }

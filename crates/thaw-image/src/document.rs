@@ -1,5 +1,5 @@
-//! Index, manifest and configuration as tools really write them: nulls and unknown fields everywhere, and only what is
-//! needed has to be there. Of two keys of one name the last counts, as in Go.
+//! Index, manifest and configuration as tools write them in practice: with nulls and unknown fields everywhere. Only
+//! the fields that are needed must be present. Of two keys with one name the last counts, as in Go.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// Name of an image in an index: by the specification a tag, by habit also a whole name.
+/// Name of an image in an index: a tag by the specification, often a whole name in practice.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The whole name, where containerd and buildkit write it.
+/// Whole name of an image, as containerd and buildkit write it.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
-/// What buildkit says of documents about an image, which are in the index beside it.
+/// Annotation of buildkit on documents about an image, which stand beside the image in the index.
 const ABOUT_ANOTHER: &str = "vnd.docker.reference.type";
 
 const INDEXES: [&str; 2] =
@@ -20,7 +20,7 @@ const MANIFESTS: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-/// What says how a layer is compressed is its first bytes: registries have many layers whose type is wrong.
+/// Layer types. The first bytes of a layer decide how it is compressed: many layers in registries have a wrong type.
 const LAYERS: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -29,7 +29,7 @@ const LAYERS: [&str; 6] = [
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
 ];
-/// Architectures that a configuration can name rightly (Go's names).
+/// Architectures that a configuration can name (Go's names).
 const ARCHITECTURES: [&str; 15] = [
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64",
     "s390x", "sparc64", "wasm",
@@ -37,7 +37,7 @@ const ARCHITECTURES: [&str; 15] = [
 const SYSTEMS: [&str; 9] =
     ["aix", "android", "darwin", "dragonfly", "freebsd", "linux", "netbsd", "solaris", "windows"];
 
-/// What kind of document a media type means.
+/// Kind of document that a media type stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MediaKind {
     Index,
@@ -53,12 +53,12 @@ pub(super) fn media_kind(media_type: &str) -> MediaKind {
     }
 }
 
-/// `null` is the same as absent.
+/// Reads `null` as absent.
 fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A list of texts, or one text alone, as Docker takes it.
+/// Reads a list of texts, or a single text, as Docker does.
 fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -74,7 +74,7 @@ fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     }
 }
 
-/// A text, or a number that stands for one.
+/// Reads a text, or a number in place of one.
 fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     match Value::deserialize(from)? {
         Value::Null => Ok(String::new()),
@@ -84,7 +84,7 @@ fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     }
 }
 
-/// A number of bytes, also in quotes.
+/// Reads a number of bytes, also in quotes.
 fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let value = Value::deserialize(from)?;
     let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
@@ -121,36 +121,37 @@ struct Platform {
 }
 
 impl Descriptor {
-    /// The names that the index gives it, the whole one first.
+    /// Names of the image in the index, the whole one first.
     pub(super) fn names(&self) -> Names {
         let text = |key: &str| self.annotations.get(key).and_then(Value::as_str).map(str::to_owned);
         Names { whole: text(CONTAINERD_NAME), tag: text(REF_NAME) }
     }
 
-    /// The platform that the index gives it, as `os/architecture`.
+    /// Platform in the index, as `os/architecture`.
     pub(super) fn platform(&self) -> Option<String> {
         let Platform { os, architecture, .. } = &self.platform;
         (!os.is_empty() || !architecture.is_empty()).then(|| format!("{os}/{architecture}"))
     }
 
-    /// Of several for one machine, the least asks the least of its processor: v1 of amd64, v8 of arm64.
+    /// Variant of the architecture. Of several for one machine, the lowest needs the fewest features: v1 of amd64, v8
+    /// of arm64.
     pub(super) fn variant(&self) -> &str {
         &self.platform.variant
     }
 
-    /// Whether it says of itself that it is about an image, or something else than one.
+    /// Whether the document describes an image, or is something other than an image.
     pub(super) fn is_artifact(&self) -> bool {
         let config = self.artifact_type.as_str();
         self.annotations.contains_key(ABOUT_ANOTHER) || !(config.is_empty() || CONFIGS.contains(&config))
     }
 }
 
-/// What an index calls an image.
+/// Names of an image in an index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Names {
-    /// With registry or repository.
+    /// Name with registry or repository.
     pub(super) whole: Option<String>,
-    /// Perhaps a tag alone.
+    /// Name that may be a tag alone.
     pub(super) tag: Option<String>,
 }
 
@@ -180,7 +181,7 @@ pub(super) struct Manifest {
 }
 
 impl Manifest {
-    /// Makes sure that it is an image's, with layers that can be unpacked.
+    /// Checks that the manifest is of an image whose layers can be unpacked.
     pub(super) fn check(&self) -> Result<(), String> {
         let kind = self.config.media_type.as_str();
         if !kind.is_empty() && !CONFIGS.contains(&kind) {
@@ -218,7 +219,7 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
-/// How it wants to be run.
+/// How the image is to be run.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct RunConfiguration {
@@ -237,7 +238,7 @@ pub(super) struct RunConfiguration {
 }
 
 impl RunConfiguration {
-    /// Those that are texts.
+    /// Labels whose values are texts.
     pub(super) fn labels(&self) -> BTreeMap<String, String> {
         let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
         self.labels.iter().filter_map(text).collect()
@@ -250,8 +251,8 @@ impl Configuration {
         &self.rootfs.diff_ids
     }
 
-    /// Makes sure that it is for linux on `architecture`. A value that is none is believed to be a mistake if the index
-    /// said the right one; then it is returned, for a note.
+    /// Checks that the image is for linux on `architecture`. An impossible value counts as a mistake if the index names
+    /// the right platform; a note about it is then returned.
     pub(super) fn check_platform(&self, architecture: &str, index_said: bool) -> Result<Option<String>, String> {
         let Configuration { os, architecture: found, .. } = self;
         if os == "linux" && found == architecture {
@@ -270,7 +271,7 @@ impl Configuration {
     }
 }
 
-/// Reads a document of a kind. From a [`Value`], where the last of several keys of one name has won.
+/// Reads a document of one kind from a [`Value`], in which the last of several keys of one name has won.
 pub(super) fn from<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|error| error.to_string())
 }

@@ -1,5 +1,5 @@
-//! Reads an OCI image layout without believing it: each document must have the size and digest that the one above
-//! it gave, and must mean one thing only.
+//! Reads an OCI image layout without trusting it: each document must have the size and digest that the document above
+//! it names, and must have one meaning only.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -12,9 +12,9 @@ use super::digest::{hex, is_sha256, sha256};
 use super::document::{self, Configuration, Descriptor, Index, Manifest, MediaKind, Names, REF_NAME};
 use super::unpack::Limits;
 
-/// Indexes within indexes, at most.
+/// Most levels of nested indexes.
 const MAX_NESTED: usize = 4;
-/// Documents that are read to find the image of an index, at most.
+/// Most documents that are read to find the image of an index.
 const MAX_CANDIDATES: usize = 256;
 
 /// Why a layout was refused.
@@ -26,10 +26,10 @@ pub enum LayoutError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A file is not what it must be.
+    /// The content of a file is invalid.
     #[error("{}: {reason}", path.display())]
     Invalid {
         /// The file.
@@ -37,12 +37,12 @@ pub enum LayoutError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The content of a blob is not what its name says.
+    /// The content of a blob does not match its digest.
     #[error("blob {expected} has the content of {found}: the layout is damaged, get or build it again")]
     Digest {
-        /// The digest that the manifest gives.
+        /// Digest in the manifest.
         expected: String,
-        /// The digest of what is there.
+        /// Digest of the content.
         found: String,
     },
 }
@@ -51,31 +51,31 @@ pub enum LayoutError {
 pub(super) struct LayerBlob {
     pub(super) digest: String,
     pub(super) size: u64,
-    /// Digest that the uncompressed archive must have.
+    /// Expected digest of the uncompressed archive.
     pub(super) diff_id: String,
 }
 
 /// A layout with one image for this machine.
 pub(super) struct Layout {
     folder: PathBuf,
-    /// What its index calls the image; the same image can have several names there.
+    /// Names of the image in the index; an image can have several.
     names: Vec<Names>,
     pub(super) manifest_digest: String,
     manifest: Value,
-    /// Whether the index says that the image is for this machine.
+    /// Whether the index names this machine's platform for the image.
     index_said: bool,
     max_document: u64,
 }
 
-/// The image of a layout, its documents checked and its layers not yet.
+/// The image of a layout. Its documents are checked, its layers are not yet.
 pub(super) struct LayoutImage {
     pub(super) config: Configuration,
     pub(super) layers: Vec<LayerBlob>,
-    /// What was odd about its documents and is taken all the same.
+    /// Note about something unusual in the documents that was accepted.
     pub(super) note: Option<String>,
 }
 
-/// A manifest of an index that could be the one.
+/// A manifest in an index that may be the wanted one.
 struct Candidate {
     descriptor: Descriptor,
     names: Vec<Names>,
@@ -88,7 +88,7 @@ impl Layout {
         Self::choose(folder, None, limits)
     }
 
-    /// Like [`Layout::open`]. Of several images, takes the one that the layout calls `wanted`.
+    /// Like [`Layout::open`]; of several images, takes the one named `wanted`.
     pub(super) fn choose(folder: &Path, wanted: Option<&str>, limits: &Limits) -> Result<Self, LayoutError> {
         let invalid = |file: &str, reason: String| LayoutError::Invalid { path: folder.join(file), reason };
         let max_document = limits.document_bytes;
@@ -116,13 +116,13 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The name that the layout itself gives to its image.
+    /// Name of the image in the layout.
     pub(super) fn name(&self) -> Result<&str, LayoutError> {
         self.names.iter().find_map(Names::first).ok_or_else(|| self.nameless(format!("no name ({REF_NAME})")))
     }
 
-    /// Like [`Layout::name`], for a layout that somebody else made: what may be a tag alone is no name, and `true` comes
-    /// with one that has no repository or tag, which two different images can have.
+    /// Like [`Layout::name`], for a layout from elsewhere. A possible tag alone does not count as a name. `true` is
+    /// returned with a name that lacks repository or tag, which two different images can have.
     pub(super) fn foreign_name(&self) -> Result<(&str, bool), LayoutError> {
         if let Some(whole) = self.names.iter().find_map(|names| names.whole.as_deref()) {
             return Ok((whole, false));
@@ -143,7 +143,7 @@ impl Layout {
         LayoutError::Invalid { path: self.folder.join("index.json"), reason }
     }
 
-    /// Other names that the layout has for the image.
+    /// Other names of the image in the layout.
     pub(super) fn other_names(&self, name: &str) -> Vec<&str> {
         self.names.iter().filter_map(Names::first).filter(|other| *other != name).collect()
     }
@@ -193,7 +193,7 @@ impl Layout {
         Ok(LayoutImage { config, layers, note })
     }
 
-    /// Opens a blob of the given size. Its content is yet to be checked.
+    /// Opens a blob of the given size; its content is not checked yet.
     pub(super) fn open_blob(&self, digest: &str, size: u64) -> Result<File, LayoutError> {
         open(&self.checked_path(digest)?, Some(size))
     }
@@ -227,17 +227,17 @@ impl Layout {
     }
 }
 
-/// Looks through an index for images for this machine.
+/// Search in an index for images for this machine.
 struct Search<'a> {
     layout: &'a Layout,
     found: Vec<Candidate>,
-    /// What else there is, for a message.
+    /// Other entries, for an error message.
     others: Vec<String>,
     read: usize,
 }
 
 impl Search<'_> {
-    /// Goes through an index and those in it. `above` is what the index above says of this one.
+    /// Searches an index and those nested in it. `above` is the entry of the outer index for this one.
     fn index(&mut self, index: Value, name: &str, above: Option<&Candidate>, depth: usize) -> Result<(), LayoutError> {
         let invalid = |reason: String| LayoutError::Invalid { path: name.into(), reason };
         if index.get("layers").is_some() || index.get("config").is_some() {
@@ -257,7 +257,7 @@ impl Search<'_> {
             if self.read > MAX_CANDIDATES {
                 return Err(invalid(format!("names more than {MAX_CANDIDATES} documents for this machine")));
             }
-            // The name that counts is the one of the index outside.
+            // The name in the outer index counts.
             let outer = above.map(|above| above.names.clone()).filter(|names| !names.is_empty());
             let names = outer.unwrap_or_else(|| {
                 let own = descriptor.names();
@@ -290,7 +290,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The one image that is meant.
+    /// The one image that fits.
     fn one(mut self, wanted: Option<&str>, limits: &Limits) -> Result<Candidate, LayoutError> {
         if let Some(wanted) = wanted {
             let is_wanted = |found: &Candidate| {
@@ -299,7 +299,7 @@ impl Search<'_> {
             let (fitting, others): (Vec<_>, Vec<_>) = self.found.into_iter().partition(is_wanted);
             (self.found, self.others) = (fitting, others.iter().map(called).collect());
         } else if self.found.len() > 1 {
-            // What stands beside an image and says nothing of itself: a signature, a bill of materials.
+            // Entries beside an image that do not declare what they are: signatures, bills of materials.
             let (layout, others) = (self.layout, &mut self.others);
             self.found.retain(|found| {
                 let is_image = layout.is_image(found, limits);
@@ -335,17 +335,17 @@ impl Search<'_> {
     }
 }
 
-/// A candidate in a message.
+/// Name of a candidate for a message.
 fn called(found: &Candidate) -> String {
     found.names.iter().find_map(Names::first).map_or_else(|| found.descriptor.digest.clone(), str::to_owned)
 }
 
-/// This machine as a platform of OCI.
+/// This machine's platform in OCI's form.
 pub(super) fn this_platform() -> String {
     format!("linux/{}", architecture())
 }
 
-/// This machine's architecture as OCI (and Go) call it.
+/// This machine's architecture in OCI's (and Go's) form.
 pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -354,7 +354,7 @@ pub(super) fn architecture() -> &'static str {
     }
 }
 
-/// Opens a regular file; a link or a pipe in its place is refused.
+/// Opens a regular file; refuses a link or a pipe in its place.
 fn open(path: &Path, size: Option<u64>) -> Result<File, LayoutError> {
     let fail = |source| LayoutError::Io { path: path.to_owned(), source };
     let file =

@@ -1,4 +1,4 @@
-//! Telling a person how long work goes on: bars on a terminal, plain lines elsewhere.
+//! Progress of long operations for people: bars on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Receives what a long operation is doing. One stage runs at a time; each is started and finished once.
+/// Receives the progress of a long operation. One stage runs at a time; each is started and finished once.
 pub trait Progress: Send + Sync {
-    /// A stage begins; `total_bytes` is how much it will go through, where that is known.
+    /// A stage begins; `total_bytes` is its size, if known.
     fn started(&self, stage: &str, total_bytes: Option<u64>);
-    /// So many more bytes of the stage are done.
+    /// The stage has processed this many more bytes.
     fn advanced(&self, bytes: u64);
-    /// The stage is over; `outcome` says in a few words what came of it.
+    /// The stage is over; `outcome` is its result in a few words.
     fn finished(&self, outcome: &str);
 }
 
-/// Says nothing.
+/// Shows nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quiet;
 
@@ -77,7 +77,7 @@ impl Progress for Terminal {
         let (seconds, done) = (stage.since.elapsed().as_secs_f64(), stage.bar.position());
         stage.bar.finish_and_clear();
         let size = if done > 0 { format!("{}, ", HumanBytes(done)) } else { String::new() };
-        // Nothing can be done about a closed standard error, and the work goes on without it.
+        // If standard error is closed, nothing can be shown, and the work goes on.
         let _ = writeln!(std::io::stderr(), "{:>10} {:<28} {outcome} ({size}{seconds:.1} s)", self.prefix, stage.name);
     }
 }

@@ -1,4 +1,4 @@
-//! Who we are: the password given or saved, and what a registry asks for.
+//! Authentication: the login that was given or saved, and what a registry demands.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::RegistryError;
 use thaw_client::types::Secret;
 
-/// docker writes padding, others do not.
+/// Base64 with and without padding: docker writes padding, others do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -25,11 +25,11 @@ pub struct Login {
     pub password: Secret,
 }
 
-/// What docker (or `podman login --compat-auth-file`) saved for `registry`, if anything: an entry of `auths` in
-/// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`. Credential helpers are not asked.
+/// The login that docker (or `podman login --compat-auth-file`) saved for `registry`, if any: an entry of `auths` in
+/// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`. Credential helpers are not used.
 ///
 /// # Errors
-/// The file is there but cannot be read or understood.
+/// The file exists, but cannot be read or parsed.
 pub fn saved_login(registry: &str) -> Result<Option<Login>, RegistryError> {
     let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"));
@@ -45,7 +45,7 @@ fn login_in(path: &Path, registry: &str) -> Result<Option<Login>, RegistryError>
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(RegistryError::io(path)(error)),
     };
-    // No error text of the parser: it could quote the file.
+    // Without the parser's error text, which could quote the file.
     let invalid = |reason: &str| RegistryError::Invalid { what: path.display().to_string(), reason: reason.to_owned() };
     let config: Value = serde_json::from_slice(&bytes).map_err(|_| invalid("is no JSON"))?;
     let Some(auths) = config["auths"].as_object() else { return Ok(None) };
@@ -60,25 +60,25 @@ fn login_in(path: &Path, registry: &str) -> Result<Option<Login>, RegistryError>
     Ok((!user.is_empty()).then(|| Login { user: user.to_owned(), password: Secret::new(password.to_owned()) }))
 }
 
-/// Whether a key of `auths` means the whole of `registry`.
+/// Whether a key of `auths` covers all of `registry`.
 fn is_for(key: &str, registry: &str) -> bool {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let (host, path) = key.split_once('/').unwrap_or((key, ""));
     let host = if host == "index.docker.io" { "docker.io" } else { host };
-    // A longer path is podman's way to mean only a part of the registry.
+    // With a longer path, podman means only a part of the registry.
     host == registry && matches!(path.trim_end_matches('/'), "" | "v1" | "v2")
 }
 
-/// What a registry wants before it answers.
+/// What a registry demands before it answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// Name and password with each request.
     Basic,
-    /// A token of the service at `realm`, for what is said in `scope` too.
+    /// A token of the service at `realm`, for `scope` and possibly more.
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
-/// Reads the values of `WWW-Authenticate`; a token is preferred, since the password then stays away from the storage.
+/// Reads the values of `WWW-Authenticate`. Prefers a token, so that the password is not sent to the storage.
 pub(super) fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut found = None;
     for challenge in headers.flat_map(ChallengeParser::new).map_while(Result::ok) {

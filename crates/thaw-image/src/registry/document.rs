@@ -1,4 +1,4 @@
-//! Manifests and indexes as registries send them: each must mean one thing only.
+//! Manifests and indexes from registries: each must have one meaning only.
 
 use serde_json::Value;
 
@@ -8,13 +8,13 @@ use crate::digest::{is_sha256, sha256};
 use crate::document::{self, Descriptor, Index, MediaKind, media_kind};
 use crate::layout::this_platform;
 
-/// What we can read: OCI's kinds and those of Docker, their model.
+/// Accepted media types: OCI's, and Docker's, after which they are modelled.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// The type of a manifest that nobody gives a type.
+/// Media type of a manifest without a declared type.
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Manifests of an index that are fetched to see which of them is the image, at most.
+/// Most manifests of an index that are fetched to find the image among them.
 const MAX_CANDIDATES: usize = 8;
 
 /// A document that means one thing.
@@ -25,13 +25,13 @@ pub(super) enum Kind {
 
 /// A manifest of an image.
 pub(super) struct Manifest {
-    /// Its media type, as it is to be said in an index.
+    /// Media type, as it goes into an index.
     pub(super) media_type: String,
     inner: document::Manifest,
 }
 
-/// Reads a document that the registry calls a `content_type`. The same bytes must not be taken for an index here and
-/// for a manifest elsewhere (CVE-2021-41190), so that the three ways to tell have to agree.
+/// Reads a document that the registry declares as `content_type`. The same bytes must not be an index here and a
+/// manifest elsewhere (CVE-2021-41190), so the three declarations of the type must agree.
 pub(super) fn read(
     what: &str,
     bytes: &[u8],
@@ -89,7 +89,7 @@ impl Manifest {
         }
         let bytes = self.blobs().try_fold(0_u64, |sum, blob| sum.checked_add(blob.size));
         match bytes {
-            // What is compressed is not larger than what it holds.
+            // A compressed layer is not larger than its archive.
             Some(bytes) if bytes <= limits.archive_bytes => Ok(()),
             _ => Err(invalid(format!("says that it has more than {} bytes", limits.archive_bytes))),
         }
@@ -109,14 +109,14 @@ impl Manifest {
     }
 }
 
-/// The entries of an index that can be the image for this machine: one, or several of which only one is an image.
+/// Entries of an index that can be the image for this machine: one, or several of which only one is an image.
 pub(super) fn choose(what: &str, index: Index) -> Result<Vec<Descriptor>, RegistryError> {
     let invalid = |reason: String| RegistryError::Invalid { what: what.to_owned(), reason };
     let ours = this_platform();
     let found: Vec<String> = index.manifests.iter().filter_map(Descriptor::platform).take(20).collect();
     let images = index.manifests.into_iter().filter(|entry| !entry.is_artifact());
     let (fitting, others): (Vec<_>, Vec<_>) = images.partition(|entry| entry.platform().as_ref() == Some(&ours));
-    // Of several, the one that asks the least of the processor.
+    // Of several, the one that needs the fewest processor features.
     let mut chosen: Vec<Descriptor> = match fitting.into_iter().min_by(|a, b| a.variant().cmp(b.variant())) {
         Some(chosen) => vec![chosen],
         None => others.into_iter().filter(|entry| entry.platform().is_none()).collect(),
@@ -143,7 +143,7 @@ pub(super) fn choose(what: &str, index: Index) -> Result<Vec<Descriptor>, Regist
     Ok(chosen)
 }
 
-/// Checks the content of a document.
+/// Checks the digest of a document.
 pub(super) fn verified(what: &str, bytes: &[u8], digest: &str) -> Result<(), RegistryError> {
     match sha256(bytes) {
         found if found == digest => Ok(()),

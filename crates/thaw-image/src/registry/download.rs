@@ -1,4 +1,4 @@
-//! One blob, from the registry to disk: hashed as it comes, and gone on with where it broke off.
+//! Downloads one blob to disk: hashes it on the way, and resumes where an earlier try broke off.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -15,21 +15,21 @@ use super::target::Target;
 use crate::digest::HashingWriter;
 use crate::progress::Progress;
 
-/// How often a blob is tried without a byte more than before.
+/// Most tries of a blob in a row that bring no new byte.
 const TRIES: u32 = 5;
-/// The pause before the second try, which doubles with each.
+/// Pause before the second try; doubles with each further try.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A blob that grows.
+/// A blob that is being downloaded.
 struct Growing {
     file: File,
     hash: HashingWriter<io::Sink>,
     length: u64,
-    /// Whether some of it came from an earlier request.
+    /// Whether the beginning came from an earlier request.
     resumed: bool,
 }
 
-/// Gets the blob, unless it is there. Returns how many bytes came.
+/// Downloads the blob, unless it is there already. Returns the number of bytes received.
 pub(super) async fn blob(
     session: &Session,
     target: &Target,
@@ -59,7 +59,7 @@ pub(super) async fn blob(
                 if !growing.resumed {
                     return Err(RegistryError::Digest { what: format!("blob {digest}"), found });
                 }
-                // What was there before may have been the wrong part.
+                // The bytes from the earlier request may have been wrong: start again.
                 growing = Growing::open(&path, size)?;
             }
             Err(error) if error.is_passing() => {
@@ -85,7 +85,7 @@ pub(super) async fn blob(
     Ok(came)
 }
 
-/// Asks for what is missing, and takes as much of it as comes.
+/// Requests the missing part, and stores as much of it as arrives.
 async fn request(
     session: &Session,
     digest: &str,
@@ -100,7 +100,7 @@ async fn request(
     let grant = session.grant().await?;
     let what = format!("blob {digest}");
     let failed = |error| RegistryError::from_client(session.registry(), &what, error);
-    // By its digest alone: addresses that the manifest may give beside it are never used.
+    // By digest only: URLs in the manifest are never used.
     let response = if growing.length == 0 {
         BlobResponse::Full(grant.client.pull_blob_stream(&session.reference, digest).await.map_err(failed)?)
     } else {
@@ -136,7 +136,7 @@ async fn request(
 }
 
 impl Growing {
-    /// Opens what there is of it, and hashes that.
+    /// Opens and hashes what has been downloaded so far.
     fn open(path: &Path, size: u64) -> Result<Self, RegistryError> {
         let fail = |error| RegistryError::io(path)(error);
         let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(fail)?;
@@ -150,7 +150,7 @@ impl Growing {
         Ok(Growing { file, hash, length, resumed: length > 0 })
     }
 
-    /// Begins again: the registry sends all of it, whatever was asked for.
+    /// Starts again, because the registry sends the whole blob.
     fn restart(&mut self, path: &Path) -> Result<(), RegistryError> {
         self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(RegistryError::io(path))?;
         (self.hash, self.length, self.resumed) = (HashingWriter::new(io::sink()), 0, false);

@@ -1,4 +1,4 @@
-//! Why a pull or push failed, and what can be done about it.
+//! Errors of pull and push, with a text that says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use oci_client::errors::OciDistributionError;
 
 use crate::LayoutError;
 
-/// Longest text of a registry that is passed on, characters.
+/// Longest text from a registry that is passed on, characters.
 const TEXT_CHARS: usize = 300;
 
-/// Why an image did not come, or go.
+/// Why a pull or push failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// No name of an image.
+    /// The text is not a reference to an image.
     #[error("{text:?} is no image reference ({reason}): write REGISTRY/REPOSITORY:TAG or REGISTRY/REPOSITORY@DIGEST")]
     Reference {
-        /// What was given.
+        /// The text.
         text: String,
         /// What is wrong with it.
         reason: String,
@@ -27,10 +27,10 @@ pub enum RegistryError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The layout is damaged or not understood.
+    /// The layout is damaged or invalid.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The folder holds something that is not an image layout.
@@ -39,29 +39,29 @@ pub enum RegistryError {
         /// The folder.
         path: PathBuf,
     },
-    /// The registry wants to know who asks, or does not let them.
+    /// The registry demands a login, or refuses the one given.
     #[error("{registry} refuses: {reason}")]
     Refused {
         /// The registry.
         registry: String,
-        /// What it said, or what is missing.
+        /// The registry's text, or what is missing.
         reason: String,
     },
-    /// Something in the set-up would give a password away.
+    /// The registry's set-up would reveal a password.
     #[error("the password for {registry} is not sent: {reason}")]
     Unsafe {
         /// The registry.
         registry: String,
-        /// What would happen to it.
+        /// How it would be revealed.
         reason: String,
     },
-    /// There is no such image.
+    /// The image or blob does not exist.
     #[error("{what} is not there, or not for you to see")]
     NotFound {
         /// The image or blob.
         what: String,
     },
-    /// A document of the registry is not what it must be.
+    /// A document of the registry is invalid.
     #[error("{what}: {reason}")]
     Invalid {
         /// The document.
@@ -69,12 +69,12 @@ pub enum RegistryError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A document or blob has another content than its digest says.
+    /// The content of a document or blob does not match its digest.
     #[error("{what}: the registry sent the content of {found}; nothing of it was kept")]
     Digest {
-        /// The document or blob, with the digest that it must have.
+        /// The document or blob, with its expected digest.
         what: String,
-        /// The digest of what came.
+        /// Digest of the content received.
         found: String,
     },
     /// A blob is longer or shorter than its manifest says.
@@ -82,9 +82,9 @@ pub enum RegistryError {
     Size {
         /// The blob.
         digest: String,
-        /// Bytes that the manifest gives.
+        /// Bytes by the manifest.
         expected: u64,
-        /// Bytes that the registry has.
+        /// Bytes in the registry.
         found: u64,
     },
     /// The registry cannot be reached, or the connection broke too often.
@@ -95,14 +95,14 @@ pub enum RegistryError {
         /// What happened.
         reason: String,
     },
-    /// The registry answered with a status that says no.
+    /// The registry answered with an error status.
     #[error("{registry} answered {status}: {message}")]
     Status {
         /// The registry.
         registry: String,
         /// The HTTP status.
         status: u16,
-        /// What it said.
+        /// The registry's text.
         message: String,
     },
 }
@@ -117,7 +117,7 @@ impl RegistryError {
         Self::Network { registry: registry.to_owned(), reason: causes(error) }
     }
 
-    /// Whether the same may work later, from where it stopped.
+    /// Whether the same request may succeed later, and resume.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Network { .. } => true,
@@ -126,7 +126,7 @@ impl RegistryError {
         }
     }
 
-    /// What an error of the client crate means; `what` is the thing that was asked for.
+    /// Converts an error of the client crate; `what` is what was requested.
     pub(super) fn from_client(registry: &str, what: &str, error: OciDistributionError) -> Self {
         let registry = registry.to_owned();
         let status = |status: u16, message: String| match status {
@@ -158,7 +158,7 @@ impl RegistryError {
     }
 }
 
-/// Somebody else's text on one line, and not too much of it.
+/// Foreign text on one line, shortened.
 pub(super) fn shortened(text: &str) -> String {
     let line: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     let line = line.join(" ");
@@ -169,7 +169,7 @@ pub(super) fn shortened(text: &str) -> String {
     }
 }
 
-/// The whole chain of causes, without the URL: one that a registry redirected to holds a signature.
+/// All causes without the URL, which after a redirect may hold a signature.
 fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

@@ -1,9 +1,9 @@
-//! Images from registries and to them, by the OCI distribution protocol.
+//! Owns transfers between image layouts and registries, by the OCI distribution protocol.
 //!
-//! [`pull`] makes an OCI image layout that [`super::Store::ensure`] takes; [`push`] sends one. A registry is believed
-//! nothing: every blob must have the size and the digest that the document above it gives, documents have a largest
-//! size and one meaning only, and nothing is fetched from addresses that an image brings along. A password goes to the
-//! registry that it belongs to and to the token service which that registry names, and never from https to http.
+//! [`pull`] makes an OCI image layout that [`super::Store::ensure`] takes; [`push`] sends one. A registry is not
+//! trusted: every blob must have the size and digest that the document above it names, documents have a largest size
+//! and one meaning only, and URLs in an image are never fetched. A password goes only to its own registry and to the
+//! token service that this registry names, and never from https to http.
 //!
 //! Both write to disk and hash on the calling task.
 
@@ -27,23 +27,23 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-/// How to talk to a registry.
+/// Options of a connection to a registry.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Who we are; nobody in particular if absent.
+    /// Login; `None` for anonymous.
     pub login: Option<Login>,
-    /// Talk http instead of https. Registries on loopback are talked to in http anyway, unless there are `authorities`.
+    /// Whether to use http instead of https. Registries on loopback use http anyway, unless there are `authorities`.
     pub plain_http: bool,
-    /// Certificate authorities (DER) that are believed besides the machine's own, from [`authorities`].
+    /// Certificate authorities (DER) that are trusted besides the machine's own, from [`authorities`].
     pub authorities: Vec<Vec<u8>>,
-    /// What an image may be like.
+    /// Limits of an image.
     pub limits: super::Limits,
 }
 
 /// Reads the certificate authorities of a registry from a file in PEM form.
 ///
 /// # Errors
-/// [`RegistryError::Io`], and [`RegistryError::Invalid`] when there is no certificate in it.
+/// [`RegistryError::Io`], and [`RegistryError::Invalid`] if the file holds no certificate.
 pub fn authorities(file: &Path) -> Result<Vec<Vec<u8>>, RegistryError> {
     let bytes = std::fs::read(file).map_err(RegistryError::io(file))?;
     let invalid =
@@ -57,8 +57,8 @@ pub fn authorities(file: &Path) -> Result<Vec<Vec<u8>>, RegistryError> {
     }
 }
 
-/// Reads `REGISTRY/REPOSITORY:TAG` or `…@DIGEST`. As everywhere else, the registry is Docker's when the first part
-/// looks like no host, and the tag is `latest` when there is none.
+/// Parses `REGISTRY/REPOSITORY:TAG` or `…@DIGEST`. By the usual rules, the registry is Docker's if the first part does
+/// not look like a host, and the tag is `latest` if there is none.
 ///
 /// # Errors
 /// [`RegistryError::Reference`].

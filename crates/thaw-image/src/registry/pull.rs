@@ -1,4 +1,4 @@
-//! From a registry into an image layout.
+//! Pulls an image from a registry into an image layout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,40 +16,40 @@ use crate::digest::{is_sha256, sha256};
 use crate::document::Index;
 use crate::progress::Progress;
 
-/// Blobs that come at the same time: as many as docker takes.
+/// Blobs downloaded at the same time: as many as docker's default.
 const PARALLEL: usize = 3;
 
-/// Indexes within each other, at most.
+/// Most levels of nested indexes.
 const MAX_NESTED: usize = 4;
 
-/// What a pull brought.
+/// Result of a pull.
 #[derive(Debug, Clone)]
 pub struct PullReport {
     /// Name of the image in the layout.
     pub name: String,
     /// Digest of its manifest, `sha256:…`.
     pub digest: String,
-    /// Digest of the index that it was chosen from, if it was.
+    /// Digest of the index that the image was chosen from, if there is one.
     pub index: Option<String>,
-    /// The layout it is in.
+    /// Folder of the layout.
     pub layout: PathBuf,
     /// Number of its layers.
     pub layers: usize,
     /// Size of all layers as stored, bytes.
     pub compressed_bytes: u64,
-    /// Bytes that had to be fetched for it, documents not counted.
+    /// Bytes downloaded, without documents.
     pub fetched_bytes: u64,
     /// Whether the layout held exactly this image already.
     pub unchanged: bool,
 }
 
-/// Gets the image for this machine into the layout at `folder`, where it is called `name`. The folder must be absent,
-/// empty or a layout; the image that a layout had is replaced at the very end.
+/// Pulls the image for this machine into the layout at `folder`, under the name `name`. The folder must be absent,
+/// empty or a layout; the image of an existing layout is replaced at the very end.
 ///
-/// Safe to interrupt: what has come is kept beside the layout, and the next pull goes on from there.
+/// Safe to interrupt: downloads are kept beside the layout, and the next pull resumes.
 ///
 /// # Errors
-/// See [`RegistryError`]; unless it is one that may pass, nothing is left of the pull.
+/// See [`RegistryError`]. Unless the error may pass, nothing of the pull is left.
 pub async fn pull(
     reference: &Reference,
     options: &Options,
@@ -101,7 +101,7 @@ pub async fn pull(
     })
 }
 
-/// Gets documents and layers into the staging folder.
+/// Downloads documents and layers into the staging folder.
 async fn fetch(
     session: &Session,
     target: &Target,
@@ -152,7 +152,7 @@ impl Found {
         }
     }
 
-    /// What an index, or one of those within `outer`, has for this machine.
+    /// What an index, or one nested in `outer`, has for this machine.
     async fn inside(
         session: &Session,
         what: &str,
@@ -175,7 +175,7 @@ impl Found {
                 }
                 Ok(Kind::Index(index)) => Inside::Index(index, inner),
                 Err(error) if is_only => return Err(error),
-                // A signature, or something else that is no image.
+                // A signature, or something else that is not an image.
                 Err(_) => continue,
             };
             if found.replace(inside).is_some() {
@@ -187,14 +187,14 @@ impl Found {
     }
 }
 
-/// What an index leads to.
+/// Target of an index entry.
 enum Inside {
     Image(Box<Found>),
     /// Another index, with a name for messages.
     Index(Index, String),
 }
 
-/// The digest of a document, which must be the one that it was asked for by, and the one that the registry gives.
+/// Digest of a document. It must match the requested digest, if any, and the one that the registry declares.
 fn digest_of(what: &str, document: &Document, asked: Option<&str>) -> Result<String, RegistryError> {
     if let Some(asked) = asked {
         if !is_sha256(asked) {

@@ -1,4 +1,4 @@
-//! From an image layout to a registry.
+//! Pushes an image layout to a registry.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,17 +23,17 @@ use crate::digest::{HashingReader, hex, sha256};
 use crate::layout::Layout;
 use crate::progress::Progress;
 
-/// How much of a blob is read at once, bytes.
+/// Size of a piece of a blob that is read at once, bytes.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How often a blob is tried.
+/// Most tries of a blob.
 const TRIES: u32 = 3;
-/// How often the progress of an upload is looked at.
+/// Interval of progress reports during an upload.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a push did.
+/// Result of a push.
 #[derive(Debug, Clone)]
 pub struct PushReport {
-    /// Where the image is now.
+    /// Reference of the image in the registry.
     pub reference: Reference,
     /// Digest of its manifest, `sha256:…`.
     pub digest: String,
@@ -41,14 +41,14 @@ pub struct PushReport {
     pub layers: usize,
     /// Size of all layers as stored, bytes.
     pub compressed_bytes: u64,
-    /// Bytes that the registry did not have, the manifest not counted.
+    /// Bytes that were sent because the registry lacked them, without the manifest.
     pub sent_bytes: u64,
 }
 
-/// Sends the image of the layout at `folder`; what the registry has is not sent again.
+/// Pushes the image of the layout at `folder`. Blobs that the registry has are not sent.
 ///
 /// # Errors
-/// See [`RegistryError`]. The tag changes last, when the registry has everything.
+/// See [`RegistryError`]. The tag is changed last, when the registry has everything.
 pub async fn push(
     folder: &Path,
     reference: &Reference,
@@ -116,7 +116,7 @@ pub async fn push(
     })
 }
 
-/// Sends one blob, unless the registry has it. Returns how many bytes it took.
+/// Sends one blob, unless the registry has it. Returns the number of bytes sent.
 async fn send(
     session: &Session,
     layout: &Layout,
@@ -131,7 +131,7 @@ async fn send(
         progress.advanced(size);
         return Ok(0);
     }
-    // The registry would find out too, but not say it so well.
+    // The registry would detect this too, but with a less helpful message.
     let unreadable = |error| RegistryError::Io { path: hex(digest).into(), source: error };
     let (_, found) = HashingReader::new(layout.open_blob(digest, size)?, size).finish().map_err(unreadable)?;
     if found != digest {
@@ -166,7 +166,7 @@ async fn send(
     }
 }
 
-/// The file in pieces, counting what is taken.
+/// The file in pieces; counts what is read.
 fn chunks(
     file: File,
     sent: &Arc<AtomicU64>,

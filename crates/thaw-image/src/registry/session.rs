@@ -1,4 +1,4 @@
-//! One conversation with a registry about one repository: who we are, and documents of a bounded size.
+//! Session with a registry for one repository: authentication, and documents of bounded size.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,20 +18,20 @@ use super::error::shortened;
 use super::{Options, RegistryError};
 use thaw_client::types::Secret;
 
-/// How long a connection may take.
+/// Longest time for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest silence of a registry in the middle of something.
+/// Longest silence of a registry within an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest answer of a token service, and largest part of an error that is read, bytes. Tokens are a few KiB.
+/// Largest answer of a token service, and largest part of an error text that is read, bytes. Tokens are a few KiB.
 const ANSWER_BYTES: u64 = 256 * 1024;
-/// Lifetime of a token that does not say (distribution specification, "Token Authentication").
+/// Lifetime of a token that declares none (distribution specification, "Token Authentication").
 const TOKEN_SECONDS: u64 = 60;
 
-/// A conversation. Everything is asked again with a new token when the old one is about to end.
+/// A session. It gets a new token before the old one expires.
 pub(super) struct Session {
-    /// Follows redirects (without credentials on another host, as reqwest does).
+    /// Client that follows redirects; like any reqwest client, without credentials to another host.
     http: reqwest::Client,
-    /// Follows none: what asks for a password must be the registry itself.
+    /// Client that follows no redirects: a demand for a password must come from the registry itself.
     direct: reqwest::Client,
     base: String,
     pub(super) reference: Reference,
@@ -42,7 +42,7 @@ pub(super) struct Session {
     grant: Mutex<Option<Arc<Grant>>>,
 }
 
-/// What the registry lets us do, for a while.
+/// What the registry has granted, until it expires.
 pub(super) struct Grant {
     pub(super) client: Client,
     kind: GrantKind,
@@ -55,20 +55,20 @@ enum GrantKind {
     Bearer(Secret),
 }
 
-/// A document as it came.
+/// A document as received.
 pub(super) struct Document {
     pub(super) bytes: Vec<u8>,
     pub(super) headers: HeaderMap,
 }
 
 impl Session {
-    /// Prepares a conversation; nothing is sent yet.
+    /// Prepares a session; sends nothing yet.
     pub(super) fn new(
         reference: &Reference,
         operation: RegistryOperation,
         options: &Options,
     ) -> Result<Self, RegistryError> {
-        // An error means that there is a provider already, which is as well.
+        // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let registry = reference.resolve_registry();
         let plain_http = options.plain_http || (is_loopback(registry) && options.authorities.is_empty());
@@ -98,12 +98,12 @@ impl Session {
         })
     }
 
-    /// The registry, for people.
+    /// Name of the registry, for messages.
     pub(super) fn registry(&self) -> &str {
         self.reference.resolve_registry()
     }
 
-    /// What we may do; asks the registry when it has not yet, or when that is about to end.
+    /// The current grant. Asks the registry if there is none or it is about to expire.
     pub(super) async fn grant(&self) -> Result<Arc<Grant>, RegistryError> {
         let mut grant = self.grant.lock().await;
         if let Some(grant) = grant.as_ref().filter(|grant| grant.until.is_none_or(|until| Instant::now() < until)) {
@@ -119,7 +119,7 @@ impl Session {
         let response = self.direct.get(format!("{}/v2/", self.base)).send().await;
         let response = response.map_err(|error| RegistryError::network(registry, error))?;
         let (kind, until) = match response.status() {
-            // It asks for nothing, so it is told nothing.
+            // The registry demands nothing, so no login is sent.
             StatusCode::OK => (GrantKind::Nobody, None),
             StatusCode::UNAUTHORIZED => self.answer(&response).await?,
             _ => return Err(self.status("the registry", response).await),
@@ -127,9 +127,9 @@ impl Session {
         self.with_client(kind, until).await
     }
 
-    /// Asks for something in a way that shows whether we may have it, and answers if the registry wants to know who we
-    /// are only now. Returns whether it is worth another try: registries with public and private repositories ask for
-    /// each resource.
+    /// Makes a request that shows whether access is granted, and authenticates if the registry demands it only now.
+    /// Returns whether another try is worthwhile. Registries with public and private repositories decide for each
+    /// resource.
     pub(super) async fn may_try_again(&self, method: Method, path: &str) -> Result<bool, RegistryError> {
         let grant = self.grant().await?;
         let url = format!("{}/v2/{}/{path}", self.base, self.reference.repository());
@@ -137,12 +137,12 @@ impl Session {
         let response = response.map_err(|error| RegistryError::network(self.registry(), error))?;
         match response.status() {
             StatusCode::UNAUTHORIZED => Ok(self.renewed(&grant, &response).await?.is_some()),
-            // Another request has had the answer meanwhile.
+            // Another request has authenticated meanwhile.
             status => Ok(status.is_success() || status.is_redirection()),
         }
     }
 
-    /// Answers what a refusal asks for; `None` if it asks for nothing, or comes from somebody else than the registry.
+    /// Authenticates as a refusal demands; `None` if it demands nothing, or does not come from the registry itself.
     async fn renewed(&self, stale: &Arc<Grant>, refusal: &Response) -> Result<Option<Arc<Grant>>, RegistryError> {
         let is_own = Url::parse(&self.base).is_ok_and(|base| base.origin() == refusal.url().origin());
         if !is_own || !refusal.headers().contains_key(WWW_AUTHENTICATE) {
@@ -162,7 +162,7 @@ impl Session {
         let registry = self.registry();
         let client = Client::try_from(ClientConfig {
             protocol: if self.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
-            // One PUT for each blob: what every registry understands.
+            // One PUT for each blob: every registry supports that.
             use_monolithic_push: true,
             read_timeout: Some(READ_TIMEOUT),
             connect_timeout: Some(CONNECT_TIMEOUT),
@@ -183,7 +183,8 @@ impl Session {
             GrantKind::Basic(Login { user, password }) => {
                 let (user, password) = (user.clone(), password.expose().to_owned());
                 client.store_auth_if_needed(registry, &RegistryAuth::Basic(user.clone(), password.clone())).await;
-                // Or it would ask the registry once more what it wants. A look at a blob counts as pulling.
+                // Otherwise the client would ask the registry for its demands again. A check for a blob counts as
+                // pulling.
                 for operation in [RegistryOperation::Pull, RegistryOperation::Push] {
                     let basic = RegistryTokenType::Basic(user.clone(), password.clone());
                     client.tokens.insert(&self.reference, operation, basic).await;
@@ -193,7 +194,7 @@ impl Session {
         Ok(Grant { client, kind, until })
     }
 
-    /// Gives a registry what it asks for.
+    /// Gets the grant that a registry's demand asks for.
     async fn answer(&self, response: &Response) -> Result<(GrantKind, Option<Instant>), RegistryError> {
         let refused =
             |reason: &str| RegistryError::Refused { registry: self.registry().to_owned(), reason: reason.to_owned() };
@@ -206,7 +207,8 @@ impl Session {
             },
             Some(Challenge::Bearer { realm, service, scope }) => {
                 let (token, seconds) = self.token(&realm, service.as_deref(), scope.as_deref()).await?;
-                // A fifth early, so that what is asked last still comes in time.
+                // Renewed after four fifths of the lifetime, so that the last request with the token still arrives in
+                // time.
                 let until = Instant::now() + Duration::from_secs(seconds) * 4 / 5;
                 Ok((GrantKind::Bearer(token), Some(until)))
             }
@@ -236,7 +238,7 @@ impl Session {
         }
         let actions = if self.operation == RegistryOperation::Push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", self.reference.repository());
-        // What it asks for beyond that, as far as it is about repositories.
+        // Further scopes that the registry demands, as far as they are for repositories.
         let more = asked.filter(|asked| *asked != scope && asked.starts_with("repository:"));
         url.query_pairs_mut()
             .extend_pairs(service.map(|service| ("service", service)))
@@ -251,7 +253,7 @@ impl Session {
             return Err(self.status("the token service", response).await);
         }
         let bytes = self.body(response, ANSWER_BYTES, "the answer of the token service").await?;
-        // Without the parser's words, which could quote the token.
+        // Without the parser's error text, which could quote the token.
         let answer: Value = serde_json::from_slice(&bytes).map_err(|_| invalid("its answer is no JSON"))?;
         let token = answer["token"].as_str().or_else(|| answer["access_token"].as_str()).unwrap_or_default();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -261,7 +263,7 @@ impl Session {
         Ok((Secret::new(token.to_owned()), seconds))
     }
 
-    /// Gets the manifest or index that is called `name` (a tag or a digest).
+    /// Gets the manifest or index `name` (a tag or a digest).
     pub(super) async fn manifest(&self, name: &str, accept: &str, limit: u64) -> Result<Document, RegistryError> {
         let url = format!("{}/v2/{}/manifests/{name}", self.base, self.reference.repository());
         self.document(&url, &format!("manifest {name}"), accept, limit).await
@@ -305,12 +307,12 @@ impl Session {
         Ok(bytes)
     }
 
-    /// The error that a status is, in the registry's words.
+    /// Converts an error status, with the registry's text.
     async fn status(&self, what: &str, response: Response) -> RegistryError {
         let (status, registry) = (response.status().as_u16(), self.registry().to_owned());
         let body = self.body(response, ANSWER_BYTES, what).await.unwrap_or_default();
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-        // The registry's own form, or that of token services.
+        // The registry's own format, or that of token services.
         let text = json["errors"][0]["message"].as_str().or_else(|| json["details"].as_str());
         let text = text.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), str::to_owned);
         match status {
@@ -332,7 +334,7 @@ impl Grant {
 }
 
 impl Document {
-    /// The media type that the registry gives it, without parameters.
+    /// Media type declared by the registry, without parameters.
     pub(super) fn content_type(&self) -> Option<&str> {
         let value = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
         Some(value.split(';').next().unwrap_or(value).trim())
@@ -341,7 +343,7 @@ impl Document {
 
 const USER_AGENT: &str = concat!("thawctl/", env!("CARGO_PKG_VERSION"));
 
-/// Whether a registry is on this machine, as docker judges it.
+/// Whether a registry is on loopback, by docker's rule.
 fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),

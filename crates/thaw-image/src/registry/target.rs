@@ -1,5 +1,5 @@
-//! The layout that a pull writes. Everything comes into `.pull/` first, and what was interrupted goes on from there;
-//! the layout itself changes when all is there and checked, its index last.
+//! The layout that a pull writes. Everything is downloaded to `.pull/` first, where an interrupted pull resumes. The
+//! layout itself changes when everything is there and checked, its index last.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -15,20 +15,20 @@ use crate::digest::{HashingWriter, hex};
 use crate::document::REF_NAME;
 use crate::layout::{Layout, architecture};
 
-/// Where a pull works, below the layout.
+/// Staging folder of a pull, below the layout.
 const STAGING: &str = ".pull";
 
 pub(super) struct Target {
     folder: PathBuf,
     staging: PathBuf,
-    /// Whether the folder was made for this.
+    /// Whether this pull created the folder.
     created: bool,
-    /// One pull into a folder at a time; the others wait and find the work done.
+    /// Lock: one pull into a folder at a time. The others wait, and then find the work done.
     _lock: File,
 }
 
 impl Target {
-    /// Takes `folder`, which must be absent, empty, or a layout. Waits while another pull has it.
+    /// Opens `folder`, which must be absent, empty, or a layout. Waits while another pull holds the lock.
     pub(super) async fn open(folder: &Path) -> Result<Self, RegistryError> {
         let created = !folder.exists();
         fs::create_dir_all(folder).map_err(RegistryError::io(folder))?;
@@ -52,7 +52,7 @@ impl Target {
         })
     }
 
-    /// Whether a blob is there already, whole and with the content that it must have.
+    /// Whether a blob is there already, complete and with the right content.
     pub(super) fn has(&self, digest: &str, size: u64) -> bool {
         [self.staged(digest), self.folder.join("blobs/sha256").join(hex(digest))].iter().any(|path| {
             let is_whole = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == size);
@@ -60,22 +60,22 @@ impl Target {
         })
     }
 
-    /// Where a blob goes when it has come.
+    /// Path of a downloaded blob.
     pub(super) fn staged(&self, digest: &str) -> PathBuf {
         self.staging.join("blobs/sha256").join(hex(digest))
     }
 
-    /// Where a blob grows.
+    /// Path of a blob during its download.
     pub(super) fn partial(&self, digest: &str) -> PathBuf {
         self.staged(digest).with_extension("partial")
     }
 
-    /// Writes a document, whose content has been checked.
+    /// Writes a document whose content has been checked.
     pub(super) fn put(&self, digest: &str, bytes: &[u8]) -> Result<(), RegistryError> {
         write(&self.staged(digest), bytes)
     }
 
-    /// Makes the layout hold this image and nothing else. Returns whether it did before.
+    /// Makes the layout hold this image and nothing else. Returns whether it did so before.
     pub(super) fn commit(
         &self,
         manifest: (&str, &str, usize),
@@ -96,7 +96,7 @@ impl Target {
         let index = index.to_string().into_bytes();
         write(&self.staging.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         write(&self.staging.join("index.json"), &index)?;
-        // As the store will read it: what it would refuse does not become an image.
+        // Read the staged layout as the store will: what the store would refuse must not replace the layout.
         Layout::open(&self.staging, limits)?.image(limits)?;
 
         let own = self.folder.join("blobs/sha256");
@@ -104,7 +104,7 @@ impl Target {
         for blob in blobs {
             let (from, to) = (self.staged(blob), own.join(hex(blob)));
             match fs::rename(&from, &to) {
-                // It was in the layout before.
+                // The blob was in the layout before.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && to.is_file() => {}
                 other => other.map_err(RegistryError::io(&to))?,
             }
@@ -122,9 +122,9 @@ impl Target {
         Ok(unchanged)
     }
 
-    /// Leaves nothing of this pull behind.
+    /// Removes everything of this pull.
     pub(super) fn abandon(self) {
-        // What cannot be removed now is swept by the next pull.
+        // The next pull removes what cannot be removed now.
         let _ = fs::remove_dir_all(&self.staging);
         if self.created {
             let _ = fs::remove_dir(&self.folder);

@@ -1,4 +1,4 @@
-//! From blobs to unpacked layers, and from those to a root file system.
+//! Unpacks blobs into layers, and composes layers into a root file system.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -17,16 +17,16 @@ use crate::unpack::{self, Composer, Contents, Limits, Owner, UnpackError, Used};
 
 use super::record::ImageConfig;
 
-/// The list of a layer's entries.
+/// Name of the list of a layer's entries.
 pub(super) const CONTENTS: &str = "contents.jsonl";
-/// A layer's numbered files.
+/// Name of the folder of a layer's numbered files.
 pub(super) const FILES: &str = "files";
-/// What is known of a layer; without it a folder is no layer.
+/// Name of a layer's record; a folder without one is not a layer.
 pub(super) const RECORD: &str = "layer.json";
 
-/// Unpacks one layer into the new folder `to` while its bytes are hashed on both sides of the decompression.
-/// `used` is what the layers below used of the limits. Nothing unpacked counts before the digests are right: on an
-/// error the caller throws it away.
+/// Unpacks one layer into the new folder `to`, and hashes the bytes before and after decompression. `used` is what
+/// lower layers have used of the limits. The result counts only if the digests match; after an error the caller
+/// discards it.
 pub(super) fn unpack_layer(
     layer: &LayerBlob,
     blob: File,
@@ -49,18 +49,18 @@ pub(super) fn unpack_layer(
     })
     .map_err(at(to))?;
 
-    // A layer that makes no sense may just be damaged: that is the better thing to say.
+    // An invalid layer may just be damaged; a wrong digest is the better error.
     let found = produced.blob.map_err(|error| fail(UnpackError::Archive(error)))?;
     if found != layer.digest {
         return Err(LayoutError::Digest { expected: layer.digest.clone(), found }.into());
     }
-    // What the reader objected to came earlier in the archive than where the limit was reached.
+    // The reader's error came earlier in the archive than the limit.
     if produced.over_limit && !matches!(unpacked, Err(UnpackError::Limit { .. } | UnpackError::Entry { .. })) {
         return Err(fail(UnpackError::Limit { what: "bytes of archives", limit: limits.archive_bytes }));
     }
     let mut unpacked = unpacked.map_err(fail)?;
     let Some((bytes, found)) = produced.archive else {
-        // The archive was read to its end, so this cannot be; but no layer may pass without this check.
+        // Cannot happen, since the archive was read to its end; but no layer may pass without this check.
         return Err(fail(UnpackError::Archive(io::ErrorKind::UnexpectedEof.into())));
     };
     if found != layer.diff_id {
@@ -74,9 +74,8 @@ pub(super) fn unpack_layer(
     Ok(record)
 }
 
-/// Proves, without unpacking it again, that a blob is what it is called and has the archive in it that its layer's diff
-/// id names: whoever names a stored layer must have it too. If it `is_known` that this blob has that archive, hashing the
-/// blob is enough.
+/// Proves without unpacking that a blob has its digest and holds the archive of its layer's diff id: whoever names a
+/// stored layer must possess it. If `is_known` that this blob holds that archive, hashing the blob is enough.
 pub(super) fn prove(
     layer: &LayerBlob,
     blob: File,
@@ -110,7 +109,7 @@ pub(super) fn prove(
     }
 }
 
-/// Throws away what is written, and tells how much it was.
+/// Writer that discards everything and counts it.
 struct Counted<'a> {
     progress: &'a dyn Progress,
 }
@@ -126,8 +125,8 @@ impl io::Write for Counted<'_> {
     }
 }
 
-/// Makes the root file system `to` from the folders of layers, lowest first; each comes with its diff id, and the
-/// digest of its blob for messages. Copies no file.
+/// Composes the root file system `to` from the folders of layers, lowest first. Each comes with its diff id, and with
+/// the digest of its blob for messages. Copies no file.
 pub(super) fn compose(
     to: &Path,
     layers: &[(&LayerBlob, std::path::PathBuf)],
@@ -135,7 +134,7 @@ pub(super) fn compose(
     limits: &Limits,
 ) -> Result<()> {
     fs::create_dir(to).map_err(at(to))?;
-    // An image need not say what its root is like; everybody inside must be able to enter it.
+    // An image need not have an entry for its root; every user inside must be able to enter it.
     fs::set_permissions(to, Permissions::from_mode(0o755)).map_err(at(to))?;
     let mut composer = Composer::new(File::open(to).map_err(at(to))?.into(), limits).map_err(at(to))?;
     for (layer, folder) in layers {
@@ -156,16 +155,16 @@ pub(super) fn compose(
     complete(&mut composer, to, config)
 }
 
-/// Adds to the root file system `to` what containers need and no layer brings.
+/// Adds to the root file system `to` what containers need and no layer has.
 fn complete(composer: &mut Composer<'_>, to: &Path, config: &ImageConfig) -> Result<()> {
-    // A user that cannot be resolved is told when the image is run.
+    // A user that cannot be resolved is reported when the image is run.
     let owner = account(to, &config.user).ok().and_then(|user| Owner::new(user.uid.into(), user.gid.into()));
     composer
         .complete(config.workdir.as_bytes(), owner.unwrap_or(Owner::ROOT))
         .map_err(|source| StoreError::Unpack { layer: "of what containers need".to_owned(), source })
 }
 
-/// The same for an image that an earlier version put together.
+/// As [`complete`], for an image that an earlier version composed.
 pub(super) fn complete_stored(rootfs: &Path, config: &ImageConfig, limits: &Limits) -> Result<()> {
     let root = File::open(rootfs).map_err(at(rootfs))?;
     complete(&mut Composer::new(root.into(), limits).map_err(at(rootfs))?, rootfs, config)

@@ -1,4 +1,4 @@
-//! What is known of an image and of a layer: `image.json` and `layer.json`.
+//! Records of images and layers: `image.json` and `layer.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +31,7 @@ pub struct Image {
     pub unpacked_bytes: u64,
     /// When it was unpacked, Unix milliseconds.
     pub unpacked_at_ms: u64,
-    /// What of it was not taken over, or is odd, in sentences.
+    /// Notes about parts that were left out or are unusual, as sentences.
     pub notes: Vec<String>,
 }
 
@@ -39,17 +39,17 @@ pub struct Image {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageLayer {
-    /// Digest of its archive, `sha256:…`; layers of several images with the same one are the same on disk.
+    /// Digest of its archive, `sha256:…`. Layers of several images with the same digest share their files.
     pub diff_id: String,
-    /// Digest of the blob that it came in.
+    /// Digest of its blob.
     pub digest: String,
-    /// Size of that blob, bytes.
+    /// Size of its blob, bytes.
     pub compressed_bytes: u64,
     /// Sum of the sizes of its files, bytes.
     pub unpacked_bytes: u64,
 }
 
-/// The part of an image's configuration that matters for running it.
+/// The part of an image's configuration that is needed to run it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageConfig {
@@ -63,7 +63,7 @@ pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     /// Arguments if the caller gives none.
     pub cmd: Vec<String>,
-    /// What its maker noted.
+    /// Labels of its maker.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
@@ -71,7 +71,7 @@ pub struct ImageConfig {
 impl From<&Configuration> for ImageConfig {
     fn from(config: &Configuration) -> Self {
         let run = &config.config;
-        // A name without a value sets nothing, and a value without a name cannot be set.
+        // An entry without `=` sets nothing; one without a name cannot be set.
         let split = |pair: &String| {
             let (name, value) = pair.split_once('=')?;
             (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
@@ -119,19 +119,19 @@ impl ImageRecord {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LayerRecord {
-    /// What it uses of an image's limits.
+    /// Usage of an image's limits.
     pub(super) used: Used,
     /// Digest of the list of its entries.
     pub(super) contents: String,
-    /// Digests of blobs that were read to their end and have this layer's archive in them.
+    /// Digests of blobs that were read to their end and hold this layer's archive.
     #[serde(default)]
     pub(super) blobs: Vec<String>,
-    /// What of it was not taken over.
+    /// Parts that were left out.
     #[serde(default)]
     pub(super) notes: Notes,
 }
 
-/// Reads a record; `None` if there is none.
+/// Reads a record; `None` if it does not exist.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -145,7 +145,7 @@ pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<()> {
     fs::write(path, text).map_err(at(path))
 }
 
-/// File name of an image's name: a name may have slashes, and never has a percent sign.
+/// File name for an image's name: a name may contain slashes, but never a percent sign.
 pub(super) fn file_of(name: &str) -> Result<String> {
     let part = |part: &str| {
         part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@".contains(&b))
@@ -160,7 +160,7 @@ pub(super) fn file_of(name: &str) -> Result<String> {
     }
 }
 
-/// The name that a file stands for; `None` for a file that is no name.
+/// The name that a file name stands for; `None` if it is not one.
 pub(super) fn name_of(file: &str) -> Option<String> {
     let name = file.replace("%2f", "/");
     (file_of(&name).ok()? == file).then_some(name)

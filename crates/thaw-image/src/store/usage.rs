@@ -1,6 +1,6 @@
-//! Who uses an image. Two witnesses, both the kernel's, so that nothing has to be cleaned up after a crash: a
-//! process that may start containers from an image holds a lock on its record, and a container that runs from it
-//! has it mounted.
+//! Who uses an image. Both signs are the kernel's, so that nothing has to be cleaned up after a crash: a process that
+//! may start containers from an image holds a lock on its record, and a container that runs from the image has it
+//! mounted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::record::Image;
 
-/// Keeps an image in the store: it is neither removed nor pruned as long as this or a clone of it lives.
+/// Keeps an image in the store: the image is neither removed nor pruned while this or a clone of it exists.
 #[derive(Debug, Clone)]
 pub struct Hold(#[allow(dead_code, reason = "it is the lock on it that counts")] Arc<File>);
 
-/// An image that stays in the store as long as this lives.
+/// An image that stays in the store while this exists.
 #[derive(Debug, Clone)]
 pub struct HeldImage {
     image: Image,
@@ -28,7 +28,7 @@ impl HeldImage {
         HeldImage { image, hold }
     }
 
-    /// What keeps it there, for whoever uses its files.
+    /// A hold of its own for the image, for whoever uses its files.
     pub fn hold(&self) -> Hold {
         self.hold.clone()
     }
@@ -42,12 +42,12 @@ impl Deref for HeldImage {
     }
 }
 
-/// Images that this process holds, by digest: all holds of one share a descriptor.
+/// Images that this process holds, by digest. All holds of an image share a descriptor.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holds(Arc<Mutex<BTreeMap<String, Weak<File>>>>);
 
 impl Holds {
-    /// Holds an image by its record; `None` if the image went meanwhile.
+    /// Holds an image by its record; `None` if the image was removed meanwhile.
     pub(super) fn hold(&self, digest: &str, record: &Path) -> io::Result<Option<Hold>> {
         let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = holds.get(digest).and_then(Weak::upgrade) {
@@ -57,7 +57,7 @@ impl Holds {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        // Waits for a removal that is under way, which has the lock until the record is gone from its place.
+        // Waits for a removal in progress, which holds the lock until the record is gone.
         file.lock_shared()?;
         if !is_at(&file, record)? {
             return Ok(None);
@@ -69,7 +69,7 @@ impl Holds {
     }
 }
 
-/// The right to remove an image, until it is dropped: nobody can hold the image meanwhile.
+/// The right to remove an image. While it exists, nobody can hold the image.
 pub(super) struct Removal(#[allow(dead_code, reason = "it is the lock on it that counts")] Option<File>);
 
 /// Takes the right to remove the image with this record; `None` if somebody holds the image.
@@ -105,7 +105,7 @@ pub(super) fn mounted_by(folder: &Path) -> io::Result<Option<u32>> {
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // Processes end while they are looked at, and threads of the kernel have no mounts.
+        // Processes end while they are examined, and kernel threads have no mounts.
         let Ok(namespace) = fs::metadata(entry.path().join("ns/mnt")) else { continue };
         if !seen.insert(namespace.ino()) {
             continue;
@@ -122,13 +122,13 @@ pub(super) fn mounted_by(folder: &Path) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Device, and path within its file system, of a path of ours.
+/// Device of a path, and its path within that file system.
 fn place(mounts: &str, path: &Path) -> Option<(String, PathBuf)> {
     mounts
         .lines()
         .filter_map(mount)
         .filter_map(|(device, root, point)| Some((device, root, path.strip_prefix(&point).ok()?.to_owned(), point)))
-        // Of two mounts at one place the later one is on top.
+        // Of two mounts at one place, the later one is on top.
         .max_by_key(|(_, _, _, point)| point.as_os_str().len())
         .map(|(device, root, rest, _)| (device, root.join(rest)))
 }

@@ -1,4 +1,4 @@
-//! Looks whether everything in the store is still what was unpacked.
+//! Verifies that everything in the store is still as it was unpacked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -15,32 +15,32 @@ use crate::layout::LayerBlob;
 use crate::progress::Progress;
 use crate::unpack::{Contents, Entry, Kind, What, printable};
 
-/// Differences told of one layer or image; more are counted only.
+/// Most differences reported per layer or image; further ones are only counted.
 const TOLD: usize = 10;
 
-/// What a check of the whole store found.
+/// Result of a verification of the whole store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verification {
-    /// Layers looked at.
+    /// Layers verified.
     pub layers: usize,
-    /// Images looked at.
+    /// Images verified.
     pub images: usize,
     /// Files hashed.
     pub files: u64,
     /// Their size, bytes.
     pub bytes: u64,
-    /// What is wrong; nothing if all is well.
+    /// Damage found; empty if there is none.
     pub damage: Vec<Damage>,
 }
 
-/// A layer or image that is not what was unpacked.
+/// A layer or image that differs from what was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// `layer sha256:…` or `image sha256:…`.
     pub what: String,
-    /// What is wrong with it, one sentence each.
+    /// Differences, one sentence each.
     pub reasons: Vec<String>,
-    /// Names of the images that have it: these are to be removed and built, imported or pulled again.
+    /// Names of the affected images: remove these, then build, import or pull them again.
     pub images: Vec<String>,
 }
 
@@ -76,8 +76,8 @@ impl Reasons {
 }
 
 impl Store {
-    /// Hashes every file of every layer, and compares each root file system with what its layers give. Changes
-    /// nothing; nobody else can change the store meanwhile.
+    /// Hashes every file of every layer, and compares each root file system with its layers. Changes nothing; holds the
+    /// lock, so no other process changes the store meanwhile.
     pub fn verify(&self, progress: &dyn Progress) -> Result<Verification> {
         let _lock = self.locked()?;
         let names = self.names()?;
@@ -125,7 +125,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Names by the digest that they mean.
+    /// Names by digest.
     fn names(&self) -> Result<BTreeMap<String, Vec<String>>> {
         let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for file in self.entries("names")? {
@@ -194,7 +194,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts the image together once more, beside it, and compares.
+    /// Composes the image once more in a temporary folder, and compares.
     fn verify_image(&self, digest: &str, image: &ImageRecord, reasons: &mut Reasons) -> Result<()> {
         let work = self.work_path();
         let blobs: Vec<LayerBlob> = image
@@ -211,7 +211,7 @@ impl Store {
         let composed = layers::compose(&work, &folders, &image.config, &self.limits);
         let compared = match composed {
             Ok(()) => compare(&work, &self.folder(digest).join("rootfs"), Path::new(""), reasons),
-            // Its layers say why.
+            // The damage is reported for its layers.
             Err(StoreError::Damaged { .. } | StoreError::Unpack { .. } | StoreError::Io { .. }) => {
                 reasons.add(b"rootfs", "cannot be made again from the layers");
                 Ok(())
@@ -225,7 +225,7 @@ impl Store {
     }
 }
 
-/// The entries of a layer, if they are those of its record.
+/// The entries of a layer, if they match its record.
 fn list(path: &Path, record: &LayerRecord) -> io::Result<Vec<Entry>> {
     let mut contents = Contents::open(path)?;
     let mut entries = Vec::new();
@@ -235,7 +235,7 @@ fn list(path: &Path, record: &LayerRecord) -> io::Result<Vec<Entry>> {
     if contents.finish()? == record.contents { Ok(entries) } else { Err(io::Error::other("was changed")) }
 }
 
-/// What a file is now.
+/// State of a file now.
 struct Found {
     size: u64,
     mode: u32,
@@ -243,7 +243,7 @@ struct Found {
     digest: String,
 }
 
-/// Looks at a file, and hashes it as `like` was.
+/// Examines a file, and hashes it with the algorithm of `like`.
 fn examine(path: &Path, like: &str, progress: &dyn Progress) -> io::Result<Found> {
     let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
@@ -255,7 +255,7 @@ fn examine(path: &Path, like: &str, progress: &dyn Progress) -> io::Result<Found
     Ok(Found { size, mode: metadata.mode() & 0o7777, owner: (metadata.uid(), metadata.gid()), digest })
 }
 
-/// Tells where `found` is not like `expected`.
+/// Reports where `found` differs from `expected`.
 fn compare(expected: &Path, found: &Path, below: &Path, reasons: &mut Reasons) -> Result<()> {
     let (wanted, there) = (expected.join(below), found.join(below));
     let path = below.as_os_str().as_bytes();

@@ -1,19 +1,19 @@
-//! Splits a tar archive into headers and contents. How long a content is, the caller says: only it knows the extension
-//! headers.
+//! Splits a tar archive into headers and contents. The caller provides the length of each content, since only it has
+//! read the extension headers.
 
 use std::io::{self, Read};
 
 use tar::Header;
 
-/// Everything in an archive begins at a multiple of this, bytes.
+/// Block size, bytes: everything in an archive begins at a multiple of it.
 const BLOCK: u64 = 512;
 
-/// An archive that is read from its beginning to its end mark.
+/// An archive, read from its beginning to its end mark.
 pub(super) struct Blocks<R> {
     inner: R,
-    /// Bytes of the present content that have not been read.
+    /// Unread bytes of the current content.
     left: u64,
-    /// Bytes behind it that fill its last block.
+    /// Bytes after the content that fill its last block.
     padding: u64,
 }
 
@@ -22,8 +22,8 @@ impl<R: Read> Blocks<R> {
         Blocks { inner, left: 0, padding: 0 }
     }
 
-    /// The next header; what is left of the content before it is passed over. `None` at the end mark, or when the archive
-    /// ends without one: some tools (umoci) forget it, and the padding of the last file too.
+    /// Reads the next header, after skipping the rest of the content before it. `None` at the end mark, or when the
+    /// archive ends without one: some tools (umoci) omit it, and the padding of the last file too.
     pub(super) fn header(&mut self) -> io::Result<Option<Header>> {
         let (left, padding) = (std::mem::take(&mut self.left), std::mem::take(&mut self.padding));
         if self.pass(left)? < left {
@@ -52,19 +52,19 @@ impl<R: Read> Blocks<R> {
         Ok(Some(header))
     }
 
-    /// Passes over so many bytes, or as many as there are.
+    /// Skips this many bytes, or as many as there are.
     fn pass(&mut self, bytes: u64) -> io::Result<u64> {
         io::copy(&mut (&mut self.inner).take(bytes), &mut io::sink())
     }
 
-    /// The content behind the header that was read last, of `size` bytes.
+    /// Content of `size` bytes after the last header.
     pub(super) fn content(&mut self, size: u64) -> Content<'_, R> {
         self.left = size;
         self.padding = (BLOCK - size % BLOCK) % BLOCK;
         Content(self)
     }
 
-    /// What is behind the end mark.
+    /// Reader of what follows the end mark.
     pub(super) fn into_inner(self) -> R {
         self.inner
     }
@@ -92,7 +92,7 @@ fn cut_off() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF: the archive ends in the middle of an entry")
 }
 
-/// Whether the checksum is the sum of all bytes, its own place counted as blanks. Old systems added signed bytes.
+/// Whether the checksum is the sum of all bytes, with blanks in its own place. Old systems added signed bytes.
 fn is_sum(header: &Header) -> bool {
     let Some(said) = number(&header.as_old().cksum) else { return false };
     let bytes = header.as_bytes();
@@ -103,14 +103,14 @@ fn is_sum(header: &Header) -> bool {
     said == unsigned + blanks || said == signed + blanks
 }
 
-/// A number of a header: octal digits, or GNU's form for what these cannot hold (first bit set, then two's complement,
-/// the highest byte first). A field without a digit means 0, as in Go and GNU tar.
+/// Number in a header: octal digits, or GNU's form for larger numbers (first bit set, then two's complement, highest
+/// byte first). A field without a digit means 0, as in Go and GNU tar.
 pub(super) fn number(field: &[u8]) -> Option<i64> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
         let negative = first & 0x40 != 0;
         let start = i128::from(first & 0x3f) - if negative { 0x40 } else { 0 };
-        // Twelve bytes at most, so that nothing overflows.
+        // Twelve bytes at most, so this cannot overflow.
         return i64::try_from(rest.iter().fold(start, |sum, byte| (sum << 8) + i128::from(*byte))).ok();
     }
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());

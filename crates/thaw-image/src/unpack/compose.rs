@@ -1,4 +1,4 @@
-//! Replays what layers say into one directory. Files are not copied: they become hard links to those of the layers.
+//! Replays the lists of layers into one directory. Files are not copied: they are hard links to those of the layers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -14,19 +14,19 @@ use super::{Limits, UnpackError, Used, printable, split};
 pub(crate) struct Composer<'a> {
     root: Root,
     limits: &'a Limits,
-    /// Entries so far, and directories that they implied.
+    /// Entries so far, including directories that they implied.
     used: Used,
-    /// What the present layer made: its own whiteouts do not hide it.
+    /// What the current layer made: its own whiteouts do not hide that.
     made: HashSet<Place>,
-    /// Directories by path, with their inode and what is set when the layer is complete.
+    /// Directories by path, with their inode and the attributes to set when the layer is complete.
     directories: BTreeMap<Vec<u8>, (u64, Attributes)>,
-    /// Directories of lower layers that something changes in, by inode, with a path of theirs and the time that they
-    /// keep.
+    /// Directories of lower layers in which something changes, by inode, with one of their paths and the time to
+    /// restore.
     touched: BTreeMap<u64, (Vec<u8>, Timespec)>,
 }
 
 impl<'a> Composer<'a> {
-    /// `root` is an empty directory. As root, directories and links get the owners that the layers say.
+    /// `root` is an empty directory. If run as root, directories and links get the owners of the layers.
     pub(crate) fn new(root: OwnedFd, limits: &'a Limits) -> io::Result<Self> {
         Ok(Composer {
             root: Root::new(root, limits.depth)?,
@@ -38,8 +38,8 @@ impl<'a> Composer<'a> {
         })
     }
 
-    /// Puts one layer on top: its entries in order, and the directory with its numbered files. On an error the
-    /// root is left half done.
+    /// Applies one layer: its entries in order, and the directory with its numbered files. After an error the root is
+    /// incomplete.
     pub(crate) fn layer(
         &mut self,
         mut next: impl FnMut() -> io::Result<Option<Entry>>,
@@ -54,9 +54,9 @@ impl<'a> Composer<'a> {
         self.settle()
     }
 
-    /// Makes what every container has something mounted on, where no layer has anything of that name: the root of a
-    /// container is read-only, so that it cannot be made later. Then the directory that commands start in, `workdir`, as
-    /// `owner`'s. What is there stays as it is, links and files too.
+    /// Makes the mount points that every container needs, where no layer has an entry of that name: they cannot be made
+    /// later, since a container's root is read-only. Then makes `workdir`, the directory that commands start in, for
+    /// `owner`. Existing entries stay as they are, including links and files.
     pub(crate) fn complete(&mut self, workdir: &[u8], owner: Owner) -> Result<(), UnpackError> {
         (self.made, self.directories) = (HashSet::new(), BTreeMap::new());
         let root = self.root.directory(b"", true).map_err(|error| UnpackError::io(b"", error))?;
@@ -75,7 +75,7 @@ impl<'a> Composer<'a> {
                     }
                 }
             }
-            // A link or a file: the image's own affair.
+            // A link or a file: the image has decided.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {}
             Err(error) => return Err(UnpackError::io(b"etc", error)),
         }
@@ -85,7 +85,7 @@ impl<'a> Composer<'a> {
             let path = clean.join(&b'/');
             let there = self.root.directory(&path, true);
             if there.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-                // One that cannot be made is told by the command that cannot start in it.
+                // If the directory cannot be made, the command that cannot start in it reports that.
                 if let Ok(made) = self.parent(&path) {
                     let attributes = Attributes { mode: 0o755, owner, mtime: 0 };
                     self.directories.insert(path, (made.inode, attributes));
@@ -95,13 +95,13 @@ impl<'a> Composer<'a> {
         self.settle()
     }
 
-    /// Sets what can be set only when nothing changes any more.
+    /// Sets the attributes that must be set after the last change.
     fn settle(&mut self) -> Result<(), UnpackError> {
         for (inode, (path, modified)) in std::mem::take(&mut self.touched) {
             self.root.set_modified(&path, inode, modified).map_err(|error| UnpackError::io(&path, error))?;
         }
-        // Children before parents, so that a directory is still passable while those inside are set, and so that
-        // its time is that of the layer.
+        // Children before parents: a directory stays accessible until those inside are done, and its time is the
+        // layer's.
         for (path, (inode, attributes)) in std::mem::take(&mut self.directories).iter().rev() {
             self.root.set_directory(path, *inode, attributes).map_err(|error| UnpackError::io(path, error))?;
         }
@@ -203,12 +203,12 @@ impl<'a> Composer<'a> {
         Ok(())
     }
 
-    /// Notes the time of a directory before something changes in it for the first time.
+    /// Records the time of a directory before something changes in it for the first time.
     fn touch(&mut self, path: &[u8], directory: &Directory) {
         self.touched.entry(directory.inode).or_insert_with(|| (path.to_vec(), directory.modified));
     }
 
-    /// The directory at `path`; those that no entry made come into being as root's with mode 0755.
+    /// Opens the directory at `path`. Directories without an entry of their own are made as root's, with mode 0755.
     fn parent(&mut self, path: &[u8]) -> Result<Directory, UnpackError> {
         let io = |source| explained(path, source);
         match self.root.directory(path, true) {
@@ -258,7 +258,7 @@ const DIRECTORIES: [(&[u8], u32); 7] = [
 /// Files in `/etc` that an engine mounts its own over.
 const EMPTY_FILES: [&[u8]; 3] = [b"hosts", b"hostname", b"resolv.conf"];
 
-/// Whether a directory has something of that name.
+/// Whether a directory has an entry of this name.
 fn exists(above: &Directory, name: &[u8]) -> Result<bool, UnpackError> {
     match rustix::fs::statat(&above.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
@@ -277,7 +277,7 @@ fn make_empty(above: &Directory, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
 }
 
-/// Says what the system's answer means for an archive.
+/// Converts an error of the system for an archive.
 fn explained(path: &[u8], source: io::Error) -> UnpackError {
     match source.raw_os_error() {
         Some(libc::ELOOP) => UnpackError::entry(path, "its path leads through too many links"),

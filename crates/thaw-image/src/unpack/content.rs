@@ -1,4 +1,4 @@
-//! What a layer says, as a list on disk: one JSON object a line, in the order of its archive.
+//! List of a layer's entries on disk: one JSON object per line, in the order of the archive.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,27 +13,27 @@ use crate::digest::HashingReader;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Entry {
-    /// From the root, without `.`, `..` and empty parts; empty means the root itself.
+    /// Path from the root, without `.`, `..` and empty parts; empty means the root itself.
     #[serde(with = "name")]
     pub(crate) path: Vec<u8>,
     #[serde(rename = "is")]
     pub(crate) what: What,
 }
 
-/// What the layer does at a path.
+/// What the layer does at the path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum What {
     /// Hides a file of lower layers.
     Whiteout,
-    /// Hides all that lower layers have in the directory `path`.
+    /// Hides everything that lower layers have in the directory `path`.
     Opaque,
     /// Gives the file at `target`, a clean path, another name.
     Hardlink {
         #[serde(with = "name")]
         target: Vec<u8>,
     },
-    /// Makes something of its own.
+    /// Makes a node.
     Node { kind: Kind, mode: u32, owner: Owner, mtime: i64 },
 }
 
@@ -44,9 +44,9 @@ pub(crate) enum Kind {
     Directory,
     /// Files are numbered in the order of the list, from 0.
     File {
-        /// Bytes.
+        /// Size of the content, bytes.
         size: u64,
-        /// Of its content. Stores of the first days have SHA-256 here.
+        /// Digest of the content. Early versions of the store have SHA-256 here.
         #[serde(alias = "sha256")]
         digest: String,
     },
@@ -56,7 +56,7 @@ pub(crate) enum Kind {
     },
 }
 
-/// Names are bytes: text where they are UTF-8, else a list of numbers.
+/// Names are bytes: text if they are UTF-8, otherwise a list of numbers.
 mod name {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -82,13 +82,13 @@ mod name {
     }
 }
 
-/// Adds one line.
+/// Writes one line.
 pub(super) fn write(to: &mut impl Write, entry: &Entry) -> io::Result<()> {
     serde_json::to_writer(&mut *to, entry)?;
     to.write_all(b"\n")
 }
 
-/// A list that is read back.
+/// A list that is being read.
 pub(crate) struct Contents {
     lines: BufReader<HashingReader<File>>,
     line: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Reads a layer's archive into numbered files and the list of what it says.
+//! Unpacks a layer's archive into numbered files and the list of its entries.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -15,26 +15,26 @@ use super::{Limits, UnpackError, Used, printable};
 use crate::digest::{FileHasher, HashingWriter};
 use crate::progress::Progress;
 
-/// Whiteout names start with this.
+/// Prefix of whiteout names.
 const WHITEOUT: &[u8] = b".wh.";
-/// Hides everything that lower layers have in its directory.
+/// Whiteout that hides everything that lower layers have in its directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Other names of this kind are notes of AUFS to itself.
+/// Prefix of other names, which are internal to AUFS.
 const AUFS: &[u8] = b".wh..wh.";
 
-/// What an archive turned out to be.
+/// Result of unpacking an archive.
 pub(crate) struct Unpacked {
-    /// What it used of the limits; the size of the archive itself is not counted.
+    /// Usage of the limits, without the size of the archive itself.
     pub(crate) used: Used,
     /// Digest of the list of its entries.
     pub(crate) contents: String,
-    /// What of it was not taken over.
+    /// Parts of the archive that were left out.
     pub(crate) notes: Notes,
 }
 
-/// Reads an uncompressed tar archive: its files go to the empty directory `files`, named by their number, and the
-/// list of its entries to `list`. As root, files get the owners that the archive says. `used` is what the layers
-/// below have used of `limits`. On an error both are left half done.
+/// Unpacks an uncompressed tar archive: its files go to the empty directory `files`, named by number, and the list of
+/// its entries to `list`. If run as root, files get the owners of the archive. `used` is what lower layers have used of
+/// `limits`. After an error both are incomplete.
 pub(crate) fn unpack(
     archive: impl Read,
     files: OwnedFd,
@@ -66,12 +66,12 @@ struct Reader<'a> {
     list: HashingWriter<BufWriter<File>>,
     /// Number of the next file.
     next: u64,
-    /// Paths of devices and pipes, which were left out: so are other names of theirs.
+    /// Paths of devices and pipes, which are left out, together with hard links to them.
     special: HashSet<Vec<u8>>,
     notes: Notes,
-    /// Owners can only be set by root.
+    /// Whether owners can be set, which only root can.
     set_owners: bool,
-    /// Of this layer and those below.
+    /// Usage of this layer and those below.
     used: Used,
     limits: &'a Limits,
     progress: &'a dyn Progress,
@@ -119,7 +119,7 @@ impl Reader<'_> {
                 self.special.insert(path.to_vec());
                 return Ok(None);
             }
-            // The sticky bit of a directory such as /tmp is the only special one that does no harm.
+            // The sticky bit of a directory such as /tmp is the only special bit that does no harm.
             ItemKind::Directory => (Kind::Directory, item.mode & 0o1777),
             ItemKind::Symlink { target } => (Kind::Symlink { target: target.clone() }, 0o777),
             ItemKind::File { size } => {
@@ -152,8 +152,8 @@ impl Reader<'_> {
         Ok(Some(What::Node { kind, mode, owner: item.owner, mtime: item.mtime }))
     }
 
-    /// Checks a path and returns it from the root of the image on, whether it begins with a slash or not, without `.` and
-    /// doubled slashes; empty means the root.
+    /// Checks a path and returns it relative to the image's root, with or without a leading slash in the archive,
+    /// without `.` and doubled slashes; empty means the root.
     fn checked(&mut self, path: &[u8]) -> Result<Vec<u8>, UnpackError> {
         let mut clean = Vec::with_capacity(path.len());
         let mut depth = 0;
@@ -177,7 +177,7 @@ impl Reader<'_> {
         Ok(clean)
     }
 
-    /// Writes the next file; returns how many bytes it got, and their digest.
+    /// Writes the next file; returns its size in bytes and its digest.
     fn file(&mut self, content: &mut impl Read, mode: u32, item: &Item) -> io::Result<(u64, String)> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.files, self.next.to_string(), flags, Mode::RUSR | Mode::WUSR)?;

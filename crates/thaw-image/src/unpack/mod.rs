@@ -1,12 +1,12 @@
-//! From the layers of an image to its root file system, whoever wrote them.
+//! Owns unpacking: from the layers of an image, which are not trusted, to its root file system.
 //!
-//! In two steps, so that layers can be shared. [`layer`] reads an archive into a folder of numbered files and a
-//! list of what the archive says ([`content`]): no name of the archive is used on disk. [`compose`] replays the
-//! lists of an image's layers into a directory, where files become hard links to the numbered ones.
+//! There are two steps, so that layers can be shared. [`layer`] reads an archive into a folder of numbered files and a
+//! list of its entries ([`content`]); no name of the archive is used on disk. [`compose`] replays the lists of an
+//! image's layers into a directory, where files become hard links to the numbered ones.
 //!
-//! A layer is taken as an attack: every write goes through a descriptor of its parent directory that was resolved
-//! within the root (`openat2`), nothing is overwritten in place, no device is made, no setuid bit or extended
-//! attribute survives, and an archive that two programs could read differently is refused.
+//! Every layer is treated as an attack: each write goes through a descriptor of its parent directory that was resolved
+//! within the root (`openat2`), nothing is overwritten in place, no device is made, no setuid bit or extended attribute
+//! survives, and an archive that two programs could read differently is refused.
 
 mod blocks;
 mod compose;
@@ -30,34 +30,34 @@ pub(super) use self::layer::unpack;
 pub(super) use self::notes::Notes;
 pub(super) use self::root::Owner;
 
-/// What one image may cost. Reaching a limit refuses the image.
+/// Limits of one image. An image that reaches one is refused.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Sum of the sizes of all files, bytes.
     pub unpacked_bytes: u64,
-    /// Sum of the sizes of all tar archives, bytes: above `unpacked_bytes` by the headers.
+    /// Sum of the sizes of all tar archives, bytes: larger than `unpacked_bytes` by the headers.
     pub archive_bytes: u64,
-    /// Entries of all archives, and directories that they imply.
+    /// Entries of all archives, including directories that they imply.
     pub entries: u64,
     /// Sum of the lengths of all paths, bytes.
     pub path_bytes: u64,
-    /// Directories above a file.
+    /// Levels of directories above a file.
     pub depth: usize,
-    /// Layers of an image.
+    /// Number of layers.
     pub layers: usize,
     /// Size of an index, manifest or configuration, bytes.
     pub document_bytes: u64,
 }
 
-/// Bytes of paths for each entry that there may be, on average.
+/// Average path length per entry for the default limit, bytes.
 const PATH_BYTES: u64 = 256;
-/// A header and padding for each entry at most.
+/// Size of header and padding per entry at most, bytes.
 const HEADER_BYTES: u64 = 1024;
-/// Deeper than any real tree, shallow enough to remove it again by recursion.
+/// Default depth: deeper than any real tree, and shallow enough to be removed by recursion.
 pub const MAX_DEPTH: usize = 128;
-/// What Docker allows.
+/// Docker's limit.
 pub const MAX_LAYERS: usize = 127;
-/// 4 MiB, as registries do.
+/// 4 MiB, the usual limit of registries.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 impl From<&config::Image> for Limits {
@@ -85,13 +85,13 @@ impl Default for Limits {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnpackError {
-    /// The archive cannot be read, or only one way of several.
+    /// The archive cannot be read, or can be read in several ways.
     #[error("archive: {0}")]
     Archive(#[source] io::Error),
-    /// An entry asks for something that is not done.
+    /// An entry is not allowed.
     #[error("entry {path}: {reason}")]
     Entry {
-        /// Its path, with odd bytes escaped.
+        /// Path of the entry, with odd bytes escaped.
         path: String,
         /// What is wrong with it.
         reason: String,
@@ -99,22 +99,22 @@ pub enum UnpackError {
     /// A limit was reached.
     #[error("more than the limit of {limit} {what}{}", set_by(what))]
     Limit {
-        /// What there is too much of.
+        /// What the limit is for.
         what: &'static str,
-        /// How much there may be.
+        /// The limit.
         limit: u64,
     },
-    /// This machine failed.
+    /// An operation on this machine failed.
     #[error("entry {path}: {source}")]
     Io {
         /// Path of the entry, with odd bytes escaped.
         path: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// The key of the configuration that a limit comes from, for a message.
+/// Configuration key of a limit, for a message.
 fn set_by(what: &str) -> &'static str {
     match what {
         "entries" | "bytes of paths" => " (`image.max_entries` in thawd.toml)",
@@ -139,7 +139,7 @@ pub(super) fn printable(path: &[u8]) -> String {
     format!("\"{}\"", shown.escape_ascii())
 }
 
-/// What an image has used of its limits so far.
+/// Usage of the limits so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Used {
@@ -172,7 +172,7 @@ impl Used {
         Ok(())
     }
 
-    /// Adds a layer as a whole.
+    /// Adds a whole layer.
     pub(super) fn add(&mut self, layer: &Used, limits: &Limits) -> Result<(), UnpackError> {
         self.count_bytes(layer.bytes, limits)?;
         self.entries += layer.entries;

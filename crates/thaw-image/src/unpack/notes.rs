@@ -1,11 +1,11 @@
-//! What of a layer was not taken over although the image is: told to whoever brings it in.
+//! Notes about parts of a layer that were left out, for the person who imports the image.
 
 use serde::{Deserialize, Serialize};
 
-/// Paths that are named; more are only counted.
+/// Most paths that are named; further ones are only counted.
 const NAMED: usize = 5;
 
-/// Left out of a layer.
+/// What was left out of a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Notes {
@@ -41,23 +41,23 @@ impl Named {
 }
 
 impl Notes {
-    /// An entry that the image is made without.
+    /// Records an entry that was left out.
     pub(super) fn left_out(&mut self, path: &str, what: &str) {
         self.left_out.add(format!("{path} ({what})"));
     }
 
-    /// Another entry of the same path came after it.
+    /// Forgets a left-out entry because another one for the same path followed.
     pub(super) fn forget_left_out(&mut self, path: &str) {
         self.left_out.count = self.left_out.count.saturating_sub(1);
         self.left_out.first.retain(|name| !name.starts_with(&format!("{path} (")));
     }
 
-    /// A file whose setuid or setgid bit was dropped.
+    /// Records a file whose setuid or setgid bit was dropped.
     pub(super) fn setuid(&mut self, path: &str) {
         self.setuid.add(path.to_owned());
     }
 
-    /// In sentences.
+    /// The notes as sentences.
     pub(crate) fn sentences(&self) -> Vec<String> {
         let mut all = Vec::new();
         if self.left_out.count > 0 {

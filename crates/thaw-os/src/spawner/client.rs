@@ -43,7 +43,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Listening socket inside its network namespace.
     pub proxy: TcpListener,
-    /// The container's devpts.
+    /// Its devpts.
     pub terminals: OwnedFd,
     /// The directory that credentials are mounted on.
     pub credential_dir: Option<OwnedFd>,

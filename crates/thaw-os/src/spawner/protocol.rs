@@ -54,7 +54,7 @@ pub enum Part {
     Pidfd,
     /// Listening socket on the proxy's port inside.
     Proxy,
-    /// Devpts of the container.
+    /// The container's devpts.
     Terminals,
     /// The credential directory, if one was asked for.
     Credentials,
