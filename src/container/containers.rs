@@ -169,7 +169,7 @@ impl Containers {
         Limit(self.settings.max)
     }
 
-    /// How many more containers could be made now.
+    /// Number of containers that could be created now.
     pub fn free_leases(&self) -> usize {
         self.leases.free()
     }

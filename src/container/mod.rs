@@ -109,7 +109,7 @@ pub enum ContainerError {
     /// The egress proxy could not be started.
     #[error(transparent)]
     Egress(#[from] egress::EgressError),
-    /// Credential files.
+    /// The credential files could not be passed.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
     /// Files for `/workspace`.
@@ -272,7 +272,7 @@ impl Container {
         Ok(())
     }
 
-    /// Whether it is as a warm container has to be: frozen, populated.
+    /// Whether the container is parked: frozen and populated.
     pub fn is_parked(&self) -> bool {
         self.teardown.cgroup().is_frozen().unwrap_or(false)
     }

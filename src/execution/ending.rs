@@ -131,7 +131,7 @@ impl Ended {
     }
 }
 
-/// Tells how it ended, and what was used.
+/// Works out the `exit` event and the usage.
 pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: Option<Stop>) -> Ended {
     let Finished { container, baseline, since, verdict } = finished;
     let usage = container.usage().unwrap_or_else(|error| {

@@ -143,7 +143,7 @@ pub enum ImageRunError {
         name: String,
         /// Mode of the root directory.
         mode: u32,
-        /// Who would run in it.
+        /// User id that would run in it.
         uid: u32,
     },
     /// Files were to be put into it, and it has no place for them.

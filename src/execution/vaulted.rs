@@ -126,8 +126,8 @@ pub(super) struct WriteBack {
 }
 
 impl WriteBack {
-    /// Begins, if the execution has files of the vault. Those of one that an earlier daemon began may have been changed
-    /// since that daemon looked at them last.
+    /// Starts watching, if the execution has files of the vault. For an execution of an earlier daemon, the files count
+    /// as changed, since that daemon may have missed a change.
     pub(super) fn start(handle: &Handle, container: &Once, is_resumed: bool) -> Option<Self> {
         let vaulted = handle.vaulted.as_ref().filter(|vaulted| !vaulted.lent.files.is_empty())?;
         if is_resumed && vaulted.lent.had_turn {

@@ -87,8 +87,7 @@ impl Source {
         self.pipe.is_some()
     }
 
-    /// Moves the next piece; whether there was one: `false` at the end, and never again after it. Cancelling it loses
-    /// nothing.
+    /// Moves the next piece. Returns `false` at the end; then pending for ever. Dropping the future loses no output.
     pub async fn read(&mut self) -> bool {
         let Some(pipe) = &self.pipe else { return std::future::pending().await };
         if let Some(due) = self.pace.due {

@@ -1,7 +1,7 @@
 //! What thawd asks of the Linux kernel: system calls that no crate offers safely, control groups, the process that
 //! clones containers, and files that are put into them and fetched. With `thaw-init`, the only crate with `unsafe` code, all of it in [`kernel`].
 //!
-//! It knows nothing of images, users or HTTP: its words are descriptors, ids, limits and paths.
+//! Deliberately absent: images, users and HTTP. This crate deals in descriptors, ids, limits and paths.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -59,7 +59,7 @@ pub enum Refusal {
     /// The CLI was started with another model, which is fixed.
     #[error("it was started with the model {0}, which cannot be changed")]
     Model(String),
-    /// The effort needs arguments or variables.
+    /// The effort needs arguments or variables, which a running process cannot take.
     #[error("the effort {0} cannot be chosen after the start")]
     Effort(String),
     /// It cannot be told to work in another directory.

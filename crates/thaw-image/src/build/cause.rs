@@ -1,9 +1,9 @@
-//! What programs complain of, in one line that names the package and the cause.
+//! Finds the cause of a program's failure, as one line that names the package.
 
 /// Longest cause, bytes: an address and a sentence fit.
 const LONGEST: usize = 400;
 
-/// What made a program fail, from what it wrote to standard error. The whole of it is for `--verbose`.
+/// Cause of a program's failure, from its standard error. `--verbose` shows the whole text.
 pub(super) fn cause(program: &str, raw: &str) -> String {
     let no_space = ["No space left on device", "ENOSPC", "not enough free space"];
     let cause = if no_space.iter().any(|text| raw.contains(text)) {
@@ -30,7 +30,7 @@ fn last(program: &str, raw: &str) -> Option<String> {
     Some(line.to_owned())
 }
 
-/// apt's errors; mmdebstrap and the hook only add that they failed. apt 3 may spell the letters out.
+/// Errors of apt; mmdebstrap and the hook only add that they failed. apt 3 may write out the letters.
 fn apt(raw: &str) -> Option<String> {
     let raw = &raw.replace("Error: ", "E: ").replace("Warning: ", "W: ");
     let after = |start: &str| raw.lines().find_map(|line| line.trim().strip_prefix(start));
@@ -45,8 +45,8 @@ fn apt(raw: &str) -> Option<String> {
     if let Some(rest) = after("E: Package '") {
         return Some(format!("{}: the mirror has no version of it", rest.split('\'').next()?));
     }
-    // `W: GPG error: REPOSITORY: REASON` says why, and `E: The repository … is not signed.` that it is fatal.
-    // Where sqv checks instead of gpgv, it is called otherwise.
+    // `W: GPG error: REPOSITORY: REASON` has the reason; `E: The repository … is not signed.` is the fatal error. With
+    // sqv instead of gpgv, the first line has another beginning.
     let names = ["GPG error: ", "OpenPGP signature verification failed: "];
     let signature = names.iter().find_map(|name| after(&format!("W: {name}")).or_else(|| after(&format!("E: {name}"))));
     if let Some((repository, reason)) = signature.and_then(|line| line.split_once(": ")) {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::recipe::Entrypoint;
 
-/// Where it is in the image.
+/// Path of the script in the image.
 pub(super) const PATH: &str = "/usr/local/bin/entrypoint";
 
 /// Whether there is anything to do before the command.
@@ -12,8 +12,8 @@ pub(super) fn is_needed(entrypoint: &Entrypoint) -> bool {
     entrypoint.idle.is_some() || entrypoint.credentials.is_some()
 }
 
-/// The script: idles if told so, refuses to start without a credential, else becomes the command it is given.
-/// The error is a sentence about the manifest.
+/// The script: idles if told so, refuses to start without a credential, otherwise becomes the given command. The error
+/// is a sentence about the manifest.
 pub(super) fn script(entrypoint: &Entrypoint) -> Result<String, String> {
     let mut script = String::from("#!/bin/sh\n");
     let mut line = |text: &str| script.push_str(&format!("{text}\n"));

@@ -1,9 +1,9 @@
-//! What can go wrong in a build, in words that say what to do.
+//! Errors of builds, with a text that says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How much of what a program writes to standard error is kept, bytes from the end.
+/// Most of a program's standard error that is kept, bytes from the end.
 const LONGEST_RAW: usize = 64 << 10;
 
 /// Why an image could not be built.
@@ -15,10 +15,10 @@ pub enum BuildError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A manifest or recipe does not say what it must.
+    /// A manifest or recipe is invalid.
     #[error("{}: {reason}", path.display())]
     Recipe {
         /// The file.
@@ -42,14 +42,14 @@ pub enum BuildError {
         /// The Debian package that has it.
         package: String,
     },
-    /// A program that was run said no.
+    /// A program failed.
     #[error("{program} failed ({status}): {}", super::cause::cause(program, raw))]
     Program {
         /// The program.
         program: &'static str,
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// What it wrote to standard error.
+        /// Its standard error.
         raw: String,
     },
     /// `package-lock.json` and `image.toml` do not belong together.
@@ -60,14 +60,14 @@ pub enum BuildError {
         /// What does not fit.
         reason: String,
     },
-    /// What is locked is nowhere any more, and nothing else was wanted.
+    /// Locked packages are no longer available, and replacing them was not allowed.
     #[error("{}: {what} is neither in the cache nor to be had any more: run `{command}`, or build without --locked", path.display())]
     Withdrawn {
         /// The lock file.
         path: PathBuf,
         /// Name and version of each package.
         what: String,
-        /// What renews the lock.
+        /// Command that renews the lock.
         command: String,
     },
     /// The layout folder holds something that is not an image layout.
@@ -88,7 +88,7 @@ impl BuildError {
         BuildError::Program { program, status, raw: String::from_utf8_lossy(&stderr[from..]).into_owned() }
     }
 
-    /// All that the program that failed wrote to standard error.
+    /// The complete standard error of the program that failed.
     pub fn raw(&self) -> Option<&str> {
         match self {
             BuildError::Program { raw, .. } => Some(raw),

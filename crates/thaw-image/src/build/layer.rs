@@ -19,14 +19,14 @@ const ZSTD_LEVEL: i32 = 3;
 /// How the layers of an image are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LayerCompression {
-    /// Small and fast, and understood by container tools since about 2021.
+    /// Small and fast; supported by container tools since about 2021.
     #[default]
     Zstd,
     /// For tools that cannot read zstd, such as umoci.
     Gzip,
 }
 
-/// A finished layer, as it lies in the cache.
+/// A finished layer in the cache.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Layer {
@@ -40,7 +40,7 @@ pub(super) struct Layer {
     pub(super) unpacked: u64,
 }
 
-/// Finished layers by the hash of what they are made from.
+/// Cache of finished layers, by the hash of their inputs.
 pub(super) struct LayerCache {
     folder: PathBuf,
 }
@@ -52,7 +52,7 @@ impl LayerCache {
         Ok(LayerCache { folder })
     }
 
-    /// The blob of the layer made from `key`.
+    /// Path of the blob of the layer made from `key`.
     pub(super) fn blob(&self, key: &str, compression: LayerCompression) -> PathBuf {
         let suffix = match compression {
             LayerCompression::Zstd => "zst",
@@ -69,7 +69,7 @@ impl LayerCache {
         self.folder.join(format!("{}.{suffix}", hex(key)))
     }
 
-    /// The layer made from `key`, if it is here whole.
+    /// The layer made from `key`, if the cache holds it completely.
     pub(super) fn get(&self, key: &str, compression: LayerCompression) -> Option<Layer> {
         let layer: Layer = serde_json::from_slice(&fs::read(self.note(key, compression)).ok()?).ok()?;
         (fs::metadata(self.blob(key, compression)).ok()?.len() == layer.size).then_some(layer)
@@ -80,7 +80,7 @@ impl LayerCache {
         self.add(key, LayerCompression::Zstd, |partial| write(tree, partial, progress))
     }
 
-    /// Makes the gzip variant of a layer that is here: the same archive, so no package is needed again.
+    /// Makes the gzip variant of a cached layer from the same archive, so no package is needed again.
     pub(super) fn gzip(&self, key: &str, progress: &dyn Progress) -> Result<Layer, BuildError> {
         let from = self.blob(key, LayerCompression::Zstd);
         self.add(key, LayerCompression::Gzip, |partial| recompress(&from, partial, progress))
@@ -96,7 +96,7 @@ impl LayerCache {
         let partial = blob.with_extension(format!("partial-{}", std::process::id()));
         let layer = make(&partial).inspect_err(|_| drop(fs::remove_file(&partial)))?;
         fs::rename(&partial, &blob).map_err(|e| BuildError::io(&blob, e))?;
-        // The note comes last: a layer without one does not count as being here.
+        // Write the note last: a layer without one does not count as cached.
         let note = self.note(key, compression);
         let text = serde_json::to_vec(&layer).map_err(|e| BuildError::io(&note, e.into()))?;
         super::write_whole(&note, &text)?;
@@ -124,7 +124,7 @@ fn recompress(from: &Path, to: &Path, progress: &dyn Progress) -> Result<Layer, 
     let fail = |e| BuildError::io(to, e);
     let archive = File::open(from).and_then(zstd::Decoder::new).map_err(|e| BuildError::io(from, e))?;
     let blob = HashingWriter::new(BufWriter::with_capacity(1 << 20, File::create(to).map_err(fail)?));
-    // Neither a name nor a time in the header, so that the same archive gives the same bytes.
+    // No name and no time in the header, so that the same archive gives the same bytes.
     let gzip = flate2::write::GzEncoder::new(blob, flate2::Compression::default());
     let mut gzip = HashingWriter::new(gzip);
     io::copy(&mut Counted { inner: archive, progress }, &mut gzip).map_err(fail)?;
@@ -134,7 +134,8 @@ fn recompress(from: &Path, to: &Path, progress: &dyn Progress) -> Result<Layer, 
     Ok(Layer { digest, size, diff_id, unpacked })
 }
 
-/// Every entry gets the same time (the epoch) and a numeric owner, so that only content makes a difference.
+/// Appends an entry. All entries have the same time (the epoch) and numeric owners, so that only content makes a
+/// difference.
 fn append<W: Write>(
     archive: &mut tar::Builder<W>,
     path: &str,
@@ -181,7 +182,7 @@ fn append<W: Write>(
     }
 }
 
-/// Reports what is read through it.
+/// Reader that reports its progress.
 struct Counted<'a, R> {
     inner: R,
     progress: &'a dyn Progress,

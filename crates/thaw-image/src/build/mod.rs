@@ -1,9 +1,9 @@
 //! Builds an image from a manifest folder into an OCI image layout, without Docker and without a chroot.
 //!
-//! From the lowest, an image has these layers: the base (Debian files named in `rootfs/BASE.toml` plus the skeleton that
-//! all bases share), other recipes of `rootfs/`, Node, the CLIs of the images that it includes, and the files of its own
-//! manifest folder. Each layer is cached by the hash of what it is made from, so images share what is the same, and an
-//! unchanged image is rebuilt in milliseconds.
+//! An image has these layers, from the lowest: the base (Debian files named in `rootfs/BASE.toml`, and the skeleton
+//! that all bases share), other recipes of `rootfs/`, Node, the CLIs of included images, and the files of its own
+//! manifest folder. Each layer is cached by the hash of its inputs. So images share equal layers, and an unchanged
+//! image is rebuilt in milliseconds.
 
 mod base;
 mod cause;
@@ -48,9 +48,9 @@ pub struct BuildOptions {
     /// Mirror that keeps old versions, for locked packages that the Debian mirror has no more: an address, lines as in
     /// `sources.list`, or `none`. `None` takes snapshot.debian.org, unless `debian_mirror` names another mirror.
     pub debian_snapshot: Option<String>,
-    /// For how long that mirror may be asked.
+    /// Longest time for requests to that mirror.
     pub snapshot_patience: Duration,
-    /// Whether to fail when something is not to be had as it is locked, instead of taking the newest.
+    /// Whether to fail if a locked package is not available, instead of taking the newest.
     pub locked: bool,
     /// npm registry, an address; `None` leaves the choice to npm's own configuration.
     pub npm_registry: Option<String>,
@@ -93,7 +93,7 @@ fn repository(manifest_dir: &Path) -> PathBuf {
     manifest_dir.parent().and_then(Path::parent).map_or_else(|| manifest_dir.join("../.."), Path::to_owned)
 }
 
-/// What a build made.
+/// Result of a build.
 #[derive(Debug, Clone)]
 pub struct BuildReport {
     /// Name of the image.
@@ -106,11 +106,11 @@ pub struct BuildReport {
     pub layers: Vec<LayerReport>,
     /// Whether the layout held exactly this image already.
     pub unchanged: bool,
-    /// What the operator should know, one sentence each; the lines of `unlocked` among them.
+    /// Notes for the operator, one sentence each, including the lines of `unlocked`.
     pub notes: Vec<String>,
-    /// The packages that were not used as they are locked; empty if the image is the locked one.
+    /// Packages that were not used in their locked version; empty if the image is exactly the locked one.
     pub unlocked: Vec<Moved>,
-    /// How long it took.
+    /// Duration of the build.
     pub elapsed: Duration,
 }
 
@@ -221,7 +221,7 @@ pub fn lock(
     Ok(changes)
 }
 
-/// What of the locks of an image is not the newest, or not to be had any more. Changes no lock.
+/// Packages in the locks of an image that are not the newest or no longer available. Changes no lock.
 pub fn check(manifest_dir: &Path, options: &BuildOptions, progress: &dyn Progress) -> Result<Vec<Stale>, BuildError> {
     let inputs = Inputs::read(manifest_dir, options)?;
     fs::create_dir_all(&options.cache_dir).map_err(|e| BuildError::io(&options.cache_dir, e))?;
@@ -251,7 +251,7 @@ pub fn outdated(manifest_dir: &Path, options: &BuildOptions) -> Result<Vec<Outda
     Ok(found)
 }
 
-/// Holds the cache for one build, until the file is closed.
+/// Locks the cache for one build, until the file is closed.
 fn lock_cache(cache_dir: &Path) -> Result<File, BuildError> {
     let path = cache_dir.join("lock");
     let fail = |e| BuildError::io(&path, e);
@@ -275,7 +275,7 @@ fn run(program: &'static str, package: &str, command: &mut Command) -> Result<Ve
     Err(BuildError::program(program, output.status, &output.stderr))
 }
 
-/// Writes a file so that at any time either the old or the new one is there whole.
+/// Writes a file atomically: at any time, either the old or the new content is there.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let fail = |e| BuildError::io(path, e);
     let mut partial = path.as_os_str().to_owned();

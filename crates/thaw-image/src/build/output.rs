@@ -18,11 +18,11 @@ use super::work::{Built, Inputs};
 use super::{BuildError, BuildOptions, entrypoint, write_whole};
 use crate::digest::{hex, sha256};
 
-/// The time that images claim to be from: what is the same must look the same.
+/// Creation time that images declare: equal content must give equal bytes.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
-/// Writes `layers` as the one image of the layout. Returns the manifest's digest, and whether the
-/// layout held exactly that before.
+/// Writes `layers` as the one image of the layout. Returns the manifest's digest, and whether the layout held exactly
+/// that image before.
 pub(super) fn write(
     inputs: &Inputs,
     layers: &[(String, Built)],
@@ -82,7 +82,7 @@ pub(super) fn write(
     Ok((digest, unchanged))
 }
 
-/// Makes the folder a layout, if it is empty or one already.
+/// Makes the folder a layout, if it is empty or a layout already.
 fn prepare(folder: &Path) -> Result<(), BuildError> {
     let fail = |e| BuildError::io(folder, e);
     let blobs = folder.join("blobs/sha256");
@@ -139,7 +139,7 @@ fn config(
         .build()
 }
 
-/// JSON with sorted keys: the maps of the OCI types have a random order.
+/// JSON with sorted keys, since the maps of the OCI types have a random order.
 fn sorted_json(value: &impl Serialize, folder: &Path) -> Result<Vec<u8>, BuildError> {
     serde_json::to_value(value)
         .and_then(|value| serde_json::to_vec(&value))
@@ -172,7 +172,7 @@ fn descriptor(kind: MediaType, digest: &str, size: u64, inputs: &Inputs) -> Resu
     Ok(Descriptor::new(kind, size, digest))
 }
 
-/// Puts a blob of the cache into the layout without copying it, if both are on one file system.
+/// Links a blob of the cache into the layout; copies it if the two are on different file systems.
 fn link(from: &Path, to: &Path, size: u64) -> Result<(), BuildError> {
     let fail = |e| BuildError::io(to, e);
     if fs::metadata(to).is_ok_and(|before| before.len() == size) {

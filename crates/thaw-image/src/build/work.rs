@@ -1,4 +1,4 @@
-//! The layers of one image, each from the cache or made anew.
+//! Makes the layers of one image, each from the cache or anew.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,18 +14,18 @@ use super::{BuildError, BuildOptions, base, debian, entrypoint, npm, recipe};
 use crate::digest::InputHash;
 use crate::progress::Progress;
 
-/// Part of every cache key: to be raised when the same inputs give other bytes.
+/// Part of every cache key; raised when the same inputs give other bytes.
 const FORMAT: &str = "1";
 
-/// Everything that an image is made from, read and checked.
+/// All inputs of an image, read and checked.
 pub(super) struct Inputs {
     pub(super) manifest_dir: PathBuf,
     pub(super) image: ImageRecipe,
     pub(super) image_bytes: Vec<u8>,
     pub(super) base: Selection,
-    /// What lies above the base, the lowest first.
+    /// Layers above the base, the lowest first.
     pub(super) layers: Vec<Selection>,
-    /// The images whose own files are part of this one.
+    /// Images whose own files are part of this one.
     pub(super) included: Vec<Inputs>,
     pub(super) skeleton: Tree,
     pub(super) user: base::User,
@@ -61,7 +61,7 @@ impl Inputs {
         Self::read_for(None, manifest_dir, options)
     }
 
-    /// Reads the recipe of an image, or of one that `including` has in it.
+    /// Reads the recipe of an image, or of one that `including` includes.
     fn read_for(including: Option<&str>, manifest_dir: &Path, options: &BuildOptions) -> Result<Self, BuildError> {
         let rootfs = options.rootfs_dir(manifest_dir);
         let image_path = manifest_dir.join("image.toml");
@@ -98,12 +98,12 @@ impl Inputs {
         Ok(Inputs { manifest_dir: manifest_dir.to_owned(), image, image_bytes, base, layers, included, skeleton, user })
     }
 
-    /// Base and what lies above it, the lowest first.
+    /// The base and the layers above it, the lowest first.
     pub(super) fn selections(&self) -> impl Iterator<Item = &Selection> {
         std::iter::once(&self.base).chain(&self.layers)
     }
 
-    /// This image and those that it includes: each may have npm packages of its own.
+    /// This image and those that it includes; each may have npm packages of its own.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Inputs> {
         self.included.iter().chain([self])
     }
@@ -115,16 +115,16 @@ impl Inputs {
         all.flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// What the image does when it is started by itself.
+    /// Entrypoint of the image.
     pub(super) fn entrypoint(&self) -> Result<&Entrypoint, BuildError> {
-        // What is said last counts: the image's own, else that of the last one that it includes.
+        // The last one counts: the image's own, otherwise that of the last included image.
         self.parts().filter_map(|part| part.image.entrypoint.as_ref()).last().ok_or_else(|| BuildError::Recipe {
             path: self.manifest_dir.join("image.toml"),
             reason: "needs an [entrypoint], unless it includes an image that has one".to_owned(),
         })
     }
 
-    /// The folder of static files that go into the image as they are.
+    /// Folder of static files that go into the image unchanged.
     fn files(&self) -> PathBuf {
         self.manifest_dir.join("files")
     }
@@ -138,23 +138,23 @@ pub(super) struct Built {
     pub(super) made_by: String,
 }
 
-/// One build under way.
+/// A build in progress.
 pub(super) struct Work<'a> {
     pub(super) inputs: &'a Inputs,
     pub(super) options: &'a BuildOptions,
     pub(super) cache: &'a LayerCache,
     pub(super) progress: &'a dyn Progress,
-    /// The npm packages to use, once that was needed.
+    /// The npm packages to use; `None` until they are needed.
     pub(super) packages: Option<npm::Pinned>,
-    /// `node_modules`, once it was needed.
+    /// `node_modules`; `None` until it is needed.
     pub(super) modules: Option<npm::Modules>,
     pub(super) notes: Vec<String>,
-    /// What is not as the locks say.
+    /// Packages that differ from the locks.
     pub(super) unlocked: Vec<Moved>,
 }
 
 impl Work<'_> {
-    /// All layers, the lowest first, each with what it is.
+    /// Makes all layers, the lowest first, each with its role.
     pub(super) fn layers(&mut self) -> Result<Vec<(String, Built)>, BuildError> {
         let inputs = self.inputs;
         let mut layers = vec![("base".to_owned(), self.selection(&inputs.base, inputs.skeleton.clone())?)];
@@ -187,7 +187,7 @@ impl Work<'_> {
         Ok(layers)
     }
 
-    /// A base or a layer above one; `below` is what the base begins with, or an empty tree above it.
+    /// Makes a base or a layer above one; `below` is what a base begins with, or an empty tree above the base.
     fn selection(&mut self, selection: &Selection, below: Tree) -> Result<Built, BuildError> {
         let mut hash = InputHash::new("base");
         hash.add(&selection.bytes);
@@ -212,7 +212,7 @@ impl Work<'_> {
                 })
             }
             (None, Some(host)) => {
-                // These files may change at any time and are small: they are hashed themselves.
+                // Files of this machine may change at any time and are small, so they are hashed themselves.
                 let tree = selection.own(base::host(host, below)?)?;
                 hash_tree(&mut hash, &tree)?;
                 self.layer(&selection.name, made_by, hash, |_| Ok(tree))
@@ -256,7 +256,7 @@ impl Work<'_> {
         })
     }
 
-    /// The npm packages to use, which are the locked ones if they are to be had.
+    /// The npm packages to use: the locked ones, if they are available.
     fn packages(&mut self) -> Result<&npm::Pinned, BuildError> {
         let inputs = self.inputs;
         if self.packages.is_none() {
@@ -318,7 +318,7 @@ impl Work<'_> {
         if self.modules.is_none() {
             self.packages()?;
         }
-        // To choose packages may have installed them.
+        // Choosing the packages may have installed them already.
         if self.modules.is_none() {
             let (options, progress) = (self.options, self.progress);
             self.modules = Some(self.packages()?.install(options, progress)?);
@@ -326,7 +326,7 @@ impl Work<'_> {
         Ok(self.modules.as_ref().expect("it was set just above"))
     }
 
-    /// Whether the layer that is made from this is in the cache.
+    /// Whether the layer with this input hash is in the cache.
     fn is_cached(&self, mut hash: InputHash) -> bool {
         hash.add(FORMAT.as_bytes());
         self.cache.get(&hash.finish(), LayerCompression::Zstd).is_some()
@@ -372,7 +372,7 @@ impl Work<'_> {
     }
 }
 
-/// One of our own programs.
+/// One of thawd's own programs.
 fn program(name: &str, folder: &Path) -> Result<Node, BuildError> {
     let path = folder.join(name);
     let missing = || BuildError::Recipe {

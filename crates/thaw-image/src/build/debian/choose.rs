@@ -1,4 +1,4 @@
-//! Which packages a base is made from: the locked ones, as far as somebody has them.
+//! Chooses the packages of a base: the locked ones, as far as they are available.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use super::newest::{lines, mirror, newest};
 use crate::digest::{InputHash, hex};
 use crate::progress::Progress;
 
-/// Brings the packages of a base into the pool: the locked ones from there, from the mirror or from an archive of the
-/// past; in the place of those that nobody has, the newest of the suite.
+/// Brings the packages of a base into the pool: the locked ones from the pool, the mirror or a snapshot archive; in
+/// place of unavailable ones, the newest of the suite.
 pub(in super::super) fn choose(
     recipe: &Debian,
     lock: &Path,
@@ -74,12 +74,12 @@ pub(in super::super) fn choose(
     Ok(chosen)
 }
 
-/// Whether a package is one of those that were asked for, with another content.
+/// Whether a package has the name and version of a wanted one, but another content.
 fn is_changed(found: &Package, wanted: &[&Package]) -> bool {
     wanted.iter().any(|one| one.name == found.name && one.version == found.version && one.sha256 != found.sha256)
 }
 
-/// The archive of the past to ask: the one that was named, else Debian's own unless another mirror was named.
+/// The snapshot archive to ask: the configured one, or Debian's own unless another mirror is configured.
 fn snapshot(lock: &Lock, options: &BuildOptions) -> Option<Mirror> {
     let lines = match (&options.debian_snapshot, &options.debian_mirror, &lock.snapshot) {
         (Some(named), _, _) if named == "none" => return None,
@@ -90,7 +90,7 @@ fn snapshot(lock: &Lock, options: &BuildOptions) -> Option<Mirror> {
     Some(Mirror { lines, patience: Some(options.snapshot_patience) })
 }
 
-/// Debian's archive of the past at a certain time. Its lists of packages are no longer valid by their own date.
+/// Debian's snapshot archive at a certain time. Its package lists have expired by their own date.
 fn debian_snapshot(suite: &str, time: &str) -> Vec<String> {
     let line = |archive: &str, suite: String| {
         format!("deb [check-valid-until=no] http://snapshot.debian.org/archive/{archive}/{time} {suite} main")
@@ -102,7 +102,7 @@ fn debian_snapshot(suite: &str, time: &str) -> Vec<String> {
     ]
 }
 
-/// Where it is noted what was used in the place of this lock, with these mirrors.
+/// File that remembers what was used in place of this lock, with these mirrors.
 fn memory(lock: &Lock, recipe: &Debian, options: &BuildOptions, pool: &Pool) -> PathBuf {
     let mut hash = InputHash::new("instead of a lock");
     lock.as_chosen().hash(&mut hash);
@@ -124,7 +124,7 @@ fn remember(memory: &Path, chosen: &Chosen) -> Result<(), BuildError> {
     write_whole(memory, &serde_json::to_vec(chosen).map_err(|error| fail(error.into()))?)
 }
 
-/// Adds the files that the recipe keeps of the packages.
+/// Adds the files of the packages that the recipe keeps.
 pub(in super::super) fn add(
     recipe: &Debian,
     chosen: &Chosen,

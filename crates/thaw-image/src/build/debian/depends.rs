@@ -1,4 +1,4 @@
-//! Which packages go together when not all of the locked ones are to be had.
+//! Chooses Debian packages that fit together when some locked ones are unavailable.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use super::super::pins::Moved;
 use super::super::{BuildError, run};
 use super::lock::{Chosen, Package};
 
-/// `name (relation version)` of a package's dependencies.
+/// A versioned dependency of a package: `name (relation version)`.
 #[derive(Debug, PartialEq, Eq)]
 struct Needs {
     name: String,
@@ -15,8 +15,8 @@ struct Needs {
     version: String,
 }
 
-/// Takes each package as it is locked if it is not `missing` and still fits those that moved, else the newest. What the
-/// newest set has and the lock does not comes along; what it no longer has stays away.
+/// Takes each package in its locked version, unless that is `missing` or no longer fits the replaced ones; then takes
+/// the newest. Packages that the newest set adds are added; packages that it drops are dropped.
 pub(super) fn composed(
     locked: &[Package],
     newest: &[Package],
@@ -27,7 +27,7 @@ pub(super) fn composed(
     let kept = |one: &Package| of(&one.name).filter(|locked| !missing.contains(locked)).cloned();
     let mut packages: Vec<Package> = newest.iter().map(|one| kept(one).unwrap_or_else(|| one.clone())).collect();
     let mut forced = Vec::new();
-    // Each round moves one package on, and none moves back.
+    // Each round replaces one more package by its newest version, and none goes back.
     while let Some((at, because)) = unfit(&packages, newest, path)? {
         packages[at] = newest[at].clone();
         forced.push((packages[at].name.clone(), because));
@@ -56,8 +56,8 @@ pub(super) fn composed(
 
 const GONE: &str = "the locked one is neither in the cache nor on the mirror; renew the lock with `thawctl image lock`";
 
-/// A package that is not the newest although another one does not go with it, and that other one: what is needed moves
-/// first, then what needs.
+/// A package that is not the newest and does not fit another one, together with that other one. A needed package is
+/// replaced before the one that needs it.
 fn unfit(
     packages: &[Package],
     newest: &[Package],
@@ -86,7 +86,7 @@ fn needs(package: &Path) -> Result<Vec<Needs>, BuildError> {
     Ok(text.split(',').filter_map(parsed).collect())
 }
 
-/// One dependency with a version. Alternatives are left to apt, which found the newest set to be whole.
+/// Parses one versioned dependency. Alternatives are not checked: apt has found the newest set to be complete.
 fn parsed(text: &str) -> Option<Needs> {
     if text.contains('|') {
         return None;

@@ -11,26 +11,26 @@ use super::super::{BuildError, run};
 use super::lock::{Package, sha256_of};
 use crate::progress::Progress;
 
-/// Where packages come from.
+/// A source of packages.
 #[derive(Debug, Clone)]
 pub(super) struct Mirror {
-    /// Lines of a `sources.list`, or addresses; none leaves the choice to mmdebstrap.
+    /// Lines of a `sources.list`, or addresses; empty leaves the choice to mmdebstrap.
     pub(super) lines: Vec<String>,
-    /// For how long the whole of it may take; `None` waits as long as anything comes.
+    /// Longest time for the whole download; `None` waits as long as data arrives.
     pub(super) patience: Option<Duration>,
 }
 
-/// What is asked for.
+/// Request to a mirror.
 pub(super) enum Wanted<'a> {
-    /// These versions; those that the mirror does not have are left out.
+    /// These versions; those that the mirror lacks are left out.
     Exactly(&'a [&'a Package]),
     /// The newest versions of these packages, and what they depend on.
     Newest(&'a [String]),
 }
 
-/// What a mirror gave.
+/// Result of a download.
 pub(super) struct Fetched {
-    /// Packages that are in the pool now.
+    /// Packages that are now in the pool.
     pub(super) packages: Vec<Package>,
     /// A time at which archives of the past surely know this state: `20261129T225034Z`. Later than now, because they
     /// look at the mirrors a few times a day.
@@ -63,13 +63,13 @@ if [ -n "$THAWD_NEWEST" ]; then
 fi
 "#;
 
-/// The same, ended when it takes too long. mmdebstrap itself goes on, and removes its folder.
+/// The hook with a time limit. mmdebstrap itself continues, and removes its folder.
 const IMPATIENT: &str = r#"timeout --kill-after=5 "$THAWD_SECONDS" sh -c "$THAWD_HOOK" || {
   [ $? != 124 ] || echo "E: no answer within $THAWD_SECONDS s" >&2
   exit 1
 }"#;
 
-/// Fetches what is wanted into the pool (`SHA256.deb`).
+/// Downloads the wanted packages into the pool (`SHA256.deb`).
 pub(super) fn fetch(
     recipe: &Debian,
     wanted: &Wanted<'_>,
@@ -115,12 +115,12 @@ pub(super) fn fetch(
     result
 }
 
-/// The address in a line of a `sources.list`.
+/// Address in a line of a `sources.list`.
 pub(super) fn address(line: &str) -> &str {
     line.split_whitespace().find(|word| word.contains(":/")).unwrap_or(line)
 }
 
-/// Moves what was fetched into the pool, by its hash.
+/// Moves downloaded packages into the pool, named by hash.
 fn gathered(work: &Path, pool: &Path) -> Result<Fetched, BuildError> {
     let fail = |error| BuildError::io(work, error);
     let snapshot = fs::read_to_string(work.join("snapshot")).map_err(fail)?.trim().to_owned();

@@ -1,4 +1,4 @@
-//! Which files of Debian packages go into a base.
+//! Selects the files of Debian packages that go into a base.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -11,11 +11,11 @@ use super::super::BuildError;
 use super::super::recipe::{Debian, glob};
 use super::super::tree::{Node, Source, Tree};
 
-/// What of the recipe's wishes was found so far.
+/// Files of the recipe found so far.
 pub(super) struct Kept<'a> {
     recipe: &'a Debian,
     unused: Vec<&'a String>,
-    /// For each file made of others, the parts by path.
+    /// For each concatenated file, its parts by path.
     parts: Vec<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Kept<'a> {
         self.unused.len() < self.recipe.keep.len() || self.parts.iter().any(|part| !part.is_empty())
     }
 
-    /// Adds what is wanted of one package.
+    /// Adds the wanted files of one package.
     pub(super) fn add(&mut self, package: &Path, tree: &mut Tree) -> Result<(), BuildError> {
         let fail = |error| BuildError::io(package, error);
         let mut child = Command::new("dpkg-deb")
@@ -48,10 +48,10 @@ impl<'a> Kept<'a> {
             })?;
         let stdout = child.stdout.take().ok_or_else(|| fail(std::io::ErrorKind::BrokenPipe.into()))?;
         let result = self.add_archive(package, stdout, tree);
-        // A few lines, which fit into the pipe.
+        // The program writes a few lines, which fit into the pipe.
         let output = child.wait_with_output().map_err(fail)?;
         match result {
-            // Reading ended early, so that the writer was cut off.
+            // Reading ended early, so the writer failed too; the first error counts.
             Err(refused @ BuildError::Path { .. }) => Err(refused),
             _ if !output.status.success() => Err(BuildError::program("dpkg-deb", output.status, &output.stderr)),
             other => other,
@@ -84,7 +84,7 @@ impl<'a> Kept<'a> {
                     Node::File { mode: header.mode().map_err(fail)? & 0o777, source: Source::Bytes(bytes) }
                 }
                 (EntryType::Symlink, Some(target)) => Node::Symlink { target },
-                // Another name of a file that is in the same package.
+                // Another name of a file in the same package.
                 (EntryType::Link, Some(target)) => {
                     Node::Symlink { target: format!("/{}", target.trim_start_matches("./")) }
                 }
@@ -94,11 +94,11 @@ impl<'a> Kept<'a> {
             self.unused.retain(|pattern| *pattern != keep);
             tree.insert(&path, node)?;
         }
-        // The padding after the end, so that the writer is not cut off.
+        // Also read the padding after the end, so that the writer does not fail.
         std::io::copy(&mut reader.into_inner(), &mut std::io::sink()).map(drop).map_err(fail)
     }
 
-    /// Writes the files that are made of others, and complains of wishes that nothing fulfilled.
+    /// Writes the concatenated files; fails for entries of the recipe that match nothing.
     pub(super) fn finish(mut self, tree: &mut Tree) -> Result<(), BuildError> {
         for (wanted, found) in self.recipe.concatenate.iter().zip(self.parts) {
             if found.is_empty() {
@@ -145,7 +145,7 @@ fn hashed<'a>(
     Ok(())
 }
 
-/// OpenSSL's own hash of a certificate's subject (openssl-x509(1), `-subject_hash`).
+/// OpenSSL's hash of a certificate's subject (openssl-x509(1), `-subject_hash`).
 fn subject_hash(certificate: &[u8]) -> Result<String, BuildError> {
     let fail = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -160,7 +160,7 @@ fn subject_hash(certificate: &[u8]) -> Result<String, BuildError> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(fail)?;
-    // Dropped at once, which ends its input. A certificate fits into a pipe, so this does not wait.
+    // Dropping the pipe ends the program's input. A certificate fits into a pipe, so this does not block.
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(certificate).map_err(fail)?;
     }

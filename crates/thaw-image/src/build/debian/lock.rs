@@ -1,4 +1,4 @@
-//! The lock of a base, the packages that it pins, and where these lie.
+//! Lock of a base: the packages that it pins, and the pool that holds them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,26 +10,26 @@ use super::super::recipe::Debian;
 use super::super::{BuildError, BuildOptions};
 use crate::digest::{HashingReader, InputHash, hex};
 
-/// `rootfs/BASE.lock`: the packages that files of a base come from.
+/// `rootfs/BASE.lock`: the packages that the files of a base come from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in super::super) struct Lock {
     pub(super) suite: String,
-    /// When an archive of the past has all of these packages, as snapshot.debian.org writes it.
+    /// Time at which a snapshot archive has all of these packages, in the form of snapshot.debian.org.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) snapshot: Option<String>,
     #[serde(rename = "package")]
     pub(super) packages: Vec<Package>,
 }
 
-/// One package, exactly.
+/// One exact package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Package {
     pub(super) name: String,
     pub(super) version: String,
     pub(super) architecture: String,
-    /// Of the `.deb` file, lower-case hex.
+    /// SHA-256 of the `.deb` file, lower-case hex.
     pub(super) sha256: String,
 }
 
@@ -42,7 +42,7 @@ pub(in super::super) struct Chosen {
 }
 
 impl Chosen {
-    /// Adds to the hash of what a layer is made from: only what is used counts, not what the lock pins.
+    /// Adds the packages to the hash of a layer's inputs: those used, not those locked.
     pub(in super::super) fn hash(&self, hash: &mut InputHash) {
         for package in &self.packages {
             hash.add(package.name.as_bytes());
@@ -54,7 +54,7 @@ impl Chosen {
 pub(super) const HEAD: &str =
     "# The Debian packages that files of this base come from, exactly. Written by `thawctl image lock`.\n\n";
 
-/// Where the lock of a recipe is.
+/// Path of the lock of a recipe.
 pub(in super::super) fn lock_path(recipe: &Path) -> PathBuf {
     recipe.with_extension("lock")
 }
@@ -74,13 +74,13 @@ pub(in super::super) fn read_lock(path: &Path, recipe: &Debian) -> Result<Lock, 
 }
 
 impl Lock {
-    /// All packages as they are locked.
+    /// All packages in their locked versions.
     pub(in super::super) fn as_chosen(&self) -> Chosen {
         Chosen { packages: self.packages.clone(), moved: Vec::new() }
     }
 }
 
-/// The kept packages and where they lie.
+/// The folder of cached packages.
 pub(super) struct Pool(pub(super) PathBuf);
 
 impl Pool {

@@ -1,8 +1,8 @@
 //! Files of Debian packages, pinned by a committed lock file; no script of a package is ever run.
 //!
-//! A lock says what is preferred. Packages are kept in the cache by their hash, so what was built once can be built again
-//! when the mirror has dropped these versions; what is nowhere any more gives way to the newest of the suite, which
-//! [`Moved`] tells and the image records.
+//! A lock is a preference. Packages are cached by hash, so an image that was built once can be built again after the
+//! mirror has dropped its versions. A package that is not available anywhere is replaced by the newest of the suite;
+//! [`Moved`] reports that, and the image records it.
 
 mod choose;
 mod depends;

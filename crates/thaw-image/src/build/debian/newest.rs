@@ -16,7 +16,7 @@ pub(super) fn mirror(options: &BuildOptions) -> Mirror {
     Mirror { lines: options.debian_mirror.as_deref().map(lines).unwrap_or_default(), patience: None }
 }
 
-/// The newest packages of the suite that give a file, and the time of that.
+/// The newest packages of the suite that provide a wanted file, and the time of that state.
 pub(super) fn newest(
     recipe: &Debian,
     options: &BuildOptions,
@@ -32,7 +32,7 @@ pub(super) fn newest(
         if unknown.len() < all {
             continue;
         }
-        // Most dependencies are for scripts that are not run: those that give no file are not worth pinning.
+        // Most dependencies are for scripts, which are never run. Packages that provide no file are not worth pinning.
         let mut kept = Kept::new(recipe);
         kept.add(&pool.path(&package), &mut Tree::default())?;
         if kept.is_something() {

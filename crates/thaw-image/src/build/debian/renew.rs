@@ -1,4 +1,4 @@
-//! Renewing of locks, and what there is to renew.
+//! Renews locks, and lists what can be renewed.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use super::lock::{HEAD, Lock, Package, Pool, read_lock};
 use super::newest::{mirror, newest};
 use crate::progress::Progress;
 
-/// Asks the mirror for the newest packages of the suite and writes the lock anew if they are others. Returns what
-/// changed, one line each.
+/// Asks the mirror for the newest packages of the suite, and writes a new lock if they differ. Returns the changes, one
+/// line each.
 pub(in super::super) fn renew_lock(
     recipe: &Debian,
     lock: &Path,
@@ -30,7 +30,7 @@ pub(in super::super) fn renew_lock(
     Ok(changes)
 }
 
-/// What of a lock is not the newest, or not to be had any more. Writes nothing but what it fetches to the cache.
+/// Packages of a lock that are not the newest or no longer available. Writes nothing but downloads to the cache.
 pub(in super::super) fn check(
     recipe: &Debian,
     lock: &Path,

@@ -1,4 +1,4 @@
-//! What to install when a registry no longer has what is locked.
+//! Chooses npm packages when a registry no longer has the locked ones.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +15,8 @@ use crate::progress::Progress;
 
 const GONE: &str = "the locked one is neither in the cache nor in the registry; run `thawctl image lock --newest`";
 
-/// Installs what is locked; in the place of what the registry withdrew, the newest that fits. What is not installed is
-/// `None`: it is known from an earlier time.
+/// Installs the locked packages; in place of those that the registry has withdrawn, the newest that fit. The result is
+/// `None` if the choice was remembered and nothing was installed.
 pub(in super::super) fn choose(
     locked: &Pinned,
     manifest_dir: &Path,
@@ -47,7 +47,7 @@ pub(in super::super) fn choose(
             let reason = format!("pins {} {} with another hash than the registry's", entry.name, entry.version);
             return Err(BuildError::Lock { path: lock_path(manifest_dir), reason });
         }
-        // Each round puts one more package aside, and a registry has only so many versions.
+        // Each round rules out one more version, and a registry has a limited number of them.
         let Some(entry) = used.entries().into_iter().find(|entry| is_absent(raw, entry)) else { return Err(error) };
         if options.locked {
             return Err(BuildError::Withdrawn {
@@ -63,12 +63,12 @@ pub(in super::super) fn choose(
     }
 }
 
-/// Whether npm complains that the registry does not have this package, or not in this version.
+/// Whether npm reports that the registry lacks this package or this version of it.
 fn is_absent(raw: &str, entry: &Entry) -> bool {
     let Entry { name, version, .. } = entry;
     let archive = entry.archive();
     let archive = archive.rsplit_once("/-/").map_or("", |(_, file)| file);
-    // Behind whatever a registry has in front; `left` is not `@scope/left`.
+    // The address may have any prefix of a registry; `left` must not match `@scope/left`.
     let is_package = |address: &str| {
         let before = address.strip_suffix(name.as_str()).and_then(|before| before.strip_suffix('/'));
         before.is_some_and(|before| !before.rsplit('/').next().unwrap_or_default().starts_with('@'))
@@ -82,13 +82,13 @@ fn is_absent(raw: &str, entry: &Entry) -> bool {
     is_absence(raw) && words().any(named)
 }
 
-/// Whether npm complains that this package has another content.
+/// Whether npm reports that this package has another content.
 fn is_changed(raw: &str, entry: &Entry) -> bool {
     raw.contains("code EINTEGRITY") && !entry.integrity.is_empty() && raw.contains(&entry.integrity)
 }
 
-/// Lets another version stand for a package: the newest alike for one that the image names, what the others ask for
-/// otherwise.
+/// Replaces a version of a package: for one that the image names, by the newest similar one; otherwise by what other
+/// packages ask for.
 fn replace(
     pinned: &mut Pinned,
     entry: &Entry,
@@ -119,7 +119,7 @@ fn replace(
     pinned.resolve(options)
 }
 
-/// All versions that the registry has of a package.
+/// All versions of a package in the registry.
 pub(super) fn versions(package: &str, options: &BuildOptions) -> Result<Vec<String>, BuildError> {
     let mut command = npm(&options.cache_dir, options)?;
     command.args(["view", "--json", package, "versions"]);
@@ -128,12 +128,12 @@ pub(super) fn versions(package: &str, options: &BuildOptions) -> Result<Vec<Stri
         other => other?,
     };
     let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-    // One version alone is no list.
+    // npm prints a single version without a list.
     let versions = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);
     Ok(versions.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
-/// How what is used differs from what is locked.
+/// How the used packages differ from the locked ones.
 fn moved(locked: &Pinned, used: &Pinned, gone: &BTreeSet<(String, String)>) -> Vec<Moved> {
     let why = |name: &str, version: Option<&str>| match version {
         Some(version) if gone.contains(&(name.to_owned(), version.to_owned())) => GONE.to_owned(),
@@ -156,7 +156,7 @@ fn moved(locked: &Pinned, used: &Pinned, gone: &BTreeSet<(String, String)>) -> V
     moved
 }
 
-/// Where it is noted what was used in the place of this lock, with this registry.
+/// File that remembers what was used in place of this lock, with this registry.
 fn memory(locked: &Pinned, options: &BuildOptions) -> PathBuf {
     let mut hash = InputHash::new("instead of an npm lock");
     locked.hash(&mut hash);

@@ -1,4 +1,4 @@
-//! Which files of npm packages go into an image.
+//! Selects the files of npm packages that go into an image.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,7 +29,7 @@ pub(in super::super) fn node_tree(modules: &Modules, skeleton: &Tree, strip: boo
     Ok(tree)
 }
 
-/// Takes the files that the manifest names.
+/// Copies the files that the manifest names.
 pub(in super::super) fn copy_into(tree: &mut Tree, copies: &[Copy], modules: &Modules) -> Result<(), BuildError> {
     for copy in copies {
         let bad = |reason: &str| BuildError::Path { path: copy.from.clone(), reason: reason.to_owned() };

@@ -1,7 +1,7 @@
 //! npm packages, pinned by a committed `package-lock.json`; no script of a package is ever run.
 //!
-//! As with Debian's, a lock says what is preferred: npm's cache by its hash, then the registry, and in the place of what
-//! was withdrawn the newest that fits.
+//! As with Debian's packages, a lock is a preference: first npm's cache by hash, then the registry, and in place of
+//! withdrawn packages the newest that fit.
 
 mod choose;
 mod files;

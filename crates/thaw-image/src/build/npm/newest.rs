@@ -1,4 +1,4 @@
-//! Renewing of npm's locks, and what there is to renew.
+//! Renews npm's locks, and lists what can be renewed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ fn locked_anew(image: &ImageRecipe, options: &BuildOptions, progress: &dyn Progr
     result.map(|()| pinned)
 }
 
-/// Asks the registry for the packages of the manifest and writes the lock file anew. Returns what changed of what is
+/// Asks the registry for the packages of the manifest and writes a new lock file. Returns the changes of what is
 /// installed, one line each.
 pub(in super::super) fn renew_lock(
     manifest_dir: &Path,
@@ -55,18 +55,18 @@ fn changes(before: &Pinned, after: &Pinned) -> Vec<String> {
     keys.into_iter().filter_map(change).collect()
 }
 
-/// A package of which there is a newer version than the pinned one.
+/// A package with a newer version than the pinned one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outdated {
     /// Its name in the registry.
     pub package: String,
     /// The version in `image.toml`.
     pub pinned: String,
-    /// The newest one; of Node, the newest of the same major version.
+    /// Newest version; for Node, the newest of the same major version.
     pub newest: String,
 }
 
-/// Name in `node_modules`, name in the registry, version that is asked for, newest one.
+/// Name in `node_modules`, name in the registry, requested version, newest version.
 struct Asked {
     name: String,
     package: String,
@@ -110,7 +110,7 @@ pub(in super::super) fn outdated(image: &ImageRecipe, options: &BuildOptions) ->
     Ok(ask(image, options)?.into_iter().filter_map(newer).collect())
 }
 
-/// What of a lock is not the newest, or not to be had any more.
+/// Packages of a lock that are not the newest or no longer available.
 pub(in super::super) fn check(
     manifest_dir: &Path,
     image: &ImageRecipe,
@@ -127,7 +127,7 @@ pub(in super::super) fn check(
             stale.push(Stale { package: one.package, locked: Some(one.pinned), newest, is_there: one.is_there });
         }
     }
-    // What the packages bring with them. Of packages that are gone, nobody can say.
+    // Also the dependencies of the packages. Those of unavailable packages are unknown.
     if all_there {
         let newest = match locked_anew(image, options, progress) {
             Err(BuildError::Program { raw, .. }) if is_absence(&raw) => return Ok(stale),
@@ -143,7 +143,7 @@ pub(in super::super) fn check(
     Ok(stale)
 }
 
-/// Writes the newest versions into `image.toml`. Returns what changed, one line each.
+/// Writes the newest versions into `image.toml`. Returns the changes, one line each.
 pub(in super::super) fn newest_in_manifest(
     manifest_dir: &Path,
     image: &ImageRecipe,
@@ -171,7 +171,7 @@ pub(in super::super) fn newest_in_manifest(
     if changes.is_empty() {
         return Ok(changes);
     }
-    // Only what can be read back as meant is written.
+    // The text is written only if it reads back as intended.
     let read: Option<ImageRecipe> = toml::from_str(&text).ok();
     if read.is_none_or(|read| read.packages() != wanted) {
         let reason = format!("has its versions in an unusual place: write them there by hand ({})", changes.join(", "));

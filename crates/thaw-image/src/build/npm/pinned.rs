@@ -14,7 +14,7 @@ use super::super::{BuildError, BuildOptions, run, write_whole};
 use crate::digest::InputHash;
 use crate::progress::Progress;
 
-/// A `node_modules` folder that lasts as long as this value.
+/// A `node_modules` folder, removed when this is dropped.
 pub(in super::super) struct Modules {
     pub(super) folder: PathBuf,
 }
@@ -27,7 +27,7 @@ impl Modules {
 
 impl Drop for Modules {
     fn drop(&mut self) {
-        // A leftover only takes space in the cache and is replaced by the next build.
+        // A leftover only takes space in the cache, and the next build replaces it.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -38,26 +38,26 @@ impl Drop for Modules {
 pub(in super::super) struct Pinned {
     /// Name of the image.
     pub(super) image: String,
-    /// What the image asks for by name: name to version or alias.
+    /// Packages that the image names: name to version or alias.
     pub(super) dependencies: BTreeMap<String, String>,
-    /// A `package-lock.json` for that.
+    /// The matching `package-lock.json`.
     pub(super) lock: Value,
     pub(super) moved: Vec<Moved>,
 }
 
-/// One package of a lock that is installed.
+/// One installed package of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Where it goes: `node_modules/NAME`.
+    /// Path of the package: `node_modules/NAME`.
     pub(super) key: String,
-    /// Its name in the registry, which an alias has another one than in the key.
+    /// Name in the registry; an alias has another name in the key.
     pub(super) name: String,
     pub(super) version: String,
     pub(super) integrity: String,
 }
 
 impl Entry {
-    /// Where registries have its archive.
+    /// URL of its archive, by the scheme of registries.
     pub(super) fn archive(&self) -> String {
         let base = self.name.rsplit('/').next().unwrap_or_default();
         format!("https://registry.npmjs.org/{}/-/{base}-{}.tgz", self.name, self.version)
@@ -69,7 +69,7 @@ pub(super) fn lock_path(manifest_dir: &Path) -> PathBuf {
 }
 
 impl Pinned {
-    /// What is locked.
+    /// Reads the locked packages.
     pub(in super::super) fn read(manifest_dir: &Path, image: &ImageRecipe) -> Result<Self, BuildError> {
         let path = lock_path(manifest_dir);
         let bad = |reason: String| BuildError::Lock { path: path.clone(), reason };
@@ -89,12 +89,12 @@ impl Pinned {
         }
     }
 
-    /// The hash that a package of the top level has.
+    /// Hash of a package of the top level.
     pub(in super::super) fn integrity(&self, package: &str) -> Option<&str> {
         self.lock["packages"][format!("node_modules/{package}")]["integrity"].as_str()
     }
 
-    /// Adds to the hash of what a layer is made from: only what is used counts.
+    /// Adds the packages to the hash of a layer's inputs: only those used count.
     pub(in super::super) fn hash(&self, hash: &mut InputHash) {
         for entry in self.entries() {
             hash.add(entry.key.as_bytes());
@@ -102,12 +102,12 @@ impl Pinned {
         }
     }
 
-    /// What is not as it is locked, of the packages whose name is `wanted`.
+    /// Differences from the lock, of packages whose name is `wanted`.
     pub(in super::super) fn moved_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Moved> {
         self.moved.iter().filter(|one| wanted(&one.package)).cloned().collect()
     }
 
-    /// What is installed of the lock.
+    /// Installed packages of the lock.
     pub(super) fn entries(&self) -> Vec<Entry> {
         let packages = self.lock["packages"].as_object();
         let packages = packages.into_iter().flatten().filter(|(key, entry)| {
@@ -126,7 +126,7 @@ impl Pinned {
         packages.map(entry).collect()
     }
 
-    /// An empty folder with `package.json`, and a lock if there is one.
+    /// Makes a folder with `package.json`, and a lock if there is one.
     fn folder(&self, options: &BuildOptions) -> Result<Modules, BuildError> {
         let folder = options.cache_dir.join(format!("npm-work-{}", self.image));
         let fail = |error| BuildError::io(&folder, error);
@@ -144,21 +144,21 @@ impl Pinned {
         Ok(modules)
     }
 
-    /// Installs exactly this. What is in npm's cache is found by its hash, and the registry is not asked for it.
+    /// Installs exactly these packages. Those in npm's cache are found by hash, without asking the registry.
     pub(in super::super) fn install(
         &self,
         options: &BuildOptions,
         progress: &dyn Progress,
     ) -> Result<Modules, BuildError> {
         progress.started("fetching npm packages", None);
-        // npm looks into its cache only when the lock says where an archive is. Locks do not, so that they are good
-        // behind any mirror: so it is said here, the way that nearly all registries have it.
+        // npm uses its cache only if the lock names the address of an archive. Committed locks name none, so that they
+        // work behind any mirror. So the addresses are added here, by the scheme of nearly all registries.
         let mut with_places = self.clone();
         for entry in self.entries() {
             with_places.lock["packages"][&entry.key]["resolved"] = json!(entry.archive());
         }
         let result = with_places.ci(options).or_else(|error| match &error {
-            // The archive may be elsewhere: the registry knows.
+            // The archive may have another address, which the registry knows.
             BuildError::Program { raw, .. } if is_absence(raw) => self.ci(options),
             _ => Err(error),
         });
@@ -172,11 +172,11 @@ impl Pinned {
         Ok(modules)
     }
 
-    /// Lets the registry fill in what the lock does not say.
+    /// Lets the registry complete the lock.
     pub(super) fn resolve(&mut self, options: &BuildOptions) -> Result<(), BuildError> {
         let modules = self.folder(options)?;
         let mut command = npm(&modules.folder, options)?;
-        // Without the addresses, a lock file made behind a mirror is good anywhere; the hashes stay.
+        // Without addresses, a lock file made behind a mirror works anywhere; the hashes stay.
         command.args(["--package-lock-only", "--omit-lockfile-registry-resolved", "install"]);
         run("npm", "npm", &mut command)?;
         let made = modules.folder.join("package-lock.json");
@@ -204,7 +204,7 @@ pub(super) fn npm(folder: &Path, options: &BuildOptions) -> Result<Command, Buil
     Ok(command)
 }
 
-/// Whether npm complains that a registry does not have something.
+/// Whether npm reports that a registry lacks something.
 pub(super) fn is_absence(raw: &str) -> bool {
     ["code E404", "code ETARGET", "code E410", "code E451"].iter().any(|code| raw.contains(code))
 }

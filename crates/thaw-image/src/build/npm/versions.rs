@@ -1,6 +1,6 @@
 //! Versions of npm packages.
 
-/// Name and version in the registry of a dependency, which may be an alias: `npm:NAME@VERSION`.
+/// Name and version in the registry for a dependency, which may be an alias: `npm:NAME@VERSION`.
 pub(super) fn registry_name<'a>(name: &'a str, wanted: &'a str) -> (&'a str, &'a str) {
     match wanted.strip_prefix("npm:").and_then(|alias| alias.rsplit_once('@')) {
         Some(found) => found,
@@ -22,14 +22,14 @@ pub(super) fn numbers(version: &str) -> Vec<u64> {
     plain.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }
 
-/// What follows the hyphen: of codex, the platform.
+/// The part after the hyphen; for codex, the platform.
 pub(super) fn suffix(version: &str) -> &str {
     version.split_once('-').map_or("", |(_, suffix)| suffix)
 }
 
-/// The newest of `versions` that can stand for `version`: of the same major version, which is as far as a maker promises
-/// the same command line, and with the same suffix. Makers of these clients count 0.N up with every release, so 0 is a
-/// major version like any other here.
+/// The newest of `versions` that may replace `version`: of the same major version, within which makers keep the command
+/// line stable, and with the same suffix. Makers of these clients count 0.N up with every release, so 0 is treated as a
+/// major version like any other.
 pub(super) fn newest_like<'a>(version: &str, versions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let alike = |other: &&str| numbers(other).first() == numbers(version).first() && suffix(other) == suffix(version);
     versions.filter(alike).max_by_key(|other| numbers(other))
