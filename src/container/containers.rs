@@ -218,7 +218,7 @@ impl Containers {
     }
 
     fn describe(&self, entry: &Entry) -> types::Container {
-        // A container that is just being destroyed has no figures left.
+        // A container under destruction has no figures left.
         let usage = self.hierarchy.usage(&entry.cgroup).unwrap_or_default();
         let frozen = entry.cgroup.is_frozen().unwrap_or(false);
         let status = lock(&entry.status);

@@ -217,7 +217,7 @@ impl ContainerError {
 #[derive(Debug)]
 pub struct Container {
     processes: Processes,
-    /// The tmpfs on its credential directory. Kept so that what the command refreshed can be read back and revoked.
+    /// The tmpfs on the credential directory. Kept, so that files which the command renewed can be read back.
     credentials: Option<OwnedFd>,
     /// The directory at `/workspace`.
     workspace: Option<OwnedFd>,

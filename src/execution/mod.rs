@@ -54,7 +54,7 @@ use users::Users;
 use waiting::Waiting;
 pub use workspace::{Collection, Item, Kind, Limits as FileLimits};
 
-/// What stands for the provider of a request that names none that exists, in metrics.
+/// Metric label of requests whose provider does not exist.
 const NOBODY: &str = "unknown";
 
 /// How executions behave; see `[execution]` in the configuration.
@@ -132,10 +132,10 @@ impl Settings {
     }
 }
 
-/// Least output that is kept of an execution, bytes: what the configuration has to allow too.
+/// Lower bound of `output_bytes`; the configuration enforces it too.
 const MIN_OUTPUT_BYTES: usize = 64 << 10;
 
-/// A provider that can be asked to run something.
+/// A provider and its pools.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// Its manifest.
@@ -144,9 +144,9 @@ pub struct Served {
     pub pool: Pool,
     /// Its pools of prestarted CLIs, and what each can take: one, or one for each model if that cannot be changed late.
     pub prestarted: Vec<(Pool, Arc<prestart::Plan>)>,
-    /// Environment of its image; known once the image is unpacked.
+    /// Environment of its image; filled when the image is unpacked.
     pub image_env: Arc<Mutex<Vec<(String, String)>>>,
-    /// Another upstream than the provider's own.
+    /// Base URL of the operator's upstream, instead of the provider's own.
     pub base_url: Option<String>,
 }
 
@@ -231,7 +231,7 @@ impl Handle {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a step; whether it is one that can be taken now.
+    /// Takes a step of the state machine. Returns whether the step is allowed now.
     fn step(&self, step: Step) -> bool {
         let taken = self.state().take(step);
         if let Err(error) = &taken {
@@ -270,7 +270,7 @@ impl Handle {
         &self.span
     }
 
-    /// As shown by the API.
+    /// The execution as the API shows it.
     pub fn describe(&self) -> types::Execution {
         let state = self.state();
         types::Execution {
@@ -383,7 +383,7 @@ pub struct Executions {
     users: Users,
     spools: Spools,
     keeper: Option<Arc<Keeper>>,
-    /// Where credentials come from that a request does not bring.
+    /// Source of credentials for requests that bring none.
     vault: Option<Arc<Vault>>,
     shutdown: CancellationToken,
 }
@@ -391,23 +391,23 @@ pub struct Executions {
 #[derive(Debug, Default)]
 struct Known {
     executions: HashMap<String, Arc<Handle>>,
-    /// Ended ones, oldest first.
+    /// Ended executions, oldest first.
     ended: VecDeque<Retained>,
-    /// Sum over `ended`.
+    /// Sum of the sizes in `ended`, bytes.
     ended_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Retained {
     id: String,
-    /// Kept until then.
+    /// Time until which the execution is kept.
     until: Instant,
-    /// Size of its log.
+    /// Size of its log, bytes.
     bytes: usize,
 }
 
 impl Known {
-    /// Forgets ended executions, oldest first, until what is left is within the limits.
+    /// Forgets ended executions, oldest first, until the rest is within the limits.
     fn forget(&mut self, settings: &Settings) {
         let now = Instant::now();
         while self.ended.len() > settings.retained
@@ -424,8 +424,8 @@ impl Known {
 }
 
 impl Executions {
-    /// Nothing runs yet. Output goes to `spools`; with a keeper, executions survive the daemon. Without a vault, each request
-    /// brings its credentials.
+    /// A list without executions. Output is stored in `spools`. With a keeper, executions survive the daemon. Without a
+    /// vault, each request brings its credentials.
     pub fn new(
         settings: Settings,
         served: BTreeMap<String, Served>,
@@ -456,13 +456,13 @@ impl Executions {
         &self.served
     }
 
-    /// Checks a request, claims a container and starts the command in it; returns once the command runs, or, to a
-    /// caller that reads events, once it has to wait for a container. A caller that goes away before that leaves the queue.
+    /// Checks a request, claims a container and starts the command in it. Returns when the command runs; or, for a
+    /// caller that reads events, when the request has to wait for a container. If the caller goes away before that, the
+    /// request leaves the queue.
     ///
-    /// `audience` says what the caller is about to read. If it reads anything, it counts as a reader from the start,
-    /// and its going away cancels the execution (unless `background` was asked for). `request_id` is shown with the
-    /// execution and its events, and on log lines.
-    ///
+    /// `audience` says what the caller will read. A caller that reads anything counts as a reader from the start, and
+    /// its going away cancels the execution (unless `background` is set). `request_id` appears with the execution, its
+    /// events and its log lines.
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
     pub async fn start(
@@ -515,7 +515,7 @@ impl Executions {
         let reader = handle.reader(audience != Audience::None);
         {
             let mut known = self.known();
-            // Under the lock with which `shut_down` takes stock: nothing slips in behind it.
+            // Under the lock with which `shut_down` lists all executions: none can be added after that.
             if self.shutdown.is_cancelled() {
                 return Err(StartError::Stopped);
             }
@@ -539,7 +539,7 @@ impl Executions {
             () = handle.waiting.begun() => Ok(()),
         };
         client.answered();
-        // Once it was said that it waits, its events say the rest, however soon that came.
+        // Once the client was notified that it waits, the events tell everything else.
         if handle.waiting.was_told() { Ok(reader) } else { outcome.map(|()| reader) }
     }
 
@@ -594,7 +594,7 @@ impl Executions {
         self.known().executions.get(id).cloned()
     }
 
-    /// All that are known, newest last.
+    /// All known executions, newest last.
     pub fn list(&self) -> Vec<types::Execution> {
         let handles: Vec<_> = self.known().executions.values().cloned().collect();
         let mut list: Vec<_> = handles.iter().map(|handle| handle.describe()).collect();

@@ -374,7 +374,7 @@ fn say_why(handle: &Handle, detail: &str) {
     }
 }
 
-/// Writes the last event; from then on only the log is kept.
+/// Writes the last event. From then on only the log is kept.
 pub(super) fn finish(handle: &Handle, mut exit: Exit) {
     exit.request_id = handle.request_id.clone();
     if !handle.step(Step::End(exit.clone())) {
@@ -435,7 +435,7 @@ async fn begin(
         });
     }
     if !may_be_asked_again {
-        // The command has it, or the task above.
+        // The command has its input, or the task above has.
         plan.stdin = None;
         plan.work.put = Arc::default();
     }

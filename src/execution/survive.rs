@@ -94,7 +94,7 @@ impl Handle {
         Source::new(pipe, Arc::clone(self.log.spool(stream)), self.log.chunk_size(), shelter)
     }
 
-    /// It is forgotten.
+    /// Drops the execution from the keeper.
     pub(super) fn forget(&self) {
         if let Some(keeper) = &self.keeper
             && self.state().take(Step::Release).is_ok()

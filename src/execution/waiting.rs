@@ -14,7 +14,7 @@ use crate::output;
 use crate::pool::{ClaimRequest, Claimed};
 use thaw_client::types::{Event, Queued};
 
-/// Shortest time between two `queued` events.
+/// Shortest time between two `queued` events of one execution.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// State of an execution's waiting.
@@ -82,7 +82,7 @@ impl Handle {
         }
         *last = Some((now, position));
         if self.waiting.events && !self.is_kept() {
-            // Its client knows of it from now on; it must learn of its end, even from another daemon.
+            // The client knows of the execution from now on, and must learn of its end, even from another daemon.
             self.keep(None);
         }
         self.log.push(&Event::Queued(Queued { position, request_id: self.request_id.clone() }));

@@ -66,7 +66,7 @@ impl Cursor {
 /// Content of an event that is kept: for output where the bytes lie in the spool, for other events the rendered text.
 #[derive(Debug, Clone)]
 enum Piece {
-    /// So many bytes of a stream, from there on.
+    /// Stream, first byte and number of bytes.
     Output(Stream, u64, u32),
     Other(Rendered),
 }
@@ -88,7 +88,7 @@ impl Piece {
     }
 }
 
-/// What is taken out of the log to be rendered.
+/// Content of an event, copied out of the log to be rendered without its lock.
 enum Taken {
     Output(Stream, Bytes),
     Other(Rendered),
@@ -459,7 +459,8 @@ impl Log {
             let mut next = after.saturating_add(1);
             let trimmed = inner.head.trimmed;
             if next <= trimmed {
-                // Numbered as the last missing one, so that resuming after the gap continues where the log does.
+                // The gap gets the number of the last missing event, so that resuming after the gap continues with the
+                // next event.
                 let gap = Event::Gap(Gap { from: next, to: trimmed });
                 events.push(Numbered { sequence: trimmed, event: render(&gap) });
                 next = trimmed + 1;
@@ -471,7 +472,7 @@ impl Log {
                 if bytes > READ_BYTES && bytes > piece.charge() {
                     break;
                 }
-                // Under the lock: nothing that is held is thrown away meanwhile.
+                // Read under the lock: no event is dropped meanwhile.
                 let taken = match piece {
                     Piece::Output(stream, from, length) => {
                         Taken::Output(*stream, self.spool(*stream).read(*from, from + u64::from(*length)))
@@ -572,7 +573,7 @@ impl Log {
         }
     }
 
-    /// What it holds, bytes.
+    /// Bytes that the log holds, as charged.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
     }

@@ -42,9 +42,9 @@ fn unfinished(bytes: &[u8]) -> usize {
     0
 }
 
-/// The payload of an event, [`Output`] as JSON.
+/// Payload of an event: [`Output`] as JSON.
 pub fn json(bytes: &[u8]) -> String {
-    /// As [`Output`], without a copy of the text.
+    /// [`Output`] that borrows its text.
     #[derive(Serialize)]
     struct Text<'a> {
         data: &'a str,

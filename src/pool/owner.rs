@@ -64,12 +64,12 @@ pub struct Owner {
     /// Readiness for requests that wait for the template.
     readiness: watch::Sender<Readiness>,
     preparing: bool,
-    /// Another image that is being taken over.
+    /// Renewal of the image in progress.
     renewal: Option<Renewal>,
     warm: VecDeque<Container>,
-    /// Whether some of them are made from an earlier image.
+    /// Whether some warm containers are of an earlier image.
     has_stale: bool,
-    /// One was given up so that a new one has a place, which has not come yet.
+    /// Whether a warm container was destroyed to free a lease for a new one that does not exist yet.
     made_room: bool,
     /// Warm containers of an earlier daemon. They are adopted once the template shows what they must be made from.
     orphans: Vec<Orphan>,
@@ -344,7 +344,7 @@ impl Owner {
         None
     }
 
-    /// Without a free place, one of the old containers makes way for a new one; not the last.
+    /// Destroys one container of the earlier image if no lease is free for a new one; never the last.
     fn make_room(&mut self) {
         if !self.made_room && self.warm.len() > 1 && self.scheduler.containers().free_leases() == 0 {
             self.drop_one();

@@ -1,13 +1,13 @@
-//! Another image for a pool that serves: what its containers are made from changes while claims go on.
+//! Renewal of a pool's image: the template of new containers changes while claims go on.
 //!
 //! ```text
-//! asked ──► preparing (unpacks beside) ──► waiting for a place ──► trying (one container) ──► taken over
-//!               │ the same image: nothing        │                     │ it did not come to rest
-//!               └──────────── cannot be unpacked ┴─────────────────────┴──► refused: the old one serves on
+//! asked ──► preparing (unpacks beside) ──► waiting for a lease ──► trying (one container) ──► renewed
+//!               │ the same image: unchanged      │                     │ it could not be parked
+//!               └──────────── cannot be unpacked ┴─────────────────────┴──► refused: the old image stays
 //! ```
 //!
-//! After that, each new container takes the place of an old one, which is given up when the new one has come to rest. What
-//! executions have is not touched.
+//! After that, each new container replaces an old one, which is destroyed once the new one is parked. Claimed
+//! containers are not touched.
 
 use std::sync::Arc;
 
@@ -16,22 +16,22 @@ use tokio::sync::oneshot;
 use super::Prepared;
 use crate::container::Template;
 
-/// What became of the request to take over an image.
+/// Outcome of a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewed {
-    /// New containers are made from it.
+    /// New containers are created from the new image.
     Renewed,
-    /// They were already.
+    /// The pool uses this image already.
     Unchanged,
-    /// There were none to be had before: the image is unpacked now, as at a start.
+    /// The pool had no template before: the image is now unpacked as at a start.
     Beginning,
-    /// The old one serves on, for this reason.
+    /// The old image stays in use, for this reason.
     Refused(String),
 }
 
 pub(super) type Reply = oneshot::Sender<Renewed>;
 
-/// An image that is being taken over.
+/// A renewal in progress.
 pub(super) struct Renewal {
     stage: Stage,
     reply: Reply,
@@ -39,23 +39,23 @@ pub(super) struct Renewal {
 
 enum Stage {
     Preparing,
-    /// For a place for the first container.
+    /// Waits for a lease for the first container.
     Waiting(Prepared),
     Trying(Prepared),
 }
 
 impl Renewal {
-    /// The image is being unpacked.
+    /// A renewal whose image is being unpacked.
     pub(super) fn new(reply: Reply) -> Self {
         Self { stage: Stage::Preparing, reply }
     }
 
-    /// It is there.
+    /// Records that the image is unpacked.
     pub(super) fn prepared(&mut self, prepared: Prepared) {
         self.stage = Stage::Waiting(prepared);
     }
 
-    /// What the first container is to be made from, while there is none.
+    /// Template of the first container, while the renewal waits for its lease.
     pub(super) fn waiting(&self) -> Option<Arc<Template>> {
         match &self.stage {
             Stage::Waiting(prepared) => Some(Arc::clone(&prepared.template)),

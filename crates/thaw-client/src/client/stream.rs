@@ -22,7 +22,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 type Body = Pin<Box<dyn Stream<Item = Result<RawEvent, EventStreamError<reqwest::Error>>> + Send>>;
 
-/// The events of one execution with their sequence numbers, ending after `exit`.
+/// Events of one execution with their sequence numbers; ends after `exit`.
 ///
 /// When the connection breaks, the stream resumes after the last event seen (`Last-Event-ID`): no event is lost or
 /// repeated, and events that the daemon no longer has are replaced by a `gap` event. The stream gives up after a
@@ -164,7 +164,7 @@ async fn has_ended(client: Client, id: String) -> bool {
     client.execution(&id).await.is_ok_and(|execution| execution.exit.is_some())
 }
 
-/// The stream; nothing when the execution has ended and all its events have been seen.
+/// The body of the stream; `None` if the execution has ended and all its events have been seen.
 fn body(response: Response) -> Result<Option<Body>, ClientError> {
     if response.status() == StatusCode::NO_CONTENT {
         return Ok(None);

@@ -26,7 +26,7 @@ pub struct Connections {
     pub body_timeout_seconds: u64,
     /// Seconds for which a client may read nothing of an answer that waits for it; then its connection is closed.
     pub write_stall_seconds: u64,
-    /// Users besides root who may use the API, by uid; whoever may open the socket when empty.
+    /// Users besides root that may use the API, by uid; empty means everybody who may open the socket.
     pub allowed_uids: Vec<u32>,
 }
 
