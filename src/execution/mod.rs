@@ -463,6 +463,7 @@ impl Executions {
     /// `audience` says what the caller will read. A caller that reads anything counts as a reader from the start, and
     /// its going away cancels the execution (unless `background` is set). `request_id` appears with the execution, its
     /// events and its log lines.
+    ///
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
     pub async fn start(
