@@ -51,6 +51,8 @@ FUZZ_SECONDS ?= 600
 # What "make bench-unpack" measures: folders of images/, and rounds of each.
 UNPACK_IMAGES ?= openai anthropic google
 UNPACK_ROUNDS ?= 50
+# minisign's secret key that archives of images are signed with; none are signed without.
+MINISIGN_KEY ?=
 # Where the static programs that go into images are built.
 STATIC_DIR ?= target/static
 
@@ -60,7 +62,7 @@ SCRIPTS = tests/deps tests/leftovers tests/audit tests/bed/uml-run tests/bed/uml
 	systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice images/fresh .ci/run \
 	$(wildcard tests/demo/*.sh)
 
-.PHONY: help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
+.PHONY: images-archive help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
 	test-unit test-native test-v2 neighbours test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
 
 help: ## List the targets
@@ -143,6 +145,14 @@ unified: toolchain ## Build the program of the image "unified", static and small
 
 images: need-root deps build unified ## Build the images of the three clients, with tools and slim, and the one of API clients
 	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
+
+# minisign asks for the key's password.
+images-archive: images ## Write an archive of each image to target/images, signed if MINISIGN_KEY names a key (as root)
+	mkdir -p target/images
+	for image in $(IMAGES); do \
+		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C /var/lib/thawd/layouts/$$image -cf target/images/$$image.tar .; \
+		[ -z "$(MINISIGN_KEY)" ] || minisign -S -s '$(MINISIGN_KEY)' -t "$$image" -m target/images/$$image.tar; \
+	done
 
 fresh: need-root deps build unified ## Pin the newest packages, build the images, try the real clients, tell what changed (as root; weekly)
 	images/fresh

@@ -11,12 +11,13 @@ use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+mod advice;
 mod settings;
 
 pub use self::settings::store_settings;
 use self::settings::{
-    container_settings, egress_total, execution_settings, image_settings, key_source, limits, metrics_limits,
-    pool_settings, reclaim, refill_throttle_settings, scheduler_settings, vault_settings,
+    container_settings, egress_total, image_settings, key_source, limits, metrics_limits, pool_settings, reclaim,
+    refill_throttle_settings, scheduler_settings, vault_settings,
 };
 use crate::api;
 use crate::container::{self, Containers, Orphan, Prestarted, RefillThrottle, Template};
@@ -110,13 +111,23 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
 }
 
 /// Checks everything about a configuration that can be checked without touching the machine: log filter, manifests,
-/// allow-lists, what is to be prestarted, and that `thaw-init` is there. Returns the number of providers.
+/// allow-lists, what is to be prestarted, and that `thaw-init` is there.
 ///
 /// # Errors
 /// The first mistake found.
-pub fn check(config: &Config) -> Result<usize, DaemonError> {
+pub fn check(config: &Config) -> Result<Sound, DaemonError> {
     telemetry::check_filter(&config.log.filter)?;
-    Ok(Checked::new(config)?.providers.len())
+    let providers = Checked::new(config)?.providers.len();
+    Ok(Sound { providers, warnings: advice::warnings(config, &load_providers(config)?) })
+}
+
+/// A configuration without a mistake.
+#[derive(Debug)]
+pub struct Sound {
+    /// How many providers there are.
+    pub providers: usize,
+    /// What is allowed, but will hardly do what it is meant to.
+    pub warnings: Vec<String>,
 }
 
 /// What follows from a configuration in which everything has been found right. It comes before anything that an earlier
@@ -334,7 +345,7 @@ impl Daemon {
         policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_runs.egress));
         let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&scheduler), image_runs);
         let memory = own_memory_limit(hierarchy.layout());
-        let settings = execution_settings(config).within(memory, config.container.max);
+        let settings = execution::Settings::of(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
         let executions = Executions::new(settings, served, images_to_run, metrics, spools, keeps);
         let executions = Arc::new(executions.with_vault(vault.clone()));

@@ -35,6 +35,9 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
 pub fn take_over(running: &mut Config, new: &Config, changes: &Changes) {
     let taken = |key: String| changes.now.contains(&key);
     running.log.filter.clone_from(&new.log.filter);
+    let (output_bytes, retained_bytes) = (running.execution.output_bytes, running.execution.retained_bytes);
+    running.execution = config::Execution { output_bytes, retained_bytes, ..new.execution.clone() };
+    running.queue.clone_from(&new.queue);
     let (kept, given) = (&mut running.pool, &new.pool);
     (kept.target, kept.min, kept.max, kept.scaling) = (given.target, given.min, given.max, given.scaling);
     // Includes sections that were removed, which have the same meaning as empty ones.
@@ -63,6 +66,9 @@ fn is_reloadable(key: &str, old: &Config, new: &Config) -> bool {
             let names = |config| pools(config).into_iter().map(|(model, _)| model).collect::<Vec<_>>();
             names(old) == names(new)
         }
+        _ if key.starts_with("queue.") => true,
+        // What is kept of the output was fitted to the memory of the unit at the start.
+        _ if key.starts_with("execution.") => !matches!(key, "execution.output_bytes" | "execution.retained_bytes"),
         _ => matches!(key, "log.filter" | "pool.target" | "pool.min" | "pool.max" | "pool.scaling"),
     }
 }
@@ -142,6 +148,20 @@ mod tests {
             ["log.filter", "pool.scaling", "pool.target", "provider.a.pool_target", "provider.b.pool_target"]
         );
         assert_eq!(later, ["container.max", "provider.b.egress"]);
+    }
+
+    #[test]
+    fn the_queue_and_limits_of_executions_are_taken_over_but_not_how_much_output_is_kept() {
+        let text = "[queue]\nmax = 5\n[execution]\nmax_per_user = 3\nkill_grace_ms = 7\noutput_bytes = 65536";
+        let (now, later) = between("", text);
+        assert_eq!(now, ["execution.kill_grace_ms", "execution.max_per_user", "queue.max"]);
+        assert_eq!(later, ["execution.output_bytes"]);
+        let parse = |text: &str| toml::from_str::<Config>(text).unwrap();
+        let (mut running, new) = (parse(""), parse(text));
+        let first = changes(&running, &new);
+        take_over(&mut running, &new, &first);
+        let second = changes(&running, &new);
+        assert_eq!((second.now, second.after_restart), (vec![], vec!["execution.output_bytes".to_owned()]));
     }
 
     #[test]

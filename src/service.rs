@@ -169,6 +169,9 @@ impl Service {
             tracing::error!(%error, "configuration not read again; the old one stays");
             return;
         }
+        if changes.now.iter().any(|key| key.starts_with("execution.") || key.starts_with("queue.")) {
+            self.executions.change(&new);
+        }
         if let Err(error) = self.set_targets(&new, &changes.now).await {
             tracing::error!(%error, "pool targets not changed");
         }

@@ -57,7 +57,7 @@ async fn one_look_shows_executions_and_pools() {
 
     let text = once(&daemon, &["--once"]).await;
     assert!(text.starts_with("2 executions, 0 waiting, "), "{text}");
-    let line = text.lines().find(|line| line.starts_with(&idle.id)).unwrap();
+    let line = text.lines().find(|line| line.starts_with(&idle.id[..14])).unwrap();
     for cell in ["test", "u1", "50 %", "iB"] {
         assert!(line.contains(cell), "{cell} in {line}");
     }
@@ -136,5 +136,58 @@ async fn a_terminal_is_left_as_it_was() {
         assert!(text.contains("\x1b[?1049h\x1b[?25l") && !text.contains("xyzzy"), "{what}: {text:?}");
         assert!(text.trim_end().ends_with("\x1b[?25h\x1b[?1049l"), "{what}: {text:?}");
     }
+    daemon.stop().await;
+}
+
+/// Reads until the text has so many of these.
+async fn until(out: &mut tokio::process::ChildStdout, text: &mut String, what: &str, times: usize) {
+    while text.matches(what).count() < times {
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(20), out.read(&mut buffer)).await;
+        let read = read.unwrap_or_else(|_| panic!("no {times} of {what:?} in {text:?}")).unwrap();
+        assert!(read > 0, "it ended: {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+}
+
+/// The state of a process, as proc(5) has it.
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[tokio::test]
+async fn ctrl_z_gives_the_terminal_back_and_fg_takes_it_again() {
+    let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let program = format!("exec {} top --interval 0.1", support::programs::thawctl());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--return", "--command", &program, "/dev/null"]);
+    script.env("THAWD_SOCKET", daemon.socket()).env("TERM", "xterm").kill_on_drop(true);
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut out, mut text) = (child.stdout.take().unwrap(), String::new());
+    until(&mut out, &mut text, "POOL ", 1).await;
+    let of = StdCommand::new("pgrep").args(["-P", &child.id().unwrap().to_string(), "thawctl"]).output().unwrap();
+    let own: i32 = String::from_utf8(of.stdout).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(own).unwrap(), Signal::TSTP).unwrap();
+    eventually("it is stopped", || async { (state(own) == Some('T')).then_some(()) }).await;
+    // script(1) stops itself with what it runs, before it passes on what that has written.
+    for pid in [child.id().unwrap() as i32, own] {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT).unwrap();
+    }
+    until(&mut out, &mut text, "\x1b[?1049h", 2).await;
+    assert!(text.contains("\x1b[?25h\x1b[?1049l"), "the shell had the terminal as it was: {text:?}");
+    let tables = text.matches("POOL ").count();
+    until(&mut out, &mut text, "POOL ", tables + 2).await;
+
+    // A daemon that is gone is told above what was seen last; one that is back is shown again.
+    daemon.kill();
+    until(&mut out, &mut text, "this is from before", 1).await;
+    assert!(text.rsplit_once("this is from before").unwrap().0.contains("cannot connect"), "{text:?}");
+    daemon.launch().await;
+    let tables = text.matches("POOL ").count();
+    until(&mut out, &mut text, "POOL ", tables + 3).await;
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"q").await.unwrap();
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
     daemon.stop().await;
 }

@@ -125,7 +125,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            thawd::telemetry::last_words(&format!("thawd: {error:#}"));
+            thawd::telemetry::last_words(&format!("thawd: {}", in_words(&error)));
             ExitCode::FAILURE
         }
     }
@@ -162,6 +162,19 @@ fn store(arguments: &Arguments, command: &StoreCommand) -> anyhow::Result<()> {
     };
     println!("ok: schema version {}, {} users, {} credentials", checked.version, checked.users, checked.credentials);
     Ok(())
+}
+
+/// The error and its causes; a cause that the error names itself is not told again.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn paper(directory: &Path) -> Result<(), PaperError> {
@@ -210,8 +223,9 @@ fn against_running(config: &Config) -> anyhow::Result<()> {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = load(arguments.config.as_deref(), arguments.cgroup_parent.as_deref(), arguments.on_stop)?;
     if arguments.check_config {
-        let providers = thawd::daemon::check(&config)?;
-        println!("configuration ok, {providers} providers");
+        let sound = thawd::daemon::check(&config)?;
+        sound.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+        println!("configuration ok, {} providers", sound.providers);
         return if arguments.against_running { against_running(&config) } else { Ok(()) };
     }
     let log = thawd::telemetry::init(

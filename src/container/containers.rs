@@ -275,6 +275,7 @@ impl Containers {
             cgroup,
             created_at_ms: crate::telemetry::unix_ms(),
             limits: template.run,
+            tightened: OnceLock::new(),
             network: OnceLock::new(),
             status: Mutex::new(Status { state: State::Creating, holder: None, pid: None, claimed: None }),
         });

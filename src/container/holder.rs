@@ -13,7 +13,7 @@ use super::command::{Encoded, Stdio};
 use super::processes::Process;
 use super::terminal::{Terminal, WindowSize};
 use super::{Cli, Container, ContainerError, CredentialFiles, Template};
-use thaw_os::cgroup::Usage;
+use thaw_os::cgroup::{Limits, Usage};
 
 /// A claimed container. Dropping it destroys it.
 #[derive(Debug)]
@@ -141,6 +141,24 @@ impl<By: Holds> Held<By> {
 }
 
 impl Once {
+    /// Gives it less than its class: limits that are no higher than those of [`Template::run`].
+    ///
+    /// # Errors
+    /// The control files cannot be written.
+    pub fn tighten(&mut self, limits: Limits) -> Result<(), ContainerError> {
+        let container = &self.container;
+        container.hierarchy().apply(container.teardown.cgroup(), &limits)?;
+        // Once: an execution has one set of limits.
+        let _ = container.teardown.entry().tightened.set(limits);
+        container.keep();
+        Ok(())
+    }
+
+    /// What it may use.
+    pub fn limits(&self) -> &Limits {
+        self.container.teardown.entry().limits()
+    }
+
     /// Hands its command over, which starts when the container thaws.
     ///
     /// # Errors

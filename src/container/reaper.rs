@@ -167,10 +167,10 @@ async fn clear(mut parts: TeardownParts) {
         parts.proxy = None;
         let pause = pauses.next().unwrap_or(RETRY[RETRY.len() - 1]);
         if pauses.peek().is_some() {
-            tracing::warn!(container = %id, %message, "not cleared away yet");
+            tracing::warn!(container = %id, cause = %message, "not cleared away yet");
         } else {
             // Its place is not given back before that: the limit must count what really exists.
-            tracing::error!(container = %id, %message, "cannot be cleared away; tried again every {} s", pause.as_secs());
+            tracing::error!(container = %id, cause = %message, "cannot be cleared away; tried again every {} s", pause.as_secs());
         }
         tokio::time::sleep(pause).await;
     }

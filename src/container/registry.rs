@@ -24,8 +24,10 @@ pub struct Entry {
     pub pool: PoolKey,
     pub cgroup: Cgroup,
     pub created_at_ms: u64,
-    /// While it serves.
+    /// While it serves, unless it was given less.
     pub limits: Limits,
+    /// What it was given instead.
+    pub tightened: OnceLock<Limits>,
     pub network: OnceLock<egress::Meter>,
     pub status: Mutex<Status>,
 }
@@ -47,6 +49,11 @@ pub struct ClaimStart {
 }
 
 impl Entry {
+    /// While it serves.
+    pub fn limits(&self) -> &Limits {
+        self.tightened.get().unwrap_or(&self.limits)
+    }
+
     /// Counts what goes through its proxy.
     pub fn set_meter(&self, meter: egress::Meter) {
         // A container has one proxy, so this is set once.
@@ -63,10 +70,10 @@ impl Entry {
         let network = self.network();
         types::Usage {
             cpu_us: usage.cpu_us,
-            cpu_limit: self.limits.cpu,
+            cpu_limit: self.limits().cpu,
             memory_bytes: usage.memory_bytes,
             memory_peak_bytes: usage.memory_peak_bytes,
-            memory_limit_bytes: self.limits.memory_bytes,
+            memory_limit_bytes: self.limits().memory_bytes,
             periods: usage.periods,
             throttled_periods: usage.throttled_periods,
             throttled_us: usage.throttled_us,

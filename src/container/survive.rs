@@ -108,7 +108,7 @@ impl Container {
             created_at_ms: self.teardown.entry().created_at_ms,
             baseline: self.baseline,
             idle: self.template.idle,
-            run: self.template.run,
+            run: *self.teardown.entry().limits(),
             egress: self.template.egress.allowed(MAX_ALLOWED_BYTES),
         };
         let note = serde_json::to_string(&note).expect("numbers and strings always serialize");
@@ -170,6 +170,7 @@ impl Containers {
             cgroup,
             created_at_ms: note.created_at_ms,
             limits: note.run,
+            tightened: OnceLock::new(),
             network: OnceLock::new(),
             status: Mutex::new(Status { state: State::Creating, holder: None, pid: Some(note.pid), claimed: None }),
         });

@@ -7,14 +7,13 @@ use super::DaemonError;
 use crate::api;
 use crate::container::{self, RefillThrottleSettings};
 use crate::egress::{self, Policy};
-use crate::execution::{self, ImageSettings};
+use crate::execution::ImageSettings;
 use crate::pool::{self, AdmissionSettings, SchedulerSettings};
 use crate::provider::ResourceClass;
 use crate::{store, vault};
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
 use thaw_os::cgroup::{CPU_PERIOD_US, Limits, Reclaim};
-use thaw_os::workspace;
 
 pub(super) fn metrics_limits(config: &Config) -> api::MetricsLimits {
     let metrics = &config.metrics;
@@ -96,31 +95,6 @@ pub(super) fn pool_settings(
         low_water_percent: pool.refill_low_water_percent,
         health_interval: Duration::from_secs(pool.health_interval_seconds),
         concurrent_creations: pool.concurrent_creations,
-    }
-}
-
-pub(super) fn execution_settings(config: &Config) -> execution::Settings {
-    execution::Settings {
-        output_bytes: config.execution.output_bytes,
-        reader_stall: Duration::from_millis(config.execution.reader_stall_ms),
-        retention: Duration::from_secs(config.execution.retention_seconds),
-        retained: config.execution.retained,
-        retained_bytes: config.execution.retained_bytes,
-        disconnect_grace: Duration::from_millis(config.execution.disconnect_grace_ms),
-        reconnect_grace: Duration::from_millis(config.execution.reconnect_grace_ms),
-        kill_grace: Duration::from_millis(config.execution.kill_grace_ms),
-        max_timeout: Duration::from_millis(config.execution.max_timeout_ms),
-        proxy_port: config.egress.port,
-        queue_timeout: Duration::from_millis(config.queue.timeout_ms),
-        max_queue_timeout: Duration::from_millis(config.queue.max_timeout_ms),
-        max_per_user: config.execution.max_per_user,
-        files: execution::FileLimits {
-            put: workspace::Limits { bytes: config.execution.files_bytes, entries: config.execution.files_entries },
-            collect: workspace::Limits {
-                bytes: config.execution.collect_bytes,
-                entries: config.execution.collect_entries,
-            },
-        },
     }
 }
 

@@ -150,7 +150,7 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
         End::Vanished if stop.is_some() => (None, Some(libc::SIGKILL)),
         End::Vanished => (None, None),
     };
-    let limit_mib = container.template().run.memory_bytes >> 20;
+    let limit_mib = container.limits().memory_bytes >> 20;
     let (reason, mut detail) = match (stop, end) {
         (Some(stop), _) => (stop.reason(), stop.detail(handle)),
         (None, _) if oom && code != Some(0) => {

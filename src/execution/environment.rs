@@ -24,6 +24,13 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0'])
 }
 
+/// Whether a provider's CLI finds its own files, its way out or its libraries by this variable, so that another value
+/// breaks it in a way that nobody understands.
+pub fn is_the_clis(name: &str) -> bool {
+    let is_proxy = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].iter().any(|proxy| proxy.eq_ignore_ascii_case(name));
+    is_proxy || matches!(name, "HOME" | "PATH" | "NODE_USE_ENV_PROXY") || name.starts_with("LD_")
+}
+
 /// What a command of any image starts from: its variables, and a search path.
 pub fn of_image(image: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
@@ -109,6 +116,16 @@ mod tests {
         let mut env = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let with_host_name = complete(memory_mib << 20, &mut env);
         (env, with_host_name)
+    }
+
+    #[test]
+    fn a_cli_is_broken_by_few_variables() {
+        for name in ["HOME", "PATH", "https_proxy", "HTTP_PROXY", "all_proxy", "LD_PRELOAD", "LD_LIBRARY_PATH"] {
+            assert!(super::is_the_clis(name), "{name}");
+        }
+        for name in ["NO_PROXY", "HOMEPAGE", "TERM", "NODE_OPTIONS", "LDAP"] {
+            assert!(!super::is_the_clis(name), "{name}");
+        }
     }
 
     #[test]

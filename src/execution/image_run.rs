@@ -157,6 +157,15 @@ pub enum ImageRunError {
     NoCommand(String),
 }
 
+/// What a request says of the program to start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start<'a> {
+    /// Instead of the image's entrypoint.
+    pub entrypoint: Option<&'a [String]>,
+    /// Instead of the image's command.
+    pub command: Option<&'a [String]>,
+}
+
 /// An image ready to be run.
 pub struct Runnable {
     /// Source of the container.
@@ -173,8 +182,8 @@ pub struct Runnable {
     pub ids: (u32, u32),
     /// Supplementary group ids.
     pub groups: Vec<u32>,
-    /// Memory limit of its container.
-    pub memory_bytes: u64,
+    /// Limits of its container.
+    pub limits: Limits,
     /// Wall-clock limit when the request names none.
     pub timeout: std::time::Duration,
 }
@@ -185,18 +194,28 @@ impl Images {
         Self { store, scheduler, settings }
     }
 
-    /// Prepares a run of image `name`: `command` replaces the image's own, its entrypoint stays (OCI image
-    /// specification, config.md). With `workspace`, in a container that has a directory of its own at `/workspace`.
+    /// Who hands out their containers.
+    pub(super) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Prepares a run of image `name`: a command replaces the image's own, its entrypoint stays (OCI image
+    /// specification, config.md); another entrypoint leaves the image's command out, as docker and podman have it. With `workspace`, in a container that has a directory of its own at
+    /// `/workspace`.
     ///
     /// # Errors
     /// See [`ImageRunError`].
-    pub fn prepare(&self, name: &str, command: Option<&[String]>, workspace: bool) -> Result<Runnable, ImageRunError> {
+    pub fn prepare(&self, name: &str, start: Start<'_>, workspace: bool) -> Result<Runnable, ImageRunError> {
         let image = self.store.get(name).map_err(|source| match source {
             StoreError::NotFound { .. } => ImageRunError::Unknown(name.to_owned()),
             source => ImageRunError::Store { name: name.to_owned(), source },
         })?;
         let config = &image.config;
-        let argv: Vec<String> = config.entrypoint.iter().chain(command.unwrap_or(&config.cmd)).cloned().collect();
+        let argv = match (start.entrypoint, start.command) {
+            (Some(entrypoint), command) => [entrypoint, command.unwrap_or_default()].concat(),
+            (None, Some(command)) => [&config.entrypoint, command].concat(),
+            (None, None) => [config.entrypoint.as_slice(), &config.cmd].concat(),
+        };
         if argv.is_empty() {
             return Err(ImageRunError::NoCommand(name.to_owned()));
         }
@@ -246,7 +265,7 @@ impl Images {
             cwd: workdir,
             ids: (account.uid, account.gid),
             groups: account.groups,
-            memory_bytes: self.settings.limits.memory_bytes,
+            limits: self.settings.limits,
             timeout: self.settings.timeout,
         })
     }

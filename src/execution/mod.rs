@@ -27,7 +27,7 @@ mod workspace;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,6 +40,7 @@ use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
 use crate::vault::{Vault, VaultError};
+use thaw_client::config::Config;
 use thaw_client::types;
 
 pub use crate::output::{
@@ -58,7 +59,7 @@ pub use workspace::{Collection, Item, Kind, Limits as FileLimits};
 const NOBODY: &str = "unknown";
 
 /// How executions behave; see `[execution]` in the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Output kept per execution, bytes.
     pub output_bytes: usize,
@@ -92,6 +93,33 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// As the configuration has them.
+    pub fn of(config: &Config) -> Self {
+        let (execution, queue) = (&config.execution, &config.queue);
+        Self {
+            output_bytes: execution.output_bytes,
+            reader_stall: Duration::from_millis(execution.reader_stall_ms),
+            retention: Duration::from_secs(execution.retention_seconds),
+            retained: execution.retained,
+            retained_bytes: execution.retained_bytes,
+            disconnect_grace: Duration::from_millis(execution.disconnect_grace_ms),
+            reconnect_grace: Duration::from_millis(execution.reconnect_grace_ms),
+            kill_grace: Duration::from_millis(execution.kill_grace_ms),
+            max_timeout: Duration::from_millis(execution.max_timeout_ms),
+            proxy_port: config.egress.port,
+            queue_timeout: Duration::from_millis(queue.timeout_ms),
+            max_queue_timeout: Duration::from_millis(queue.max_timeout_ms),
+            max_per_user: execution.max_per_user,
+            files: FileLimits {
+                put: thaw_os::workspace::Limits { bytes: execution.files_bytes, entries: execution.files_entries },
+                collect: thaw_os::workspace::Limits {
+                    bytes: execution.collect_bytes,
+                    entries: execution.collect_entries,
+                },
+            },
+        }
+    }
+
     /// The same within `memory`, bytes, if that is all that this process and the output that it keeps may use: a half of it
     /// for what up to `containers` executions say, a quarter for what ended ones have said.
     #[must_use]
@@ -200,6 +228,8 @@ pub struct Handle {
     provider: String,
     user: String,
     model: Option<String>,
+    /// The command as it is shown; none for a prompt.
+    shown: Option<String>,
     created_at_ms: u64,
     timeout: Duration,
     start_timeout: Option<Duration>,
@@ -278,6 +308,7 @@ impl Handle {
             provider: self.provider.clone(),
             user: self.user.clone(),
             model: self.model.clone(),
+            command: self.shown.clone(),
             state: state.shown(),
             queue_position: state.queue_position(),
             container: state.assignment().map(|assigned| assigned.container.clone()),
@@ -375,7 +406,7 @@ impl Drop for Reader {
 /// All executions of the daemon.
 #[derive(Debug)]
 pub struct Executions {
-    settings: Settings,
+    settings: RwLock<Settings>,
     served: BTreeMap<String, Served>,
     images: Images,
     metrics: Arc<ExecutionMetrics>,
@@ -438,6 +469,7 @@ impl Executions {
             metrics.expect(provider);
         }
         let (known, users, shutdown) = (Mutex::default(), Users::default(), CancellationToken::new());
+        let settings = RwLock::new(settings);
         Self { settings, served, images, metrics, known, users, spools, keeper, vault: None, shutdown }
     }
 
@@ -476,13 +508,14 @@ impl Executions {
         let background = request.background || audience == Audience::None;
         let (request, lent) = self.with_stored_credentials(request).await?;
         let plan = self.plan(request).await?;
-        let max = self.settings.max_per_user;
+        let settings = self.settings();
+        let max = settings.max_per_user;
         let slot = self.users.enter(&plan.user, max).ok_or_else(|| {
             let error = StartError::UserLimit(max);
             self.metrics.refused(&plan.provider, &error);
             error
         })?;
-        let log = Log::new(self.settings.log_limits(), self.spools.files()?)?;
+        let log = Log::new(settings.log_limits(), self.spools.files()?)?;
         let collection = match plan.work.collect.is_empty() {
             true => None,
             false => Some(Collection::new(plan.work.collect.clone(), self.spools.file()?)),
@@ -495,6 +528,7 @@ impl Executions {
             provider: plan.provider.clone(),
             user: plan.user.clone(),
             model: plan.model.clone(),
+            shown: plan.shown.clone(),
             created_at_ms: crate::telemetry::unix_ms(),
             timeout: plan.timeout,
             start_timeout: plan.start_timeout,
@@ -555,7 +589,7 @@ impl Executions {
         .to_owned();
         let is_slow = label == image_run::LABEL || request.archive.is_some();
         let this = Arc::clone(self);
-        let check = move || plan::plan(request, &this.served, &this.images, &this.settings);
+        let check = move || plan::plan(request, &this.served, &this.images, &this.settings());
         // Neither is one to wait for an archive that is unpacked.
         let checked = match is_slow {
             true => tokio::task::spawn_blocking(check).await.map_err(std::io::Error::other)?,
@@ -573,7 +607,7 @@ impl Executions {
         let mut known = self.known();
         if keep {
             let ended_at = handle.log.ended_at().map_or_else(Instant::now, clock::instant);
-            let until = ended_at + self.settings.retention;
+            let until = ended_at + self.settings().retention;
             let collected = handle.state().exit().and_then(|exit| exit.collected.as_ref()).map_or(0, |one| one.bytes);
             let bytes = handle.log.bytes() + usize::try_from(collected).unwrap_or(usize::MAX);
             known.ended.push_back(Retained { id: handle.id.clone(), until, bytes });
@@ -582,17 +616,31 @@ impl Executions {
             known.executions.remove(&handle.id);
             handle.forget();
         }
-        known.forget(&self.settings);
+        known.forget(&self.settings());
     }
 
     /// Forgets ended executions whose time is over; called now and then.
     pub fn forget_expired(&self) {
-        self.known().forget(&self.settings);
+        self.known().forget(&self.settings());
     }
 
     /// One execution.
     pub fn get(&self, id: &str) -> Option<Arc<Handle>> {
         self.known().executions.get(id).cloned()
+    }
+
+    /// Takes over a changed configuration, but for how much output is kept, which was fitted to the memory of the unit, and the
+    /// proxy's port, which running containers have. What runs goes on with the limits that it began with.
+    pub fn change(&self, config: &Config) {
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let Settings { output_bytes, retained_bytes, proxy_port, .. } = *settings;
+        *settings = Settings { output_bytes, retained_bytes, proxy_port, ..Settings::of(config) };
+        self.images.scheduler().set_max_waiting(config.queue.max);
+    }
+
+    /// Settings of all executions.
+    pub fn settings(&self) -> Settings {
+        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All known executions, newest last.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::environment;
-use super::image_run::{self, ImageRunError, Images, Origin};
+use super::image_run::{self, ImageRunError, Images, Origin, Start};
 use super::late::Late;
 use super::workspace::{Work, WorkError};
 use super::{Served, Settings};
@@ -17,6 +17,7 @@ use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
 use thaw_client::content::Content;
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
+use thaw_os::cgroup::Limits;
 
 /// User and group id of `runtime` in every image.
 pub const RUNTIME_USER: u32 = 1000;
@@ -27,6 +28,12 @@ const MAX_NAME: usize = 64;
 /// Most labels, and the longest label value, characters.
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_VALUE: usize = 256;
+
+/// Least memory that a request may ask for, bytes: below it hardly a program starts.
+const MIN_MEMORY: u64 = 16 << 20;
+
+/// Most of a command that is shown, bytes.
+const MAX_SHOWN: usize = 256;
 
 /// Longest path with its end, bytes (`PATH_MAX`, limits.h(0p)).
 const MAX_PATH: usize = 4096;
@@ -74,6 +81,9 @@ pub enum RequestError {
     /// A field that goes with `provider` only.
     #[error("`{0}` goes with `provider`, not with `image`")]
     OnlyWithProvider(&'static str),
+    /// A field that goes with `image` only.
+    #[error("`{0}` goes with `image`, not with `provider`")]
+    OnlyWithImage(&'static str),
     /// The image cannot be run.
     #[error(transparent)]
     Image(#[from] ImageRunError),
@@ -97,6 +107,7 @@ impl RequestError {
             Self::OnlyWithCommand(_) => "only_with_command",
             Self::ProviderOrImage => "provider_or_image",
             Self::OnlyWithProvider(_) => "only_with_provider",
+            Self::OnlyWithImage(_) => "only_with_image",
             Self::Image(ImageRunError::Unknown(_)) => "unknown_image",
             Self::Image(ImageRunError::Workspace { .. }) => "no_workspace",
             Self::Image(_) => "invalid_image",
@@ -129,6 +140,12 @@ pub struct Plan {
     pub model: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The command as it is shown; none for a prompt.
+    pub shown: Option<String>,
+    /// The program that is started.
+    pub(super) program: String,
+    /// Limits below those of the class.
+    pub(super) limits: Option<Limits>,
     /// Where the container comes from.
     pub(super) origin: Origin,
     /// What a prestarted CLI would get, if one can take this request.
@@ -199,6 +216,7 @@ pub fn plan(
 
 fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Settings) -> Result<Plan, RequestError> {
     check_names(&request)?;
+    force_env(&mut request)?;
     for (name, given) in [
         ("prompt", request.prompt.is_some()),
         ("model", request.model.is_some()),
@@ -211,7 +229,9 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     }
     let name = request.image.take().unwrap_or_default();
     let work = Work::of(&mut request, &settings.files)?;
-    let runnable = images.prepare(&name, request.command.as_deref(), !work.is_empty())?;
+    let start = Start { entrypoint: request.entrypoint.as_deref(), command: request.command.as_deref() };
+    let runnable = images.prepare(&name, start, !work.is_empty())?;
+    let limits = limits(&request, &runnable.limits)?;
     let timeout = timeout(request.timeout_ms, runnable.timeout, settings)?;
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let home = ("HOME".to_owned(), runnable.home);
@@ -219,7 +239,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
     let mut env = environment::of_image([home].into_iter().chain(runnable.env));
     environment::set_proxy(settings.proxy_port, &mut env);
     env.extend(request.env);
-    let with_host_name = environment::complete(runnable.memory_bytes, &mut env);
+    let with_host_name = environment::complete(limits.unwrap_or(runnable.limits).memory_bytes, &mut env);
     let (user, group) = runnable.ids;
     let env = env.into_iter().collect();
     let command = Command {
@@ -237,6 +257,9 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         user: request.user,
         model: None,
         labels: request.labels,
+        shown: Some(shown(&command.argv)),
+        program: command.argv.first().cloned().unwrap_or_default(),
+        limits,
         origin: runnable.origin,
         late: None,
         command: command.encode()?,
@@ -262,6 +285,44 @@ fn timeout(asked_ms: Option<u64>, usual: Duration, settings: &Settings) -> Resul
     }
 }
 
+/// What the request may use, if that is less than its class.
+fn limits(request: &ExecutionRequest, class: &Limits) -> Result<Option<Limits>, RequestError> {
+    let invalid = |field: &str, problem: String| Err(RequestError::InvalidField { field: field.to_owned(), problem });
+    if let Some(bytes) = request.memory_bytes
+        && !(MIN_MEMORY..=class.memory_bytes).contains(&bytes)
+    {
+        return invalid("memory_bytes", format!("must be from {MIN_MEMORY} to {}, the class's", class.memory_bytes));
+    }
+    // The kernel counts no less than a millisecond in a period.
+    let least = (1e3 / class.cpu_period_us as f64).max(0.01).min(class.cpu);
+    if let Some(cpus) = request.cpus
+        && !(cpus >= least && cpus <= class.cpu)
+    {
+        return invalid("cpus", format!("must be from {least} to {}, the class's", class.cpu));
+    }
+    if request.memory_bytes.is_none() && request.cpus.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Limits {
+        memory_bytes: request.memory_bytes.unwrap_or(class.memory_bytes),
+        cpu: request.cpus.unwrap_or(class.cpu),
+        cpu_burst: if request.cpus.is_some() { None } else { class.cpu_burst },
+        cpu_period_us: class.cpu_period_us,
+    }))
+}
+
+/// A command as one line, cut where it is long.
+fn shown(argv: &[String]) -> String {
+    let mut text = argv.join(" ").replace(char::is_control, " ");
+    if text.len() > MAX_SHOWN {
+        // The sign that it was cut has three bytes.
+        let end = (0..=MAX_SHOWN - 3).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// How long it may wait for a container.
 fn queue_timeout(asked_ms: Option<u64>, settings: &Settings) -> Result<Duration, RequestError> {
     let asked = asked_ms.map_or(settings.queue_timeout, Duration::from_millis);
@@ -282,6 +343,10 @@ fn provider_plan(
         return Err(RequestError::UnknownProvider { name: request.provider, known });
     };
     check_names(&request)?;
+    force_env(&mut request)?;
+    if request.entrypoint.is_some() {
+        return Err(RequestError::OnlyWithImage("entrypoint"));
+    }
     let work = Work::of(&mut request, &settings.files)?;
     let mut credentials = request.credentials.clone().unwrap_or_default();
     let given = std::mem::take(&mut credentials.env);
@@ -334,10 +399,18 @@ fn provider_plan(
         _ => return Err(RequestError::PromptOrCommand),
     };
     let timeout = timeout(request.timeout_ms, task.timeout, settings)?;
+    let class = &provider.resources.run;
+    let class = Limits {
+        memory_bytes: class.memory_bytes,
+        cpu: class.cpu,
+        cpu_burst: class.cpu_burst,
+        cpu_period_us: class.cpu_period.as_micros() as u64,
+    };
+    let limits = limits(&request, &class)?;
     let (prestarted, late) = late(target, &request, &work, &credentials, task.model.as_deref()).unzip();
     let queue_timeout = queue_timeout(request.queue_timeout_ms, settings)?;
     let mut env = environment(target, provider, settings, task.env, &credentials.env, &request.env);
-    let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
+    let with_host_name = environment::complete(limits.unwrap_or(class).memory_bytes, &mut env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let env = env.into_iter().collect();
     let mut command = Command {
@@ -358,6 +431,9 @@ fn provider_plan(
         user: request.user,
         model: task.model,
         labels: request.labels,
+        shown: request.command.as_deref().map(shown),
+        program: command.argv.first().cloned().unwrap_or_default(),
+        limits,
         origin: Origin::Pool(target.pool.clone(), prestarted),
         late,
         command: encoded?,
@@ -379,7 +455,9 @@ fn late(
     credentials: &Credentials,
     model: Option<&str>,
 ) -> Option<(Pool, Late)> {
-    if target.prestarted.is_empty() {
+    // It was made for the limits of its class.
+    let has_limits = request.memory_bytes.is_some() || request.cpus.is_some();
+    if target.prestarted.is_empty() || has_limits {
         return None;
     }
     // A CLI that runs already is in its directory; some can be told to work in another that is known to be there.
@@ -428,6 +506,19 @@ pub fn prestart_command(
     Command { argv, env, with_host_name, cwd, user, group, groups: Vec::new(), rlimits: Vec::new() }.encode()
 }
 
+/// Takes over the variables that are meant to replace a CLI's own, after none was found that is not.
+fn force_env(request: &mut ExecutionRequest) -> Result<(), RequestError> {
+    if request.prompt.is_some()
+        && let Some(name) = request.env.keys().find(|name| environment::is_the_clis(name))
+    {
+        let problem = format!("sets {name:?}, by which the provider's CLI works; `forced_env` sets it on purpose");
+        return Err(RequestError::InvalidField { field: "env".to_owned(), problem });
+    }
+    let forced = std::mem::take(&mut request.forced_env);
+    request.env.extend(forced);
+    Ok(())
+}
+
 fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     let invalid = |field: &str, problem: &str| {
         Err(RequestError::InvalidField { field: field.to_owned(), problem: problem.to_owned() })
@@ -436,7 +527,7 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     if request.user.is_empty() || request.user.len() > MAX_NAME || !id(&request.user) {
         return invalid("user", "must be 1 to 64 characters of a-z, 0-9 and -");
     }
-    for (name, value) in &request.env {
+    for (name, value) in request.env.iter().chain(&request.forced_env) {
         if !environment::is_name(name) {
             return invalid("env", "names must not be empty or contain `=` or a NUL character");
         }

@@ -32,6 +32,9 @@ use thaw_os::cgroup::Usage;
 /// the kernel.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Most of a program's name that is told when it does not start, characters.
+const MAX_NAMED: usize = 128;
+
 /// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -315,7 +318,7 @@ async fn see_through(
             (End::NotStarted(code), None)
         }
         None => {
-            let (end, stop) = follow(executions, handle, running, executions.settings.disconnect_grace, None).await;
+            let (end, stop) = follow(executions, handle, running, executions.settings().disconnect_grace, None).await;
             running.bring_back(&end, stop).await;
             (end, stop)
         }
@@ -341,7 +344,7 @@ pub(super) async fn go_on(
         handle.log.push(&Event::Delta(Delta { text: missing.to_owned() }));
     }
     tracing::info!(container = running.container.id(), "execution goes on");
-    let grace = executions.settings.reconnect_grace;
+    let grace = executions.settings().reconnect_grace;
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
     running.bring_back(&end, stop).await;
     let mut ended = running.conclude(handle, end, stop);
@@ -352,7 +355,7 @@ pub(super) async fn go_on(
 
 /// What was asked for of the files that it left.
 async fn collected(executions: &Executions, handle: &Handle, running: &Running) -> Option<Collected> {
-    let collected = workspace::collect_from(handle, &running.container, executions.settings.files.collect).await;
+    let collected = workspace::collect_from(handle, &running.container, executions.settings().files.collect).await;
     failpoints::at("end.collected");
     collected
 }
@@ -360,8 +363,10 @@ async fn collected(executions: &Executions, handle: &Handle, running: &Running) 
 fn tell(executions: &Executions, handle: &Handle, ended: Ended) {
     let Ended { container, exit, used } = ended;
     executions.metrics.exited(&handle.provider, &exit, &used);
+    // The API's word, not this program's.
+    let reason = serde_json::to_value(exit.reason).ok().and_then(|word| word.as_str().map(str::to_owned));
     tracing::info!(
-        %container, reason = ?exit.reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
+        %container, reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
     );
     finish(handle, exit);
 }
@@ -400,11 +405,14 @@ async fn begin(
     let mut attempts = 1;
     let (container, path, submitted, failed) = loop {
         let (container, path, submitted) =
-            hand_over(handle, plan, executions.settings.disconnect_grace, &mut attempts).await?;
+            hand_over(handle, plan, executions.settings().disconnect_grace, &mut attempts).await?;
         container.thaw()?;
         failpoints::at("claim.thawed");
         match started(&submitted).await {
-            Ok(failed) => break (container, path, submitted, failed),
+            Ok(failed) => {
+                let failed = failed.map(|(code, why)| (code, naming(&plan.program, &why)));
+                break (container, path, submitted, failed);
+            }
             // It died after it was given everything, and has reported no start: the next one is as good.
             Err(error) if may_try_another(&error, path, attempts) => {
                 tracing::warn!(container = container.id(), %error, "claimed container died");
@@ -464,6 +472,15 @@ async fn begin(
         },
         failed,
     ))
+}
+
+/// Names the program where it is told why that did not start.
+fn naming(program: &str, why: &str) -> String {
+    let name: String = program.chars().take(MAX_NAMED).collect();
+    let text = why.replace("the command", &format!("{name:?}"));
+    // A habit of shells and of `docker exec sh -c`.
+    let is_line = program.contains(' ');
+    if is_line { text + "; a command and its arguments are separate words" } else { text }
 }
 
 /// Waits until the command runs. One that cannot be executed has a code and a reason.
@@ -592,6 +609,9 @@ async fn submit(
     }
     failpoints::at("claim.kept");
     let mut container = container.claim_once(&handle.id)?;
+    if let Some(limits) = plan.limits {
+        container.tighten(limits)?;
+    }
     failpoints::at("claim.raised");
     if !plan.files.is_empty() {
         let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
@@ -697,12 +717,12 @@ async fn follow(
         }
     };
     let mut sink = Sink { handle, decoder, on_first };
-    let kill_grace = executions.settings.kill_grace;
+    let kill_grace = executions.settings().kill_grace;
     let mut kill_at = stop.map(|(reason, since)| ask_to_end(process, reason, since + kill_grace));
     let mut stop = stop.map(|(reason, _)| reason);
     let deadline = tokio::time::Instant::from_std(*deadline);
     let start_deadline = handle.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
-    let mut abandoned = std::pin::pin!(handle.abandoned(first_grace, executions.settings.disconnect_grace));
+    let mut abandoned = std::pin::pin!(handle.abandoned(first_grace, executions.settings().disconnect_grace));
 
     let end = loop {
         // Not read while a reader is far behind, the command waits on a full pipe, as it would for `less`.

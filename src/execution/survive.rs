@@ -36,6 +36,9 @@ pub struct Note {
     provider: String,
     user: String,
     model: Option<String>,
+    /// Absent in notes of a daemon that did not show commands.
+    #[serde(default)]
+    shown: Option<String>,
     created_at_ms: u64,
     timeout: Duration,
     start_timeout: Option<Duration>,
@@ -61,6 +64,7 @@ impl Handle {
             provider: self.provider.clone(),
             user: self.user.clone(),
             model: self.model.clone(),
+            shown: self.shown.clone(),
             created_at_ms: self.created_at_ms,
             timeout: self.timeout,
             start_timeout: self.start_timeout,
@@ -215,7 +219,7 @@ impl Executions {
         let collection = collected.map(|file| Collection::new(note.collect.clone(), file));
         let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
         let pipes = copy().zip(copy());
-        let (log, recovered) = Log::recover(self.settings.log_limits(), files).map_err(|error| error.to_string())?;
+        let (log, recovered) = Log::recover(self.settings().log_limits(), files).map_err(|error| error.to_string())?;
         Ok(Understood { note, log, recovered, collection, pipes })
     }
 
@@ -227,6 +231,7 @@ impl Executions {
             provider: note.provider,
             user: note.user,
             model: note.model,
+            shown: note.shown,
             created_at_ms: note.created_at_ms,
             timeout: note.timeout,
             start_timeout: note.start_timeout,

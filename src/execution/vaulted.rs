@@ -80,8 +80,8 @@ impl Executions {
         };
         // One that does not exist is told so later.
         let Some(served) = self.served.get(&request.provider) else { return Ok((request, None)) };
-        let patience = request.queue_timeout_ms.map_or(self.settings.queue_timeout, Duration::from_millis);
-        let patience = patience.min(self.settings.max_queue_timeout);
+        let patience = request.queue_timeout_ms.map_or(self.settings().queue_timeout, Duration::from_millis);
+        let patience = patience.min(self.settings().max_queue_timeout);
         let checkout = vault.checkout(&request.user, &served.provider, patience).await.map_err(|error| {
             let error = StartError::from(error);
             self.metrics.refused(&served.provider.name, &error);

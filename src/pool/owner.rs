@@ -222,7 +222,7 @@ impl Owner {
     fn scale(&mut self) {
         let observed = Observed { warm: self.warm.len(), queued: self.scheduler.waiting_for(&self.provider) };
         if let Some(decision) = self.scaler.decide(Instant::now(), observed) {
-            tracing::info!(provider = %self.provider, target = decision.to, "pool scaled {decision}");
+            tracing::info!(provider = %self.provider, pool_target = decision.to, "pool scaled {decision}");
             self.scheduler.metrics.scaled(&self.provider, &decision);
             self.scaled = Some(decision.to_string());
             self.trim();
@@ -256,7 +256,7 @@ impl Owner {
         }
         self.scaler.set(Bounds { min, max, scaling }, target.unwrap_or(self.scaler.target()));
         let target = self.scaler.target();
-        tracing::info!(provider = %self.provider, target, min, max, scaling, "pool changed by request");
+        tracing::info!(provider = %self.provider, pool_target = target, min, max, scaling, "pool changed by request");
         self.scaled = Some(format!("set to {target} by request"));
         self.trim();
         Ok(())
@@ -514,8 +514,8 @@ impl Owner {
                 self.template = Some(template);
                 self.readiness.send_replace(Readiness::Ready);
                 self.scheduler.changed();
-                let target = self.scaler.target();
-                tracing::info!(provider = %self.provider, target, "image ready, pool begins to fill");
+                let pool_target = self.scaler.target();
+                tracing::info!(provider = %self.provider, pool_target, "image ready, pool begins to fill");
                 None
             }
             Ok(Finished::Prepared(Err(reason))) => {

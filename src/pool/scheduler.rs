@@ -126,7 +126,7 @@ pub struct Scheduler {
     queue: Mutex<FairQueue<Waiter>>,
     /// Length of the fair queue, readable without the lock.
     waiting: AtomicUsize,
-    max_waiting: usize,
+    max_waiting: AtomicUsize,
     pools: Mutex<Vec<Pool>>,
     /// Why the last request that could not be served could not.
     shortage: Mutex<Option<Unavailable>>,
@@ -176,13 +176,18 @@ impl Scheduler {
             admission: Admission::new(settings.admission),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            max_waiting: settings.max_waiting,
+            max_waiting: AtomicUsize::new(settings.max_waiting),
             pools: Mutex::default(),
             shortage: Mutex::default(),
             metrics,
         });
         tokio::spawn(Arc::clone(&this).serve());
         this
+    }
+
+    /// How many requests may wait from now on; those that wait already stay.
+    pub fn set_max_waiting(&self, max: usize) {
+        self.max_waiting.store(max, Ordering::Relaxed);
     }
 
     /// The registry of all containers.
@@ -347,8 +352,9 @@ impl Scheduler {
             if request.wait.is_zero() && coming <= queue.waiting_for(provider) {
                 return Err(shortage.into());
             }
-            if queue.len() >= self.max_waiting {
-                return Err(ClaimError::QueueFull { max: self.max_waiting, shortage });
+            let max = self.max_waiting.load(Ordering::Relaxed);
+            if queue.len() >= max {
+                return Err(ClaimError::QueueFull { max, shortage });
             }
             let prestarted = request.prestarted.cloned();
             let waiter = Waiter { pool: pool.cloned(), prestarted, bytes, grant: sender, position };

@@ -63,7 +63,7 @@ fn bash_completes() {
     assert_eq!(in_bash(paper.path(), &["thawctl", "poo"]), ["pools", "pool"]);
     assert_eq!(in_bash(paper.path(), &["thawctl", "run", "--ti"]), ["--timeout"]);
     assert_eq!(in_bash(paper.path(), &["thawctl", "image", "bui"]), ["build"]);
-    assert_eq!(in_bash(paper.path(), &["thawctl", "--format", ""]), ["table", "json"]);
+    assert_eq!(in_bash(paper.path(), &["thawctl", "--format", ""]), ["table", "json", "jsonl"]);
     assert_eq!(in_bash(paper.path(), &["thawd", "--check"]), ["--check-config"]);
     for program in ["thawctl", "thawd"] {
         let all = in_bash(paper.path(), &[program, ""]);

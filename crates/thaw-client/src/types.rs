@@ -37,6 +37,10 @@ pub struct ExecutionRequest {
     /// A command (argv) to run in the provider's image instead of its CLI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// A program with its first arguments to start instead of the image's entrypoint; the image's own command is left out
+    /// too. Only with `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// Model; the provider's default when absent. Only with `prompt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -49,6 +53,10 @@ pub struct ExecutionRequest {
     /// Additional environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Variables that are set although a provider's CLI may break by them (`HOME`, `PATH`, the proxy's, `LD_…`), which
+    /// `env` does not take beside a prompt. They win over `env`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forced_env: BTreeMap<String, String>,
     /// What the command reads on its standard input, up to its end; nothing (`/dev/null`) when absent. Not with `prompt`,
     /// which the CLI reads there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +78,12 @@ pub struct ExecutionRequest {
     /// something to `collect`, else the image's own, or the provider's home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// Memory limit, bytes: from 16 MiB to that of the provider's class, which holds when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// CPUs' worth of time, without any burst: from 0.01 to that of the provider's class, which holds when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
     /// Wall-clock limit in milliseconds; the manifest's timeout for the model and effort when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -185,6 +199,9 @@ pub struct Execution {
     /// Model used, when a prompt was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The command that was asked for, as one line of at most 256 bytes; absent for a prompt, which is never shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// State.
     pub state: ExecutionState,
     /// While it is queued: how many requests are served before it is, itself included, if nobody else comes.

@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod layout;
 pub mod progress;
 pub mod registry;
+pub mod signature;
 mod store;
 mod unpack;
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::fields::Fields;
 use super::request::{credentials, current_user};
 use super::table::table;
 use super::{CtlError, Format, print, view};
@@ -78,7 +79,7 @@ pub(super) struct Rotate {
     owner: Owner,
 }
 
-pub(super) async fn run(client: &Client, command: Command, format: Format) -> Result<(), CtlError> {
+pub(super) async fn run(client: &Client, command: Command, format: &Format) -> Result<(), CtlError> {
     match command {
         Command::Put(args) => put(client, args, format).await,
         Command::Ls(owner) => list(client, &owner.name(), format).await,
@@ -92,17 +93,15 @@ pub(super) async fn run(client: &Client, command: Command, format: Format) -> Re
     }
 }
 
-async fn put(client: &Client, args: Put, format: Format) -> Result<(), CtlError> {
+async fn put(client: &Client, args: Put, format: &Format) -> Result<(), CtlError> {
     let files = args.files.iter().map(|path| named(path)).collect::<Result<Vec<_>, _>>()?;
     let secret = credentials(&files, args.credential_env.into_iter().collect())?.unwrap_or_default();
     let user = args.owner.name();
     let stored: Value = client.put_credential(&user, &args.provider, &secret).await?;
-    if format == Format::Json {
-        return object(&stored);
-    }
     let word = |key: &str| stored[key].as_str().unwrap_or_default().to_owned();
     let account = if word("account").is_empty() { String::new() } else { format!(" of {}", word("account")) };
-    Ok(print(&format!("stored {} for {user}{account}: {}, {}\n", args.provider, word("kind"), word("state")))?)
+    let line = format!("stored {} for {user}{account}: {}, {}\n", args.provider, word("kind"), word("state"));
+    object(&stored, format, line)
 }
 
 /// `NAME=FILE`, or a file under its own name.
@@ -118,11 +117,12 @@ fn named(path: &Path) -> Result<(String, PathBuf), CtlError> {
     Ok((name.to_owned(), path.to_owned()))
 }
 
-async fn list(client: &Client, user: &str, format: Format) -> Result<(), CtlError> {
-    if format == Format::Json {
-        return view::json(&client.credentials::<Value>(user).await?);
-    }
-    let items = client.credentials::<types::Credential>(user).await?;
+async fn list(client: &Client, user: &str, format: &Format) -> Result<(), CtlError> {
+    let items = client.credentials::<Value>(user).await?;
+    format.print(&items, &Fields::of::<types::Credential>(), || Ok(rows(view::typed(&items)?)))
+}
+
+fn rows(items: Vec<types::Credential>) -> String {
     let date = |text: Option<String>| text.unwrap_or_default().chars().take(19).collect::<String>().replace('T', " ");
     let rows = items.into_iter().map(|item| {
         [
@@ -138,10 +138,10 @@ async fn list(client: &Client, user: &str, format: Format) -> Result<(), CtlErro
         ]
     });
     let columns = ["PROVIDER", "KIND", "ACCOUNT", "STATE", "VERSION", "EXPIRES", "LAST USED", "UPDATED", "FINGERPRINT"];
-    Ok(print(&table(columns, rows))?)
+    table(columns, rows)
 }
 
-async fn rotate(client: &Client, args: Rotate, format: Format) -> Result<(), CtlError> {
+async fn rotate(client: &Client, args: Rotate, format: &Format) -> Result<(), CtlError> {
     let (json, line) = match args.master {
         true => {
             let json: Value = client.rotate_master_key().await?;
@@ -155,11 +155,15 @@ async fn rotate(client: &Client, args: Rotate, format: Format) -> Result<(), Ctl
             (json, format!("{}: {} credentials encrypted with the key {}\n", key.user, key.credentials, key.key))
         }
     };
-    if format == Format::Json { object(&json) } else { Ok(print(&line)?) }
+    object(&json, format, line)
 }
 
-fn object(json: &Value) -> Result<(), CtlError> {
-    Ok(print(&format!("{json:#}\n"))?)
+/// The one object that the daemon answered, or a line about it.
+fn object(json: &Value, format: &Format, line: String) -> Result<(), CtlError> {
+    match format {
+        Format::Json => Ok(print(&format!("{json:#}\n"))?),
+        _ => format.print(std::slice::from_ref(json), &Fields::of_items(), || Ok(line)),
+    }
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(json: &Value) -> Result<T, CtlError> {

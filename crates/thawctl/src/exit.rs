@@ -1,5 +1,6 @@
 //! The exit code of `thawctl run`: the command's own, else docker's and timeout(1)'s habits.
 
+use super::table::bytes;
 use thaw_client::types::{Exit, ExitReason};
 
 /// thawctl or the daemon failed, or the container broke.
@@ -37,21 +38,70 @@ pub(super) fn code(exit: &Exit, interrupted: Option<u8>) -> u8 {
     }
 }
 
-/// What to tell about an execution that did not end well. The exit code of a command speaks for itself; that of a
-/// prompt's CLI does not.
-pub(super) fn complaint(exit: &Exit, is_prompt: bool) -> Option<String> {
+/// Where an execution's time limit comes from, as far as that is known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// `--timeout` of this run.
+    Asked,
+    /// The manifest of this provider.
+    Manifest(String),
+    /// The configuration, for commands in an image.
+    Image,
+    /// Somebody else started it.
+    Unknown,
+}
+
+impl Limit {
+    fn described(&self) -> String {
+        match self {
+            Self::Asked => "the limit is that of --timeout".to_owned(),
+            Self::Manifest(provider) => format!(
+                "the limit is that of [timeouts] in the manifest of {provider}, or execution.max_timeout_ms; \
+                 --timeout SECONDS sets another one"
+            ),
+            Self::Image => {
+                "the limit is image_run.timeout_seconds of the daemon's configuration; --timeout SECONDS sets \
+                            another one"
+                    .to_owned()
+            }
+            Self::Unknown => "--timeout of `thawctl run` sets the limit".to_owned(),
+        }
+    }
+}
+
+/// Who ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The CLI that answers a prompt.
+    Cli,
+    /// A command whose exit code becomes ours.
+    Command,
+    /// A command whose exit code is shown nowhere else.
+    ToldCommand,
+}
+
+/// What to tell about an execution that did not end well. The exit code of a command speaks for itself where it is passed
+/// on; that of a prompt's CLI does not.
+pub(super) fn complaint(exit: &Exit, who: Who, limit: &Limit) -> Option<String> {
+    let cli = if who == Who::Cli { "the provider's CLI" } else { "the command" };
     let what = match exit.reason {
-        ExitReason::Exited if exit.success || !is_prompt => return None,
+        ExitReason::Exited if exit.success || who == Who::Command => return None,
         ExitReason::Exited => match (exit.signal, exit.code) {
-            (Some(signal), _) => format!("the provider's CLI was killed by signal {signal}"),
-            (None, Some(0)) => "the provider's CLI reports a failure".to_owned(),
-            (None, Some(code)) => format!("the provider's CLI failed with exit code {code}"),
-            (None, None) => "the provider's CLI failed".to_owned(),
+            (Some(signal), _) => format!("{cli} was killed by signal {signal}"),
+            (None, Some(0)) => format!("{cli} reports a failure"),
+            (None, Some(code)) => format!("{cli} failed with exit code {code}"),
+            (None, None) => format!("{cli} failed"),
         },
-        ExitReason::Timeout => format!("timed out after {} ms", exit.duration_ms),
+        // A CLI that never said anything has a limit of its own, and its own words.
+        ExitReason::Timeout if exit.detail.as_ref().is_some_and(|detail| detail.contains("start timeout")) => {
+            "timed out".to_owned()
+        }
+        ExitReason::Timeout => {
+            return Some(format!("timed out after {:.1} s: {}", exit.duration_ms as f64 / 1e3, limit.described()));
+        }
         ExitReason::Cancelled => "cancelled".to_owned(),
         ExitReason::Oom => {
-            format!("out of memory: the container reached its limit (peak {} bytes)", exit.memory_peak_bytes)
+            format!("out of memory: the container reached its limit (peak {})", bytes(exit.memory_peak_bytes))
         }
         ExitReason::Killed => exit.signal.map_or("killed".to_owned(), |signal| format!("killed by signal {signal}")),
         ExitReason::Lost => "the container broke".to_owned(),
@@ -113,13 +163,34 @@ mod tests {
 
     #[test]
     fn a_failed_command_speaks_by_its_exit_code_but_a_prompt_does_not() {
+        let said = |exit: &Exit, who| complaint(exit, who, &Limit::Unknown);
         let failed = exit(ExitReason::Exited, Some(3), None, false);
-        assert_eq!(complaint(&failed, false), None);
-        assert!(complaint(&failed, true).unwrap().contains("exit code 3"));
+        assert_eq!(said(&failed, Who::Command), None);
+        assert_eq!(said(&failed, Who::ToldCommand).unwrap(), "the command failed with exit code 3");
+        assert!(said(&failed, Who::Cli).unwrap().contains("CLI failed with exit code 3"));
         let detailed =
             Exit { detail: Some("401 Unauthorized".into()), ..exit(ExitReason::Exited, Some(0), None, false) };
-        assert_eq!(complaint(&detailed, true).unwrap(), "the provider's CLI reports a failure: 401 Unauthorized");
-        assert_eq!(complaint(&exit(ExitReason::Killed, None, Some(15), false), false).unwrap(), "killed by signal 15");
-        assert!(complaint(&exit(ExitReason::Timeout, None, None, false), false).unwrap().contains("7 ms"));
+        assert_eq!(said(&detailed, Who::Cli).unwrap(), "the provider's CLI reports a failure: 401 Unauthorized");
+        assert_eq!(
+            said(&exit(ExitReason::Killed, None, Some(15), false), Who::Command).unwrap(),
+            "killed by signal 15"
+        );
+    }
+
+    #[test]
+    fn a_time_out_names_the_option_and_what_set_the_limit() {
+        let late = exit(ExitReason::Timeout, None, None, false);
+        let said = |limit| complaint(&late, Who::Command, &limit).unwrap();
+        assert_eq!(said(Limit::Asked), "timed out after 0.0 s: the limit is that of --timeout");
+        for (limit, key) in [
+            (Limit::Manifest("openai".into()), "[timeouts] in the manifest of openai"),
+            (Limit::Image, "image_run.timeout_seconds"),
+            (Limit::Unknown, "thawctl run"),
+        ] {
+            let said = said(limit);
+            assert!(said.contains("--timeout") && said.contains(key), "{said}");
+        }
+        let silent = Exit { detail: Some("no output within the start timeout of 20000 ms".into()), ..late.clone() };
+        assert!(complaint(&silent, Who::Cli, &Limit::Asked).unwrap().contains("start timeout"));
     }
 }

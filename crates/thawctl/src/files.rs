@@ -9,7 +9,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Archive, Builder};
 
-use super::{CtlError, Format, complain, print, table};
+use super::fields::Fields;
+use super::{CtlError, Format, complain, ids, print, table};
 use thaw_client::client::Client;
 use thaw_client::content::Content;
 use thaw_client::types::{Collected, FileKind};
@@ -17,7 +18,8 @@ use thaw_client::types::{Collected, FileKind};
 /// Arguments of `thawctl files`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Id of the execution, see `thawctl ps -a`
+    /// Id of the execution, the beginning of it, or its name; see `thawctl ps -a`
+    #[arg(add = super::completion::executions())]
     id: String,
     /// Print this one file, by its path below /workspace
     #[arg(conflicts_with = "output")]
@@ -28,22 +30,23 @@ pub(super) struct Args {
 }
 
 /// Lists, prints or fetches what was collected of an execution.
-pub(super) async fn files(client: &Client, args: &Args, format: Format) -> Result<(), CtlError> {
+pub(super) async fn files(client: &Client, args: &Args, format: &Format) -> Result<(), CtlError> {
+    let id = &ids::resolve(client, &args.id).await?;
     if let Some(path) = &args.path {
-        let bytes = client.file(&args.id, path).await?;
+        let bytes = client.file(id, path).await?;
         let mut out = io::stdout().lock();
         out.write_all(&bytes)?;
         return Ok(out.flush()?);
     }
     if let Some(folder) = &args.output {
-        return fetch(client, &args.id, folder).await;
+        return fetch(client, id, folder).await;
     }
-    if format == Format::Json {
-        let path = format!("{}/files", thaw_client::client::execution_path(&args.id)?);
+    if *format != Format::Table {
+        let path = format!("{}/files", thaw_client::client::execution_path(id)?);
         let items: Vec<serde_json::Value> = client.list(&path).await?;
-        return Ok(print(&format!("{}\n", serde_json::Value::Array(items)))?);
+        return format.print(&items, &Fields::of_items(), || Ok(String::new()));
     }
-    let rows = client.files(&args.id).await?.into_iter().map(|file| {
+    let rows = client.files(id).await?.into_iter().map(|file| {
         let kind = match file.kind {
             FileKind::File => "file",
             FileKind::Directory => "directory",

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::daemon_config::daemon_config;
+use super::fields::Fields;
 use super::image_registry::{self, PullArgs, PushArgs};
 use super::image_store::{self, ImportArgs, Names, StoreArgs};
 use super::table::{bytes, table};
-use super::{CtlError, Format, complain, print};
+use super::{CtlError, Format, complain, print, recipes};
 use thaw_client::client::Client;
 use thaw_client::renewal::Renewal;
 use thaw_client::types::Stage;
@@ -17,7 +18,7 @@ use thaw_image::build::{BuildError, BuildOptions, BuildReport, LayerCompression,
 use thaw_image::progress::Terminal;
 
 /// Where downloads and layers are kept between builds (Filesystem Hierarchy Standard, section 5.5).
-const CACHE_DIR: &str = "/var/cache/thawd/build";
+pub(super) const CACHE_DIR: &str = "/var/cache/thawd/build";
 
 /// Exit code of `lock --check` when a lock is not the newest.
 const STALE: u8 = 1;
@@ -63,7 +64,7 @@ pub(super) struct UseArgs {
 /// Arguments of `build`.
 #[derive(Debug, clap::Args)]
 pub(super) struct BuildArgs {
-    /// Folder that holds image.toml
+    /// Folder that holds image.toml, or the name of a recipe that came with the package
     #[arg(value_name = "DIR")]
     manifest_dir: PathBuf,
     /// Where the image layout is written [default: the daemon's, /var/lib/thawd/layouts/NAME]
@@ -164,7 +165,7 @@ impl BuildArgs {
 
 /// Does it, with progress on stderr; returns the exit code. Blocks; Ctrl-C ends it at any time, and loses only what is
 /// under way.
-pub(super) async fn image(client: &Client, command: &Command, format: Format) -> Result<u8, CtlError> {
+pub(super) async fn image(client: &Client, command: &Command, format: &Format) -> Result<u8, CtlError> {
     match command {
         Command::Build(args) => built(args, format)?,
         Command::Lock(args) if args.check => return checked(args, format),
@@ -183,10 +184,12 @@ pub(super) async fn image(client: &Client, command: &Command, format: Format) ->
     Ok(0)
 }
 
-async fn taken_over(client: &Client, name: &str, format: Format) -> Result<(), CtlError> {
+async fn taken_over(client: &Client, name: &str, format: &Format) -> Result<(), CtlError> {
     let pools = client.use_image(name).await?;
-    if format == Format::Json {
-        return Ok(print(&format!("{}\n", serde_json::to_value(&pools).map_err(io::Error::from)?))?);
+    if *format != Format::Table {
+        let items: Vec<_> =
+            pools.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(io::Error::from)?;
+        return format.print(&items, &Fields::of_items(), || Ok(String::new()));
     }
     for pool in pools {
         let stage = if pool.stage == Stage::Prestarted { "prestarted" } else { "created" };
@@ -212,7 +215,7 @@ fn locked(args: &LockArgs) -> Result<(), CtlError> {
 }
 
 /// Lists what is stale of each image; the exit code says whether there is anything.
-fn checked(args: &LockArgs, format: Format) -> Result<u8, CtlError> {
+fn checked(args: &LockArgs, format: &Format) -> Result<u8, CtlError> {
     let mut found = Vec::new();
     for folder in &args.manifest_dirs {
         let folder = canonical(folder)?;
@@ -220,25 +223,20 @@ fn checked(args: &LockArgs, format: Format) -> Result<u8, CtlError> {
         let stale = args.sources.told(check(&folder, &args.sources.options(), &Terminal::new(&name)))?;
         found.extend(stale.into_iter().map(|one| (name.clone(), one)));
     }
-    let text = match format {
-        Format::Table => found.iter().map(|(image, one)| format!("{image}: {one}\n")).collect(),
-        Format::Json => {
-            let items: Vec<_> = found
-                .iter()
-                .map(|(image, one)| {
-                    json!({ "image": image, "package": one.package, "locked": one.locked, "newest": one.newest,
-                        "is_there": one.is_there })
-                })
-                .collect();
-            format!("{}\n", serde_json::to_string_pretty(&items).map_err(io::Error::from)?)
-        }
-    };
-    print(&text)?;
+    let items: Vec<_> = found
+        .iter()
+        .map(|(image, one)| {
+            json!({ "image": image, "package": one.package, "locked": one.locked, "newest": one.newest,
+                "is_there": one.is_there })
+        })
+        .collect();
+    let lines = || Ok(found.iter().map(|(image, one)| format!("{image}: {one}\n")).collect());
+    format.print(&items, &Fields::of_items(), lines)?;
     Ok(if found.is_empty() { 0 } else { STALE })
 }
 
-fn built(args: &BuildArgs, format: Format) -> Result<(), CtlError> {
-    let folder = canonical(&args.manifest_dir)?;
+fn built(args: &BuildArgs, format: &Format) -> Result<(), CtlError> {
+    let folder = recipes::folder(&args.manifest_dir)?;
     let name = name_of(&folder);
     let options = args.options(&name)?;
     if let Some(parent) = options.layout_dir.parent() {
@@ -249,22 +247,14 @@ fn built(args: &BuildArgs, format: Format) -> Result<(), CtlError> {
     Ok(print(&described(&report, format)?)?)
 }
 
-fn newer(args: &OutdatedArgs, format: Format) -> Result<(), CtlError> {
+fn newer(args: &OutdatedArgs, format: &Format) -> Result<(), CtlError> {
     let found = args.sources.told(outdated(&canonical(&args.manifest_dir)?, &args.sources.options()))?;
-    let text = match format {
-        Format::Table => {
-            let rows = found.into_iter().map(|one| [one.package, one.pinned, one.newest]);
-            table(["PACKAGE", "PINNED", "NEWEST"], rows)
-        }
-        Format::Json => {
-            let items: Vec<_> = found
-                .iter()
-                .map(|one| json!({ "package": one.package, "pinned": one.pinned, "newest": one.newest }))
-                .collect();
-            format!("{}\n", serde_json::to_string_pretty(&items).map_err(io::Error::from)?)
-        }
-    };
-    Ok(print(&text)?)
+    let items: Vec<_> =
+        found.iter().map(|one| json!({ "package": one.package, "pinned": one.pinned, "newest": one.newest })).collect();
+    format.print(&items, &Fields::of_items(), || {
+        let rows = found.into_iter().map(|one| [one.package, one.pinned, one.newest]);
+        Ok(table(["PACKAGE", "PINNED", "NEWEST"], rows))
+    })
 }
 
 fn canonical(folder: &Path) -> Result<PathBuf, CtlError> {
@@ -279,10 +269,20 @@ fn usage(path: &Path, error: &io::Error) -> CtlError {
     CtlError::Usage(format!("{}: {error}", path.display()))
 }
 
-fn described(report: &BuildReport, format: Format) -> Result<String, CtlError> {
+fn described(report: &BuildReport, format: &Format) -> Result<String, CtlError> {
     let (stored, unpacked) = (report.compressed_bytes(), report.unpacked_bytes());
-    Ok(match format {
-        Format::Table => format!(
+    let layers: Vec<_> = report
+        .layers
+        .iter()
+        .map(|layer| {
+            json!({ "role": layer.role, "digest": layer.digest, "compressed_bytes": layer.compressed_bytes,
+                "unpacked_bytes": layer.unpacked_bytes, "cached": layer.cached })
+        })
+        .collect();
+    let item = json!({ "name": report.name, "digest": report.digest, "layout": report.layout, "layers": layers,
+        "compressed_bytes": stored, "unpacked_bytes": unpacked, "unchanged": report.unchanged, "unlocked": report.unlocked });
+    format.text(&[item], &Fields::of_items(), || {
+        Ok(format!(
             "{} {} in {}: {} layers, {} stored, {} unpacked{}\n",
             report.name,
             report.digest,
@@ -291,19 +291,6 @@ fn described(report: &BuildReport, format: Format) -> Result<String, CtlError> {
             bytes(stored),
             bytes(unpacked),
             if report.unchanged { ", unchanged" } else { "" }
-        ),
-        Format::Json => {
-            let layers: Vec<_> = report
-                .layers
-                .iter()
-                .map(|layer| {
-                    json!({ "role": layer.role, "digest": layer.digest, "compressed_bytes": layer.compressed_bytes,
-                        "unpacked_bytes": layer.unpacked_bytes, "cached": layer.cached })
-                })
-                .collect();
-            let item = json!({ "name": report.name, "digest": report.digest, "layout": report.layout, "layers": layers,
-                "compressed_bytes": stored, "unpacked_bytes": unpacked, "unchanged": report.unchanged, "unlocked": report.unlocked });
-            format!("{}\n", serde_json::to_string_pretty(&[item]).map_err(io::Error::from)?)
-        }
+        ))
     })
 }

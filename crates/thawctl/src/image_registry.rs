@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 
 use super::daemon_config::daemon_config;
+use super::fields::Fields;
 use super::table::bytes;
 use super::{CtlError, Format, print};
 use thaw_client::types::Secret;
@@ -69,7 +70,14 @@ struct Access {
 }
 
 /// Gets an image into a layout, with progress on stderr.
-pub(super) async fn pull(args: &PullArgs, format: Format) -> Result<(), CtlError> {
+pub(super) async fn pull(args: &PullArgs, format: &Format) -> Result<(), CtlError> {
+    if daemon_config()?.image.require_signature {
+        return Err(CtlError::Usage(
+            "image.require_signature is set, and images of registries carry no signature that is known here: import a \
+             signed archive with `thawctl image import`"
+                .to_owned(),
+        ));
+    }
     let reference = registry::reference(&args.reference)?;
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -87,7 +95,7 @@ pub(super) async fn pull(args: &PullArgs, format: Format) -> Result<(), CtlError
 }
 
 /// Sends the image of a layout, with progress on stderr.
-pub(super) async fn push(args: &PushArgs, format: Format) -> Result<(), CtlError> {
+pub(super) async fn push(args: &PushArgs, format: &Format) -> Result<(), CtlError> {
     let reference = registry::reference(&args.reference)?;
     let options = args.access.options(&reference)?;
     let layout = layout(&args.layout, &daemon_config()?.paths.layouts());
@@ -152,9 +160,12 @@ fn limit_memory() {
     let _ = rustix::process::setrlimit(Resource::Data, limit);
 }
 
-fn pulled(report: &PullReport, format: Format) -> Result<String, CtlError> {
-    Ok(match format {
-        Format::Table => format!(
+fn pulled(report: &PullReport, format: &Format) -> Result<String, CtlError> {
+    let item = json!({ "name": report.name, "digest": report.digest, "index": report.index,
+        "layout": report.layout, "layers": report.layers, "compressed_bytes": report.compressed_bytes,
+        "fetched_bytes": report.fetched_bytes, "unchanged": report.unchanged });
+    format.text(&[item], &Fields::of_items(), || {
+        Ok(format!(
             "{} {} in {}: {} layers, {} stored, {} fetched{}\n",
             report.name,
             report.digest,
@@ -163,31 +174,22 @@ fn pulled(report: &PullReport, format: Format) -> Result<String, CtlError> {
             bytes(report.compressed_bytes),
             bytes(report.fetched_bytes),
             if report.unchanged { ", unchanged" } else { "" }
-        ),
-        Format::Json => {
-            let item = json!({ "name": report.name, "digest": report.digest, "index": report.index,
-                "layout": report.layout, "layers": report.layers, "compressed_bytes": report.compressed_bytes,
-                "fetched_bytes": report.fetched_bytes, "unchanged": report.unchanged });
-            format!("{}\n", serde_json::to_string_pretty(&[item]).map_err(io::Error::from)?)
-        }
+        ))
     })
 }
 
-fn pushed(report: &PushReport, format: Format) -> Result<String, CtlError> {
-    Ok(match format {
-        Format::Table => format!(
+fn pushed(report: &PushReport, format: &Format) -> Result<String, CtlError> {
+    let item = json!({ "reference": report.reference.to_string(), "digest": report.digest,
+        "layers": report.layers, "compressed_bytes": report.compressed_bytes, "sent_bytes": report.sent_bytes });
+    format.text(&[item], &Fields::of_items(), || {
+        Ok(format!(
             "{} {}: {} layers, {} stored, {} sent\n",
             report.reference,
             report.digest,
             report.layers,
             bytes(report.compressed_bytes),
             bytes(report.sent_bytes)
-        ),
-        Format::Json => {
-            let item = json!({ "reference": report.reference.to_string(), "digest": report.digest,
-                "layers": report.layers, "compressed_bytes": report.compressed_bytes, "sent_bytes": report.sent_bytes });
-            format!("{}\n", serde_json::to_string_pretty(&[item]).map_err(io::Error::from)?)
-        }
+        ))
     })
 }
 

@@ -5,81 +5,99 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod cancel;
 mod checks;
+mod completion;
 mod credentials;
 mod daemon_config;
 mod doctor;
 mod env_file;
 mod exit;
+mod fields;
 mod files;
+mod filter;
+mod fold;
+mod format;
+mod ids;
 mod image;
 mod image_registry;
 mod image_store;
+mod info;
 mod interrupt;
 mod logs;
 mod pool;
 mod printer;
+mod profile;
+mod ps;
+mod recipes;
 mod request;
 mod run;
 mod run_args;
+mod setup;
+mod speak;
 mod stdin;
 mod table;
 mod top;
 mod view;
+mod words;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use format::Format;
+use profile::Profile;
 use thaw_client::client::{Client, ClientError, DEFAULT_SOCKET};
 use thaw_client::paper::{self, PaperError};
 use thaw_image::StoreError;
 use thaw_image::build::BuildError;
 use thaw_image::registry::RegistryError;
+use thaw_image::signature::SignatureError;
 
 /// Runs commands and prompts in thawd's containers, and shows what thawd does.
 #[derive(Debug, Parser)]
-#[command(name = "thawctl", version)]
+#[command(
+    name = "thawctl",
+    version,
+    after_help = "\
+docker's words work too: kill and stop (cancel), stats (top), attach (logs -f), pull, push, build, load, rmi (image ...), info."
+)]
 struct Cli {
     /// Socket of the daemon [env: THAWD_SOCKET] [default: /run/thawd/thawd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Tables for people, or the API's JSON
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    /// Profile of ~/.config/thawd/profiles.toml [env: THAWCTL_PROFILE] [default: the one called default]
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+    /// Tables for people, the API's JSON, one JSON object a line, or a template such as '{{.ID}} {{.State}}'
+    #[arg(long, global = true, value_parser = format::FormatParser, default_value = "table")]
     format: Format,
     #[command(subcommand)]
     command: Command,
-}
-
-/// How lists are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    // No doc comments here: they would blow up the help of each command.
-    Table,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a prompt, or a command after `--`, and stream its output
     Run(Box<run_args::Args>),
-    /// List running executions and the warm containers that wait for more
-    Ps(view::PsArgs),
+    /// List the executions that run; with -a also those that ended, newest first
+    Ps(ps::PsArgs),
     /// List the pools: how many warm containers are wanted and there
-    Pools,
+    Pools(view::ListArgs),
     /// List the pools, and change how many warm containers are wanted
     #[command(subcommand)]
     Pool(pool::Command),
-    /// List the containers with their cgroups and use of memory and CPU
-    Containers,
+    /// List the containers, warm ones too, with their use of memory and CPU
+    Containers(view::ListArgs),
     /// Show what executions use and how the pools are, again and again
+    #[command(visible_alias = "stats")]
     Top(top::TopArgs),
     /// List the providers: models, credentials and hosts they may reach
-    Providers,
+    Providers(view::ListArgs),
     /// List the images in the daemon's store
-    Images,
+    Images(view::ListArgs),
     /// Build images, get them from registries, bring them in, check and remove them
     #[command(subcommand)]
     Image(image::Command),
@@ -90,14 +108,44 @@ enum Command {
     Logs(logs::Args),
     /// List or fetch the files that were collected of an execution
     Files(files::Args),
+    /// Wait until executions have ended, and print their exit codes
+    Wait(cancel::WaitArgs),
     /// End executions
-    Cancel(view::Ids),
+    #[command(visible_aliases = ["stop", "kill"])]
+    Cancel(cancel::CancelArgs),
     /// Print all that is known of executions, as JSON
-    Inspect(view::Ids),
+    Inspect(ps::Ids),
+    /// Show the daemon: its version, what runs, pools, providers and images
+    Info,
+    /// From an installed package to a first answer: checks, images, warm containers, a credential, a prompt
+    Setup(setup::SetupArgs),
     /// Check that this machine can run thawd; exits 1 when it cannot
-    Doctor,
+    Doctor(doctor::DoctorArgs),
+    /// Print a script that completes words of thawctl in a shell, with live values of the daemon
+    #[command(
+        after_help = "For one shell: source <(thawctl completion bash); in fish: thawctl completion fish | source"
+    )]
+    Completion { shell: completion::Shell },
     /// Print the version
     Version,
+    /// docker's word for `image pull`
+    #[command(hide = true)]
+    Pull(image_registry::PullArgs),
+    /// docker's word for `image push`
+    #[command(hide = true)]
+    Push(image_registry::PushArgs),
+    /// docker's word for `image build`
+    #[command(hide = true)]
+    Build(image::BuildArgs),
+    /// docker's word for `image import`
+    #[command(hide = true)]
+    Load(image_store::ImportArgs),
+    /// docker's word for `image rm`
+    #[command(hide = true)]
+    Rmi(image_store::Names),
+    /// docker's word for `logs -f --exit-code`
+    #[command(hide = true)]
+    Attach(logs::AttachArgs),
     /// Write the man pages and shell completions below a folder, for `make install` and `make deb`
     #[command(hide = true)]
     Paper {
@@ -121,6 +169,8 @@ enum CtlError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error(transparent)]
     Paper(#[from] PaperError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -128,11 +178,16 @@ enum CtlError {
 
 /// Parses the arguments, does what they ask, and reports failures on stderr.
 pub fn main() -> ExitCode {
+    // A shell that completes asks by a variable; nothing is run then.
+    clap_complete::env::CompleteEnv::with_factory(Cli::command).var(completion::VARIABLE).bin("thawctl").complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing is left to be told to when even this cannot be printed.
-            let _ = error.print();
+            match words::instead(&error) {
+                Some(sentence) => complain(&sentence),
+                // Nothing is left to be told to when even this cannot be printed.
+                None => drop(error.print()),
+            }
             return if error.use_stderr() { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS };
         }
     };
@@ -153,30 +208,58 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// Where the daemon listens: the option, the variable, the profile, or the usual place.
+fn socket(option: Option<PathBuf>, profile: &Profile) -> PathBuf {
+    option
+        .or_else(|| set("THAWD_SOCKET").map(Into::into))
+        .or_else(|| profile.socket.clone())
+        .unwrap_or_else(|| DEFAULT_SOCKET.into())
+}
+
+/// A variable that is set to something.
+fn set(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
-    let socket =
-        cli.socket.or_else(|| std::env::var_os("THAWD_SOCKET").filter(|path| !path.is_empty()).map(Into::into));
-    let client = Client::new(&socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))?;
+    let named = cli.profile.or_else(|| set("THAWCTL_PROFILE").map(|name| name.to_string_lossy().into_owned()));
+    let profile = Profile::load(named.as_deref())?;
+    let client = Client::new(&socket(cli.socket, &profile))?;
+    let format = &cli.format;
     match cli.command {
-        Command::Run(args) => return Box::pin(run::run(&client, *args, cli.format)).await,
-        Command::Cancel(args) => return view::cancel(&client, &args).await,
-        Command::Logs(args) => return logs::logs(&client, &args, cli.format).await,
-        Command::Image(command) => return Box::pin(image::image(&client, &command, cli.format)).await,
-        Command::Top(args) => return top::top(&client, &args, cli.format).await,
-        Command::Doctor => return doctor::doctor(&client, cli.format).await,
-        Command::Files(args) => files::files(&client, &args, cli.format).await?,
-        Command::Ps(args) => view::ps(&client, &args, cli.format).await?,
-        Command::Pools => view::pools(&client, cli.format).await?,
-        Command::Pool(command) => pool::pool(&client, command, cli.format).await?,
-        Command::Credentials(command) => credentials::run(&client, command, cli.format).await?,
-        Command::Containers => view::containers(&client, cli.format).await?,
-        Command::Providers => view::providers(&client, cli.format).await?,
-        Command::Images => view::images(&client, cli.format).await?,
-        Command::Inspect(args) => view::inspect(&client, &args).await?,
-        Command::Paper { directory } => paper::write(&Cli::command(), &paper::CLIENT, &directory)?,
+        Command::Run(args) => return Box::pin(run::run(&client, *args, &profile, format)).await,
+        Command::Cancel(args) => return cancel::cancel(&client, &args).await,
+        Command::Wait(args) => return cancel::wait(&client, &args).await,
+        Command::Logs(args) => return logs::logs(&client, &args, format).await,
+        Command::Attach(args) => return logs::logs(&client, &args.into(), format).await,
+        Command::Image(command) => return Box::pin(image::image(&client, &command, format)).await,
+        Command::Pull(args) => return Box::pin(image::image(&client, &image::Command::Pull(args), format)).await,
+        Command::Push(args) => return Box::pin(image::image(&client, &image::Command::Push(args), format)).await,
+        Command::Build(args) => return Box::pin(image::image(&client, &image::Command::Build(args), format)).await,
+        Command::Load(args) => return Box::pin(image::image(&client, &image::Command::Import(args), format)).await,
+        Command::Rmi(args) => return Box::pin(image::image(&client, &image::Command::Rm(args), format)).await,
+        Command::Top(args) => return top::top(&client, &args, format).await,
+        Command::Setup(args) => return Box::pin(setup::setup(&client, &args, format)).await,
+        Command::Doctor(args) => return doctor::doctor(&client, &args, format).await,
+        Command::Files(args) => files::files(&client, &args, format).await?,
+        Command::Ps(args) => ps::ps(&client, &args, format).await?,
+        Command::Pools(args) => view::pools(&client, &args, format).await?,
+        Command::Pool(command) => pool::pool(&client, command, format).await?,
+        Command::Credentials(command) => credentials::run(&client, command, format).await?,
+        Command::Containers(args) => view::containers(&client, &args, format).await?,
+        Command::Providers(args) => view::providers(&client, &args, format).await?,
+        Command::Images(args) => view::images(&client, &args, format).await?,
+        Command::Inspect(args) => ps::inspect(&client, &args, format).await?,
+        Command::Info => info::info(&client, format).await?,
+        Command::Completion { shell } => completion::script(shell)?,
+        Command::Paper { directory } => write_paper(&directory)?,
         Command::Version => print(&format!("thawctl {}\n", env!("CARGO_PKG_VERSION")))?,
     }
     Ok(0)
+}
+
+fn write_paper(directory: &Path) -> Result<(), CtlError> {
+    Ok(paper::write(&Cli::command(), &paper::CLIENT, directory)?)
 }
 
 /// Writes to stdout; unlike `print!` it does not panic when the reader is gone.

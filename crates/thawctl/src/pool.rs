@@ -2,15 +2,16 @@
 
 use serde_json::Value;
 
-use super::{CtlError, Format, print, view};
+use super::fields::Fields;
+use super::{CtlError, Format, view};
 use thaw_client::client::Client;
-use thaw_client::types::PoolChange;
+use thaw_client::types::{Pool, PoolChange};
 
 /// Verbs of `thawctl pool`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List the pools: how many warm containers are wanted and there, and why
-    Ls,
+    Ls(view::ListArgs),
     /// Change how many warm containers a provider has, until the daemon ends
     Set(Set),
 }
@@ -22,6 +23,7 @@ With --target alone the number is fixed. With --min or --max it follows demand b
 The configuration file decides again when the daemon is restarted.")]
 pub(super) struct Set {
     /// Provider, see `thawctl providers`
+    #[arg(add = super::completion::providers())]
     provider: String,
     /// Warm containers wanted
     #[arg(long, value_name = "N", required_unless_present_any = ["min", "max", "scaling", "prestarted"])]
@@ -40,25 +42,24 @@ pub(super) struct Set {
     prestarted: Option<usize>,
 }
 
-pub(super) async fn pool(client: &Client, command: Command, format: Format) -> Result<(), CtlError> {
+pub(super) async fn pool(client: &Client, command: Command, format: &Format) -> Result<(), CtlError> {
     let Set { provider, target, min, max, scaling, prestarted } = match command {
-        Command::Ls => return view::pools(client, format).await,
+        Command::Ls(args) => return view::pools(client, &args, format).await,
         Command::Set(set) => set,
     };
     let change = PoolChange { target, min, max, scaling, prestarted };
     let pools: Vec<Value> = client.change_pool(&provider, &change).await?;
-    if format == Format::Json {
-        return view::json(&pools);
-    }
-    for pool in pools {
-        let word = |key: &str| pool[key].as_str().unwrap_or_default().to_owned();
-        let range = match pool["scaling"].as_bool() {
-            Some(true) => format!("{}, between {} and {}", pool["target"], pool["min"], pool["max"]),
-            _ => format!("{}, fixed", pool["target"]),
-        };
-        print(&format!("{} {}: {range}\n", word("provider"), word("stage")))?;
-    }
-    Ok(())
+    format.print(&pools, &Fields::of::<Pool>(), || Ok(pools.iter().map(described).collect()))
+}
+
+/// One line for what a pool is wanted to have now.
+fn described(pool: &Value) -> String {
+    let word = |key: &str| pool[key].as_str().unwrap_or_default();
+    let range = match pool["scaling"].as_bool() {
+        Some(true) => format!("{}, between {} and {}", pool["target"], pool["min"], pool["max"]),
+        _ => format!("{}, fixed", pool["target"]),
+    };
+    format!("{} {}: {range}\n", word("provider"), word("stage"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::time::Instant;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::{exit, one_line};
+use super::exit::{Limit, Who};
+use super::{exit, fold, one_line};
 use thaw_client::types::{Encoding, Event, Exit, Output};
 
 /// How much of the end of a CLI's stderr is kept to be shown when a prompt fails, bytes.
@@ -23,13 +24,23 @@ pub(super) enum Mode {
     Json,
 }
 
+/// How the events of one execution are told.
+#[derive(Debug, Clone)]
+pub(super) struct Style {
+    pub(super) mode: Mode,
+    /// Who writes.
+    pub(super) who: Who,
+    /// Timings and the container on stderr.
+    pub(super) verbose: bool,
+    /// Where the time limit comes from.
+    pub(super) limit: Limit,
+}
+
 /// Writes events as they come; flushed after each one.
 pub(super) struct Printer<O, E> {
     out: O,
     err: E,
-    mode: Mode,
-    is_prompt: bool,
-    verbose: bool,
+    style: Style,
     began: Instant,
     first_output_ms: Option<u128>,
     wrote_answer: bool,
@@ -40,20 +51,17 @@ pub(super) struct Printer<O, E> {
 }
 
 impl<O: Write, E: Write> Printer<O, E> {
-    /// `began`: when the request was sent, for the timings of `verbose`.
-    pub(super) fn new(out: O, err: E, mode: Mode, is_prompt: bool, verbose: bool, began: Instant) -> Self {
-        let (first_output_ms, tail) = (None, Vec::new());
+    /// Begins now, for the timings of `verbose`: when the request is sent.
+    pub(super) fn new(out: O, err: E, style: Style) -> Self {
         Self {
             out,
             err,
-            mode,
-            is_prompt,
-            verbose,
-            began,
-            first_output_ms,
+            style,
+            began: Instant::now(),
+            first_output_ms: None,
             wrote_answer: false,
             at_line_start: true,
-            tail,
+            tail: Vec::new(),
             missing: 0,
         }
     }
@@ -71,17 +79,17 @@ impl<O: Write, E: Write> Printer<O, E> {
         if let Event::Gap(gap) = event {
             self.missing += (gap.to + 1).saturating_sub(gap.from);
         }
-        if self.mode == Mode::Json {
+        if self.style.mode == Mode::Json {
             let mut line = serde_json::to_value(event)?;
             line["id"] = id.into();
             writeln!(self.out, "{line}")?;
             self.out.flush()?;
         }
         match event {
-            Event::Queued(queued) if self.mode != Mode::Json => {
+            Event::Queued(queued) if self.style.mode != Mode::Json => {
                 self.note(&format!("waiting for a container, number {} in the queue", queued.position))
             }
-            Event::Started(started) if self.verbose => {
+            Event::Started(started) if self.style.verbose => {
                 let path = serde_json::to_string(&started.path)?;
                 self.note(&format!(
                     "started {} in container {} path={} prestarted={} claim_us={}",
@@ -92,19 +100,19 @@ impl<O: Write, E: Write> Printer<O, E> {
                     started.claim_us
                 ))
             }
-            Event::Stdout(output) if self.mode == Mode::Raw => write_flushed(&mut self.out, &bytes(output)?),
-            Event::Stderr(output) if self.mode == Mode::Raw => write_flushed(&mut self.err, &bytes(output)?),
-            Event::Stderr(output) if self.mode == Mode::Answer => {
+            Event::Stdout(output) if self.style.mode == Mode::Raw => write_flushed(&mut self.out, &bytes(output)?),
+            Event::Stderr(output) if self.style.mode == Mode::Raw => write_flushed(&mut self.err, &bytes(output)?),
+            Event::Stderr(output) if self.style.mode == Mode::Answer => {
                 self.tail.extend_from_slice(&bytes(output)?);
                 self.tail.drain(..self.tail.len().saturating_sub(TAIL));
                 Ok(())
             }
-            Event::Delta(delta) if self.mode == Mode::Answer && !delta.text.is_empty() => {
+            Event::Delta(delta) if self.style.mode == Mode::Answer && !delta.text.is_empty() => {
                 self.wrote_answer = true;
                 self.at_line_start = delta.text.ends_with('\n');
                 write_flushed(&mut self.out, delta.text.as_bytes())
             }
-            Event::Gap(gap) if self.mode != Mode::Json => self.note(&format!(
+            Event::Gap(gap) if self.style.mode != Mode::Json => self.note(&format!(
                 "gap: events {} to {} are lost: the daemon's log was full before we read them",
                 gap.from, gap.to
             )),
@@ -124,27 +132,23 @@ impl<O: Write, E: Write> Printer<O, E> {
 
     fn exit(&mut self, exit: &Exit) -> io::Result<()> {
         self.finish()?;
-        let complaint = exit::complaint(exit, self.is_prompt);
-        if self.mode == Mode::Answer && complaint.is_some() && !self.tail.is_empty() {
-            if !self.tail.ends_with(b"\n") {
-                self.tail.push(b'\n');
-            }
-            write_flushed(&mut self.err, &self.tail)?;
-        }
-        if self.verbose {
+        let complaint = exit::complaint(exit, self.style.who, &self.style.limit);
+        if self.style.verbose {
             self.note(&summary(exit, self.first_output_ms))?;
         }
-        if let Some(complaint) = complaint {
-            self.note(&complaint)?;
+        if let Some(complaint) = &complaint {
+            self.note(complaint)?;
+        }
+        if self.style.mode == Mode::Answer && complaint.is_some() && !self.tail.is_empty() {
+            // What it wrote may hold anything but text.
+            let tail = fold::stacks(&String::from_utf8_lossy(&self.tail));
+            write_flushed(&mut self.err, tail.as_bytes())?;
         }
         if self.is_incomplete() {
             let ended = exit.code.map_or_else(String::new, |code| format!("; the command itself exited with {code}"));
             return self.note(&format!("gap: {} events are missing, the output is incomplete{ended}", self.missing));
         }
-        if exit::complaint(exit, self.is_prompt).is_some() {
-            return Ok(());
-        }
-        if self.mode == Mode::Answer && exit.success && !self.wrote_answer {
+        if complaint.is_none() && self.style.mode == Mode::Answer && exit.success && !self.wrote_answer {
             return self.note("no answer text could be read from the CLI's output; --raw shows that output");
         }
         Ok(())
@@ -170,7 +174,7 @@ fn summary(exit: &Exit, first_output_ms: Option<u128>) -> String {
     )
 }
 
-fn bytes(output: &Output) -> io::Result<Vec<u8>> {
+pub(super) fn bytes(output: &Output) -> io::Result<Vec<u8>> {
     match output.encoding {
         None => Ok(output.data.as_bytes().to_vec()),
         Some(Encoding::Base64) => BASE64_STANDARD
@@ -191,7 +195,9 @@ mod tests {
     /// What is written to stdout and stderr for these events, given as the wire has them.
     fn printed(mode: Mode, is_prompt: bool, events: &[&str]) -> (Vec<u8>, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut printer = Printer::new(&mut out, &mut err, mode, is_prompt, false, Instant::now());
+        let who = if is_prompt { Who::Cli } else { Who::Command };
+        let style = Style { mode, who, verbose: false, limit: Limit::Unknown };
+        let mut printer = Printer::new(&mut out, &mut err, style);
         for (id, event) in (1..).zip(events) {
             printer.event(id, &serde_json::from_str(event).unwrap()).unwrap();
         }
@@ -212,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_prompt_shows_the_end_of_stderr_and_one_line() {
+    fn a_failed_prompt_shows_one_line_and_then_the_end_of_stderr() {
         let (out, err) = printed(Mode::Answer, true, &[OUT, ERR, BAD]);
         assert_eq!(out, b"");
-        assert_eq!(err, "noise\nthawctl: the provider's CLI reports a failure: 401 no\n");
+        assert_eq!(err, "thawctl: the provider's CLI reports a failure: 401 no\nnoise\n");
     }
 
     #[test]

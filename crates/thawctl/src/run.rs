@@ -1,41 +1,56 @@
 //! `thawctl run`: starts an execution, streams it, and ends with its exit code.
 
 use std::io;
-use std::time::Instant;
 
+use serde_json::Value;
+
+use super::exit::{Limit, Who};
+use super::fields::Fields;
+use super::format::Format;
 use super::interrupt::Interrupts;
-use super::printer::{Mode, Printer};
+use super::printer::{Mode, Printer, Style};
+use super::profile::Profile;
 use super::run_args::Args;
-use super::{CtlError, Format, exit, files, print, request};
+use super::{CtlError, exit, files, request, speak};
 use thaw_client::client::Client;
-use thaw_client::types::Event;
+use thaw_client::types::{Event, Execution};
 
 /// Runs it and gives the exit code.
-pub(super) async fn run(client: &Client, args: Args, format: Format) -> Result<u8, CtlError> {
-    let mode = if args.json || format == Format::Json {
+pub(super) async fn run(client: &Client, args: Args, profile: &Profile, format: &Format) -> Result<u8, CtlError> {
+    if !args.detach {
+        format.no_template("run")?;
+    }
+    let mode = if args.json || format.is_json() {
         Mode::Json
-    } else if args.raw || args.prompt.is_none() {
+    } else if args.raw || !args.is_prompt(profile) {
         Mode::Raw
     } else {
         Mode::Answer
     };
-    let (is_prompt, verbose) = (args.prompt.is_some(), args.verbose);
+    let verbose = args.verbose;
     let output = args.output.clone();
-    let request = request::build(args)?;
+    let request = request::build(args, profile)?;
+    request::check_size(client, &request).await?;
     if request.background {
-        let execution = client.create(&request).await?;
-        print(&match format {
-            Format::Table => format!("{}\n", execution.id),
-            Format::Json => format!("{}\n", serde_json::to_value(&execution).map_err(io::Error::from)?),
-        })?;
+        let execution = client.create(&request).await.map_err(|error| speak::run_error(error, &request))?;
+        let item = serde_json::to_value(&execution).map_err(io::Error::from)?;
+        // One execution, so one object and no array.
+        let format = if *format == Format::Json { &Format::JsonLines } else { format };
+        let table = || Ok(format!("{}\n", execution.id));
+        format.print(std::slice::from_ref::<Value>(&item), &Fields::of::<Execution>(), table)?;
         return Ok(0);
     }
 
     let interrupts = Interrupts::install(client.clone())?;
-    let began = Instant::now();
-    let mut stream = client.execute_stream(&request).await?;
+    let limit = match (request.timeout_ms, &request.image) {
+        (Some(_), _) => Limit::Asked,
+        (None, Some(_)) => Limit::Image,
+        (None, None) => Limit::Manifest(request.provider.clone()),
+    };
+    let who = if request.prompt.is_some() { Who::Cli } else { Who::Command };
+    let mut printer = Printer::new(io::stdout(), io::stderr(), Style { mode, who, verbose, limit });
+    let mut stream = client.execute_stream(&request).await.map_err(|error| speak::run_error(error, &request))?;
     drop(request); // Wipes the credentials.
-    let mut printer = Printer::new(io::stdout(), io::stderr(), mode, is_prompt, verbose, began);
     let mut known = false;
     loop {
         if let (false, Some(id)) = (known, stream.execution()) {

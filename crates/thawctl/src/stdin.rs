@@ -29,14 +29,31 @@ pub(super) fn read_all() -> Result<Vec<u8>, CtlError> {
     Ok(bytes)
 }
 
-/// Fails if something stands on standard input that the command would never see.
-pub(super) fn refuse_unread() -> Result<(), CtlError> {
+/// Who would not get it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose {
+    /// A command.
+    Command,
+    /// The CLI that answers a prompt given as an argument.
+    Prompt,
+}
+
+/// Fails if something stands on standard input that nobody would ever see.
+pub(super) fn refuse_unread(whose: Whose) -> Result<(), CtlError> {
     if !has_input(io::stdin().as_fd()) {
         return Ok(());
     }
     Err(CtlError::Usage(
-        "there is something on standard input, which the command does not get: pass it on with -i, or use < /dev/null"
-            .to_owned(),
+        match whose {
+            Whose::Command => {
+                "there is something on standard input, which the command does not get: pass it on with -i, or use < /dev/null"
+            }
+            Whose::Prompt => {
+                "there is something on standard input, which nobody reads beside a prompt that is an argument: give `-` as \
+                 the prompt and all of it on standard input, or use < /dev/null"
+            }
+        }
+        .to_owned(),
     ))
 }
 

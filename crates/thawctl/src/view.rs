@@ -1,213 +1,152 @@
-//! The commands that list what the daemon has, and those that take ids.
+//! The commands that list what the daemon has besides executions.
 
-use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::fields::Fields;
+use super::filter::Filters;
+use super::format::Format;
+use super::ids::short;
 use super::table::{age, bytes, table};
-use super::{CtlError, Format, complain, exit, print};
-use thaw_client::client::{Client, execution_path};
-use thaw_client::types::{Container, ContainerState, Execution, ExecutionState, ExitReason};
+use super::{CtlError, print};
+use thaw_client::client::Client;
+use thaw_client::types::{Container, Image, Pool, Provider};
 
-/// Arguments of `thawctl ps`.
+/// Arguments of a list.
 #[derive(Debug, clap::Args)]
-pub(super) struct PsArgs {
-    /// Print only the ids of the executions
+pub(super) struct ListArgs {
+    /// Show whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print only the ids or names
     #[arg(long, short)]
     quiet: bool,
-    /// Also list executions that ended
-    #[arg(long, short)]
-    all: bool,
+    #[command(flatten)]
+    filters: Filters,
 }
 
-/// One or more executions.
-#[derive(Debug, clap::Args)]
-pub(super) struct Ids {
-    /// Ids of executions, see `thawctl ps --all`
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<String>,
-}
-
-pub(super) async fn ps(client: &Client, args: &PsArgs, format: Format) -> Result<(), CtlError> {
-    let wanted = |state: ExecutionState| args.all || state != ExecutionState::Exited;
-    if format == Format::Json && !args.quiet {
-        let mut items: Vec<Value> = client.list("/v1/executions").await?;
-        items.retain(|item| args.all || item["state"] != "exited");
-        return json(&items);
+impl ListArgs {
+    /// An id as the table shows it.
+    fn id(&self, id: &str) -> String {
+        if self.no_trunc { id.to_owned() } else { short(id).to_owned() }
     }
-    let mut executions = client.executions().await?;
-    executions.retain(|execution| wanted(execution.state));
-    if args.quiet {
-        return Ok(print(&executions.iter().map(|execution| format!("{}\n", execution.id)).collect::<String>())?);
+
+    /// Fetches, filters and prints a list. `name` is the field that `--quiet` prints.
+    async fn list<T: DeserializeOwned + utoipa::ToSchema>(
+        &self,
+        client: &Client,
+        path: &str,
+        format: &Format,
+        name: &str,
+        rows: impl FnOnce(Vec<T>) -> String,
+    ) -> Result<(), CtlError> {
+        let fields = Fields::of::<T>();
+        let mut items: Vec<Value> = client.list(path).await?;
+        self.filters.apply(&mut items, &fields)?;
+        if self.quiet {
+            let names = items.iter().map(|item| super::format::plain(item.get(name)) + "\n");
+            return Ok(print(&names.collect::<String>())?);
+        }
+        format.print(&items, &fields, || Ok(rows(typed(&items)?)))
     }
-    let now = now_ms();
-    let containers = client.containers().await?;
-    let warm = containers.iter().filter(|container| container.state == ContainerState::Warm);
-    let rows = executions.iter().map(|execution| execution_row(execution, now)).chain(warm.map(|c| warm_row(c, now)));
-    Ok(print(&table(["EXECUTION", "CONTAINER", "PROVIDER", "USER", "STATE", "PATH", "AGE"], rows))?)
 }
 
-fn execution_row(execution: &Execution, now: u64) -> [String; 7] {
-    let state = match &execution.exit {
-        None => word(&execution.state),
-        Some(exit) if exit.reason == ExitReason::Exited => match (exit.code, exit.signal) {
-            (_, Some(signal)) => format!("exited (signal {signal})"),
-            (Some(0), None) if !exit.success => "exited (0, failed)".to_owned(),
-            (code, None) => format!("exited ({})", code.unwrap_or_default()),
-        },
-        Some(exit) => word(&exit.reason),
+/// Items of the API as this version knows them.
+///
+/// # Errors
+/// The daemon says something that is no such item.
+pub(super) fn typed<T: DeserializeOwned>(items: &[Value]) -> Result<Vec<T>, CtlError> {
+    let read = |item: &Value| {
+        serde_json::from_value(item.clone())
+            .map_err(|error| CtlError::Usage(format!("the daemon's answer cannot be understood: {error}")))
     };
-    [
-        execution.id.clone(),
-        execution.container.clone().unwrap_or_default(),
-        execution.provider.clone(),
-        execution.user.clone(),
-        state,
-        execution.path.as_ref().map(word).unwrap_or_default(),
-        age(execution.created_at_ms, now),
-    ]
+    items.iter().map(read).collect()
 }
 
-fn warm_row(container: &Container, now: u64) -> [String; 7] {
-    let state = if container.frozen { "warm, frozen" } else { "warm, not frozen" };
-    [
-        String::new(),
-        container.id.clone(),
-        container.provider.clone(),
-        String::new(),
-        state.to_owned(),
-        String::new(),
-        age(container.created_at_ms, now),
-    ]
+pub(super) async fn pools(client: &Client, args: &ListArgs, format: &Format) -> Result<(), CtlError> {
+    args.list(client, "/v1/pools", format, "provider", |pools: Vec<Pool>| pools_table(pools)).await
 }
 
-pub(super) async fn pools(client: &Client, format: Format) -> Result<(), CtlError> {
-    if format == Format::Json {
-        return json(&client.list::<Value>("/v1/pools").await?);
-    }
-    let rows = client.pools().await?.into_iter().map(|pool| {
+fn pools_table(pools: Vec<Pool>) -> String {
+    let rows = pools.into_iter().map(|pool| {
         [
             pool.provider,
             word(&pool.stage),
-            pool.target.to_string(),
-            if pool.scaling { format!("{} to {}", pool.min, pool.max) } else { "fixed".to_owned() },
-            pool.warm.to_string(),
+            format!("{}/{}", pool.warm, pool.target),
+            if pool.scaling { format!("{}-{}", pool.min, pool.max) } else { "fixed".to_owned() },
             pool.creating.to_string(),
             pool.claimed.to_string(),
             pool.queued.to_string(),
-            pool.hits.to_string(),
-            pool.misses.to_string(),
-            // Of one warm container.
-            bytes(pool.memory.bytes_per_container),
+            format!("{}/{}", pool.hits, pool.hits + pool.misses),
             // Trouble first: it matters more than why the target was changed.
             pool.last_error.or(pool.paused).or(pool.reason).unwrap_or_default(),
         ]
     });
-    let columns = [
-        "PROVIDER",
-        "STAGE",
-        "TARGET",
-        "RANGE",
-        "WARM",
-        "CREATING",
-        "CLAIMED",
-        "QUEUED",
-        "HITS",
-        "MISSES",
-        "MEMORY EACH",
-        "REASON",
-    ];
-    Ok(print(&table(columns, rows))?)
+    let columns = ["PROVIDER", "STAGE", "WARM", "RANGE", "CREATING", "CLAIMED", "QUEUED", "HITS", "REASON"];
+    table(columns, rows)
 }
 
-pub(super) async fn containers(client: &Client, format: Format) -> Result<(), CtlError> {
-    if format == Format::Json {
-        return json(&client.list::<Value>("/v1/containers").await?);
-    }
+pub(super) async fn containers(client: &Client, args: &ListArgs, format: &Format) -> Result<(), CtlError> {
     let now = now_ms();
-    let rows = client.containers().await?.into_iter().map(|container| {
-        [
-            container.id,
-            container.provider,
-            word(&container.state),
-            if container.frozen { "yes" } else { "no" }.to_owned(),
-            container.execution.unwrap_or_default(),
-            container.pid.map(|pid| pid.to_string()).unwrap_or_default(),
-            age(container.created_at_ms, now),
-            bytes(container.memory_bytes),
-            format!("{} ms", container.cpu_ms),
-            container.cgroup,
-        ]
-    });
-    let columns = ["CONTAINER", "PROVIDER", "STATE", "FROZEN", "EXECUTION", "PID", "AGE", "MEMORY", "CPU", "CGROUP"];
-    Ok(print(&table(columns, rows))?)
+    let rows = |containers: Vec<Container>| {
+        let rows = containers.into_iter().map(|container| {
+            [
+                args.id(&container.id),
+                container.provider,
+                match container.frozen {
+                    true => format!("{}, frozen", word(&container.state)),
+                    false => word(&container.state),
+                },
+                args.id(&container.execution.unwrap_or_default()),
+                container.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+                age(container.created_at_ms, now),
+                bytes(container.memory_bytes),
+                format!("{} ms", container.cpu_ms),
+            ]
+        });
+        table(["CONTAINER", "PROVIDER", "STATE", "EXECUTION", "PID", "AGE", "MEMORY", "CPU"], rows)
+    };
+    args.list(client, "/v1/containers", format, "id", rows).await
 }
 
-pub(super) async fn providers(client: &Client, format: Format) -> Result<(), CtlError> {
-    if format == Format::Json {
-        return json(&client.list::<Value>("/v1/providers").await?);
-    }
-    let rows = client.providers().await?.into_iter().map(|provider| {
-        [
-            provider.name,
-            provider.image,
-            if provider.ready { "yes" } else { "no" }.to_owned(),
-            provider.default_model,
-            provider.credential_files.join(","),
-            provider.credential_env.join(","),
-            provider.egress.join(","),
-        ]
-    });
-    let columns = ["PROVIDER", "IMAGE", "READY", "DEFAULT MODEL", "CREDENTIAL FILES", "CREDENTIAL ENV", "EGRESS"];
-    Ok(print(&table(columns, rows))?)
+pub(super) async fn providers(client: &Client, args: &ListArgs, format: &Format) -> Result<(), CtlError> {
+    let rows = |providers: Vec<Provider>| {
+        let rows = providers.into_iter().map(|provider| {
+            [
+                provider.name,
+                provider.image,
+                if provider.ready { "yes" } else { "no" }.to_owned(),
+                provider.default_model,
+                provider.credential_files.join(","),
+                provider.credential_env.join(","),
+                provider.egress.join(","),
+            ]
+        });
+        table(["PROVIDER", "IMAGE", "READY", "DEFAULT MODEL", "CREDENTIAL FILES", "CREDENTIAL ENV", "EGRESS"], rows)
+    };
+    args.list(client, "/v1/providers", format, "name", rows).await
 }
 
-pub(super) async fn images(client: &Client, format: Format) -> Result<(), CtlError> {
-    if format == Format::Json {
-        return json(&client.list::<Value>("/v1/images").await?);
-    }
+pub(super) async fn images(client: &Client, args: &ListArgs, format: &Format) -> Result<(), CtlError> {
     let now = now_ms();
-    let rows = client.images().await?.into_iter().map(|image| {
-        [
-            image.name,
-            // Twelve digits are docker's habit and tell images apart; the whole digest is in the JSON.
-            image.digest.trim_start_matches("sha256:").chars().take(12).collect(),
-            bytes(image.compressed_bytes),
-            bytes(image.unpacked_bytes),
-            age(image.unpacked_at_ms, now),
-        ]
-    });
-    Ok(print(&table(["IMAGE", "DIGEST", "COMPRESSED", "UNPACKED", "AGE"], rows))?)
-}
-
-/// Cancels all of them, printing the id of each one that the daemon took; the exit code tells whether it took all.
-pub(super) async fn cancel(client: &Client, args: &Ids) -> Result<u8, CtlError> {
-    let mut code = 0;
-    for id in &args.ids {
-        match client.cancel(id).await {
-            Ok(()) => print(&format!("{id}\n"))?,
-            Err(error) => {
-                complain(&format!("{id}: {error}"));
-                code = exit::FAILED;
-            }
-        }
-    }
-    Ok(code)
-}
-
-pub(super) async fn inspect(client: &Client, args: &Ids) -> Result<(), CtlError> {
-    let mut items: Vec<Value> = Vec::new();
-    for id in &args.ids {
-        items.push(client.get(&execution_path(id)?).await?);
-    }
-    json(&items)
-}
-
-pub(super) fn json(items: &[impl Serialize]) -> Result<(), CtlError> {
-    let text = serde_json::to_string_pretty(items).map_err(io::Error::from)?;
-    Ok(print(&format!("{text}\n"))?)
+    let rows = |images: Vec<Image>| {
+        let rows = images.into_iter().map(|image| {
+            let digest = image.digest.trim_start_matches("sha256:");
+            [
+                image.name,
+                // Twelve digits are docker's habit and tell images apart.
+                if args.no_trunc { digest.to_owned() } else { digest.chars().take(12).collect() },
+                bytes(image.compressed_bytes),
+                bytes(image.unpacked_bytes),
+                age(image.unpacked_at_ms, now),
+            ]
+        });
+        table(["IMAGE", "DIGEST", "COMPRESSED", "UNPACKED", "AGE"], rows)
+    };
+    args.list(client, "/v1/images", format, "name", rows).await
 }
 
 /// The word that the API uses for a state.

@@ -154,7 +154,7 @@ async fn the_exit_code_tells_how_it_ended() {
         (json!({ "code": 0, "detail": "401 Unauthorized" }), 1, "reports a failure: 401 Unauthorized"),
         (json!({ "code": 127 }), 127, "exit code 127"),
         (json!({ "signal": 15 }), 143, "signal 15"),
-        (json!({ "reason": "timeout", "signal": 9 }), 124, "timed out"),
+        (json!({ "reason": "timeout", "signal": 9 }), 124, "timed out after 0.0 s: the limit is that of [timeouts]"),
         (json!({ "reason": "oom", "signal": 9 }), 137, "out of memory"),
         (json!({ "reason": "lost", "detail": "init is gone" }), 125, "init is gone"),
     ];
@@ -335,6 +335,30 @@ async fn standard_input_is_passed_on_with_i_and_never_swallowed_without() {
     assert_eq!(fake.seen()[2].body.get("stdin"), None);
     let done = piped(&["run", "openai", "-i", "a prompt"], b"").await;
     assert_eq!(done.status.code(), Some(125), "a prompt and input exclude each other");
+    let done = piped(&["run", "openai", "a prompt"], b"lost").await;
+    assert_eq!(done.status.code(), Some(125), "beside a prompt nobody reads either");
+    assert!(text(&done.stderr).contains("give `-` as the prompt"), "{}", text(&done.stderr));
+    assert_eq!(fake.seen().len(), 3, "nothing was started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_names_and_entrypoints_travel_in_their_fields() {
+    let fake = Fake::start(Script { events: vec![started(), success()], ..Script::default() });
+    let args = ["run", "--rm", "--name", "mine", "-m", "64m", "--cpus", "0.25", "--image", "x", "--entrypoint", "sh"];
+    let done = output(thawctl(&fake, &args).args(["--", "-c", "id"])).await;
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let body = &fake.seen()[0].body;
+    assert_eq!((&body["memory_bytes"], &body["cpus"]), (&(64 << 20).into(), &0.25.into()));
+    assert_eq!((&body["entrypoint"], &body["command"]), (&json!(["sh"]), &json!(["-c", "id"])));
+    assert_eq!(body["labels"], json!({ "name": "mine" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_fields_are_told_as_options() {
+    let refuse = Some((400, problem(400, "invalid_field", "`timeout_ms` must be from 1 to 3600000", false)));
+    let fake = Fake::start(Script { refuse, ..Script::default() });
+    let done = output(&mut thawctl(&fake, &["run", "openai", "hi", "--timeout", "1e9"])).await;
+    assert_eq!(text(&done.stderr), "thawctl: --timeout must be from 0.001 s to 3600 s (invalid_field)\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

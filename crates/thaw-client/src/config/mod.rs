@@ -9,6 +9,7 @@ mod connections;
 mod egress;
 mod reclaim;
 mod telemetry;
+mod units;
 mod vault;
 
 pub use connections::{Connections, TURNED_AWAY};
@@ -40,10 +41,12 @@ pub enum ConfigError {
         message: String,
     },
     /// A value out of its range.
-    #[error("{}: `{key}` {problem}", path.display())]
+    #[error("{}: {}`{key}` {problem}", path.display(), line.map(|line| format!("line {line}: ")).unwrap_or_default())]
     Value {
         /// Which file.
         path: PathBuf,
+        /// Where in it the key stands, or its section; absent when a default does not fit the rest.
+        line: Option<usize>,
         /// Which key.
         key: String,
         /// What is wrong with it.
@@ -404,13 +407,18 @@ pub struct Image {
     pub max_unpacked_bytes: u64,
     /// Entries of all its layers together.
     pub max_entries: u64,
+    /// Whether an image that somebody else made has to be signed: an archive by one of `public_keys`; one of a registry,
+    /// which has no such signature, is not taken at all.
+    pub require_signature: bool,
+    /// minisign's public keys whose signatures count.
+    pub public_keys: Vec<String>,
 }
 
 impl Default for Image {
     fn default() -> Self {
         // Twenty times the largest image that thawd's forerunners had (745 MB), and ten times the files of Node's
         // largest dependency trees.
-        Self { max_unpacked_bytes: 16 << 30, max_entries: 1_000_000 }
+        Self { max_unpacked_bytes: 16 << 30, max_entries: 1_000_000, require_signature: false, public_keys: Vec::new() }
     }
 }
 
@@ -497,11 +505,18 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
+        let at = |key: String, problem: String| ConfigError::Value {
+            path: path.to_owned(),
+            line: units::line(text, &key),
+            key,
+            problem,
+        };
+        let numbers = units::in_numbers(text).map_err(|wrong| at(wrong.key, wrong.problem))?;
+        let config: Self = toml::from_str(&numbers).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),
             message: with_nearest_key(error.to_string().trim_end(), error.message()),
         })?;
-        config.check().map_err(|(key, problem)| ConfigError::Value { path: path.to_owned(), key, problem })?;
+        config.check().map_err(|(key, problem)| at(key, problem))?;
         Ok(config)
     }
 
@@ -609,7 +624,18 @@ impl Config {
     fn check_pools(&self) -> Result<(), (String, String)> {
         let limit = self.container.max;
         let mut sections = vec![("pool".to_owned(), "min", "max", self.pool.min, self.pool.max)];
+        for (section, target) in [("pool.target".to_owned(), self.pool.target)]
+            .into_iter()
+            .chain(self.provider.iter().map(|(name, own)| (format!("provider.{name}.pool_target"), own.pool_target)))
+        {
+            if target.is_some_and(|target| target > limit) {
+                return Err((section, format!("must be at most `container.max`, {limit}")));
+            }
+        }
         for (name, own) in &self.provider {
+            if let Some(problem) = own.base_url.as_deref().and_then(base_url_problem) {
+                return Err((format!("provider.{name}.base_url"), problem));
+            }
             let (min, max) = (own.pool_min.or(self.pool.min), own.pool_max.or(self.pool.max));
             sections.push((format!("provider.{name}"), "pool_min", "pool_max", min, max));
         }
@@ -643,6 +669,20 @@ impl Config {
             return Err(("queue.timeout_ms".to_owned(), problem));
         }
         Ok(())
+    }
+}
+
+/// What is wrong with the address of another upstream.
+fn base_url_problem(text: &str) -> Option<String> {
+    let wrong = |what: &str| Some(format!("{what}: write it as https://HOST[:PORT][/PATH]"));
+    match reqwest::Url::parse(text) {
+        Err(error) => wrong(&format!("is no address ({error})")),
+        Ok(url) if !["http", "https"].contains(&url.scheme()) => wrong("must begin with http:// or https://"),
+        Ok(url) if url.host_str().is_none_or(str::is_empty) => wrong("names no host"),
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            wrong("holds a user or a password, which belong into the credentials")
+        }
+        Ok(_) => None,
     }
 }
 
@@ -698,6 +738,50 @@ mod tests {
     fn an_empty_file_is_the_default() {
         let config = parse("").unwrap();
         assert_eq!((config.pool.target, config.container.max, config.api.max_body_bytes), (None, 50, 1 << 20));
+    }
+
+    #[test]
+    fn an_upstream_is_an_address_and_a_pool_fits_the_limit() {
+        let upstream = |url: &str| parse(&format!("[provider.a]\nbase_url = {url:?}\n"));
+        for good in ["http://upstream.test:8901", "https://proxy.example/v1"] {
+            upstream(good).unwrap();
+        }
+        for (bad, word) in [
+            ("upstream.test:8901", "http://"),
+            ("ftp://upstream.test", "http://"),
+            ("http://", "no address"),
+            ("https://me:secret@upstream.test", "credentials"),
+        ] {
+            let error = upstream(bad).unwrap_err();
+            let key = "test.toml: line 2: `provider.a.base_url`";
+            assert!(error.starts_with(key) && error.contains(word) && !error.contains("secret"), "{error}");
+        }
+        assert!(
+            parse("[pool]\ntarget = 51\n").unwrap_err().contains("`pool.target` must be at most `container.max`, 50")
+        );
+        let own = "[container]\nmax = 5\n[provider.a]\npool_target = 6\n";
+        assert!(parse(own).unwrap_err().contains("line 4: `provider.a.pool_target`"));
+    }
+
+    #[test]
+    fn sizes_and_times_may_have_their_unit() {
+        let text = "[api]\nmax_body_bytes = \"2 MiB\"\n[queue]\ntimeout_ms = \"30 s\"\n[execution]\nretention_seconds = \"10 m\"\n";
+        let config = parse(text).unwrap();
+        assert_eq!((config.api.max_body_bytes, config.queue.timeout_ms), (2 << 20, 30_000));
+        assert_eq!(config.execution.retention_seconds, 600);
+        let error = parse("[api]\n\nmax_body_bytes = \"2 parsecs\"\n").unwrap_err();
+        assert_eq!(
+            error,
+            "test.toml: line 3: `api.max_body_bytes` is \"2 parsecs\", which is no size such as \"100 MiB\""
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_refused_is_named_with_its_line() {
+        assert_eq!(
+            parse("[container]\nmax = 0\n").unwrap_err(),
+            "test.toml: line 2: `container.max` must be at least 1"
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::man::inlines;
 
 const DESCRIPTION: &str = "\
 The file is TOML with the sections below. Each key stands here with its default, which also holds when there is no \
-file; one whose text says what holds when it is absent is shown with that. Unknown keys are refused. `thawd --check-config` \
+file; one whose text says what holds when it is absent is shown with that. Unknown keys are refused. A key that ends in `_bytes` takes a size with its unit too, such as \"100 MiB\"; one in `_ms` \
+or `_seconds` a time, such as \"10 m\". `thawd --check-config` \
 checks the file and the provider manifests, `systemctl reload thawd` takes over what a running daemon can.";
 
 /// The page. Understands what `docs/thawd.toml` is made of: sections, keys behind `#= ` and the comments before them;

@@ -41,7 +41,8 @@ pub struct BuildOptions {
     pub cache_dir: PathBuf,
     /// Folder with the base recipes; `None` takes `../../rootfs` seen from the manifest folder.
     pub rootfs_dir: Option<PathBuf>,
-    /// Folder with our own static programs; `None` takes `../../target/static` seen from the manifest folder.
+    /// Folder with our own static programs; `None` takes `../../static` seen from the manifest folder, where the package
+    /// has them, or else `../../target/static`, where they are built.
     pub programs_dir: Option<PathBuf>,
     /// Debian mirror, an address or a line as in `sources.list`; `None` leaves the choice to mmdebstrap.
     pub debian_mirror: Option<String>,
@@ -76,7 +77,11 @@ impl BuildOptions {
     }
 
     fn programs_dir(&self, manifest_dir: &Path) -> PathBuf {
-        self.programs_dir.clone().unwrap_or_else(|| repository(manifest_dir).join("target/static"))
+        self.programs_dir.clone().unwrap_or_else(|| {
+            let repository = repository(manifest_dir);
+            let packaged = repository.join("static");
+            if packaged.is_dir() { packaged } else { repository.join("target/static") }
+        })
     }
 
     fn rootfs_dir(&self, manifest_dir: &Path) -> PathBuf {

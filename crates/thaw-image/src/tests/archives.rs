@@ -136,7 +136,7 @@ fn the_limits_of_the_product_are_those_of_its_configuration() {
     let limits = Limits::default();
     assert_eq!((limits.entries, limits.depth, limits.layers), (MILLION, 128, 127));
     assert_eq!((limits.unpacked_bytes, limits.path_bytes, limits.document_bytes), (16 << 30, 256 * MILLION, 4 << 20));
-    let set = thaw_client::config::Image { max_entries: 5, max_unpacked_bytes: 1000 };
+    let set = thaw_client::config::Image { max_entries: 5, max_unpacked_bytes: 1000, ..Default::default() };
     let limits = Limits::from(&set);
     assert_eq!((limits.entries, limits.unpacked_bytes, limits.archive_bytes), (5, 1000, 1000 + 5 * 1024));
 }

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use super::{Check, Status};
+use super::{Check, Status, provider};
 use thaw_client::client::{Client, ClientError};
 
 /// Checks that the daemon's socket can be reached, that the daemon is alive, and that it can serve executions.
@@ -20,11 +20,15 @@ pub async fn daemon(client: &Client) -> Vec<Check> {
         };
         return vec![Check::new("daemon socket", status, format!("{socket}: {source}"), fix)];
     }
-    vec![
+    let mut checks = vec![
         Check::new("daemon socket", Status::Ok, socket, "Start thawd."),
         answer("daemon health", &health, Status::Fail, "Restart thawd, and read its log for the reason."),
         answer("daemon ready", &client.readyz().await, Status::Warn, "Wait for the pools, or read thawd's log."),
-    ]
+    ];
+    if health.is_ok() {
+        checks.extend(provider::checks(client).await);
+    }
+    checks
 }
 
 fn answer(name: &str, result: &Result<(), ClientError>, bad: Status, fix: &str) -> Check {

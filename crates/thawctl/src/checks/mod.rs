@@ -8,6 +8,7 @@ mod daemon;
 mod host;
 mod install;
 mod kernel;
+mod provider;
 mod shares;
 
 use std::fmt;
@@ -68,6 +69,7 @@ pub fn run() -> Vec<Check> {
     checks.extend(cgroup::checks(&host, &release));
     checks.extend(host::checks(&host));
     checks.extend(install::checks(&host));
+    checks.push(provider::clock());
     checks
 }
 

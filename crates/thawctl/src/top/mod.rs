@@ -6,10 +6,12 @@ mod usage;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::{getpid, kill_process};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::screen::Screen;
 use self::usage::{Look, Row};
+use super::ids::short;
 use super::table::{age, bytes, table};
 use super::{CtlError, Format, exit, view};
 use thaw_client::client::Client;
@@ -28,8 +30,11 @@ pub(super) struct TopArgs {
     /// Seconds from one look to the next
     #[arg(long, short, value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
     interval: f64,
+    /// Show only these executions: ids, or beginnings of them
+    #[arg(value_name = "ID", add = super::completion::executions())]
+    ids: Vec<String>,
     /// Look once and leave
-    #[arg(long)]
+    #[arg(long, alias = "no-stream")]
     once: bool,
     /// Print the tables one after the other, on a terminal too
     #[arg(long)]
@@ -46,50 +51,130 @@ fn interval(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) async fn top(client: &Client, args: &TopArgs, format: Format) -> Result<u8, CtlError> {
-    let json = args.json || format == Format::Json;
+pub(super) async fn top(client: &Client, args: &TopArgs, format: &Format) -> Result<u8, CtlError> {
+    format.no_template("top")?;
+    let json = args.json || format.is_json();
     let interval = Duration::from_secs_f64(args.interval);
     if args.once {
         let first = look(client).await?;
         tokio::time::sleep(interval.min(ONCE)).await;
         let (now, pools) = look(client).await?;
-        print(json, &now, &now.since(Some(&first.0)), &pools)?;
+        print(json, &now, &args.chosen(now.since(Some(&first.0))), &pools)?;
         return Ok(0);
     }
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let live = !json && !args.batch && io::stdout().is_terminal();
-    let mut screen = if live { Some(Screen::open()?) } else { None };
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut events = Events::new(interval, live)?;
     let mut last: Option<Look> = None;
+    let mut shown = String::new();
+    let mut lost: Option<Instant> = None;
     loop {
+        match events.next().await? {
+            What::Tick => {}
+            What::Redraw => {
+                events.show(&shown)?;
+                continue;
+            }
+            What::Leave(code) => return Ok(code),
+        }
+        let looked = look(client).await;
+        match (live, looked) {
+            (true, Ok((now, pools))) => {
+                shown = tables(&now, &args.chosen(now.since(last.as_ref())), &pools);
+                events.show(&shown)?;
+                (last, lost) = (Some(now), None);
+            }
+            // A daemon that restarts is back soon. What was seen last stays, with its age.
+            (true, Err(error)) => {
+                let since = lost.get_or_insert_with(Instant::now).elapsed().as_secs();
+                events.show(&format!("thawctl: {error}; tried again for {since} s, this is from before:\n{shown}"))?;
+            }
+            (false, Ok((now, pools))) => {
+                print(json, &now, &args.chosen(now.since(last.as_ref())), &pools)?;
+                last = Some(now);
+            }
+            (false, Err(error)) => return Err(error),
+        }
+    }
+}
+
+impl TopArgs {
+    fn chosen(&self, mut rows: Vec<Row>) -> Vec<Row> {
+        rows.retain(|row| self.ids.is_empty() || self.ids.iter().any(|id| row.execution.starts_with(id)));
+        rows
+    }
+}
+
+/// What happens while it shows something.
+enum What {
+    /// It is time to look.
+    Tick,
+    /// The screen has changed its size, or is ours again.
+    Redraw,
+    /// It ends, with this exit code.
+    Leave(u8),
+}
+
+/// The clock, the keyboard and signals.
+struct Events {
+    screen: Option<Screen>,
+    ticks: tokio::time::Interval,
+    interrupt: Signal,
+    terminate: Signal,
+    stop: Signal,
+    resize: Signal,
+}
+
+impl Events {
+    fn new(interval: Duration, live: bool) -> io::Result<Self> {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            stop: signal(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))?,
+            resize: signal(SignalKind::window_change())?,
+            screen: if live { Some(Screen::open()?) } else { None },
+            ticks,
+        })
+    }
+
+    fn show(&self, text: &str) -> io::Result<()> {
+        self.screen.as_ref().map_or(Ok(()), |screen| screen.show(text))
+    }
+
+    async fn next(&mut self) -> io::Result<What> {
+        let live = self.screen.is_some();
         let quit = async {
-            match &mut screen {
+            match &mut self.screen {
                 Some(screen) => screen.quit().await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = quit => return Ok(0),
+        let what = tokio::select! {
+            _ = self.ticks.tick() => What::Tick,
+            () = quit => What::Leave(0),
             // Not a failure for whoever looks at a screen; a script is told that it was interrupted.
-            _ = interrupt.recv() => return Ok(if live { 0 } else { exit::SIGINT }),
-            _ = terminate.recv() => return Ok(exit::SIGTERM),
+            _ = self.interrupt.recv() => What::Leave(if live { 0 } else { exit::SIGINT }),
+            _ = self.terminate.recv() => What::Leave(exit::SIGTERM),
+            _ = self.resize.recv() => What::Redraw,
+            _ = self.stop.recv() => {
+                self.suspend()?;
+                What::Redraw
+            }
+        };
+        Ok(what)
+    }
+
+    /// Ctrl-Z: the terminal is the shell's until it says `fg`.
+    fn suspend(&self) -> io::Result<()> {
+        if let Some(screen) = &self.screen {
+            screen.leave()?;
         }
-        let looked = look(client).await;
-        match (&mut screen, looked) {
-            (Some(screen), Ok((now, pools))) => {
-                screen.show(&tables(&now, &now.since(last.as_ref()), &pools))?;
-                last = Some(now);
-            }
-            // A daemon that restarts is back soon.
-            (Some(screen), Err(error)) => screen.show(&format!("thawctl: {error}\n"))?,
-            (None, Ok((now, pools))) => {
-                print(json, &now, &now.since(last.as_ref()), &pools)?;
-                last = Some(now);
-            }
-            (None, Err(error)) => return Err(error),
+        // SIGTSTP is handled, so the stop itself has to be the one that cannot be.
+        kill_process(getpid(), rustix::process::Signal::STOP)?;
+        match &self.screen {
+            Some(screen) => screen.enter(),
+            None => Ok(()),
         }
     }
 }
@@ -143,7 +228,7 @@ fn tables(now: &Look, rows: &[Row], pools: &[Pool]) -> String {
     let pools = table(["POOL", "STAGE", "WARM", "CREATING", "CLAIMED", "WAITING", "HITS", "MEMORY", "TROUBLE"], pools);
     let rows = rows.iter().map(|row| {
         [
-            row.execution.clone(),
+            short(&row.execution).to_owned(),
             row.provider.clone(),
             row.user.clone(),
             age(row.since_ms, now.at_ms),
@@ -153,10 +238,8 @@ fn tables(now: &Look, rows: &[Row], pools: &[Pool]) -> String {
             format!("{:.0} %", row.memory_percent),
             format!("{:.0} %", row.throttled_percent),
             row.oom_kills.to_string(),
-            row.container.clone(),
         ]
     });
-    let columns =
-        ["EXECUTION", "PROVIDER", "USER", "AGE", "CPU", "LIMIT", "MEMORY", "OF LIMIT", "THROTTLED", "OOM", "CONTAINER"];
+    let columns = ["EXECUTION", "PROVIDER", "USER", "AGE", "CPU", "LIMIT", "MEMORY", "OF LIMIT", "THROTTLED", "OOM"];
     format!("{summary}\n{pools}\n{}", table(columns, rows))
 }

@@ -24,10 +24,9 @@ impl Screen {
         let stdin = io::stdin();
         let before = if stdin.is_terminal() { tcgetattr(&stdin).ok() } else { None };
         let (sender, keys) = mpsc::channel(16);
-        if let Some(before) = &before {
-            let mut quiet = before.clone();
-            quiet.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
-            tcsetattr(&stdin, OptionalActions::Now, &quiet)?;
+        let screen = Self { before, keys };
+        screen.enter()?;
+        if screen.before.is_some() {
             // A thread, because a terminal cannot be waited for as a socket can; it ends with the program.
             std::thread::spawn(move || {
                 for key in io::stdin().lock().bytes().map_while(Result::ok) {
@@ -37,9 +36,32 @@ impl Screen {
                 }
             });
         }
-        let screen = Self { before, keys };
-        put(ENTER)?;
         Ok(screen)
+    }
+
+    /// Takes the terminal, at first or again.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn enter(&self) -> io::Result<()> {
+        if let Some(before) = &self.before {
+            let mut quiet = before.clone();
+            quiet.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+            tcsetattr(io::stdin(), OptionalActions::Now, &quiet)?;
+        }
+        put(ENTER)
+    }
+
+    /// Leaves the terminal as it was.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn leave(&self) -> io::Result<()> {
+        put(LEAVE)?;
+        if let Some(before) = &self.before {
+            tcsetattr(io::stdin(), OptionalActions::Now, before)?;
+        }
+        Ok(())
     }
 
     /// Ends when `q` was pressed.
@@ -67,10 +89,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // There is nothing else to be done with a terminal that is gone.
-        let _ = put(LEAVE);
-        if let Some(before) = &self.before {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
-        }
+        let _ = self.leave();
     }
 }
 

@@ -165,7 +165,11 @@ async fn cancel(State(inner): State<Arc<Inner>>, Path(id): Path<String>, request
 }
 
 async fn one(Path(id): Path<String>) -> Response {
-    if id == ID { Json(execution("running")).into_response() } else { not_found(&id) }
+    match id.as_str() {
+        ID => Json(execution("running")).into_response(),
+        "e-0" => Json(ended()).into_response(),
+        _ => not_found(&id),
+    }
 }
 
 fn not_found(id: &str) -> Response {
@@ -228,12 +232,14 @@ fn items(items: &[Value]) -> Result<Json<Value>, Infallible> {
 
 fn execution(state: &str) -> Value {
     json!({ "id": ID, "provider": "openai", "user": "u1", "state": state, "container": "c-1", "path": "warm",
-        "created_at_ms": 0, "timeout_ms": 30_000, "new_field": "kept" })
+        "created_at_ms": 1, "timeout_ms": 30_000, "command": "sleep 9", "labels": { "name": "mine" }, "new_field": "kept" })
 }
 
 fn ended() -> Value {
     let mut execution = execution("exited");
     execution["id"] = "e-0".into();
+    execution["created_at_ms"] = 0.into();
+    execution["labels"] = json!({});
     execution["exit"] = exit(json!({ "code": 3 }));
     execution
 }
