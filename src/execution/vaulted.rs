@@ -78,7 +78,11 @@ impl Executions {
         let (Some(vault), None, None) = (&self.vault, &request.credentials, &request.image) else {
             return Ok((request, None));
         };
-        // One that does not exist is told so later.
+        // A user whose name is none is told so later, and so is a provider that does not exist.
+        let is_in_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if !request.user.bytes().all(is_in_name) {
+            return Ok((request, None));
+        }
         let Some(served) = self.served.get(&request.provider) else { return Ok((request, None)) };
         let patience = request.queue_timeout_ms.map_or(self.settings().queue_timeout, Duration::from_millis);
         let patience = patience.min(self.settings().max_queue_timeout);

@@ -87,6 +87,15 @@ pub struct Stored {
     pub credentials: Vec<Credential>,
 }
 
+impl Facts {
+    /// Whether a CLI can have made this of a credential with those facts: it renews a login of the same account, and leaves
+    /// a key as it is.
+    pub fn is_renewal_of(&self, before: &Self) -> bool {
+        let is_same_account = before.account.is_none() || self.account == before.account;
+        self.kind == before.kind && self.kind != CredentialKind::ApiKey && is_same_account
+    }
+}
+
 impl Stored {
     /// The credential for a provider.
     pub fn credential(&self, provider: &str) -> Option<&Credential> {

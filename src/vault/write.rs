@@ -24,6 +24,9 @@ pub enum WrittenBack {
     Stored,
     /// Another one was stored meanwhile, which stays.
     Overtaken,
+    /// It is of another account, or another kind of credential: whatever runs in a container must not make its user's next
+    /// prompts go to somebody else. What was stored before stays.
+    Foreign,
     /// What is there cannot be used, and the CLI may still be writing.
     Unfinished,
     /// The CLI has left nothing that could be used, as it does when the provider refuses to renew a login. What was stored
@@ -117,6 +120,7 @@ impl Vault {
                 }
                 match &examined {
                     Ok(facts) if facts.fingerprint == row.facts.fingerprint => Ok(WrittenBack::Unchanged),
+                    Ok(facts) if !facts.is_renewal_of(&row.facts) => Ok(WrittenBack::Foreign),
                     Ok(facts) => {
                         let mut row = renewed(Some(row), name, credentials, facts.clone(), Some(now_ms()));
                         row.renewed_by = Some(execution.clone());
@@ -137,6 +141,9 @@ impl Vault {
             WrittenBack::Unchanged | WrittenBack::Unfinished => {}
             WrittenBack::Stored => {
                 tracing::info!(user, provider = name, execution, "audit: credential renewed by its CLI")
+            }
+            WrittenBack::Foreign => {
+                tracing::warn!(user, provider = name, execution, "audit: credential of another account not taken back");
             }
             WrittenBack::Overtaken => {
                 tracing::info!(

@@ -106,6 +106,9 @@ async fn two_daemons_share_what_one_of_them_stored() {
     tokio::join!(change(one), change(two));
     assert_eq!(shown(two, "u1").await.version, before + 20);
     assert_eq!(one.sh("cat ~/.test/token").await.exited(0).text(), format!("{MARKER}-9"));
+    // A name that PostgreSQL could not even be asked for.
+    let body = r#"{"provider":"test","user":"a\u0000b","command":["true"]}"#;
+    assert_eq!(request(one, "POST /v1/executions", body).await.problem().code, "invalid_field");
     assert_eq!(request(one, "DELETE /v1/users/u1/credentials", "").await.status, 204);
     assert_eq!(request(two, "GET /v1/users/u1/credentials/test", "").await.status, 404);
     for daemon in daemons {

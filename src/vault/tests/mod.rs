@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thaw_client::types::{CredentialState, Secret};
 
 use super::*;
@@ -22,10 +24,21 @@ pub struct Bed {
     pub provider: Provider,
 }
 
-/// A key, as codex keeps it.
-pub fn login(key: &str) -> Credentials {
+/// A login with this access token, as codex keeps it.
+pub fn login(token: &str) -> Credentials {
+    login_of("u@example.test", token)
+}
+
+/// The same of an account.
+pub fn login_of(account: &str, token: &str) -> Credentials {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let identity = format!("{}.{}.{}", part("{}"), part(&format!(r#"{{"email":"{account}"}}"#)), part("signature"));
+    file(format!(r#"{{"tokens":{{"id_token":"{identity}","access_token":"{token}","refresh_token":"r"}}}}"#))
+}
+
+/// The file of codex.
+fn file(text: String) -> Credentials {
     let mut credentials = Credentials::default();
-    let text = format!(r#"{{"OPENAI_API_KEY":"{key}"}}"#);
     credentials.files = BTreeMap::from([("auth.json".to_owned(), Secret::new(text))]);
     credentials
 }
@@ -132,8 +145,11 @@ async fn what_a_cli_renewed_replaces_only_what_it_had() {
     let second = vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
     assert!(text(&second).contains("sk-three") && second.version == 3);
 
-    let mut blank = login("x");
-    blank.files.insert("auth.json".to_owned(), Secret::new("{}".to_owned()));
+    // Nobody puts another account, or a key, in the place of the user's login.
+    assert_eq!(back(3, &login_of("other@example.test", "sk-four")).await, WrittenBack::Foreign);
+    assert_eq!(back(3, &file(r#"{"OPENAI_API_KEY":"sk-four"}"#.to_owned())).await, WrittenBack::Foreign);
+
+    let blank = file("{}".to_owned());
     assert_eq!(back(2, &blank).await, WrittenBack::Overtaken);
     assert_eq!(by("e-3", 3, &blank, false).await, WrittenBack::Unfinished);
     assert_eq!(back(3, &blank).await, WrittenBack::Refused);

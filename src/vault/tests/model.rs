@@ -87,7 +87,7 @@ async fn whatever_is_done_in_whatever_order_the_vault_has_what_was_stored_last()
         let out = vault.checkout(&user, &bed.provider, SOON).await.unwrap();
         let out = out.map(|out| (out.version, text(&out)));
         let wanted =
-            model.get(&user).map(|(version, secret)| (*version, format!(r#"{{"OPENAI_API_KEY":"{secret}"}}"#)));
+            model.get(&user).map(|(version, secret)| (*version, login(secret).files["auth.json"].expose().to_owned()));
         assert_eq!(out, wanted, "step {step}");
     }
     let status = vault.status().await.unwrap();
