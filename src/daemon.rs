@@ -582,7 +582,7 @@ fn load_providers(config: &Config) -> Result<BTreeMap<String, Provider>, DaemonE
 }
 
 fn policy(config: &Config, name: &str, provider: &Provider, changes: &config::Provider) -> Result<Policy, DaemonError> {
-    let allowed: Vec<String> = provider.egress.iter().chain(&changes.egress).cloned().collect();
+    let allowed = settings::provider_egress(provider, changes);
     Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
         .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })
 }

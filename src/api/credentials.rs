@@ -12,7 +12,7 @@ use super::lookup::is_id;
 use super::{ApiError, PeerCredentials, body};
 use crate::provider::Provider;
 use crate::vault::Vault;
-use thaw_client::types::{Credential, Credentials, List, Problem, UserKey, Vault as VaultStatus};
+use thaw_client::types::{Credential, Credentials, List, Problem, USER_RULE, UserKey, Vault as VaultStatus, is_user};
 
 /// Whose credentials: the user in the path, checked.
 #[derive(Debug)]
@@ -22,12 +22,11 @@ pub struct Owner(String);
 #[derive(Debug)]
 pub struct Which(String, String);
 
-fn checked(words: &[&str]) -> Result<(), ApiError> {
-    if words.iter().all(|word| is_id(word)) {
+fn checked(user: &str) -> Result<(), ApiError> {
+    if is_user(user) {
         return Ok(());
     }
-    let detail = "users and providers in a path are 1 to 64 characters of a-z, 0-9 and -";
-    Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", detail))
+    Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", format!("the user in the path {USER_RULE}")))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Owner {
@@ -36,7 +35,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Owner {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let path = Path::<String>::from_request_parts(parts, state).await;
         let user = path.map(|Path(user)| user).unwrap_or_default();
-        checked(&[&user])?;
+        checked(&user)?;
         Ok(Self(user))
     }
 }
@@ -47,7 +46,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Which {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let path = Path::<(String, String)>::from_request_parts(parts, state).await;
         let (user, provider) = path.map(|Path(both)| both).unwrap_or_default();
-        checked(&[&user, &provider])?;
+        checked(&user)?;
+        if !is_id(&provider) {
+            let detail = "providers in a path are 1 to 64 characters of a-z, 0-9 and -";
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_id", detail));
+        }
         Ok(Self(user, provider))
     }
 }

@@ -9,7 +9,7 @@ use crate::container::{self, RefillThrottleSettings};
 use crate::egress::{self, Policy};
 use crate::execution::ImageSettings;
 use crate::pool::{self, AdmissionSettings, SchedulerSettings};
-use crate::provider::ResourceClass;
+use crate::provider::{Provider, ResourceClass};
 use crate::{store, vault};
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
@@ -23,6 +23,30 @@ pub(super) fn metrics_limits(config: &Config) -> api::MetricsLimits {
         patience: Duration::from_secs(metrics.timeout_seconds),
         max_age: Duration::from_millis(metrics.max_age_ms),
     }
+}
+
+/// Where a provider's containers may connect to: what its section of the configuration says instead, or else the host of
+/// its `base_url`, or else what its manifest says; and what the section adds.
+pub(super) fn provider_egress(provider: &Provider, changes: &config::Provider) -> Vec<String> {
+    if let Some(replaced) = &changes.egress_replace {
+        return replaced.clone();
+    }
+    let upstream = changes.base_url.as_deref().and_then(host_and_port);
+    let hosts = upstream.map_or_else(|| provider.egress.clone(), |upstream| vec![upstream]);
+    let mut allowed = Vec::new();
+    for host in hosts.iter().chain(&changes.egress).filter(|host| !host.is_empty()) {
+        if !allowed.contains(host) {
+            allowed.push(host.clone());
+        }
+    }
+    allowed
+}
+
+/// Host and port of a URL, as an allow-list names them.
+fn host_and_port(url: &str) -> Option<String> {
+    let url: axum::http::Uri = url.parse().ok()?;
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    Some(format!("{}:{port}", url.host()?))
 }
 
 pub(super) fn container_settings(config: &Config, made_by: String) -> container::Settings {
@@ -155,4 +179,50 @@ pub(super) fn key_source(config: &Config) -> Option<vault::KeySource> {
     let vault = &config.vault;
     let timeout = Duration::from_secs(vault.key_command_timeout_seconds);
     vault::KeySource::find(vault.key_file.as_deref(), &vault.key_command, timeout, &config.paths.state_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_adds_hosts_or_replaces_them() {
+        let manifest = r#"
+            name = "p"
+            image = "i"
+            home = "/home/runtime"
+            egress = ["api.maker.test:443", "auth.maker.test:443"]
+            [credentials]
+            dir = ""
+            tmpfs_mib = 1
+            [resources.idle]
+            memory_mib = 64
+            cpu = 0.1
+            [resources.run]
+            memory_mib = 64
+            cpu = 0.1
+        "#;
+        let provider: Provider = toml::from_str(manifest).unwrap();
+        let allowed = |section: &str| provider_egress(&provider, &toml::from_str(section).unwrap());
+        assert_eq!(allowed(""), ["api.maker.test:443", "auth.maker.test:443"]);
+        assert_eq!(
+            allowed("egress = ['a:1', 'auth.maker.test:443']"),
+            ["api.maker.test:443", "auth.maker.test:443", "a:1"]
+        );
+        assert_eq!(allowed("egress_replace = ['a:1']\nbase_url = 'http://b:2'"), ["a:1"]);
+        assert_eq!(allowed("egress_replace = []"), [""; 0]);
+        for (url, host) in [
+            ("http://upstream.test:8901/v1", "upstream.test:8901"),
+            ("https://gateway.test", "gateway.test:443"),
+            ("http://10.0.0.7", "10.0.0.7:80"),
+            ("https://[2001:db8::7]:8443/x", "[2001:db8::7]:8443"),
+        ] {
+            assert_eq!(allowed(&format!("base_url = '{url}'")), [host], "the maker's hosts are not");
+            assert_eq!(
+                allowed(&format!("base_url = '{url}'\negress = ['auth.maker.test:443']")),
+                [host, "auth.maker.test:443"],
+                "unless they are listed"
+            );
+        }
+    }
 }

@@ -16,14 +16,14 @@ use crate::pool::Pool;
 use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
 use thaw_client::content::Content;
-use thaw_client::types::{Credentials, ExecutionRequest, Secret};
+use thaw_client::types::{Credentials, ExecutionRequest, Secret, USER_RULE, is_user};
 use thaw_os::cgroup::Limits;
 
 /// User and group id of `runtime` in every image.
 pub const RUNTIME_USER: u32 = 1000;
 
-/// Longest user name and label, characters.
-const MAX_NAME: usize = 64;
+/// Longest name of a label, characters.
+const MAX_LABEL_NAME: usize = 64;
 
 /// Most labels, and the longest label value, characters.
 const MAX_LABELS: usize = 32;
@@ -523,9 +523,8 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     let invalid = |field: &str, problem: &str| {
         Err(RequestError::InvalidField { field: field.to_owned(), problem: problem.to_owned() })
     };
-    let id = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if request.user.is_empty() || request.user.len() > MAX_NAME || !id(&request.user) {
-        return invalid("user", "must be 1 to 64 characters of a-z, 0-9 and -");
+    if !is_user(&request.user) {
+        return invalid("user", USER_RULE);
     }
     for (name, value) in request.env.iter().chain(&request.forced_env) {
         if !environment::is_name(name) {
@@ -540,7 +539,7 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     {
         return invalid("workdir", "must be an absolute path of less than 4096 bytes, without a zero byte");
     }
-    let label = |text: &str| !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(|c| !c.is_control());
+    let label = |text: &str| !text.is_empty() && text.len() <= MAX_LABEL_NAME && text.chars().all(|c| !c.is_control());
     let value = |text: &str| text.len() <= MAX_LABEL_VALUE && text.chars().all(|c| !c.is_control());
     if request.labels.len() > MAX_LABELS || !request.labels.iter().all(|(k, v)| label(k) && value(v)) {
         return invalid(

@@ -152,7 +152,7 @@ async fn thawctl_stores_lists_and_removes() {
     assert_eq!(thawctl(&["put", "test", "--credential-env", "TEST_TOKEN", "-u", "u1"]).0, 0);
     assert!(thawctl(&["rotate-key", "-u", "u1"]).1.contains("1 credentials encrypted with the key k-"));
     assert!(thawctl(&["rotate-key", "--master"]).1.contains("1 users' keys are wrapped"));
-    let (code, error) = thawctl(&["put", "test", path, path, "-u", "U"]);
+    let (code, error) = thawctl(&["put", "test", path, path, "-u", "a b"]);
     assert!(code == 125 && error.contains("is no user"), "{error}");
     assert_eq!(thawctl(&["rm", "test", "-u", "u1"]), (0, "removed test of u1\n".to_owned()));
     assert_eq!(thawctl(&["rm", "--all", "-u", "u1"]).0, 0);

@@ -84,7 +84,7 @@ async fn what_cannot_be_kept_is_refused_with_its_reason() {
         ("u1/credentials/test", large.as_str(), "invalid_credential", "`vault.max_credential_bytes`"),
         ("u1/credentials/test", r#"{"file":{}}"#, "unknown_field", "`file`"),
         ("u1/credentials/nobody", r#"{"files":{"token":"x"}}"#, "not_found", "provider"),
-        ("U1/credentials/test", r#"{"files":{"token":"x"}}"#, "invalid_id", "a-z"),
+        ("u%201/credentials/test", r#"{"files":{"token":"x"}}"#, "invalid_id", "a-z"),
     ] {
         let problem = request(&daemon, &format!("PUT /v1/users/{path}"), body).await.problem();
         assert_eq!(problem.code, code, "{}", problem.detail);

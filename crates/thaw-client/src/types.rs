@@ -15,8 +15,10 @@ use crate::files::NewFileSchema;
 pub use crate::files::{Collected, CollectedFile, FileKind, FileProblem, NewFile};
 
 mod credentials;
+mod user;
 
 pub use credentials::{Credential, CredentialKind, CredentialState, UserKey, Vault};
+pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -29,7 +31,8 @@ pub struct ExecutionRequest {
     /// its entrypoint, environment, user and working directory stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Whose execution this is: 1 to 64 characters of `[a-z0-9-]`.
+    /// Whose execution this is: 1 to 128 characters, as identity systems name their users (`alice@example.org`,
+    /// `auth0|5f7c`). Letters, digits and `_ @ | + : / = -`, and dots between them. Letters of either case are different.
     pub user: String,
     /// What to ask the provider's CLI.
     #[serde(default, skip_serializing_if = "Option::is_none")]

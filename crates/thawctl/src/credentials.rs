@@ -27,7 +27,7 @@ pub(super) enum Command {
 /// Whose.
 #[derive(Debug, clap::Args)]
 pub(super) struct Owner {
-    /// Whose credentials (a-z, 0-9 and '-'); yours otherwise
+    /// Whose credentials; yours otherwise
     #[arg(long, short)]
     user: Option<String>,
 }

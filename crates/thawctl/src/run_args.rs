@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Reasoning effort, one of those that the provider knows
     #[arg(long, conflicts_with = "command")]
     pub(super) effort: Option<String>,
-    /// Whose execution this is (a-z, 0-9 and '-'); you otherwise
+    /// Whose execution this is; you otherwise
     #[arg(long, short)]
     pub(super) user: Option<String>,
     /// Credential file for this execution: its name, and where its content is read from

@@ -4,21 +4,34 @@ use reqwest::Method;
 use serde::de::DeserializeOwned;
 
 use super::{ANSWER_TIMEOUT, Client, ClientError, is_id};
-use crate::types::{Credentials, List};
+use crate::types::{Credentials, List, USER_RULE, is_user};
 
-fn checked<'a>(what: &str, name: &'a str) -> Result<&'a str, ClientError> {
-    match is_id(name) {
-        true => Ok(name),
-        false => Err(ClientError::Protocol(format!("{name:?} is no {what}: it consists of a-z, 0-9 and '-'"))),
+/// A user as a segment of a path: what has a meaning there is percent-encoded (RFC 3986, section 2.1).
+fn segment(user: &str) -> Result<String, ClientError> {
+    if !is_user(user) {
+        return Err(ClientError::Protocol(format!("{user:?} is no user: the name {USER_RULE}")));
     }
+    let mut segment = String::new();
+    for byte in user.bytes() {
+        match byte {
+            b'-' | b'_' | b'.' => segment.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => segment.push(char::from(byte)),
+            byte => segment += &format!("%{byte:02X}"),
+        }
+    }
+    Ok(segment)
 }
 
 fn path(user: &str) -> Result<String, ClientError> {
-    Ok(format!("/v1/users/{}/credentials", checked("user", user)?))
+    Ok(format!("/v1/users/{}/credentials", segment(user)?))
 }
 
 fn path_of(user: &str, provider: &str) -> Result<String, ClientError> {
-    Ok(format!("{}/{}", path(user)?, checked("provider name", provider)?))
+    if !is_id(provider) {
+        let problem = format!("{provider:?} is no provider name: it consists of a-z, 0-9 and '-'");
+        return Err(ClientError::Protocol(problem));
+    }
+    Ok(format!("{}/{provider}", path(user)?))
 }
 
 impl Client {
@@ -58,7 +71,7 @@ impl Client {
     /// # Errors
     /// Those of [`ClientError`].
     pub async fn rotate_user_key<T: DeserializeOwned>(&self, user: &str) -> Result<T, ClientError> {
-        let path = format!("/v1/users/{}/rotate-key", checked("user", user)?);
+        let path = format!("/v1/users/{}/rotate-key", segment(user)?);
         self.json(self.request(Method::POST, &path).timeout(ANSWER_TIMEOUT)).await
     }
 
@@ -69,5 +82,20 @@ impl Client {
     /// Those of [`ClientError`].
     pub async fn rotate_master_key<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         self.json(self.request(Method::POST, "/v1/vault/rotate-key")).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_one_segment_of_a_path() {
+        assert_eq!(path("auth0|5f7c").unwrap(), "/v1/users/auth0%7C5f7c/credentials");
+        assert_eq!(path_of("spiffe://a.b/c", "openai").unwrap(), "/v1/users/spiffe%3A%2F%2Fa.b%2Fc/credentials/openai");
+        assert_eq!(path("user_1-a.b").unwrap(), "/v1/users/user_1-a.b/credentials");
+        for (user, provider) in [("..", "openai"), ("a b", "openai"), ("", "openai"), ("a", "../x"), ("a", "")] {
+            assert!(path_of(user, provider).is_err(), "{user:?} {provider:?}");
+        }
     }
 }

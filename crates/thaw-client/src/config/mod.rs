@@ -489,8 +489,11 @@ pub struct Provider {
     pub prestarted_models: BTreeMap<String, usize>,
     /// Another upstream than the provider's own, such as `http://upstream.test:8901`.
     pub base_url: Option<String>,
-    /// Hosts that its containers may reach besides those of the manifest, as `host:port`.
+    /// Hosts that its containers may reach besides those of the manifest, as `host:port`. With a `base_url`, its host takes
+    /// the place of the manifest's.
     pub egress: Vec<String>,
+    /// Hosts that its containers may reach instead of those of the manifest and of `base_url`; not together with `egress`.
+    pub egress_replace: Option<Vec<String>>,
 }
 
 impl Config {
@@ -570,6 +573,13 @@ impl Config {
         check_numbers("", &all)?;
         self.api.connections.check()?;
         self.egress.limits.check()?;
+        for (name, provider) in &self.provider {
+            if provider.egress_replace.is_some() && !provider.egress.is_empty() {
+                let problem =
+                    format!("replaces what `provider.{name}.egress` would add to: put all hosts into one of the two");
+                return Err((format!("provider.{name}.egress_replace"), problem));
+            }
+        }
         self.store.check()?;
         self.vault.check()?;
         self.check_pools()?;
