@@ -118,6 +118,14 @@ async fn what_the_pages_say_can_be_typed() {
         let import = import.unwrap();
         assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
     }
+    // The pages about credentials take a vault for granted.
+    let key = daemon.path("vault.key");
+    let init =
+        Command::new(env!("CARGO_BIN_EXE_thawd")).args(["vault", "init", "--key-file"]).arg(&key).output().unwrap();
+    assert!(init.status.success(), "{init:?}");
+    let file = daemon.path("thawd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{config}\n[vault]\nkey_file = {:?}\n", key.to_str().unwrap())).unwrap();
     daemon.launch().await;
     let mut scripts = 0;
     for page in PAGES {

@@ -141,39 +141,35 @@ async fn a_terminal_is_left_as_it_was() {
 
 /// Reads until the text has so many of these.
 async fn until(out: &mut tokio::process::ChildStdout, text: &mut String, what: &str, times: usize) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
     while text.matches(what).count() < times {
         let mut buffer = [0; 4096];
-        let read = tokio::time::timeout(Duration::from_secs(20), out.read(&mut buffer)).await;
+        let read = tokio::time::timeout_at(end, out.read(&mut buffer)).await;
         let read = read.unwrap_or_else(|_| panic!("no {times} of {what:?} in {text:?}")).unwrap();
         assert!(read > 0, "it ended: {text:?}");
         text.push_str(&String::from_utf8_lossy(&buffer[..read]));
     }
 }
 
-/// The state of a process, as proc(5) has it.
-fn state(pid: i32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
 #[tokio::test]
 async fn ctrl_z_gives_the_terminal_back_and_fg_takes_it_again() {
     let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
-    let program = format!("exec {} top --interval 0.1", support::programs::thawctl());
+    // A shell with job control: nothing stops in a process group that nobody could continue (SIGTSTP, signal(7)).
+    let program = format!("exec bash --norc -ic '{} top --interval 0.1; fg'", support::programs::thawctl());
     let mut script = Command::new("script");
     script.args(["--quiet", "--flush", "--return", "--command", &program, "/dev/null"]);
     script.env("THAWD_SOCKET", daemon.socket()).env("TERM", "xterm").kill_on_drop(true);
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut out, mut text) = (child.stdout.take().unwrap(), String::new());
     until(&mut out, &mut text, "POOL ", 1).await;
-    let of = StdCommand::new("pgrep").args(["-P", &child.id().unwrap().to_string(), "thawctl"]).output().unwrap();
-    let own: i32 = String::from_utf8(of.stdout).unwrap().trim().parse().unwrap();
+    let below = |parent: i32, name: &str| -> i32 {
+        let found = StdCommand::new("pgrep").args(["-P", &parent.to_string(), name]).output().unwrap();
+        String::from_utf8(found.stdout).unwrap().trim().parse().unwrap()
+    };
+    let own = below(below(child.id().unwrap() as i32, "bash"), "thawctl");
     kill_process(Pid::from_raw(own).unwrap(), Signal::TSTP).unwrap();
-    eventually("it is stopped", || async { (state(own) == Some('T')).then_some(()) }).await;
-    // script(1) stops itself with what it runs, before it passes on what that has written.
-    for pid in [child.id().unwrap() as i32, own] {
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT).unwrap();
-    }
+    // The shell has it in the foreground again as soon as it has stopped.
+    until(&mut out, &mut text, "Stopped", 1).await;
     until(&mut out, &mut text, "\x1b[?1049h", 2).await;
     assert!(text.contains("\x1b[?25h\x1b[?1049l"), "the shell had the terminal as it was: {text:?}");
     let tables = text.matches("POOL ").count();

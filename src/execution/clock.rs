@@ -14,3 +14,11 @@ pub fn now() -> Duration {
 pub fn instant(since: Duration) -> Instant {
     output::instant(since).into_std()
 }
+
+/// Ends at `deadline`; never without one.
+pub(super) async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

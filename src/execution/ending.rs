@@ -9,6 +9,18 @@ use crate::provider::Verdict;
 use thaw_client::types::{Exit, ExitReason};
 use thaw_os::cgroup::Usage;
 
+/// Most of a program's name that is told when it does not start, characters.
+const MAX_NAMED: usize = 128;
+
+/// Names the program where it is told why that did not start.
+pub(super) fn naming(program: &str, why: &str) -> String {
+    let name: String = program.chars().take(MAX_NAMED).collect();
+    let text = why.replace("the command", &format!("{name:?}"));
+    // A habit of shells and of `docker exec sh -c`.
+    let is_line = program.contains(' ');
+    if is_line { text + "; a command and its arguments are separate words" } else { text }
+}
+
 /// Why the command has to end. The numbers are stored in the log's journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {

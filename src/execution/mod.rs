@@ -19,6 +19,7 @@ mod metrics;
 mod plan;
 mod run;
 mod state;
+mod stdin;
 mod survive;
 mod users;
 mod vaulted;

@@ -1,23 +1,23 @@
 //! The task that owns one execution.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::clock;
-use super::ending::{End, Ended, Finished, Stop, conclude, never_ran};
+use super::clock::at;
+use super::ending::{End, Ended, Finished, Stop, conclude, naming, never_ran};
 use super::late::{Conversation, Late};
 use super::metrics::Origin;
 use super::plan::Plan;
 use super::state::{Assignment, Step, Submitted as SubmittedCommand};
+use super::stdin::stdin;
 use super::vaulted::WriteBack;
 use super::{Executions, Handle, StartError, waiting, workspace};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
@@ -32,16 +32,8 @@ use thaw_os::cgroup::Usage;
 /// the kernel.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most of a program's name that is told when it does not start, characters.
-const MAX_NAMED: usize = 128;
-
 /// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Capacity of the pipe for standard input, bytes: at least the default (pipe(7)), at most the default limit of a
-/// request.
-const STDIN_PIPE: usize = 64 * 1024;
-const MAX_STDIN_PIPE: usize = 16 << 20;
 
 /// Most output decoded at once, bytes.
 const HEAR_BYTES: u64 = 1 << 20;
@@ -474,15 +466,6 @@ async fn begin(
     ))
 }
 
-/// Names the program where it is told why that did not start.
-fn naming(program: &str, why: &str) -> String {
-    let name: String = program.chars().take(MAX_NAMED).collect();
-    let text = why.replace("the command", &format!("{name:?}"));
-    // A habit of shells and of `docker exec sh -c`.
-    let is_line = program.contains(' ');
-    if is_line { text + "; a command and its arguments are separate words" } else { text }
-}
-
 /// Waits until the command runs. One that cannot be executed has a code and a reason.
 async fn started(submitted: &Submitted) -> Result<Option<(i32, String)>, ContainerError> {
     if submitted.conversation.is_some() {
@@ -648,28 +631,6 @@ fn announce(handle: &Handle, container: &Once, path: ClaimPath, prestarted: bool
     }));
 }
 
-/// What the command reads: a pipe when there is something to say, else `/dev/null`. The pipe holds all of it, so that the
-/// command gets it whatever becomes of the daemon; if the kernel allows none so large, the writer comes with what is in
-/// it already.
-fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usize)>)> {
-    let Some(text) = text else { return Ok((File::open("/dev/null")?.into(), None)) };
-    let (reader, writer) = io::pipe()?;
-    // Refused beyond the limits of pipe(7).
-    let _ = rustix::pipe::fcntl_setpipe_size(&writer, text.len().clamp(STDIN_PIPE, MAX_STDIN_PIPE));
-    rustix::io::ioctl_fionbio(&writer, true)?;
-    let mut sent = 0;
-    while sent < text.len() {
-        match rustix::io::write(&writer, &text[sent..]) {
-            Ok(written) => sent += written,
-            Err(Errno::AGAIN) => {
-                return Ok((reader.into(), Some((pipe::Sender::from_owned_fd(writer.into())?, sent))));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok((reader.into(), None))
-}
-
 /// Publishes output and decodes it.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
@@ -825,12 +786,5 @@ async fn progress(handle: &Handle, seen: u64, until: Option<tokio::time::Instant
 fn kill(container: &Once) {
     if let Err(error) = container.kill() {
         tracing::error!(%error, "could not kill the container");
-    }
-}
-
-async fn at(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

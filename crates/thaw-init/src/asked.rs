@@ -64,13 +64,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// `None` if there is no such file.
+    /// Paths are relative to `/proc`, in which this program was started: the root of an image may keep its user out. `None`
+    /// if there is no such file.
     pub fn open() -> Option<Self> {
         let open = |path: &core::ffi::CStr| {
             // SAFETY: the path is a string that ends with a zero byte.
             unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }
         };
-        let (protocols, tcp) = (open(c"/proc/net/protocols"), [open(c"/proc/net/tcp"), open(c"/proc/net/tcp6")]);
+        let (protocols, tcp) = (open(c"net/protocols"), [open(c"net/tcp"), open(c"net/tcp6")]);
         (protocols >= 0 && tcp[0] >= 0).then_some(Self {
             protocols,
             tcp,

@@ -52,6 +52,11 @@ impl Profile {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && name.is_none() => return Ok(Self::default()),
+            // As with `sudo -u`, which leaves HOME as it was: nothing that this user has chosen is in there.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && name.is_none() => {
+                super::complain(&format!("{}: {error}; going on without profiles", path.display()));
+                return Ok(Self::default());
+            }
             Err(error) => return Err(failed(error.to_string())),
         };
         let mut profiles: BTreeMap<String, Self> =

@@ -84,6 +84,8 @@ impl Confinement {
         rustix::stdio::dup2_stdin(control).map_err(|errno| format!("pass the control socket: {errno}"))?;
         rustix::stdio::dup2_stderr(locks).map_err(|errno| format!("pass the file of locks: {errno}"))?;
         rustix::thread::set_no_new_privs(true).map_err(|errno| format!("set no_new_privs: {errno}"))?;
+        // While this process may still search the root, which can be closed to everybody else: `thaw-init` reads there.
+        rustix::process::chdir("/proc").map_err(|errno| format!("enter /proc: {errno}"))?;
         become_init()?;
         rustix::thread::set_capabilities(None, sets).map_err(|errno| format!("drop capabilities: {errno}"))?;
         for capability in KEPT.iter() {
