@@ -85,7 +85,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("A daemon that is gone", "thawctl --socket deserted.sock ps"),
     ("A file in the place of the socket", "thawctl --socket key ps"),
     ("A user who may not", "setpriv --reuid 65534 --clear-groups thawctl ps"),
-    ("An interrupt", "timeout --preserve-status --signal INT 1 thawctl run test -- sleep 60"),
+    ("An interrupt", "timeout --foreground --preserve-status --signal INT 1 thawctl run test -- sleep 60"),
 ];
 
 const HEAD: &str = "\

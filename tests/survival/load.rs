@@ -102,6 +102,11 @@ pub fn check(kind: Kind, token: &str, seen: &Seen) {
     let Some((_, Event::Exit(exit))) = seen.events.last() else { panic!("{seen:?}") };
     let starts = seen.events.iter().filter(|(_, event)| matches!(event, Event::Started(_))).count();
     let context = || format!("{kind:?} {} {exit:?}\n{err}", seen.id);
+    // One that had only been told that it waits has nothing yet that could go on (docs/operating.md).
+    let waited = seen.events.iter().any(|(_, event)| matches!(event, Event::Queued(_)));
+    if starts == 0 && waited && exit.reason == ExitReason::Lost {
+        return;
+    }
     assert_eq!(starts, 1, "{}", context());
     let ended = |reason, code| assert_eq!((exit.reason, exit.code), (reason, code), "{}", context());
     match kind {

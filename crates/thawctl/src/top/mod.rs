@@ -86,7 +86,7 @@ pub(super) async fn top(client: &Client, args: &TopArgs, format: &Format) -> Res
             // A daemon that restarts is back soon. What was seen last stays, with its age.
             (true, Err(error)) => {
                 let since = lost.get_or_insert_with(Instant::now).elapsed().as_secs();
-                events.show(&format!("thawctl: {error}; tried again for {since} s, this is from before:\n{shown}"))?;
+                events.show(&format!("tried again for {since} s, this is from before: {error}\n{shown}"))?;
             }
             (false, Ok((now, pools))) => {
                 print(json, &now, &args.chosen(now.since(last.as_ref())), &pools)?;
