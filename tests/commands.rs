@@ -143,5 +143,30 @@ async fn what_the_pages_say_can_be_typed() {
         }
     }
     assert!(scripts >= 5, "{scripts}");
+    set_up(&daemon);
     daemon.stop().await;
+}
+
+/// What quick-start.md says of `thawctl setup`: the login is found where its CLI keeps it, a prompt is answered, and the
+/// profile remembers both.
+fn set_up(daemon: &Daemon) {
+    let folder = folder(daemon);
+    let setup = |more: &[&str]| {
+        let mut command = Command::new(support::programs::thawctl());
+        command.args(["setup", "openai", "--yes"]).args(more).current_dir(folder.path());
+        command.env("HOME", folder.path()).env_remove("XDG_CONFIG_HOME").env("THAWD_SOCKET", daemon.socket());
+        command.env("THAWD_CONFIG", daemon.path("thawd.toml")).stdin(Stdio::null()).output().unwrap()
+    };
+    for more in [&["--pool", "1"][..], &[]] {
+        let done = setup(more);
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success() && out.trim() == "201", "{done:?}");
+        for step in ["machine: ", "daemon: ", "image: openai is there", "warm containers: openai 1/1", "credential: "] {
+            assert!(err.contains(step), "{step}: {err}");
+        }
+    }
+    let config = std::fs::read_to_string(daemon.path("thawd.toml")).unwrap();
+    assert_eq!(config.matches("[provider.openai]\npool_target = 1\n").count(), 1, "{config}");
+    run(daemon, folder.path(), "after setup", "test \"$(thawctl run 'What is 3*67?')\" = 201");
+    assert!(!setup(&["--credential-env", "NOT_SET"]).status.success());
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Daemon, Outcome};
+use support::{Daemon, Outcome, configure_podman, podman};
 use thaw_client::types::ExecutionRequest;
 use thaw_image::Store;
 use thaw_image::progress::Quiet;
@@ -49,25 +49,12 @@ struct Podman {
 
 impl Podman {
     fn new(folder: &Path) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
-        // Limits that root of a test machine may not raise are left as they are.
-        let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
-        std::fs::write(folder.join("containers.conf"), limits).unwrap();
+        configure_podman(folder, 1024);
         Podman { folder: folder.to_owned() }
     }
 
     fn call(&self, arguments: &[&str]) -> Output {
-        // Without the second hierarchy of a hybrid machine, which crun refuses; only for podman's own eyes.
-        let script = "umount /sys/fs/cgroup/unified 2> /dev/null; exec podman \"$@\"";
-        let at = |name: &str| self.folder.join(name).to_str().unwrap().to_owned();
-        Command::new("unshare")
-            .args(["-m", "sh", "-c", script, "podman", "--root", &at("root"), "--runroot", &at("run")])
-            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"])
-            .args(["--runtime", "crun"])
-            .args(arguments)
-            .env("CONTAINERS_CONF", self.folder.join("containers.conf"))
-            .output()
-            .unwrap()
+        podman(&self.folder, arguments).unwrap()
     }
 
     /// Runs what lies at `image`; returns exit code and output.

@@ -1,7 +1,7 @@
 //! The same attackers and the same victim in podman's containers, with the same limits.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::support::hierarchies;
 
@@ -19,10 +19,7 @@ const GROUP: &str = "/thawd-test-podman";
 impl Podman {
     /// With the programs that lie in `programs`; `None` where it is not installed, or cannot run with limits.
     pub fn new(folder: &Path, programs: &[PathBuf]) -> Option<Self> {
-        std::fs::create_dir_all(folder).unwrap();
-        // Limits that root of a test machine may not raise are left as they are.
-        let limits = "[containers]\ndefault_ulimits = [\"nofile=16384:16384\", \"nproc=4096:4096\"]\n";
-        std::fs::write(folder.join("containers.conf"), limits).unwrap();
+        crate::support::configure_podman(folder, 16384);
         let archive = folder.join("image.tar");
         let mut builder = tar::Builder::new(std::fs::File::create(&archive).unwrap());
         for program in programs {
@@ -37,17 +34,7 @@ impl Podman {
     }
 
     fn call(&self, arguments: &[&str]) -> Option<Output> {
-        // Without the second hierarchy of a hybrid machine, which crun refuses; only for podman's own eyes.
-        let script = "umount /sys/fs/cgroup/unified 2> /dev/null; exec podman \"$@\"";
-        let at = |name: &str| self.folder.join(name).to_str().unwrap().to_owned();
-        Command::new("unshare")
-            .args(["-m", "sh", "-c", script, "podman", "--root", &at("root"), "--runroot", &at("run")])
-            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"])
-            .args(["--runtime", "crun"])
-            .args(arguments)
-            .env("CONTAINERS_CONF", self.folder.join("containers.conf"))
-            .output()
-            .ok()
+        crate::support::podman(&self.folder, arguments).ok()
     }
 
     fn limited<'a>(first: &[&'a str], argv: &[&'a str]) -> Vec<&'a str> {

@@ -13,6 +13,7 @@ mod http;
 mod image;
 mod machine;
 mod outcome;
+mod podman;
 mod program;
 pub mod programs;
 mod setup;
@@ -28,6 +29,7 @@ pub use http::{Answer, header_end};
 pub use image::layouts;
 pub use machine::{Process, children, mounts_below, open_files, processes_in_cgroup, resident_bytes, status_field};
 pub use outcome::{Outcome, bytes, collect, command, prompt, shell};
+pub use podman::{configure_podman, podman};
 pub use program::{Program, Value};
 pub use setup::Setup;
 
