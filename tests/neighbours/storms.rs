@@ -138,35 +138,53 @@ async fn under(bed: &Bed, argv: &[&str], rounds: usize, claims: usize) -> (Felt,
     measured
 }
 
+/// How often a neighbour is measured before something counts as taken.
+const ATTEMPTS: u32 = 3;
+
 #[tokio::test]
 async fn the_worst_neighbours_leave_others_what_is_theirs() {
     let bed = Bed::start(192).await;
-    let quiet = feel(&bed, 3, 8).await;
+    let mut quiet = feel(&bed, 3, 8).await;
     println!("quiet: {quiet:?}");
-    let mut wrong = Vec::new();
+    let mut stolen = Vec::new();
     for name in CHEAP {
-        let (felt, spent) = under(&bed, &["/storm", name], 3, 8).await;
-        println!("{}", row(name, &quiet, &felt, spent));
-        // Thresholds for gross thefts: this also runs where others work.
-        for (figure, (now, before)) in FIGURES.iter().zip(felt.figures.iter().zip(quiet.figures)) {
-            // With one processor for all, what is measured last in a round finds the quota used up.
-            let least = if in_bed() { 4.0 } else { 20.0 };
-            if percent(*now, before) < least {
-                wrong.push(format!("{name}: {figure} {now} instead of {before}"));
+        // Others may work on this machine too, at one moment and not at the next: a theft is one each time.
+        for attempt in 1.. {
+            let (felt, spent) = under(&bed, &["/storm", name], 3, 8).await;
+            println!("{}", row(name, &quiet, &felt, spent));
+            let taken = taken(name, &quiet, &felt, spent);
+            if taken.is_empty() {
+                break;
             }
-        }
-        let patience = if in_bed() { 2000 } else { 500 };
-        if felt.median() > quiet.median() * 8 + Duration::from_millis(20)
-            || felt.health > Duration::from_millis(patience)
-        {
-            wrong.push(format!("{name}: claims {:?}, health {:?}", felt.claims, felt.health));
-        }
-        if spent.mib >= 64 || spent.cpu > 100.0 {
-            wrong.push(format!("{name}: the daemon: {spent:?}"));
+            if attempt == ATTEMPTS {
+                stolen.extend(taken);
+                break;
+            }
+            quiet = feel(&bed, 3, 8).await;
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(stolen.is_empty(), "{stolen:#?}");
     bed.stop().await;
+}
+
+/// What a neighbour has taken, if it is much: the thresholds are for gross thefts.
+fn taken(name: &str, quiet: &Felt, felt: &Felt, spent: Spent) -> Vec<String> {
+    let mut taken = Vec::new();
+    for (figure, (now, before)) in FIGURES.iter().zip(felt.figures.iter().zip(quiet.figures)) {
+        // With one processor for all, what is measured last in a round finds the quota used up.
+        let least = if in_bed() { 4.0 } else { 20.0 };
+        if percent(*now, before) < least {
+            taken.push(format!("{name}: {figure} {now} instead of {before}"));
+        }
+    }
+    let patience = if in_bed() { 2000 } else { 500 };
+    if felt.median() > quiet.median() * 8 + Duration::from_millis(20) || felt.health > Duration::from_millis(patience) {
+        taken.push(format!("{name}: claims {:?}, health {:?}", felt.claims, felt.health));
+    }
+    if spent.mib >= 64 || spent.cpu > 100.0 {
+        taken.push(format!("{name}: the daemon: {spent:?}"));
+    }
+    taken
 }
 
 /// The whole table: `make neighbours`, on a quiet machine.
