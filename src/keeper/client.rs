@@ -273,7 +273,7 @@ impl Keeper {
     /// Sends queued messages, and replaces a keeper that died or hangs, for as long as the daemon lives.
     async fn own(self: Arc<Self>, mut watched: Watched) {
         loop {
-            let reason = self.serve(&watched).await;
+            let mut reason = self.serve(&watched).await;
             loop {
                 if self.lock().ended {
                     return;
@@ -281,11 +281,16 @@ impl Keeper {
                 self.failures.inc();
                 tracing::error!(%reason, "the keeper process ended, or hangs");
                 match self.replace().await {
-                    Ok(next) => {
-                        tracing::info!("another keeper has taken its place");
-                        watched = next;
-                        break;
-                    }
+                    // It has taken its place only when it has been told everything: until then, what it was not told
+                    // would end with this daemon.
+                    Ok(next) => match self.send_queued(&next).await {
+                        Ok(()) => {
+                            tracing::info!("another keeper has taken its place");
+                            watched = next;
+                            break;
+                        }
+                        Err(error) => reason = error,
+                    },
                     Err(error) => tracing::error!(%error, "nothing would survive this daemon now"),
                 }
                 tokio::time::sleep(AGAIN).await;
