@@ -30,8 +30,12 @@ const CLAUDE: &str = concat!(
     "\n"
 );
 
-const LIMITS: LogLimits =
-    LogLimits { bytes: 1 << 20, patience: Patience { stall: Duration::from_secs(1), away: Duration::from_secs(1) } };
+const LIMITS: LogLimits = LogLimits {
+    bytes: 1 << 20,
+    fast: 128 << 10,
+    large: 1 << 20,
+    patience: Patience { stall: Duration::from_secs(1), away: Duration::from_secs(1) },
+};
 
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("request");

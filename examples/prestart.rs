@@ -250,11 +250,12 @@ fn main() -> Result<()> {
     run("kill", &["-CONT", &pid])?;
     let since = |at: Instant| at.duration_since(claimed).as_secs_f64() * 1e3;
     let mut text = String::new();
+    let mut dialogue = driver.into_dialogue();
     let end = loop {
-        let Ok(bytes) = output.recv_timeout(Duration::from_secs(30)) else { break driver.finish() };
+        let Ok(bytes) = output.recv_timeout(Duration::from_secs(30)) else { break dialogue.finish() };
         show("<<", &bytes);
         let mut over = None;
-        for action in driver.on_stdout(&bytes) {
+        for action in dialogue.on_stdout(&bytes) {
             match action {
                 Action::Write(input) => {
                     show(">>", &input);
@@ -272,7 +273,7 @@ fn main() -> Result<()> {
             }
         }
         if let Some(verdict) = over {
-            println!("done after {:.1} ms, wants renewal: {}", since(Instant::now()), driver.wants_renewal());
+            println!("done after {:.1} ms, wants renewal: {}", since(Instant::now()), dialogue.wants_renewal());
             break verdict;
         }
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use thaw_client::client::{Client, ClientError};
 use thaw_client::config::Config;
-use thaw_client::types::{Container, Execution, ExecutionState, Stage};
+use thaw_client::types::{Container, Execution, ExecutionState};
 
 use crate::keeper;
 
@@ -59,9 +59,6 @@ fn compare(config: &Config, executions: &[Execution], containers: &[Container], 
                     container.cgroup
                 ));
             }
-            (_, Some(container)) if container.stage == Stage::Prestarted => {
-                lost("its CLI was prestarted, and what is said to it is known to the running daemon only".to_owned());
-            }
             _ => {}
         }
     }
@@ -112,10 +109,9 @@ mod tests {
         ];
         let here = tempfile::tempdir().unwrap();
         let Findings { lost, notes } = compare(&config, &executions, &containers, here.path());
-        assert_eq!(lost.len(), 3, "{lost:?}");
+        assert_eq!(lost.len(), 2, "a prestarted CLI is kept as any other command: {lost:?}");
         assert!(lost[0].starts_with("2: ") && lost[0].contains("`cgroup.name`"), "{lost:?}");
-        assert!(lost[1].starts_with("3: ") && lost[1].contains("prestarted"), "{lost:?}");
-        assert!(lost[2].starts_with("4: ") && lost[2].contains("waits"), "{lost:?}");
+        assert!(lost[1].starts_with("4: ") && lost[1].contains("waits"), "{lost:?}");
         assert_eq!(notes, [] as [String; 0]);
         let Findings { lost, .. } = compare(&config, &executions, &containers, &here.path().join("none"));
         assert_eq!(lost.len(), 4);

@@ -12,8 +12,10 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 mod advice;
+mod images;
 mod settings;
 
+use self::images::{NAMELESS, image, image_store, nameless};
 pub use self::settings::store_settings;
 use self::settings::{
     container_settings, egress_total, image_settings, key_source, limits, metrics_limits, pool_settings, reclaim,
@@ -111,14 +113,16 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
 }
 
 /// Checks everything about a configuration that can be checked without touching the machine: log filter, manifests,
-/// allow-lists, what is to be prestarted, and that `thaw-init` is there.
+/// allow-lists, what is to be prestarted, and that `thaw-init` is there. Images that are unpacked are looked at as well.
 ///
 /// # Errors
 /// The first mistake found.
 pub fn check(config: &Config) -> Result<Sound, DaemonError> {
     telemetry::check_filter(&config.log.filter)?;
-    let providers = Checked::new(config)?.providers.len();
-    Ok(Sound { providers, warnings: advice::warnings(config, &load_providers(config)?) })
+    let providers = Checked::new(config)?.providers;
+    let mut warnings = advice::warnings(config, &load_providers(config)?);
+    warnings.extend(nameless(config, providers.values().map(|checked| &*checked.provider)));
+    Ok(Sound { providers: providers.len(), warnings })
 }
 
 /// A configuration without a mistake.
@@ -172,10 +176,10 @@ struct Survivors {
 }
 
 impl Survivors {
-    fn find(containers: &Containers, kept: BTreeMap<String, Kept>) -> Self {
+    fn find(containers: &Containers, kept: BTreeMap<Key, Kept>) -> Self {
         let (mut executions, mut containers_kept, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0);
-        for (name, kept) in kept {
-            match Key::parse(&name) {
+        for (key, kept) in kept {
+            match key {
                 Key::Container(id) => drop(containers_kept.insert(id, kept)),
                 key @ (Key::Execution(_) | Key::Transit(..)) => drop(executions.insert(key, kept)),
                 Key::Unknown(_) => unknown += 1,
@@ -276,7 +280,7 @@ impl Daemon {
         let Checked { providers, image_runs, program, init } = Checked::new(config)?;
         let made_by = container::made_by(&init).map_err(io_error(format!("read {}", init.display())))?;
         let paths = &config.paths;
-        private_directory(&paths.state_dir)?;
+        let is_read_only = state_directory(&paths.state_dir)?;
         public_directory(&paths.run_dir)?;
         // First of all: a second daemon must not sweep what is the first one's.
         let directories = [
@@ -293,7 +297,7 @@ impl Daemon {
         let mut begun = Begun { socket: made_socket.then(|| socket.clone()), keeper: None };
         let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
         let metrics_listener = metrics_listener.map(|listener| (listener, metrics_limits(config)));
-        let images = Arc::new(Store::with_limits(&paths.state_dir.join("images"), (&config.image).into())?);
+        let images = Arc::new(image_store(config, is_read_only)?);
 
         let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?);
         tracing::info!(layout = hierarchy.layout().name(), "control groups");
@@ -593,8 +597,20 @@ fn inherit(listener: std::os::unix::net::UnixListener) -> io::Result<(UnixListen
     Ok((UnixListener::from_std(listener)?, path))
 }
 
-fn private_directory(path: &Path) -> Result<(), DaemonError> {
-    directory(path, 0o700)
+/// The directory of the state; whether it cannot be written. A running daemon does not need to, and so it does not keep
+/// one from starting.
+fn state_directory(path: &Path) -> Result<bool, DaemonError> {
+    match directory(path, 0o700) {
+        Err(DaemonError::Io { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem && path.is_dir() => {
+            tracing::error!(
+                state_dir = %path.display(),
+                "the state directory is on a read-only file system: images that are unpacked are served, others cannot be \
+                 unpacked; make it writable, then restart thawd"
+            );
+            Ok(true)
+        }
+        prepared => prepared.map(|()| false),
+    }
 }
 
 /// Searchable by all, because the socket's group must reach the socket; nothing in it is readable by others.
@@ -716,9 +732,7 @@ impl Source {
             .map_err(|error| error.to_string())?;
         if name.is_none() {
             tracing::warn!(
-                provider = %provider.name, image = %provider.image, uid = execution::RUNTIME_USER,
-                "the image's /etc/passwd has no user of this number: commands have no name, which whoami, ssh, git and \
-                 Node's os.userInfo() need; add one to the image"
+                provider = %provider.name, image = %provider.image, uid = execution::RUNTIME_USER, "{NAMELESS}"
             );
         }
         let name = name.unwrap_or_else(|| execution::RUNTIME_USER.to_string());
@@ -749,17 +763,4 @@ impl Source {
         let take_over = move || known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&image_env);
         Ok(Prepared { template, take_over: Arc::new(take_over) })
     }
-}
-
-/// The unpacked image: from the layout if there is one (which may be newer), else from the store.
-fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::HeldImage, String> {
-    if layout.join("index.json").is_file() {
-        return images.ensure(layout).map_err(|error| format!("image `{name}`: {error}"));
-    }
-    images.get(name).map_err(|error| match error {
-        StoreError::NotFound { .. } => {
-            format!("image `{name}` is not built; run: thawctl image build images/{name}")
-        }
-        error => format!("image `{name}`: {error}"),
-    })
 }

@@ -5,11 +5,12 @@
 //! there with SIGSTOP, until SIGCONT. Other builds do not read these variables.
 
 /// Every step, in the order in which a container goes through them.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 28] = [
     "create.cgroup",
     "create.spawned",
     "create.ready",
     "create.credentials",
+    "create.prestarted",
     "park.frozen",
     "park.kept",
     "claim.kept",
@@ -19,6 +20,8 @@ pub const ALL: [&str; 25] = [
     "claim.submitted",
     "claim.noted",
     "claim.thawed",
+    "say.written",
+    "say.moved",
     "run.started",
     "run.moved",
     "run.taken",

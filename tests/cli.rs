@@ -315,6 +315,50 @@ async fn each_cli_waits_already_started_asks_nothing_and_answers_its_one_user() 
     daemon.stop().await;
 }
 
+/// What is said to a real CLI survives the daemon: before it has a user, and from the moment in which it is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cli_that_waits_or_answers_survives_a_killed_daemon() {
+    let upstream = Upstream::start();
+    let mut daemon = daemon(&upstream, |setup, name| {
+        setup.set(&format!("provider.{name}.pool_target"), 0).set(&format!("provider.{name}.prestarted"), 1)
+    })
+    .await;
+    let mut before = waiting(&daemon).await;
+    for provider in PROVIDERS {
+        daemon.kill();
+        daemon.launch().await;
+        assert_eq!(waiting(&daemon).await, before, "those that waited wait on");
+        let request = ExecutionRequest {
+            background: true,
+            credentials: Some(late_credentials(&upstream, provider).await),
+            timeout_ms: Some(120_000),
+            ..prompt(provider, "What is 3*67? Answer with the number only.")
+        };
+        let id = daemon.client.create(&request).await.unwrap().id;
+        daemon.kill();
+        daemon.launch().await;
+        let outcome = Outcome::of(daemon.client.events(&id, None).await.unwrap()).await;
+        let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        assert_eq!(answer(&outcome).trim(), "201", "{provider}: {:?}\n{said}", outcome.exit);
+        assert!(outcome.exit.success && outcome.started.prestarted, "{provider}: {:?}", outcome.exit);
+        assert!(before.contains(&outcome.started.container), "{provider}: one of those that waited");
+        before = waiting(&daemon).await;
+    }
+    daemon.stop().await;
+}
+
+/// The containers with a CLI that waits, once there is one of each provider and no other container.
+async fn waiting(daemon: &Daemon) -> Vec<String> {
+    eventually("three CLIs wait already started", || async {
+        let pools = daemon.client.pools().await.unwrap();
+        let mut pools = pools.iter().filter(|pool| pool.stage == Stage::Prestarted);
+        let mut ids: Vec<_> = daemon.containers().await.into_iter().map(|container| container.id).collect();
+        ids.sort();
+        (pools.all(|pool| pool.warm == 1) && ids.len() == PROVIDERS.len()).then_some(ids)
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_the_provider_refuses_is_renewed_by_a_cli_that_has_the_file() {
     let upstream = Upstream::start();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use thaw_client::types::Secret;
 use thawd::provider::{
     self, Verdict,
-    prestart::{Action, Driver, Input, LateRequest, Refusal},
+    prestart::{Action, Dialogue, Driver, Input, LateRequest, Refusal},
 };
 
 type Names = BTreeMap<String, Secret>;
@@ -20,6 +20,8 @@ type Names = BTreeMap<String, Secret>;
 fn named(name: &str, value: &str) -> Names {
     [(name.to_owned(), Secret::new(value.to_owned()))].into()
 }
+
+const PROMPT: &str = "What is 3*67?\nOnly \"the number\".";
 
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_790_000_000)
@@ -50,7 +52,7 @@ impl Bench {
         let env = BTreeMap::new();
         let model = self.driver.plan().model.clone();
         let request = LateRequest {
-            prompt: "What is 3*67?\nOnly \"the number\".",
+            prompt: PROMPT,
             model: self.model.unwrap_or(&model),
             effort: self.effort,
             cwd: self.cwd,
@@ -213,7 +215,7 @@ fn codex_begins_the_turn_when_the_account_is_known() {
         turn("failed", &json!({"message": "auth refresh request failed: code=-32601"})),
     ]);
     assert_eq!(reason, "the provider refused the access token (401 Unauthorized)");
-    assert!(bench.driver.wants_renewal(), "the file has what is needed to renew it");
+    assert!(bench.driver.dialogue().wants_renewal(), "the file has what is needed to renew it");
 }
 
 #[test]
@@ -224,7 +226,7 @@ fn codex_fails() {
     let error = json!({"method": "error", "params": {"threadId": "t1", "willRetry": false, "error": refused}});
     let reason = bench.fails(&[error, turn("failed", &refused)]);
     assert_eq!(reason, "unexpected status 401 Unauthorized: Incorrect API key provided.");
-    assert!(!bench.driver.wants_renewal());
+    assert!(!bench.driver.dialogue().wants_renewal());
 
     let mut bench = Bench::key("openai", "OPENAI_API_KEY");
     codex(&mut bench);
@@ -237,7 +239,7 @@ fn codex_fails() {
     codex_turn(&mut bench);
     bench.says(&[json!({"method": "error", "params": {"threadId": "t1", "willRetry": true,
         "error": {"message": "Reconnecting... waiting for network"}}})]);
-    let verdict = bench.driver.finish();
+    let verdict = bench.driver.into_dialogue().finish();
     assert_eq!(verdict.success, Some(false));
     assert!(verdict.error.unwrap().contains("waiting for network"));
 }
@@ -314,7 +316,7 @@ fn claude_answers_and_fails() {
     let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
     claude(&mut bench);
     bench.claim().unwrap();
-    assert_eq!(bench.driver.finish().error.as_deref(), Some("claude ended without a result"));
+    assert_eq!(bench.driver.into_dialogue().finish().error.as_deref(), Some("claude ended without a result"));
 }
 
 fn gemini(bench: &mut Bench) {
@@ -449,4 +451,128 @@ fn a_driver_is_claimed_once_and_prints_no_secret() {
         assert!(!printed.contains("sk-secret") && !printed.contains("c2ln"), "{printed}");
         assert!(!printed.contains("3*67"), "nor the prompt: {printed}");
     }
+}
+
+/// Another daemon's view of a conversation: written down, read again, with the prompt from elsewhere.
+fn handed_on(dialogue: Dialogue) -> Dialogue {
+    let json = serde_json::to_vec(&dialogue).unwrap();
+    let text = String::from_utf8_lossy(&json);
+    assert!(!text.contains("3*67") && !text.contains("sk-secret"), "neither prompt nor credential: {text}");
+    let mut dialogue: Dialogue = serde_json::from_slice(&json).unwrap();
+    dialogue.set_prompt(PROMPT);
+    dialogue
+}
+
+/// Wherever the daemon dies, the next one says and hears the same as if it had been there from the beginning.
+#[test]
+fn a_conversation_that_is_handed_on_anywhere_goes_on_as_if_it_had_not_been() {
+    let login = json!({"method": "account/login/completed", "params": {"success": true}});
+    let codex_turn = vec![
+        json!({"id": 2, "result": {"type": "apiKey"}}),
+        login,
+        json!({"id": 9, "method": "item/commandExecution/requestApproval", "params": {}}),
+        delta("m1", "20"),
+        message("m1", "201"),
+        message("m2", "whole"),
+        turn("completed", &Value::Null),
+    ];
+    let gemini_turn = vec![
+        json!({"id": 1, "result": {}}),
+        json!({"id": 2, "result": {"sessionId": "s1"}}),
+        json!({"id": 7, "method": "session/request_permission", "params": {"options": [
+            {"optionId": "once", "kind": "allow_once"}]}}),
+        chunk("agent_message_chunk", "20"),
+        chunk("agent_message_chunk", "1"),
+        gemini_end("end_turn", 2),
+    ];
+    let piece = |text: &str| {
+        json!({"type": "stream_event", "parent_tool_use_id": null,
+            "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}}})
+    };
+    let claude_turn = vec![
+        json!({"type": "control_request", "request_id": "r", "request": {"subtype": "can_use_tool"}}),
+        piece("20"),
+        piece("1"),
+        json!({"type": "assistant", "message": {"content": [{"type": "text", "text": "201"}]}}),
+        json!({"type": "result", "subtype": "success", "is_error": false, "result": "201"}),
+    ];
+    type Begin = fn(&mut Bench);
+    let cases: [(&str, &str, Begin, Vec<Value>); 3] = [
+        ("openai", "OPENAI_API_KEY", codex, codex_turn),
+        ("anthropic", "CLAUDE_CODE_OAUTH_TOKEN", claude, claude_turn),
+        ("google", "GEMINI_API_KEY", gemini, gemini_turn),
+    ];
+    for (provider, key, begin, messages) in cases {
+        let text: String = messages.iter().map(|message| format!("{message}\n")).collect();
+        let claimed = || {
+            let mut bench = Bench::key(provider, key);
+            begin(&mut bench);
+            // Also one that waits is handed on.
+            bench.driver =
+                Driver::resume(Arc::new(bench.driver.plan().clone()), handed_on(bench.driver.into_dialogue()));
+            bench.claim().unwrap();
+            bench.driver.into_dialogue()
+        };
+        let expected = claimed().on_stdout(text.as_bytes());
+        assert!(matches!(expected.last(), Some(Action::Done(verdict)) if *verdict == success()), "{expected:?}");
+        assert!(expected.iter().any(|action| matches!(action, Action::Write(_))), "something is asked: {expected:?}");
+        let begun = serde_json::to_vec(&claimed()).unwrap();
+        for cut in 0..=text.len() {
+            let mut dialogue: Dialogue = serde_json::from_slice(&begun).unwrap();
+            dialogue.set_prompt(PROMPT);
+            let mut actions = dialogue.on_stdout(&text.as_bytes()[..cut]);
+            let mut dialogue = handed_on(dialogue);
+            actions.extend(dialogue.on_stdout(&text.as_bytes()[cut..]));
+            assert_eq!(actions, expected, "{provider}: cut at {cut}");
+        }
+    }
+}
+
+/// A tool's result of 3 MiB in the middle does not matter; an answer in a line of 1.2 MiB is no success, and that is said.
+#[test]
+fn long_lines_are_read_as_far_as_they_matter() {
+    let (huge, long) = ("x".repeat(3 << 20), "y".repeat(1_200_000));
+    let piece = json!({"type": "stream_event", "parent_tool_use_id": null,
+        "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "201"}}});
+    let result = |text: &str| json!({"type": "result", "subtype": "success", "is_error": false, "result": text});
+    let tool = json!({"type": "user", "message": {"content": [{"type": "tool_result", "content": huge}]}});
+
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
+    claude(&mut bench);
+    bench.claim().unwrap();
+    assert_eq!(bench.ends(&[tool.clone(), piece.clone(), result("201")]), ("201".to_owned(), success()));
+    // The answer was streamed, so that what is left out of the line is known.
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
+    claude(&mut bench);
+    bench.claim().unwrap();
+    assert_eq!(bench.ends(&[piece, result(&long)]), ("201".to_owned(), success()));
+    let mut bench = Bench::key("anthropic", "CLAUDE_CODE_OAUTH_TOKEN");
+    claude(&mut bench);
+    bench.claim().unwrap();
+    let reason = bench.fails(&[tool, result(&long)]);
+    assert!(reason.contains("more than 1 MiB"), "{reason}");
+
+    let item = |text: &str| {
+        json!({"method": "item/completed", "params": {"threadId": "t1",
+            "item": {"type": "commandExecution", "id": "c1", "aggregatedOutput": text}}})
+    };
+    let mut bench = Bench::key("openai", "OPENAI_API_KEY");
+    codex_turn(&mut bench);
+    let ended = bench.ends(&[item(&huge), message("m1", "201"), turn("completed", &Value::Null)]);
+    assert_eq!(ended, ("201".to_owned(), success()));
+    let mut bench = Bench::key("openai", "OPENAI_API_KEY");
+    codex_turn(&mut bench);
+    let reason = bench.fails(&[message("m1", &long), turn("completed", &Value::Null)]);
+    assert!(reason.contains("more than 1 MiB"), "{reason}");
+
+    let tool = json!({"method": "session/update", "params": {"sessionId": "s1",
+        "update": {"sessionUpdate": "tool_call_update", "rawOutput": huge}}});
+    let mut bench = Bench::key("google", "GEMINI_API_KEY");
+    gemini_prompt(&mut bench);
+    let ended = bench.ends(&[tool, chunk("agent_message_chunk", "201"), gemini_end("end_turn", 2)]);
+    assert_eq!(ended, ("201".to_owned(), success()));
+    let mut bench = Bench::key("google", "GEMINI_API_KEY");
+    gemini_prompt(&mut bench);
+    let reason = bench.fails(&[chunk("agent_message_chunk", &long), gemini_end("end_turn", 2)]);
+    assert!(reason.contains("more than 1 MiB"), "{reason}");
 }

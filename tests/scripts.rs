@@ -35,6 +35,23 @@ fn a_purge_is_judged_by_thawds_mounts_and_not_by_the_name_of_the_checkout() {
 }
 
 #[test]
+fn units_and_processes_are_judged_by_their_own_names() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("patience"), "1\n").unwrap();
+    let found = |function: &str, list: &str| {
+        let text = format!(". {REPOSITORY}/tests/systemd/lib; {function} <<< \"$1\"");
+        script(Command::new("bash").args(["-euc", &text, "bash", list]).current_dir(directory.path()))
+    };
+    let others = "run-bed.mount loaded active mounted /srv/thawd\n";
+    let own = "thawd.socket loaded active listening The API\n";
+    assert_eq!(found("units_of_thawd", others), "");
+    assert_eq!(found("units_of_thawd", &format!("{others}{own}")), own);
+    let (others, own) = ("    7 bash\n   8 unthawed\n", "   9 thaw-init\n");
+    assert_eq!(found("processes_of_thawd", others), "");
+    assert_eq!(found("processes_of_thawd", &format!("{others}{own}")), own);
+}
+
+#[test]
 fn leftovers_are_thawds_and_not_the_place_of_the_checkout() {
     let directory = tempfile::tempdir().unwrap();
     let checkout = directory.path().join("src/thawd");

@@ -207,6 +207,61 @@ async fn the_pipes_of_a_conversation_are_out_of_reach_of_what_the_cli_starts() {
     daemon.stop().await;
 }
 
+/// What was said to one that waits has to fit a message to the keeper, or the next daemon could not go on from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cli_that_stops_in_the_middle_of_a_long_line_does_not_wait() {
+    for (bytes, waits) in [(2_000, true), (20_000, false)] {
+        let mut daemon = Daemon::prepare(|setup| {
+            let mut setup = bound(setup);
+            setup.clear_providers();
+            let mut manifest: toml::Table = MANIFEST.parse().unwrap();
+            // Behind its answer to `initialize`.
+            let (begin, rest) = CLI.split_once(";;").unwrap();
+            manifest["prestart"]["argv"][2] = format!("{begin}; printf '%0{bytes}d' 0 ;;{rest}").into();
+            setup.add_provider(&manifest.to_string()).set("provider.bound.prestarted", 1)
+        });
+        daemon.spawn(&[]);
+        // One that does not wait is not ready either.
+        let pool = eventually("it waits, or is refused", || async {
+            let pools = daemon.client.pools().await.ok()?;
+            let pool = pools.into_iter().find(|pool| pool.stage == Stage::Prestarted)?;
+            (pool.warm == 1 || pool.last_error.is_some()).then_some(pool)
+        })
+        .await;
+        assert_eq!(pool.warm == 1, waits, "{pool:?}");
+        let reason = pool.last_error.unwrap_or_default();
+        assert_eq!(reason.contains("in the middle of a line"), !waits, "{reason}");
+        daemon.stop().await;
+    }
+}
+
+/// An answer of 1.2 MiB in one line of a CLI that waited is no success, and that is said; a tool's result of 3 MiB does not
+/// matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_lines_of_a_prestarted_cli_are_read_as_far_as_they_matter() {
+    let script = r#"
+        x=$(head -c 1048576 /dev/zero | tr '\0' x)
+        echo '{"type":"user","message":{"content":[{"type":"tool_result","content":"'"$x$x$x"'"}]}}'
+        say() { echo '{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"'"$1"'"}}}'; }
+        SAY
+        echo '{"type":"result","subtype":"success","is_error":false,"result":"'"RESULT"'"}'"#;
+    for (say, result, success) in [("say 201", "201", true), ("say 201", "$x$x", true), ("", "$x$x", false)] {
+        let script = script.replace("SAY", say).replace("RESULT", result);
+        let daemon = Daemon::start(|setup| speaking(setup, &script)).await;
+        waiting(&daemon).await;
+        let outcome = daemon.run(&ask("first")).await;
+        assert!(outcome.started.prestarted, "{:?}", outcome.started);
+        assert_eq!(outcome.exit.success, success, "{say} {result}: {:?}", outcome.exit);
+        if success {
+            assert_eq!(answer(&outcome), "201");
+        } else {
+            let detail = outcome.exit.detail.clone().unwrap_or_default();
+            assert!(detail.contains("more than 1 MiB"), "{detail}");
+        }
+        daemon.stop().await;
+    }
+}
+
 /// What cannot use a prestarted CLI stays in the line, and who can gets it although it came later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cli_that_becomes_ready_goes_to_who_waits_for_it() {

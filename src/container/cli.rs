@@ -9,11 +9,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
 use super::{Container, ContainerError, Encoded, Process, Stdio};
+use crate::failpoints;
 use crate::output::{PIPE_BYTES, output_pipe};
 use crate::provider::prestart::{Action, Driver, Plan};
 
 /// Largest piece read from a pipe at once, bytes: a pipe's default capacity (pipe(7)).
 const CHUNK: usize = 64 * 1024;
+
+/// Most that the conversation with a CLI that waits may take when it is written down, bytes: it has to fit a message to
+/// the keeper. It is small unless the CLI has stopped in the middle of a long line.
+const MAX_DIALOGUE_BYTES: usize = 32 * 1024;
 
 /// What is started ahead of time in the containers of a pool.
 #[derive(Debug)]
@@ -37,6 +42,20 @@ pub struct Cli {
     pub stdout: pipe::Receiver,
     /// Read end of its standard error.
     pub stderr: pipe::Receiver,
+}
+
+impl Cli {
+    /// One that an earlier daemon had; the pipes are its standard input, output and error.
+    pub(super) fn adopt(process: Process, driver: Driver, pipes: [OwnedFd; 3]) -> io::Result<Self> {
+        let [stdin, stdout, stderr] = pipes;
+        Ok(Self {
+            process,
+            driver,
+            stdin: pipe::Sender::from_owned_fd(stdin)?,
+            stdout: pipe::Receiver::from_owned_fd(stdout)?,
+            stderr: pipe::Receiver::from_owned_fd(stderr)?,
+        })
+    }
 }
 
 /// A pipe whose write end is ours.
@@ -70,13 +89,19 @@ impl Container {
             Ok(result) => result?,
             Err(_) => return Err(late()),
         }
+        let dialogue = serde_json::to_vec(cli.driver.dialogue()).expect("strings and numbers always serialize");
+        if dialogue.len() > MAX_DIALOGUE_BYTES {
+            let problem = "it waits in the middle of a line, too long a one for the next daemon to go on from";
+            return Err(ContainerError::Prestart(problem.to_owned()));
+        }
         self.cli = Some(cli);
+        failpoints::at("create.prestarted");
         Ok(())
     }
 
-    /// Whether a CLI waits in it.
-    pub fn has_cli(&self) -> bool {
-        self.cli.is_some()
+    /// The CLI that waits in it.
+    pub fn cli(&self) -> Option<&Cli> {
+        self.cli.as_ref()
     }
 }
 

@@ -117,6 +117,14 @@ impl Encoded {
         self.host_name_at.clear();
     }
 
+    /// A hash of what the command is.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?} {:?}", self.header, self.host_name_at).as_bytes());
+        hasher.update(&self.body);
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// What the message begins with.
     pub fn header(&self, tag: u32, stdio: &Stdio<'_>) -> [u8; wire::SPAWN_HEADER_LEN] {
         SpawnHeader { tag, flags: stdio.flags(), ..self.header }.encode()

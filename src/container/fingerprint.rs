@@ -8,8 +8,8 @@ use super::Template;
 
 /// Says whether two containers are interchangeable: the same for templates that differ only in what is set at a claim.
 pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
-    // All fields by name, so that each new one has to be decided about: what is left out is set at the claim, or belongs to
-    // containers that are not kept.
+    // All fields by name, so that each new one has to be decided about: what is left out is set at the claim, or makes no
+    // difference to who gets the container.
     let Template {
         provider,
         rootfs,
@@ -23,17 +23,19 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
         run,
         pids,
         egress: _,
-        prestarted: _,
+        prestarted,
         reclaim,
     } = template;
     let super::Settings {
         made_by, ephemeral_bytes, ephemeral_inodes, open_files, limit_visible_cpus, proxy_port, ..
     } = settings;
+    // What runs in it already, and how that is spoken with.
+    let prestarted = prestarted.as_ref().map(|prestarted| (&prestarted.plan, prestarted.command.digest()));
     // What it is told of memory and processors.
     let (memory, cpu, burst) = (run.memory_bytes, run.cpu, run.cpu_burst);
     let made_from = format!(
         "{made_by} {provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {workspace} {idle:?} {pids} {reclaim:?} \
-         {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port} {memory} {cpu} {burst:?} {limit_visible_cpus}"
+         {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port} {memory} {cpu} {burst:?} {limit_visible_cpus} {prestarted:?}"
     );
     blake3::hash(made_from.as_bytes()).to_hex().to_string()
 }

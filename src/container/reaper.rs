@@ -13,7 +13,7 @@ use super::refill_throttle::RefillThrottle;
 use super::registry::{Entry, Registry, State};
 use crate::egress;
 use crate::failpoints;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Key};
 use thaw_os::cgroup::{Cgroup, CgroupError, Hierarchy, Usage};
 
 /// Pauses between tries of a failed teardown; the last one repeats.
@@ -195,7 +195,7 @@ async fn try_clear(parts: &mut TeardownParts, since: Instant) -> Result<(), Stri
     // that occupies the kernel too, within this turn. If the daemon is killed now, the next one finds an empty cgroup.
     parts.proxy = None;
     if let Some(keeper) = parts.keeper.take() {
-        keeper.forget(&parts.entry.id);
+        keeper.forget(&Key::Container(parts.entry.id.clone()));
     }
     let (hierarchy, entry) = (Arc::clone(&parts.hierarchy), Arc::clone(&parts.entry));
     let removed = tokio::task::spawn_blocking(move || hierarchy.remove(&entry.cgroup)).await;

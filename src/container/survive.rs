@@ -13,9 +13,10 @@ use super::control::Control;
 use super::processes::{self, Process, Processes};
 use super::reaper::{Teardown, TeardownParts};
 use super::registry::{Entry, Status};
-use super::{Container, ContainerError, Containers, Once, PoolKey, Sandbox, State, Template};
+use super::{Cli, Container, ContainerError, Containers, Once, PoolKey, Sandbox, State, Template};
 use crate::egress;
-use crate::keeper::Kept;
+use crate::keeper::{Kept, Key};
+use crate::provider::prestart::{Dialogue, Driver};
 use thaw_os::cgroup::{Limits, Reclaim, Usage};
 
 /// Longest list of what a container may connect to that is kept, bytes: a note has to fit a message to the keeper.
@@ -37,10 +38,25 @@ enum Part {
     Credentials,
     /// The directory at `/workspace`, if it has one.
     Workspace,
+    /// Standard input of the CLI that waits in it, if one does.
+    CliInput,
+    /// Its standard output.
+    CliOutput,
+    /// Its standard error.
+    CliErrors,
+}
+
+/// What is to be known of a CLI that waits in a container. No user has said anything to it yet.
+#[derive(Debug, Serialize, Deserialize)]
+struct CliNote {
+    /// Its tag at `thaw-init`.
+    tag: u32,
+    /// A [`Dialogue`]: how far it was spoken with.
+    dialogue: serde_json::Value,
 }
 
 /// What is to be known of a container besides what the kernel tells.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Note {
     /// Version of the protocol that its `thaw-init` speaks.
     wire: u32,
@@ -66,6 +82,9 @@ pub struct Note {
     /// Where it may connect to, for an execution whose provider the next daemon does not have any more.
     #[serde(default)]
     egress: Vec<String>,
+    /// The CLI that waits in it.
+    #[serde(default)]
+    cli: Option<CliNote>,
 }
 
 /// A container of an earlier daemon that has no owner yet. Dropping it destroys it.
@@ -77,15 +96,16 @@ pub struct Orphan {
     terminals: OwnedFd,
     credentials: Option<OwnedFd>,
     workspace: Option<OwnedFd>,
+    /// Standard input, output and error of the CLI that waits in it.
+    cli: Option<[OwnedFd; 3]>,
     egress: egress::Limits,
     teardown: Teardown,
 }
 
 impl Container {
-    /// Lets it survive the daemon from now on. One with a CLI in it does not: what was said to it is known here only.
+    /// Lets it survive the daemon from now on, with the CLI that waits in it.
     pub(super) fn keep(&self) {
-        let (Some(keeper), None) = (self.teardown.keeper(), &self.cli) else { return };
-        let Some(listener) = &self.listener else { return };
+        let (Some(keeper), Some(listener)) = (self.teardown.keeper(), &self.listener) else { return };
         let own = [
             (Part::Control, self.processes.as_fd()),
             (Part::Pidfd, self.teardown.pidfd()),
@@ -94,7 +114,11 @@ impl Container {
         ];
         let credentials = self.credentials.iter().map(|mount| (Part::Credentials, mount.as_fd()));
         let workspace = self.workspace.iter().map(|directory| (Part::Workspace, directory.as_fd()));
-        let own: Vec<_> = own.into_iter().chain(credentials).chain(workspace).collect();
+        let cli = self.cli.iter().flat_map(|cli| {
+            let Cli { stdin, stdout, stderr, .. } = cli;
+            [(Part::CliInput, stdin.as_fd()), (Part::CliOutput, stdout.as_fd()), (Part::CliErrors, stderr.as_fd())]
+        });
+        let own: Vec<_> = own.into_iter().chain(credentials).chain(workspace).chain(cli).collect();
         let note = Note {
             wire: thaw_wire::VERSION,
             parts: own.iter().map(|(part, _)| *part).collect(),
@@ -110,10 +134,14 @@ impl Container {
             idle: self.template.idle,
             run: *self.teardown.entry().limits(),
             egress: self.template.egress.allowed(MAX_ALLOWED_BYTES),
+            cli: self.cli.as_ref().map(|cli| CliNote {
+                tag: cli.process.tag(),
+                dialogue: serde_json::to_value(cli.driver.dialogue()).expect("strings and numbers always serialize"),
+            }),
         };
         let note = serde_json::to_string(&note).expect("numbers and strings always serialize");
         match own.iter().map(|(_, fd)| fd.try_clone_to_owned().map(Arc::new)).collect() {
-            Ok(fds) => keeper.put(self.id(), note, fds),
+            Ok(fds) => keeper.put(Key::Container(self.id().to_owned()), note, fds),
             Err::<Vec<_>, _>(error) => {
                 tracing::error!(container = self.id(), %error, "it would not survive this daemon")
             }
@@ -136,7 +164,7 @@ impl Containers {
                 Err(reason) => {
                     tracing::warn!(container = %id, %reason, "a container did not survive");
                     if let Some(keeper) = self.keeper() {
-                        keeper.forget(&id);
+                        keeper.forget(&Key::Container(id));
                     }
                 }
             }
@@ -158,6 +186,10 @@ impl Containers {
         let (control, pidfd) = (needed(Part::Control)?, needed(Part::Pidfd)?);
         let (listener, terminals) = (needed(Part::Proxy)?, needed(Part::Terminals)?);
         let (credentials, workspace) = (take(Part::Credentials), take(Part::Workspace));
+        let cli = match (take(Part::CliInput), take(Part::CliOutput), take(Part::CliErrors)) {
+            (Some(stdin), Some(stdout), Some(stderr)) => Some([stdin, stdout, stderr]),
+            _ => None,
+        };
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
         // What runs goes on although there are fewer places by now; what only waits does not.
         let is_claimed = cgroup.is_claimed().unwrap_or(true);
@@ -176,7 +208,7 @@ impl Containers {
         });
         let teardown = Teardown::new(TeardownParts { pidfd: Some(pidfd), ..self.parts(entry, lease) });
         let egress = self.settings().egress.clone();
-        Ok(Orphan { note, control, listener, terminals, credentials, workspace, egress, teardown })
+        Ok(Orphan { note, control, listener, terminals, credentials, workspace, cli, egress, teardown })
     }
 }
 
@@ -200,7 +232,7 @@ impl Orphan {
     ///
     /// # Errors
     /// Why not; it is destroyed then.
-    pub fn into_warm(self, fingerprint: &str, template: Arc<Template>) -> Result<Container, ContainerError> {
+    pub fn into_warm(mut self, fingerprint: &str, template: Arc<Template>) -> Result<Container, ContainerError> {
         let unfit = ContainerError::Unfit;
         if self.note.fingerprint != fingerprint {
             return Err(unfit("it was made from something else than today"));
@@ -211,7 +243,23 @@ impl Orphan {
         if !self.teardown.cgroup().is_frozen()? {
             return Err(unfit("it is not frozen"));
         }
-        let (container, _) = self.adopt(template, &[])?;
+        let prestarted = template.prestarted.clone();
+        let cli = match (&prestarted, self.note.cli.take(), self.cli.take()) {
+            (None, ..) => None,
+            (Some(prestarted), Some(note), Some(pipes)) => Some((prestarted, note, pipes)),
+            (Some(_), ..) => return Err(unfit("the CLI in it was not kept")),
+        };
+        let tags: Vec<u32> = cli.iter().map(|(_, note, _)| note.tag).collect();
+        let (mut container, processes) = self.adopt(template, &tags)?;
+        container.cli = match cli.zip(processes.into_iter().next()) {
+            Some(((prestarted, note, pipes), process)) => {
+                let dialogue: Dialogue = serde_json::from_value(note.dialogue)
+                    .map_err(|_| unfit("what was said to the CLI in it cannot be read"))?;
+                let driver = Driver::resume(Arc::clone(&prestarted.plan), dialogue);
+                Some(Cli::adopt(process, driver, pipes).map_err(ContainerError::Control)?)
+            }
+            None => None,
+        };
         container.teardown.set_state(State::Warm);
         Ok(container)
     }
@@ -277,7 +325,8 @@ impl Orphan {
     }
 
     fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
-        let Self { note, control, listener, terminals, credentials, workspace, egress: limits, mut teardown } = self;
+        let Self { note, control, listener, terminals, credentials, workspace, cli: _, egress: limits, mut teardown } =
+            self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
         let first_tag = note.first_tag.wrapping_add(processes::TAGS);
         let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;

@@ -1,12 +1,11 @@
 //! What is allowed in a configuration and will hardly do what it is meant to: told by `thawd --check-config`, refused by
 //! nothing.
 
-use std::path::Path;
-
-use crate::provider::Provider;
 use std::collections::BTreeMap;
+
+use super::images::image_store;
+use crate::provider::Provider;
 use thaw_client::config::Config;
-use thaw_image::Store;
 
 /// Host ids that one container takes.
 const IDS_EACH: u64 = 65_536;
@@ -58,9 +57,8 @@ pub(super) fn warnings(config: &Config, providers: &BTreeMap<String, Provider>) 
 
 /// Names of the images in the store; none where there is no store yet, or none of ours to read.
 fn stored(config: &Config) -> Vec<String> {
-    let root = config.paths.state_dir.join("images");
-    let list = |root: &Path| Store::open(root).and_then(|store| store.list());
-    let images = if root.is_dir() { list(&root).unwrap_or_default() } else { Vec::new() };
+    // Only looked at: a check changes nothing.
+    let images = image_store(config, true).and_then(|store| store.list()).unwrap_or_default();
     images.into_iter().map(|image| image.name).collect()
 }
 

@@ -135,11 +135,19 @@ pub(super) struct Ended {
 impl Ended {
     /// Of an execution that had a command before this one.
     pub(super) fn after(mut self, first: &Self) -> Self {
-        self.exit.duration_ms += first.exit.duration_ms;
-        self.exit.cpu_ms += first.exit.cpu_ms;
-        self.exit.memory_peak_bytes = self.exit.memory_peak_bytes.max(first.exit.memory_peak_bytes);
+        self.exit = after(self.exit, &first.exit);
         self.used = self.used.and(&first.used);
         self
+    }
+}
+
+/// The end of an execution that had a command before this one.
+pub(super) fn after(exit: Exit, first: &Exit) -> Exit {
+    Exit {
+        duration_ms: exit.duration_ms + first.duration_ms,
+        cpu_ms: exit.cpu_ms + first.cpu_ms,
+        memory_peak_bytes: exit.memory_peak_bytes.max(first.memory_peak_bytes),
+        ..exit
     }
 }
 

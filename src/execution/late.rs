@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-use tokio::net::unix::pipe;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
 use zeroize::Zeroizing;
 
+use super::said::Said;
 use crate::provider::Verdict;
-use crate::provider::prestart::{Action, Driver, Input, LateRequest};
+use crate::provider::prestart::{Action, Dialogue, Input, LateRequest};
 use thaw_client::types::Secret;
+use thaw_os::kernel::Watched;
 
 /// Most that waits for a CLI to read it besides what it is to do, bytes: each of its requests is answered, with an id of
 /// its own choosing, and one that asks on without reading the answers would fill this process's memory.
@@ -59,13 +63,24 @@ impl Late {
     }
 }
 
+/// How far a conversation has come, for the next daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spoken<D> {
+    /// Bytes that were said in it.
+    said: u64,
+    dialogue: D,
+}
+
 /// A conversation with a claimed CLI.
 pub struct Conversation {
-    driver: Driver,
-    stdin: pipe::Sender,
-    /// Not written yet: a pipe holds 64 KiB, and a CLI may read slowly.
-    unsent: Zeroizing<Vec<u8>>,
-    /// Most that this may be, bytes.
+    dialogue: Dialogue,
+    /// The CLI's standard input.
+    stdin: Watched,
+    /// What is said, also what was not read yet: a pipe holds 64 KiB, and a CLI may read slowly.
+    said: Said,
+    /// Bytes that were said.
+    length: u64,
+    /// Most that may wait to be sent, bytes.
     most_unsent: usize,
     verdict: Option<Verdict>,
 }
@@ -73,60 +88,103 @@ pub struct Conversation {
 impl std::fmt::Debug for Conversation {
     /// Without what is said, which holds prompts and credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conversation").field("unsent_bytes", &self.unsent.len()).finish_non_exhaustive()
+        f.debug_struct("Conversation").field("unsent_bytes", &self.said.unsent()).finish_non_exhaustive()
     }
 }
 
 impl Conversation {
-    /// Begins with `input`, of which as much as fits is written at once: the CLI finds it when it thaws. A prompt of
-    /// `prompt_bytes` is in it or follows later.
-    pub fn begin(driver: Driver, stdin: pipe::Sender, input: &Input, prompt_bytes: usize) -> Self {
-        let most_unsent = input.len() + ESCAPED * prompt_bytes + UNREAD_ANSWERS;
-        let mut this = Self { driver, stdin, unsent: Zeroizing::default(), most_unsent, verdict: None };
-        this.say(input);
-        this
+    /// Begins with `input`. It is written down; [`Self::send_some`] sends it.
+    ///
+    /// # Errors
+    /// Out of memory or descriptors.
+    pub fn begin(dialogue: Dialogue, stdin: OwnedFd, said: Said, input: &Input) -> io::Result<Self> {
+        let mut this = Self::new(dialogue, stdin, said, 0)?;
+        this.most_unsent += input.len();
+        this.write(input)?;
+        Ok(this)
+    }
+
+    /// Goes on with one of an earlier daemon, from where `checkpoint` says: what comes of the CLI's output after it is said
+    /// again, and only what was not said yet goes to the CLI.
+    ///
+    /// # Errors
+    /// Out of descriptors, or `said` is damaged.
+    pub fn resume(checkpoint: Spoken<Dialogue>, stdin: OwnedFd, said: OwnedFd) -> io::Result<Self> {
+        let Spoken { said: length, mut dialogue } = checkpoint;
+        let (said, prompt) = Said::resume(said)?;
+        dialogue.set_prompt(&prompt);
+        let mut this = Self::new(dialogue, stdin, said, length)?;
+        this.most_unsent += this.said.unsent();
+        // A failure shows again when the rest is sent, and ends there.
+        let _ = this.send_some();
+        Ok(this)
+    }
+
+    fn new(dialogue: Dialogue, stdin: OwnedFd, said: Said, length: u64) -> io::Result<Self> {
+        let most_unsent = ESCAPED * said.prompt_bytes() + UNREAD_ANSWERS;
+        let stdin = Watched::new(stdin, Interest::WRITABLE)?;
+        Ok(Self { dialogue, stdin, said, length, most_unsent, verdict: None })
+    }
+
+    /// How far it has come.
+    pub fn spoken(&self) -> Spoken<&Dialogue> {
+        Spoken { said: self.length, dialogue: &self.dialogue }
+    }
+
+    fn write(&mut self, input: &[u8]) -> io::Result<()> {
+        self.said.write(self.length, input)?;
+        self.length += input.len() as u64;
+        Ok(())
     }
 
     fn say(&mut self, input: &[u8]) {
-        self.unsent.extend_from_slice(input);
-        // A failure shows again when the rest is sent, and ends there.
-        let _ = self.send_some();
+        if self.said.unsent() + self.said.missing(self.length, input.len()) > self.most_unsent {
+            return self.fail("it asks for more than it reads answers to");
+        }
+        match self.write(input) {
+            // A failure shows again when the rest is sent, and ends there.
+            Ok(()) => drop(self.send_some()),
+            Err(error) => self.fail(&format!("what it is to be told cannot be kept: {error}")),
+        }
     }
 
-    fn send_some(&mut self) -> io::Result<()> {
-        while !self.unsent.is_empty() {
-            match self.stdin.try_write(&self.unsent) {
-                Ok(sent) => drop(self.unsent.drain(..sent)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    fn fail(&mut self, reason: &str) {
+        self.verdict = Some(Verdict { success: Some(false), error: Some(reason.to_owned()) });
+    }
+
+    /// Sends as much as fits into the pipe.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    pub fn send_some(&mut self) -> io::Result<bool> {
+        self.said.send(self.stdin.fd())
     }
 
     /// Sends what is left; never ends when there is nothing to send. Can be cancelled at any point.
     pub async fn send(&mut self) {
-        if self.unsent.is_empty() || self.stdin.writable().await.is_err() || self.send_some().is_err() {
-            // Nothing to say, or nobody to say it to: its end comes another way.
-            self.unsent.clear();
-            std::future::pending::<()>().await;
-        }
+        let Self { said, stdin, .. } = self;
+        let sent = stdin.run(Interest::WRITABLE, |pipe| match said.send(pipe)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        // Sent, or nobody is there to be told: its end comes another way.
+        let _ = sent.await;
+        std::future::pending().await
     }
 
     /// Decodes output; returns pieces of the answer.
     pub fn decode(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut deltas = Vec::new();
-        for action in self.driver.on_stdout(bytes) {
+        for action in self.dialogue.on_stdout(bytes) {
+            // Nothing follows, however it ended.
+            if self.is_over() {
+                break;
+            }
             match action {
-                Action::Write(input) if self.unsent.len() + input.len() > self.most_unsent => {
-                    let error = "it asks for more than it reads answers to".to_owned();
-                    self.verdict = Some(Verdict { success: Some(false), error: Some(error) });
-                    break;
-                }
                 Action::Write(input) => self.say(&input),
                 Action::Delta(text) => deltas.push(text),
                 Action::Done(verdict) => self.verdict = Some(verdict),
-                Action::Failed(reason) => self.verdict = Some(Verdict { success: Some(false), error: Some(reason) }),
+                Action::Failed(reason) => self.fail(&reason),
                 Action::Ready => {}
             }
         }
@@ -135,12 +193,12 @@ impl Conversation {
 
     /// Whether [`Self::wants_renewal`] may come to be true.
     pub fn may_want_renewal(&self) -> bool {
-        self.driver.may_want_renewal()
+        self.dialogue.may_want_renewal()
     }
 
     /// Whether the provider refused the token, and a CLI that has the credential file could renew it.
     pub fn wants_renewal(&self) -> bool {
-        self.driver.wants_renewal()
+        self.dialogue.wants_renewal()
     }
 
     /// Whether the CLI has given its whole answer, or failed.
@@ -150,7 +208,7 @@ impl Conversation {
 
     /// How it went.
     pub fn finish(self) -> Verdict {
-        self.verdict.unwrap_or_else(|| self.driver.finish())
+        self.verdict.unwrap_or_else(|| self.dialogue.finish())
     }
 }
 

@@ -11,13 +11,16 @@
 //! use of a container, and credentials in anything that is kept or logged.
 
 mod clock;
+mod decoder;
 mod ending;
 mod environment;
 mod image_run;
 mod late;
 mod metrics;
 mod plan;
+mod resumable;
 mod run;
+mod said;
 mod state;
 mod stdin;
 mod survive;
@@ -64,6 +67,10 @@ const NOBODY: &str = "unknown";
 pub struct Settings {
     /// Output kept per execution, bytes.
     pub output_bytes: usize,
+    /// Output in a pipe at once from which on there is a second pipe, bytes.
+    pub second_pipe_bytes: usize,
+    /// Output of a stream from which on it lies in large pages, bytes.
+    pub large_pages_bytes: u64,
     /// How long a command waits for readers that take nothing of its output.
     pub reader_stall: Duration,
     /// Time that an ended execution is kept.
@@ -99,6 +106,8 @@ impl Settings {
         let (execution, queue) = (&config.execution, &config.queue);
         Self {
             output_bytes: execution.output_bytes,
+            second_pipe_bytes: execution.second_pipe_bytes,
+            large_pages_bytes: execution.large_pages_bytes,
             reader_stall: Duration::from_millis(execution.reader_stall_ms),
             retention: Duration::from_secs(execution.retention_seconds),
             retained: execution.retained,
@@ -156,6 +165,8 @@ impl Settings {
     fn log_limits(&self) -> LogLimits {
         LogLimits {
             bytes: self.output_bytes,
+            fast: self.second_pipe_bytes,
+            large: self.large_pages_bytes,
             patience: Patience { stall: self.reader_stall, away: self.reconnect_grace },
         }
     }
@@ -253,6 +264,8 @@ pub struct Handle {
     deadline: OnceLock<Duration>,
     /// The user's credential, if it is the vault's.
     vaulted: Option<Arc<vaulted::Vaulted>>,
+    /// How its first command ended, if it is asked once more.
+    first_exit: OnceLock<types::Exit>,
     keeper: Option<Arc<Keeper>>,
 }
 
@@ -275,9 +288,12 @@ impl Handle {
         self.state().submitted().cloned()
     }
 
-    /// Notes what it is about to run, for the next daemon too.
-    fn submit(&self, command: Submitted, output: [BorrowedFd<'_>; 2]) {
-        self.keep(Some((&command, output)));
+    /// Notes what it is about to run, for the next daemon too; `pipes` are its standard output and standard error, and, of
+    /// a CLI that runs already, its standard input and what is said to it.
+    fn submit(&self, command: Submitted, pipes: &[BorrowedFd<'_>]) {
+        // There may have been a command before.
+        self.log.note_not_submitted();
+        self.keep(Some((&command, pipes)));
         self.step(Step::Submit(command));
     }
 
@@ -325,7 +341,7 @@ impl Handle {
     /// Asks for it to end; the `exit` event says when it has. Once this has returned, it will, whatever becomes of this
     /// daemon.
     pub fn cancel(&self) {
-        if !self.log.is_closed() {
+        if self.state().exit().is_none() {
             self.log.note_stop(ending::Stop::Cancelled as u8);
         }
         self.cancel.cancel();
@@ -546,6 +562,7 @@ impl Executions {
             collection,
             deadline: OnceLock::new(),
             vaulted,
+            first_exit: OnceLock::new(),
             keeper: self.keeper.clone(),
         });
         let reader = handle.reader(audience != Audience::None);
@@ -688,6 +705,8 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             output_bytes: 100,
+            second_pipe_bytes: 100,
+            large_pages_bytes: 100,
             reader_stall: Duration::ZERO,
             retention: Duration::from_secs(600),
             retained: 5,

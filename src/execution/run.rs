@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,22 @@ use tokio::sync::oneshot;
 
 use super::clock;
 use super::clock::at;
-use super::ending::{End, Ended, Finished, Stop, conclude, naming, never_ran};
-use super::late::{Conversation, Late};
+use super::decoder::{Decoder, Meaning};
+use super::ending::{End, Ended, Finished, Stop, after, conclude, naming, never_ran};
+use super::late::Conversation;
 use super::metrics::Origin;
 use super::plan::Plan;
+use super::resumable::Resumable;
+use super::said::Said;
 use super::state::{Assignment, Step, Submitted as SubmittedCommand};
 use super::stdin::stdin;
 use super::vaulted::WriteBack;
 use super::{Executions, Handle, StartError, waiting, workspace};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
 use crate::failpoints;
-use crate::output::{Checkpoint, Log, Recovered, Source, Stream, output_pipe};
+use crate::output::{Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
-use crate::provider::{DialectParser, Verdict};
+use crate::provider::DialectParser;
 use thaw_client::types::{ClaimPath, Collected, Delta, Event, Exit, Started};
 use thaw_os::cgroup::Usage;
 
@@ -35,114 +38,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Most output decoded at once, bytes.
-const HEAR_BYTES: u64 = 1 << 20;
-
 /// Number of warm containers that are tried.
 const CLAIM_ATTEMPTS: u32 = 3;
-
-/// Decoder for the provider's output dialect.
-enum Meaning {
-    /// None: the output is a command's.
-    Bytes,
-    /// Decoder for a CLI that runs once.
-    Dialect(DialectParser),
-    /// Driver of a prestarted CLI.
-    Conversation(Box<Conversation>),
-}
-
-impl Meaning {
-    fn decode(&mut self, bytes: &[u8]) -> Vec<String> {
-        match self {
-            Self::Bytes => Vec::new(),
-            Self::Dialect(parser) => parser.push(bytes),
-            Self::Conversation(conversation) => conversation.decode(bytes),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        matches!(self, Self::Conversation(conversation) if conversation.is_over())
-    }
-
-    /// Sends what a conversation has left to say; never ends otherwise.
-    async fn send(&mut self) {
-        match self {
-            Self::Conversation(conversation) => conversation.send().await,
-            Self::Bytes | Self::Dialect(_) => std::future::pending().await,
-        }
-    }
-
-    fn verdict(self) -> Option<Verdict> {
-        match self {
-            Self::Bytes => None,
-            Self::Dialect(parser) => Some(parser.finish()),
-            Self::Conversation(conversation) => Some(conversation.finish()),
-        }
-    }
-}
-
-/// Decoder of standard output, and how far it has come.
-struct Decoder {
-    meaning: Meaning,
-    /// Bytes of standard output decoded so far.
-    offset: u64,
-}
-
-impl Decoder {
-    /// A decoder that begins where the command's output begins.
-    fn new(handle: &Handle, meaning: Meaning) -> Self {
-        let this = Self { meaning, offset: handle.log.spool(Stream::Stdout).length() };
-        if matches!(this.meaning, Meaning::Dialect(_)) {
-            handle.log.keep_for_parser(this.offset);
-            if this.offset > 0 {
-                // Another one spoke before.
-                this.write_checkpoint(&handle.log);
-            }
-        }
-        this
-    }
-
-    /// Whether the credential was refused, and another CLI could renew it.
-    fn wants_renewal(&self) -> bool {
-        matches!(&self.meaning, Meaning::Conversation(conversation) if conversation.wants_renewal())
-    }
-
-    /// From where an earlier daemon was.
-    fn resume(handle: &Handle, recovered: &Recovered) -> Self {
-        let Some(dialect) = handle.dialect else { return Self { meaning: Meaning::Bytes, offset: 0 } };
-        let checkpoint = recovered.checkpoint.as_deref().and_then(|json| serde_json::from_slice(json).ok());
-        let Checkpoint { offset, parser } =
-            checkpoint.unwrap_or_else(|| Checkpoint { offset: 0, parser: DialectParser::new(dialect) });
-        handle.log.keep_for_parser(offset);
-        Self { meaning: Meaning::Dialect(parser), offset }
-    }
-
-    /// Decodes new standard output; returns pieces of the answer.
-    fn listen(&mut self, log: &Log) -> Vec<String> {
-        let spool = log.spool(Stream::Stdout);
-        let mut deltas = Vec::new();
-        while !matches!(self.meaning, Meaning::Bytes) && self.offset < spool.length() {
-            let to = spool.length().min(self.offset + HEAR_BYTES);
-            deltas.extend(self.meaning.decode(&spool.read(self.offset, to)));
-            self.offset = to;
-        }
-        deltas
-    }
-
-    /// Writes a checkpoint for the next daemon, if one is due.
-    fn checkpoint(&self, log: &Log) {
-        if log.is_checkpoint_due(self.offset) {
-            self.write_checkpoint(log);
-        }
-    }
-
-    fn write_checkpoint(&self, log: &Log) {
-        if let Meaning::Dialect(parser) = &self.meaning {
-            let json = serde_json::to_vec(&Checkpoint { offset: self.offset, parser });
-            log.checkpoint(self.offset, json.expect("strings and numbers always serialize"));
-        }
-    }
-}
 
 /// An execution whose command runs.
 pub(super) struct Running {
@@ -168,15 +65,13 @@ pub(super) struct Running {
 
 impl Running {
     /// One that an earlier daemon had begun.
-    pub(super) fn resume(
-        handle: &Handle,
-        recovered: &Recovered,
-        container: Once,
-        process: Process,
-        pipes: [OwnedFd; 2],
-        command: &SubmittedCommand,
-    ) -> io::Result<Self> {
-        let [stdout, stderr] = pipes;
+    pub(super) fn resume(handle: &Handle, recovered: &Recovered, resumable: Resumable) -> io::Result<Self> {
+        let Resumable { container, process, command, output, conversation } = resumable;
+        let [stdout, stderr] = output;
+        let decoder = match conversation {
+            Some(pipes) => Decoder::resume_conversation(handle, recovered, pipes)?,
+            None => Decoder::resume(handle, recovered),
+        };
         let since = clock::instant(command.since);
         Ok(Self {
             process,
@@ -187,7 +82,7 @@ impl Running {
             begun: None,
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
-            decoder: Decoder::resume(handle, recovered),
+            decoder,
             write_back: WriteBack::start(handle, &container, true),
             guard: None,
             container,
@@ -240,9 +135,13 @@ pub async fn run(
     }
     let mut last = Some(running);
     if refused {
+        // That is how it ended, should this daemon be killed before its second command is handed over.
+        let _ = handle.first_exit.set(ended.exit.clone());
+        handle.keep(None);
         // Its place is free for the next one.
         drop(last.take());
-        (ended, last) = once_more(executions, &handle, &mut plan, deadline, ended).await;
+        // Rare, and as large as everything else here: on the heap.
+        (ended, last) = Box::pin(once_more(executions, &handle, &mut plan, deadline, ended)).await;
     }
     plan.forget_secrets();
     tell(executions, &handle, ended);
@@ -325,8 +224,9 @@ pub(super) async fn go_on(
     recovered: &Recovered,
 ) {
     if !recovered.announced {
-        let path = handle.submitted().map_or(ClaimPath::Cold, |command| command.path);
-        announce(handle, &running.container, path, false, running.since.elapsed());
+        let command = handle.submitted();
+        let (path, prestarted) = command.map_or((ClaimPath::Cold, false), |command| (command.path, command.prestarted));
+        announce(handle, &running.container, path, prestarted, running.since.elapsed());
     }
     // What was read and not published any more; and of the answer, what was not.
     handle.log.publish(Stream::Stdout, false);
@@ -340,6 +240,9 @@ pub(super) async fn go_on(
     let (end, stop) = follow(executions, handle, &mut running, grace, Stop::recovered(recovered)).await;
     running.bring_back(&end, stop).await;
     let mut ended = running.conclude(handle, end, stop);
+    if let Some(first) = handle.first_exit.get() {
+        ended.exit = after(ended.exit, first);
+    }
     ended.exit.collected = collected(executions, handle, &running).await;
     tell(executions, handle, ended);
     drop(running);
@@ -396,8 +299,7 @@ async fn begin(
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
     let mut attempts = 1;
     let (container, path, submitted, failed) = loop {
-        let (container, path, submitted) =
-            hand_over(handle, plan, executions.settings().disconnect_grace, &mut attempts).await?;
+        let (container, path, submitted) = hand_over(executions, handle, plan, &mut attempts).await?;
         container.thaw()?;
         failpoints::at("claim.thawed");
         match started(&submitted).await {
@@ -416,7 +318,7 @@ async fn begin(
     };
     let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     failpoints::at("run.started");
-    let may_be_asked_again = conversation.as_ref().is_some_and(Conversation::may_want_renewal);
+    let may_be_asked_again = matches!(&conversation, Some(decoder) if decoder.may_want_renewal());
     if !may_be_asked_again {
         plan.forget_secrets();
     }
@@ -439,10 +341,10 @@ async fn begin(
         plan.stdin = None;
         plan.work.put = Arc::default();
     }
-    let meaning = match (conversation, plan.dialect) {
-        (Some(conversation), _) => Meaning::Conversation(Box::new(conversation)),
-        (None, Some(dialect)) => Meaning::Dialect(DialectParser::new(dialect)),
-        (None, None) => Meaning::Bytes,
+    let decoder = match (conversation, plan.dialect) {
+        (Some(conversation), _) => conversation,
+        (None, Some(dialect)) => Decoder::new(handle, Meaning::Dialect(DialectParser::new(dialect))),
+        (None, None) => Decoder::new(handle, Meaning::Bytes),
     };
     let write_back = WriteBack::start(handle, &container, false);
     let since = Instant::now();
@@ -458,7 +360,7 @@ async fn begin(
             begun: Some((received, origin)),
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
-            decoder: Decoder::new(handle, meaning),
+            decoder,
             write_back,
             guard: Some(guard),
         },
@@ -486,16 +388,16 @@ fn may_try_another(error: &ContainerError, path: ClaimPath, attempts: u32) -> bo
 /// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
 /// replaced: nothing has run in it.
 async fn hand_over(
+    executions: &Executions,
     handle: &Handle,
     plan: &Plan,
-    grace: Duration,
     attempts: &mut u32,
 ) -> Result<(Once, ClaimPath, Submitted), StartError> {
-    if let Some(late) = &plan.late
-        && let Some(Claimed { container, guard, .. }) = plan.origin.claim_prestarted().await?
+    if plan.late.is_some()
+        && let Some(claimed) = plan.origin.claim_prestarted().await?
     {
-        let id = container.id().to_owned();
-        match submit_late(handle, plan, late, container, guard).await {
+        let id = claimed.container.id().to_owned();
+        match submit_late(executions, handle, plan, claimed).await {
             Ok((container, submitted)) => return Ok((container, ClaimPath::Warm, submitted)),
             // Correct first, then fast: nothing has been asked, so another container may be.
             Err(error) => {
@@ -504,18 +406,18 @@ async fn hand_over(
         }
     }
     loop {
-        let Claimed { container, path, guard } = waiting::claim(handle, plan, grace).await?;
-        let id = container.id().to_owned();
-        let late = plan.late.as_ref().filter(|_| container.has_cli());
-        let submitted = match late {
-            Some(late) => submit_late(handle, plan, late, container, guard).await,
-            None => submit(handle, plan, container, path, guard).await,
+        let claimed = waiting::claim(handle, plan, executions.settings().disconnect_grace).await?;
+        let (id, path) = (claimed.container.id().to_owned(), claimed.path);
+        let is_prestarted = claimed.container.cli().is_some();
+        let submitted = match is_prestarted {
+            true => submit_late(executions, handle, plan, claimed).await,
+            false => submit(handle, plan, claimed).await,
         };
         match submitted {
             Ok((container, submitted)) => return Ok((container, path, submitted)),
             Err(StartError::Container(error))
                 if may_try_another(&error, path, *attempts)
-                    || (late.is_some() && path == ClaimPath::Warm && *attempts < CLAIM_ATTEMPTS) =>
+                    || (is_prestarted && path == ClaimPath::Warm && *attempts < CLAIM_ATTEMPTS) =>
             {
                 tracing::warn!(container = %id, %error, "claimed container is broken");
                 // Whatever ended this container may have ended others.
@@ -535,24 +437,30 @@ struct Submitted {
     stdin: Option<(pipe::Sender, usize)>,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    /// With a CLI that runs already.
-    conversation: Option<Conversation>,
+    /// What is understood of a CLI that runs already, and said to it.
+    conversation: Option<Decoder>,
     /// To be dropped at the first byte of output.
     guard: ClaimGuard,
 }
 
 /// Hands everything to a CLI that waits in the frozen container.
 async fn submit_late(
+    executions: &Executions,
     handle: &Handle,
     plan: &Plan,
-    late: &Late,
-    container: Container,
-    guard: ClaimGuard,
+    claimed: Claimed,
 ) -> Result<(Once, Submitted), StartError> {
-    // What is said to it is known to this daemon only, so that it ends with it; but it does end.
-    handle.keep(None);
-    let mut container = container.claim_once(&handle.id)?;
+    let Claimed { container, path, guard } = claimed;
     let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
+    let late = plan.late.as_ref().ok_or_else(|| broken("it is not for this request".to_owned()))?;
+    let said = Said::new(executions.spools.file()?, &late.prompt)?;
+    {
+        let cli = container.cli().ok_or_else(|| broken("there is none".to_owned()))?;
+        let pipes = [cli.stdout.as_fd(), cli.stderr.as_fd(), cli.stdin.as_fd(), said.as_fd()];
+        keep_command(handle, &container, path, &pipes).await;
+    }
+    let mut container = container.claim_once(&handle.id)?;
+    failpoints::at("claim.raised");
     let Cli { process, mut driver, stdin, stdout, stderr } =
         container.take_cli().ok_or_else(|| broken("there is none".to_owned()))?;
     let env = BTreeMap::new();
@@ -564,33 +472,41 @@ async fn submit_late(
     if !plan.work.is_empty() {
         container.put(&plan.work.put).await?;
     }
+    failpoints::at("claim.injected");
     let input = driver.claim(&request).map_err(|refusal| broken(refusal.to_string()))?;
-    let conversation = Some(Conversation::begin(driver, stdin, &input, late.prompt.len()));
     let (stdout, stderr) = (stdout.into_nonblocking_fd()?, stderr.into_nonblocking_fd()?);
+    let conversation = Conversation::begin(driver.into_dialogue(), stdin.into_nonblocking_fd()?, said, &input)?;
+    let mut decoder = Decoder::new(handle, Meaning::Conversation(Box::new(conversation)));
+    failpoints::at("claim.submitted");
+    handle.log.note_submitted();
+    failpoints::at("claim.noted");
+    // The CLI finds it when it thaws.
+    decoder.meaning.send_some();
     let baseline = container.baseline();
-    Ok((container, Submitted { process, baseline, stdin: None, stdout, stderr, conversation, guard }))
+    Ok((container, Submitted { process, baseline, stdin: None, stdout, stderr, conversation: Some(decoder), guard }))
 }
 
-/// Everything that is done while a warm container is still frozen, so that the thaw is the last thing between the
-/// claim and the command.
-async fn submit(
-    handle: &Handle,
-    plan: &Plan,
-    container: Container,
-    path: ClaimPath,
-    guard: ClaimGuard,
-) -> Result<(Once, Submitted), StartError> {
-    let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
-    let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
-    let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
-    // Before it is claimed, so that the next daemon knows whose it was.
-    let (id, tag) = (container.id().to_owned(), container.next_tag());
+/// Lets the next daemon know whose the container was, and what is in it, before it is claimed.
+async fn keep_command(handle: &Handle, container: &Container, path: ClaimPath, pipes: &[BorrowedFd<'_>]) {
     let (since, until) = (clock::now(), handle.deadline.get().copied());
-    handle.submit(SubmittedCommand { container: id, tag, path, since, until }, [stdout.as_fd(), stderr.as_fd()]);
+    let cli = container.cli();
+    let (tag, prestarted) = (cli.map_or_else(|| container.next_tag(), |cli| cli.process.tag()), cli.is_some());
+    let container = container.id().to_owned();
+    handle.submit(SubmittedCommand { container, tag, path, since, until, prestarted }, pipes);
     if let Some(keeper) = &handle.keeper {
         keeper.caught_up().await;
     }
     failpoints::at("claim.kept");
+}
+
+/// Everything that is done while a warm container is still frozen, so that the thaw is the last thing between the
+/// claim and the command.
+async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once, Submitted), StartError> {
+    let Claimed { container, path, guard } = claimed;
+    let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
+    let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
+    let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
+    keep_command(handle, &container, path, &[stdout.as_fd(), stderr.as_fd()]).await;
     let mut container = container.claim_once(&handle.id)?;
     if let Some(limits) = plan.limits {
         container.tighten(limits)?;
@@ -686,6 +602,10 @@ async fn follow(
     let mut abandoned = std::pin::pin!(handle.abandoned(first_grace, executions.settings().disconnect_grace));
 
     let end = loop {
+        // Also what an earlier daemon has read may be all.
+        if sink.decoder.meaning.is_over() && stop.is_none() {
+            break End::Answered;
+        }
         // Not read while a reader is far behind, the command waits on a full pipe, as it would for `less`.
         let seen = handle.log.moves();
         let waits_until = handle.log.waits_until(stop.is_some());
@@ -696,9 +616,6 @@ async fn follow(
                 if read {
                     silent = false;
                     sink.stdout(false);
-                }
-                if sink.decoder.meaning.is_over() && stop.is_none() {
-                    break End::Answered;
                 }
                 None
             }

@@ -1,10 +1,10 @@
 //! The states of an execution, and what may happen in each.
 //!
 //! ```text
-//!            wait                     announce (a CLI that runs already)
-//!    ┌──────────────► queued    ┌─────────────────────────────────────┐
-//! pending ◄────────────┘ assignment  │                                     ▼
-//!    └──────────────── submit ──┴──► submitted ──── announce ────► running
+//!            wait
+//!    ┌──────────────► queued
+//! pending ◄────────────┘ assignment
+//!    └──────────────── submit ─────► submitted ──── announce ────► running
 //!
 //! each of them ── end ──► exited            running ── wait, assignment, submit ──► once more
 //! ```
@@ -30,10 +30,13 @@ pub struct Submitted {
     /// When the execution's time is over, by the same clock, if this is not its first command.
     #[serde(default)]
     pub until: Option<Duration>,
+    /// Whether it is a CLI that ran already.
+    #[serde(default)]
+    pub prestarted: bool,
 }
 
 /// Where it runs, or ran.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// Which container.
     pub container: String,
@@ -50,7 +53,7 @@ pub enum Step {
     Assign,
     /// Its command is about to be handed over.
     Submit(Submitted),
-    /// Its command, or the CLI that it was given to, runs.
+    /// Its command runs.
     Announce(Assignment),
     /// It has ended.
     End(Exit),
@@ -92,10 +95,10 @@ impl State {
         Self { phase: Phase::Pending, submitted: None, is_kept: false }
     }
 
-    /// One that the keeper has, of an earlier daemon. It runs, or had ended.
-    pub fn adopted(submitted: Option<Submitted>, exit: Option<Exit>) -> Self {
-        let assignment =
-            submitted.as_ref().map(|command| Assignment { container: command.container.clone(), path: command.path });
+    /// One that the keeper has, of an earlier daemon. It runs, or had ended; `assignment` is where.
+    pub fn adopted(submitted: Option<Submitted>, assignment: Option<Assignment>, exit: Option<Exit>) -> Self {
+        let of = |command: &Submitted| Assignment { container: command.container.clone(), path: command.path };
+        let assignment = assignment.or_else(|| submitted.as_ref().map(of));
         let phase = match (exit, assignment) {
             (Some(exit), assignment) => Phase::Exited(assignment, exit),
             (None, Some(assignment)) => Phase::Running(assignment),
@@ -122,7 +125,9 @@ impl State {
             (Phase::Queued(_), Step::Assign) => self.phase = Phase::Pending,
             // It did not have to wait.
             (_, Step::Assign) => {}
-            (Phase::Queued(_), Step::Submit(_) | Step::Announce(_)) => return Err(rejected),
+            (Phase::Queued(_), Step::Submit(_)) => return Err(rejected),
+            // There is nothing yet that could run.
+            (Phase::Pending | Phase::Queued(_), Step::Announce(_)) => return Err(rejected),
             (_, Step::Submit(command)) => {
                 self.submitted = Some(command);
                 // While the second command is submitted, the execution still shows as running.
@@ -217,7 +222,7 @@ mod tests {
 
     fn command(container: &str) -> Submitted {
         let (tag, path, since) = (1, ClaimPath::Warm, Duration::ZERO);
-        Submitted { container: container.to_owned(), tag, path, since, until: None }
+        Submitted { container: container.to_owned(), tag, path, since, until: None, prestarted: false }
     }
 
     fn exit(code: i32) -> Exit {
@@ -254,7 +259,7 @@ mod tests {
         ];
         // What each step leads to; "-" for one that is rejected. Columns as in `steps`.
         let table = [
-            "queued pending submitted running exited pending -",
+            "queued pending submitted - exited pending -",
             "queued pending - - exited queued -",
             "queued submitted submitted running exited submitted -",
             "queued running running running exited running -",
@@ -297,10 +302,16 @@ mod tests {
 
     #[test]
     fn one_of_an_earlier_daemon_runs_or_has_ended() {
-        let state = State::adopted(Some(command("c")), None);
+        let state = State::adopted(Some(command("c")), None, None);
         assert_eq!((state.shown(), state.is_kept()), (ExecutionState::Running, true));
-        let mut state = State::adopted(None, Some(exit(1)));
+        let state = State::adopted(None, None, Some(exit(1)));
         assert_eq!((state.shown(), state.assignment()), (ExecutionState::Exited, None));
+        let mut state = State::adopted(None, Some(assignment("c-1")), Some(exit(1)));
+        assert_eq!(
+            (state.shown(), state.assignment()),
+            (ExecutionState::Exited, Some(&assignment("c-1"))),
+            "where it ran"
+        );
         state.take(Step::Release).unwrap();
         assert!(!state.is_kept() && state.take(Step::Release).is_err(), "it is released once");
     }

@@ -13,13 +13,14 @@ use tracing::Instrument;
 
 use super::clock::now;
 use super::ending::Stop;
-use super::state::{State, Step, Submitted};
+use super::resumable::Resumable;
+use super::state::{Assignment, State, Step, Submitted};
 use super::users::UserSlot;
 use super::vaulted::Lent;
 use super::waiting::Waiting;
 use super::workspace::Collection;
 use super::{Executions, Handle, run};
-use crate::container::{Once, Orphan, Process};
+use crate::container::Orphan;
 use crate::egress::Policy;
 use crate::keeper::{Kept, Key};
 use crate::output::{self, Files, Log, Recovered, Shelter, Source, Stream};
@@ -30,7 +31,7 @@ use thaw_client::types::{ExecutionState, Exit, ExitReason};
 const LOST: &str = "the daemon was restarted, and this execution could not survive that";
 
 /// What is to be known of an execution besides its log. With it go the log's files, and, while its command runs, its
-/// standard output and standard error.
+/// standard output and standard error; of a CLI that was prestarted also its standard input and what is said to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Note {
     provider: String,
@@ -54,11 +55,17 @@ pub struct Note {
     /// What is collected; its file then comes behind those of the log.
     #[serde(default)]
     collect: Vec<String>,
+    /// Where it runs, or ran.
+    #[serde(default)]
+    assignment: Option<Assignment>,
+    /// How its first command ended, if it is asked once more.
+    #[serde(default)]
+    first_exit: Option<Exit>,
 }
 
 impl Handle {
-    /// Lets it survive the daemon as it is now; `command` with its standard output and standard error.
-    pub(super) fn keep(&self, command: Option<(&Submitted, [BorrowedFd<'_>; 2])>) {
+    /// Lets it survive the daemon as it is now; `command` with its pipes, see [`Self::submit`].
+    pub(super) fn keep(&self, command: Option<(&Submitted, &[BorrowedFd<'_>])>) {
         let Some(keeper) = &self.keeper else { return };
         let note = Note {
             provider: self.provider.clone(),
@@ -75,14 +82,16 @@ impl Handle {
             lent: self.vaulted.as_ref().map(|vaulted| vaulted.note()),
             command: command.map(|(command, _)| command.clone()),
             collect: self.collection.as_ref().map(|collection| collection.wanted().to_vec()).unwrap_or_default(),
+            assignment: self.state().assignment().cloned(),
+            first_exit: self.first_exit.get().cloned(),
         };
         let note = serde_json::to_string(&note).expect("strings and numbers always serialize");
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(Arc::new);
-        let pipes: io::Result<Vec<_>> = command.into_iter().flat_map(|(_, pipes)| pipes).map(own).collect();
+        let own = |fd: &BorrowedFd<'_>| fd.try_clone_to_owned().map(Arc::new);
+        let pipes: io::Result<Vec<_>> = command.iter().flat_map(|(_, pipes)| *pipes).map(own).collect();
         match pipes {
             Ok(pipes) => {
                 let collected = self.collection.as_ref().map(|collection| Arc::clone(collection.file()));
-                keeper.put(&self.id, note, self.log.files().into_iter().chain(collected).chain(pipes).collect());
+                keeper.put(self.key(), note, self.log.files().into_iter().chain(collected).chain(pipes).collect());
                 self.step(Step::Keep);
             }
             Err(error) => tracing::error!(%error, "it would not survive this daemon"),
@@ -95,7 +104,11 @@ impl Handle {
     /// As [`Source::new`].
     pub(super) fn source(&self, pipe: OwnedFd, stream: Stream) -> io::Result<Source> {
         let shelter = Shelter::new(self.keeper.clone(), &self.id, stream);
-        Source::new(pipe, Arc::clone(self.log.spool(stream)), self.log.chunk_size(), shelter)
+        Source::new(pipe, Arc::clone(self.log.spool(stream)), self.log.amounts(), shelter)
+    }
+
+    fn key(&self) -> Key {
+        Key::Execution(self.id.clone())
     }
 
     /// Drops the execution from the keeper.
@@ -103,7 +116,7 @@ impl Handle {
         if let Some(keeper) = &self.keeper
             && self.state().take(Step::Release).is_ok()
         {
-            keeper.forget(&self.id);
+            keeper.forget(&self.key());
         }
     }
 }
@@ -135,7 +148,7 @@ impl Executions {
         let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.into_iter().partition(|(key, _)| matches!(key, Key::Transit(..)));
         for (key, kept) in kept {
-            let id = key.to_string();
+            let Key::Execution(id) = key else { continue };
             let on_the_way = STREAMS.map(|stream| transits.remove(&output::transit_key(&id, stream)));
             let outcome = self.adopt_one(&id, kept, on_the_way, orphans, &egress);
             match outcome {
@@ -148,7 +161,7 @@ impl Executions {
             }
         }
         for key in transits.keys() {
-            self.forget_kept(&key.to_string());
+            self.forget_kept(key);
         }
         survivors
     }
@@ -162,8 +175,8 @@ impl Executions {
         egress: &impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
         let understood = self.understand(kept).inspect_err(|_| {
-            self.forget_kept(id);
-            STREAMS.iter().for_each(|stream| self.forget_kept(&output::transit_key(id, *stream).to_string()));
+            self.forget_kept(&Key::Execution(id.to_owned()));
+            STREAMS.iter().for_each(|stream| self.forget_kept(&output::transit_key(id, *stream)));
         });
         let Understood { note, log, recovered, collection, pipes } = understood?;
         for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
@@ -174,7 +187,7 @@ impl Executions {
                 tracing::error!(execution = %id, %error, "output that was on its way is lost");
             }
             // Before anything goes on, which may keep another one under the same name.
-            self.forget_kept(&output::transit_key(id, stream).to_string());
+            self.forget_kept(&output::transit_key(id, stream));
         }
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
         let policy = egress(&note.provider, orphan.as_ref().map_or(&[], Orphan::allowed));
@@ -184,11 +197,10 @@ impl Executions {
             self.ended(&handle, true);
             return Ok(ExecutionState::Exited);
         }
-        let running =
-            resumable(&handle, &recovered, orphan, pipes, policy).and_then(|(container, process, pipes, command)| {
-                let running = run::Running::resume(&handle, &recovered, container, process, pipes, &command);
-                running.map_err(|error| error.to_string())
-            });
+        let running = resumable(&handle, &recovered, orphan, pipes, policy).and_then(|resumable| {
+            let running = run::Running::resume(&handle, &recovered, resumable);
+            running.map_err(|error| error.to_string())
+        });
         match running {
             Ok(running) => {
                 let slot = self.users.enter(&handle.user, usize::MAX);
@@ -196,15 +208,20 @@ impl Executions {
                 Ok(ExecutionState::Running)
             }
             Err(reason) => {
-                run::finish(&handle, lost(&handle, &recovered, &reason));
-                self.metrics.lost(&handle.provider);
+                // One that was being asked once more has ended once already.
+                let first = handle.first_exit.get().cloned();
+                let exit = first.clone().unwrap_or_else(|| lost(&handle, &recovered, &reason));
+                run::finish(&handle, exit);
+                if first.is_none() {
+                    self.metrics.lost(&handle.provider);
+                }
                 self.ended(&handle, true);
-                Err(reason)
+                if first.is_some() { Ok(ExecutionState::Exited) } else { Err(reason) }
             }
         }
     }
 
-    fn forget_kept(&self, key: &str) {
+    fn forget_kept(&self, key: &Key) {
         if let Some(keeper) = &self.keeper {
             keeper.forget(key);
         }
@@ -217,8 +234,8 @@ impl Executions {
         let files = Files { journal: next()?, output: [next()?, next()?] };
         let collected = if note.collect.is_empty() { None } else { Some(next()?) };
         let collection = collected.map(|file| Collection::new(note.collect.clone(), file));
-        let mut copy = || fds.next().and_then(|fd| fd.try_clone().ok());
-        let pipes = copy().zip(copy());
+        let copies: io::Result<Vec<OwnedFd>> = fds.map(|fd| fd.try_clone()).collect();
+        let pipes = copies.map_err(|error| error.to_string())?;
         let (log, recovered) = Log::recover(self.settings().log_limits(), files).map_err(|error| error.to_string())?;
         Ok(Understood { note, log, recovered, collection, pipes })
     }
@@ -242,7 +259,8 @@ impl Executions {
             request_id: note.request_id,
             log,
             deadline: note.command.as_ref().and_then(|command| command.until).map(OnceLock::from).unwrap_or_default(),
-            state: Mutex::new(State::adopted(note.command, recovered.exit.clone())),
+            state: Mutex::new(State::adopted(note.command, note.assignment, recovered.exit.clone())),
+            first_exit: note.first_exit.map(OnceLock::from).unwrap_or_default(),
             cancel: CancellationToken::new(),
             readers: watch::Sender::new(0),
             waiting: Waiting::new(false, note.background),
@@ -278,16 +296,14 @@ struct Understood {
     log: Log,
     recovered: Recovered,
     collection: Option<Collection>,
-    pipes: Option<(OwnedFd, OwnedFd)>,
+    pipes: Vec<OwnedFd>,
 }
-
-type Resumable = (Once, Process, [OwnedFd; 2], Submitted);
 
 fn resumable(
     handle: &Handle,
     recovered: &Recovered,
     orphan: Option<Orphan>,
-    pipes: Option<(OwnedFd, OwnedFd)>,
+    pipes: Vec<OwnedFd>,
     policy: Option<Arc<Policy>>,
 ) -> Result<Resumable, String> {
     let command = handle.submitted().ok_or("it had no command that could go on without the daemon")?;
@@ -295,7 +311,13 @@ fn resumable(
         return Err("its command had not been handed over".to_owned());
     }
     let orphan = orphan.ok_or("its container is gone")?;
-    let (stdout, stderr) = pipes.ok_or("its output was not kept")?;
+    let mut pipes = pipes.into_iter();
+    let mut two = || pipes.next().zip(pipes.next()).map(|(first, second)| [first, second]);
+    let output = two().ok_or("its output was not kept")?;
+    let conversation = two();
+    if command.prestarted && conversation.is_none() {
+        return Err("what was said to its CLI was not kept".to_owned());
+    }
     let policy = policy.ok_or("it is not known any more where it may connect to")?;
     // Log lines of its way out belong to the execution from here on.
     let _entered = handle.span.enter();
@@ -303,7 +325,7 @@ fn resumable(
     let (container, process) = claimed.map_err(|error| error.to_string())?;
     // The daemon may have been killed just before that.
     container.thaw().map_err(|error| error.to_string())?;
-    Ok((container, process, [stdout, stderr], command))
+    Ok(Resumable { container, process, command, output, conversation })
 }
 
 /// The `exit` event of an execution that cannot be resumed. If it was to end anyway, that reason counts: whoever

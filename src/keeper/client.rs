@@ -19,11 +19,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::time::Timespec;
+use serde_json::Value;
 use tokio::io::Interest;
 use tokio::sync::{Notify, watch};
 
 use super::SOCKET;
-use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
+use super::key::Key;
+use super::protocol::{MAX_MESSAGE, NAMES, Reply, Request, VERSION};
 use thaw_os::cgroup::Hierarchy;
 use thaw_os::kernel::{self, Watched};
 
@@ -61,7 +63,7 @@ pub struct Location {
     pub stall: Duration,
 }
 
-/// What was kept under a name.
+/// What was kept under a key.
 #[derive(Debug)]
 pub struct Kept {
     /// Note of the daemon that put it there.
@@ -88,14 +90,23 @@ pub struct Keeper {
 struct State {
     /// None while the keeper is being replaced.
     socket: Option<OwnedFd>,
+    /// What it says that it speaks.
+    version: u32,
     /// Only if this daemon started it: to be waited for when it ends.
     child: Option<Child>,
     /// What it keeps, so that another one can be told if it dies.
-    items: BTreeMap<String, (String, Vec<Arc<OwnedFd>>)>,
+    items: BTreeMap<Key, (String, Vec<Arc<OwnedFd>>)>,
     /// What it has not been told yet, oldest first.
     unsent: VecDeque<Message>,
     /// Whether this daemon has ended the keeper for good.
     ended: bool,
+}
+
+impl State {
+    /// A key as the keeper takes it.
+    fn write(&self, key: &Key) -> Value {
+        if self.version == NAMES { key.write_name().into() } else { key.write() }
+    }
 }
 
 #[derive(Debug)]
@@ -109,8 +120,8 @@ impl Message {
         Ok(Self { body: serde_json::to_vec(request)?, fds })
     }
 
-    fn put(key: &str, note: &str, fds: &[Arc<OwnedFd>]) -> io::Result<Self> {
-        Self::new(&Request::Put { key: key.to_owned(), note: note.to_owned() }, fds.to_vec())
+    fn put(key: Value, note: &str, fds: &[Arc<OwnedFd>]) -> io::Result<Self> {
+        Self::new(&Request::Put { key, note: note.to_owned() }, fds.to_vec())
     }
 
     /// Sends the message without waiting.
@@ -135,7 +146,7 @@ impl Keeper {
         location: Location,
         hierarchy: Arc<Hierarchy>,
         failures: Counter,
-    ) -> Result<(Arc<Self>, BTreeMap<String, Kept>), KeeperError> {
+    ) -> Result<(Arc<Self>, BTreeMap<Key, Kept>), KeeperError> {
         let address = location.run_dir.join(SOCKET);
         let found = match reach(&address) {
             Ok(found) => Some(found),
@@ -146,11 +157,11 @@ impl Keeper {
                 None
             }
         };
-        let (socket, child, kept) = match found {
-            Some((socket, kept)) => (socket, None, kept),
+        let (Reached { socket, version, kept }, child) = match found {
+            Some(reached) => (reached, None),
             None => {
-                let (socket, child) = launch(&location, &hierarchy)?;
-                (socket, Some(child), BTreeMap::new())
+                let (reached, child) = launch(&location, &hierarchy)?;
+                (reached, Some(child))
             }
         };
         let watched = watch_socket(&socket)?;
@@ -158,7 +169,7 @@ impl Keeper {
         for (key, Kept { note, fds }) in &kept {
             items.insert(key.clone(), (note.clone(), fds.clone()));
         }
-        let state = State { socket: Some(socket), child, items, unsent: VecDeque::new(), ended: false };
+        let state = State { socket: Some(socket), version, child, items, unsent: VecDeque::new(), ended: false };
         let (work, behind) = (Notify::new(), watch::Sender::new(0));
         let this = Arc::new(Self { location, hierarchy, failures, state: Mutex::new(state), work, behind });
         tokio::spawn(Arc::clone(&this).own(watched));
@@ -172,17 +183,19 @@ impl Keeper {
 
     /// Keeps `fds` under `key`. Once this has returned, they survive the daemon, unless the keeper is behind; see
     /// [`Self::caught_up`]. Never blocks.
-    pub fn put(&self, key: &str, note: String, fds: Vec<Arc<OwnedFd>>) {
+    pub fn put(&self, key: Key, note: String, fds: Vec<Arc<OwnedFd>>) {
         let mut state = self.lock();
-        self.tell(&mut state, Message::put(key, &note, &fds));
-        state.items.insert(key.to_owned(), (note, fds));
+        let message = Message::put(state.write(&key), &note, &fds);
+        self.tell(&mut state, message);
+        state.items.insert(key, (note, fds));
     }
 
-    /// Keeps what has this name no more. Never blocks.
-    pub fn forget(&self, key: &str) {
+    /// Keeps what has this key no more. Never blocks.
+    pub fn forget(&self, key: &Key) {
         let mut state = self.lock();
         if state.items.remove(key).is_some() {
-            self.tell(&mut state, Message::new(&Request::Drop { key: key.to_owned() }, Vec::new()));
+            let message = Message::new(&Request::Drop { key: state.write(key) }, Vec::new());
+            self.tell(&mut state, message);
         }
     }
 
@@ -356,7 +369,8 @@ impl Keeper {
         }
         let this = Arc::clone(self);
         let launched = tokio::task::spawn_blocking(move || launch(&this.location, &this.hierarchy)).await;
-        let (socket, child) = launched.map_err(|error| failed("start it")(io::Error::other(error)))??;
+        let (Reached { socket, version, .. }, child) =
+            launched.map_err(|error| failed("start it")(io::Error::other(error)))??;
         let watched = watch_socket(&socket)?;
         let mut state = self.lock();
         if state.ended {
@@ -364,7 +378,8 @@ impl Keeper {
             kernel::kill_and_reap(child);
             return Err(failed("start it")(io::Error::other("the daemon is being stopped")));
         }
-        let all = state.items.iter().map(|(key, (note, fds))| Message::put(key, note, fds));
+        state.version = version;
+        let all = state.items.iter().map(|(key, (note, fds))| Message::put(state.write(key), note, fds));
         state.unsent = all.collect::<Result<_, _>>().map_err(failed("tell it everything"))?;
         (state.socket, state.child) = (Some(socket), Some(child));
         self.note_behind(&state);
@@ -403,14 +418,26 @@ fn address(path: &Path) -> Result<SocketAddrUnix, KeeperError> {
     SocketAddrUnix::new(path).map_err(failed("name its socket"))
 }
 
+/// A keeper that was connected to.
+#[derive(Debug)]
+struct Reached {
+    socket: OwnedFd,
+    version: u32,
+    kept: BTreeMap<Key, Kept>,
+}
+
 /// Connects to a keeper and takes what it has kept.
-fn reach(path: &Path) -> Result<(OwnedFd, BTreeMap<String, Kept>), KeeperError> {
+fn reach(path: &Path) -> Result<Reached, KeeperError> {
     let socket = open_socket()?;
     connect(&socket, &address(path)?).map_err(failed("connect"))?;
+    take_kept(socket)
+}
+
+fn take_kept(socket: OwnedFd) -> Result<Reached, KeeperError> {
     let until = Instant::now() + PATIENCE;
     let mut kept = BTreeMap::new();
     let mut buffer = vec![0; MAX_MESSAGE];
-    let mut greeted = false;
+    let mut greeted = None;
     loop {
         let received = match kernel::receive(socket.as_fd(), &mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -424,20 +451,24 @@ fn reach(path: &Path) -> Result<(OwnedFd, BTreeMap<String, Kept>), KeeperError> 
             return Err(failed("hear it")(io::Error::from(io::ErrorKind::UnexpectedEof)));
         }
         let reply = serde_json::from_slice(&buffer[..received.length]).map_err(failed("understand it"))?;
-        match reply {
-            Reply::Hello { version } if version == VERSION => greeted = true,
-            Reply::Item { key, note } if greeted => {
+        match (reply, greeted) {
+            (Reply::Hello { version: version @ (VERSION | NAMES) }, _) => greeted = Some(version),
+            (Reply::Item { key, note }, Some(version)) => {
+                let key = match &key {
+                    Value::String(name) if version == NAMES => Key::read_name(name),
+                    key => Key::read(key),
+                };
                 let fds = received.fds.into_iter().map(Arc::new).collect();
                 kept.insert(key, Kept { note, fds });
             }
-            Reply::Done if greeted => return Ok((socket, kept)),
+            (Reply::Done, Some(version)) => return Ok(Reached { socket, version, kept }),
             _ => return Err(failed("understand it")(io::Error::other("it speaks another version"))),
         }
     }
 }
 
 /// Starts a keeper, in a cgroup of its own and in nobody's process group, after clearing away any other one.
-fn launch(location: &Location, hierarchy: &Hierarchy) -> Result<(OwnedFd, Child), KeeperError> {
+fn launch(location: &Location, hierarchy: &Hierarchy) -> Result<(Reached, Child), KeeperError> {
     let cgroup = hierarchy.fresh_keeper().map_err(io::Error::other).map_err(failed("make its cgroup"))?;
     let path = location.run_dir.join(SOCKET);
     if let Err(error) = std::fs::remove_file(&path)
@@ -466,6 +497,58 @@ fn launch(location: &Location, hierarchy: &Hierarchy) -> Result<(OwnedFd, Child)
         .spawn()
         .map_err(failed("start it"))?;
     std::fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).map_err(failed("move it to its cgroup"))?;
-    let (socket, _) = reach(&path)?;
-    Ok((socket, child))
+    Ok((reach(&path)?, child))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A keeper that says `replies` to whoever comes.
+    fn keeper(replies: &[Value]) -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, its) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        for reply in replies {
+            kernel::send(its.as_fd(), &[reply.to_string().as_bytes()], &[]).unwrap();
+        }
+        (ours, its)
+    }
+
+    fn item(key: Value) -> Value {
+        json!({"item": {"key": key, "note": "n"}})
+    }
+
+    #[test]
+    fn what_a_keeper_of_the_last_version_holds_is_not_lost() {
+        let items = ["c-1", "e-1", "e-1/stdout", "s-1"].map(|name| item(name.into()));
+        let [c, e, t, s] = items;
+        let (socket, _its) = keeper(&[json!({"hello": {"version": NAMES}}), c, e, t, s, json!("done")]);
+        let reached = take_kept(socket).unwrap();
+        let keys: Vec<Key> = reached.kept.into_keys().collect();
+        let expected = [
+            Key::Container("c-1".to_owned()),
+            Key::Execution("e-1".to_owned()),
+            Key::Transit("e-1".to_owned(), "stdout".to_owned()),
+            Key::Unknown("\"s-1\"".to_owned()),
+        ];
+        assert_eq!(keys, expected);
+        let state = |version| {
+            let (items, unsent) = (BTreeMap::new(), VecDeque::new());
+            State { socket: None, version, child: None, items, unsent, ended: false }
+        };
+        // It is told in names, and one that this version started in keys.
+        let told: Vec<Value> = keys.iter().map(|key| state(NAMES).write(key)).collect();
+        assert_eq!(told, ["c-1", "e-1", "e-1/stdout", "s-1"]);
+        assert_eq!(state(VERSION).write(&keys[0]), json!({"container": "c-1"}));
+    }
+
+    #[test]
+    fn a_keeper_of_another_version_is_not_understood() {
+        for replies in [vec![json!({"hello": {"version": 4}}), json!("done")], vec![json!("done")]] {
+            let (socket, _its) = keeper(&replies);
+            take_kept(socket).unwrap_err();
+        }
+    }
 }

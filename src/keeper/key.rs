@@ -1,23 +1,56 @@
-//! The names of what the keeper holds.
+//! What the things are that the keeper holds.
 
 use std::fmt;
 
-/// Whose descriptors they are. As text it is the name under which the keeper holds them.
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Whose descriptors they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// A container's.
+    /// A container's, by its id.
     Container(String),
-    /// An execution's: its log, and while it runs its pipes.
+    /// An execution's, by its id: its log, and while it runs its pipes.
     Execution(String),
     /// The second pipe of a stream of an execution: id, and name of the stream.
     Transit(String, String),
-    /// Something that this version does not know: a newer daemon's. It stays where it is.
+    /// Something that this version does not know, as JSON: a newer daemon's. It stays where it is.
     Unknown(String),
 }
 
+/// The kinds that this version knows, as they go over the socket: `{"container": "c-01"}`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Known {
+    Container(String),
+    Execution(String),
+    Transit(String, String),
+}
+
 impl Key {
-    /// Reads a name.
-    pub fn parse(name: &str) -> Self {
+    /// Reads a key as it goes over the socket.
+    pub fn read(value: &Value) -> Self {
+        match Known::deserialize(value) {
+            Ok(Known::Container(id)) => Self::Container(id),
+            Ok(Known::Execution(id)) => Self::Execution(id),
+            Ok(Known::Transit(execution, stream)) => Self::Transit(execution, stream),
+            Err(_) => Self::Unknown(value.to_string()),
+        }
+    }
+
+    /// As it goes over the socket.
+    pub fn write(&self) -> Value {
+        let known = match self.clone() {
+            Self::Container(id) => Known::Container(id),
+            Self::Execution(id) => Known::Execution(id),
+            Self::Transit(execution, stream) => Known::Transit(execution, stream),
+            Self::Unknown(json) => return serde_json::from_str(&json).unwrap_or(Value::String(json)),
+        };
+        serde_json::to_value(known).unwrap_or_default()
+    }
+
+    /// Reads a key of a keeper that an earlier version started, which had names: a prefix told the kind.
+    pub fn read_name(name: &str) -> Self {
         let plain =
             |id: &str| id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         match (name.split_once('-').map(|(kind, _)| kind), name.split_once('/')) {
@@ -26,39 +59,67 @@ impl Key {
             }
             (Some("e"), None) if plain(name) => Self::Execution(name.to_owned()),
             (Some("c"), None) if plain(name) => Self::Container(name.to_owned()),
-            _ => Self::Unknown(name.to_owned()),
+            _ => Self::Unknown(Value::String(name.to_owned()).to_string()),
+        }
+    }
+
+    /// As such a name.
+    pub fn write_name(&self) -> String {
+        match self {
+            Self::Container(id) | Self::Execution(id) => id.clone(),
+            Self::Transit(execution, stream) => format!("{execution}/{stream}"),
+            Self::Unknown(json) => serde_json::from_str(json).unwrap_or_else(|_| json.clone()),
         }
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Container(name) | Self::Execution(name) | Self::Unknown(name) => f.write_str(name),
-            Self::Transit(execution, stream) => write!(f, "{execution}/{stream}"),
-        }
+        f.write_str(&self.write_name())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn names_are_read_as_they_are_written_and_others_are_left_alone() {
-        let transit = Key::Transit("e-01".to_owned(), "stdout".to_owned());
+    fn keys_are_read_as_they_are_written_and_others_are_left_alone() {
+        let unknown = |value: &Value| Key::Unknown(value.to_string());
+        for (value, key) in [
+            (json!({"container": "c-01"}), Key::Container("c-01".to_owned())),
+            (json!({"execution": "e-01"}), Key::Execution("e-01".to_owned())),
+            (json!({"transit": ["e-01", "stdout"]}), Key::Transit("e-01".to_owned(), "stdout".to_owned())),
+            (json!({"sandbox": "s-01"}), unknown(&json!({"sandbox": "s-01"}))),
+            (
+                json!({"container": {"id": "c-01", "half": 2}}),
+                unknown(&json!({"container": {"id": "c-01", "half": 2}})),
+            ),
+            (json!({"transit": ["e-01"]}), unknown(&json!({"transit": ["e-01"]}))),
+            (json!("c-01"), unknown(&json!("c-01"))),
+            (json!(null), unknown(&json!(null))),
+        ] {
+            assert_eq!(Key::read(&value), key);
+            assert_eq!(key.write(), value);
+        }
+    }
+
+    #[test]
+    fn names_of_an_earlier_version_are_read_as_they_are_written() {
+        let unknown = |name: &str| Key::Unknown(json!(name).to_string());
         for (name, key) in [
             ("c-01", Key::Container("c-01".to_owned())),
             ("e-01", Key::Execution("e-01".to_owned())),
-            ("e-01/stdout", transit),
-            ("s-01", Key::Unknown("s-01".to_owned())),
-            ("vault:e-01", Key::Unknown("vault:e-01".to_owned())),
-            ("e", Key::Unknown("e".to_owned())),
-            ("e-01/a/b", Key::Unknown("e-01/a/b".to_owned())),
-            ("", Key::Unknown(String::new())),
+            ("e-01/stdout", Key::Transit("e-01".to_owned(), "stdout".to_owned())),
+            ("s-01", unknown("s-01")),
+            ("e", unknown("e")),
+            ("e-01/a/b", unknown("e-01/a/b")),
+            ("", unknown("")),
         ] {
-            assert_eq!(Key::parse(name), key);
-            assert_eq!(key.to_string(), name);
+            assert_eq!(Key::read_name(name), key);
+            assert_eq!(key.write_name(), name);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What survives the daemon: a small process that holds, under a name each, descriptors and a note about them.
+//! What survives the daemon: a small process that holds, under a key each, descriptors and a note about them.
 //!
 //! A container lives as long as somebody holds the other end of its control socket, and its output is safe as long as
 //! somebody holds its pipes and the files that it was moved to. The keeper holds a duplicate of each, does nothing with
 //! them, and gives them to the next daemon that connects. It has one thread and knows nothing of what it keeps.
 //!
 //! ```text
-//! thawd ──► put(name, note, descriptors) ──► keeper        thawd is killed: nothing ends
-//! thawd' ──► connects ──► every (name, note, descriptors) ──► thawd' goes on
+//! thawd ──► put(key, note, descriptors) ──► keeper        thawd is killed: nothing ends
+//! thawd' ──► connects ──► every (key, note, descriptors) ──► thawd' goes on
 //! ```
 //!
 //! A daemon that stops for good tells the keeper to end. A keeper without a daemon for `daemon.keeper_timeout_seconds`

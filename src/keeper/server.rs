@@ -19,6 +19,7 @@ use thaw_os::kernel;
 /// Less likely to be killed for want of memory than anything that could be started again: with it everything ends.
 const OOM_SCORE_ADJUSTMENT: &str = "-900";
 
+/// By key, as JSON: what a key means is the daemons' to know.
 #[derive(Default)]
 struct Items(BTreeMap<String, (String, Vec<OwnedFd>)>);
 
@@ -96,8 +97,8 @@ fn receive(daemon: BorrowedFd<'_>, items: &mut Items, buffer: &mut [u8]) -> io::
         return Ok(Received::Gone);
     }
     match serde_json::from_slice(&buffer[..received.length]).map_err(io::Error::other)? {
-        Request::Put { key, note } => drop(items.0.insert(key, (note, received.fds))),
-        Request::Drop { key } => drop(items.0.remove(&key)),
+        Request::Put { key, note } => drop(items.0.insert(key.to_string(), (note, received.fds))),
+        Request::Drop { key } => drop(items.0.remove(&key.to_string())),
         Request::End => return Ok(Received::End),
     }
     Ok(Received::Message)
@@ -107,7 +108,8 @@ impl Items {
     fn tell(&self, daemon: BorrowedFd<'_>) -> io::Result<()> {
         send(daemon, &Reply::Hello { version: VERSION }, &[])?;
         for (key, (note, fds)) in &self.0 {
-            send(daemon, &Reply::Item { key: key.clone(), note: note.clone() }, fds)?;
+            let key = serde_json::from_str(key).map_err(io::Error::other)?;
+            send(daemon, &Reply::Item { key, note: note.clone() }, fds)?;
         }
         send(daemon, &Reply::Done, &[])
     }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::event::{EXIT, NAMES, Numbered, Rendered, render};
 use super::followers::{Followers, Patience, Position, Reads, Tail};
 use super::journal::{Head, Journal, Record};
+use super::source::Amounts;
 use super::spool::{Files, Spool};
 use super::stream::Stream;
 use super::text;
@@ -108,6 +109,10 @@ impl Taken {
 pub struct Limits {
     /// Most bytes of events.
     pub bytes: usize,
+    /// See [`Amounts`].
+    pub fast: usize,
+    /// See [`Spool`].
+    pub large: u64,
     /// How long a command waits for readers.
     pub patience: Patience,
 }
@@ -154,7 +159,6 @@ struct Inner {
     output: [u64; 2],
     /// Number of the last event that anybody was shown. Behind it, output may still be added to an event.
     shown: u64,
-    closed: bool,
     followers: Followers,
 }
 
@@ -204,13 +208,12 @@ impl Log {
             tail: Tail { end: head.position, streams: [head.position; 2] },
             output: head.output,
             shown: 0,
-            closed: false,
             followers: Followers::default(),
             head,
         };
         Ok(Self {
             inner: Mutex::new(inner),
-            spools: [Arc::new(Spool::new(stdout)?), Arc::new(Spool::new(stderr)?)],
+            spools: [Arc::new(Spool::new(stdout, limits.large)?), Arc::new(Spool::new(stderr, limits.large)?)],
             last: watch::Sender::new(head.trimmed),
             moves: watch::Sender::new(0),
             limits,
@@ -255,7 +258,6 @@ impl Log {
             };
             // What comes before was read for the sake of the parser only.
             if place >= head.start {
-                inner.closed |= matches!(&piece, Piece::Other(rendered) if rendered.name == EXIT);
                 inner.hold(piece, place);
             }
         }
@@ -296,6 +298,11 @@ impl Log {
         self.limits.bytes / 8
     }
 
+    /// How its output is moved.
+    pub fn amounts(&self) -> Amounts {
+        Amounts { most: self.chunk_size(), fast: self.limits.fast }
+    }
+
     /// Appends an event; `Exit` closes the log, and nothing can follow it.
     pub fn push(&self, event: &Event) {
         let last = matches!(event, Event::Exit(_));
@@ -325,10 +332,9 @@ impl Log {
     }
 
     fn append(&self, inner: &mut Inner, pieces: Vec<Piece>, last: bool) {
-        if inner.closed {
+        if inner.is_closed() {
             return;
         }
-        inner.closed = last;
         if last {
             inner.head.ended_at = nanoseconds(kernel::since_boot());
             inner.write_flags();
@@ -355,8 +361,17 @@ impl Log {
 
     /// The command has been handed over: the next daemon goes on with it.
     pub fn note_submitted(&self) {
+        self.set_submitted(1);
+    }
+
+    /// Another command is about to be handed over.
+    pub fn note_not_submitted(&self) {
+        self.set_submitted(0);
+    }
+
+    fn set_submitted(&self, submitted: u64) {
         let mut inner = self.lock();
-        inner.head.submitted = 1;
+        inner.head.submitted = submitted;
         inner.write_flags();
     }
 
@@ -581,7 +596,7 @@ impl Log {
     /// Whether the log is closed and has no event after `after`.
     pub fn is_over(&self, after: u64) -> bool {
         let inner = self.lock();
-        inner.closed && after >= inner.number()
+        inner.is_closed() && after >= inner.number()
     }
 
     /// Total bytes of a stream; `None` until the log is closed.
@@ -591,12 +606,12 @@ impl Log {
             Piece::Output(of, begin, length) if *of == stream => Some(begin + u64::from(*length)),
             _ => None,
         });
-        inner.closed.then(|| last.unwrap_or(inner.head.output[stream as usize]))
+        inner.is_closed().then(|| last.unwrap_or(inner.head.output[stream as usize]))
     }
 
     /// Whether the last event was written.
     pub fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.lock().is_closed()
     }
 }
 
@@ -620,6 +635,12 @@ impl Inner {
     /// Sequence number of the last event.
     fn number(&self) -> u64 {
         self.head.trimmed + self.events.len() as u64
+    }
+
+    /// Whether its last event is the end of the execution, which only whoever has decided that it ended writes. Nothing
+    /// else says so, and the newest event is never dropped.
+    fn is_closed(&self) -> bool {
+        matches!(self.events.back(), Some(Held { piece: Piece::Other(event), .. }) if event.name == EXIT)
     }
 
     fn hold(&mut self, piece: Piece, place: u64) {
@@ -704,7 +725,7 @@ impl Inner {
     /// there is nothing to continue yet, and the readers are written together with that flag.
     fn note_readers(&mut self) {
         (self.head.readers, self.head.taken) = self.followers.waited_for();
-        if self.head.submitted > 0 && !self.closed {
+        if self.head.submitted > 0 && !self.is_closed() {
             self.write_flags();
         }
     }
@@ -742,10 +763,13 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// When that was, by the clock of this process, given the time since the machine was started.
+/// When that was, or will be, by the clock of this process, given the time since the machine was started.
 pub fn instant(since_boot: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(kernel::since_boot().saturating_sub(since_boot)).unwrap_or(now)
+    let (now, since_now) = (Instant::now(), kernel::since_boot());
+    match since_now.checked_sub(since_boot) {
+        Some(ago) => now.checked_sub(ago).unwrap_or(now),
+        None => now + since_boot.saturating_sub(since_now),
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub use followers::Patience;
 pub use journal::Checkpoint;
 pub use log::{Cursor, Dropped, Limits, Log, Noted, Recovered, instant};
 pub use pipe::{PIPE_BYTES, output_pipe};
-pub use source::Source;
+pub use source::{Amounts, Source};
 pub use spool::{Files, Spool, Spools};
 pub use stream::Stream;
 pub use transit::{Shelter, drain_transit, transit_key};

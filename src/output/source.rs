@@ -7,7 +7,6 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::pipe::PIPE_BYTES;
 use super::spool::Spool;
 use super::transit::{Shelter, Transit};
 use thaw_os::kernel::Watched;
@@ -18,17 +17,21 @@ pub struct Source {
     /// `None` after the end of the output.
     pipe: Option<Watched>,
     spool: Arc<Spool>,
-    /// Most that is moved at once, bytes.
-    most: usize,
+    amounts: Amounts,
     /// Once the command has written faster than this was read.
     transit: Option<Transit>,
     shelter: Shelter,
     pace: Pace,
 }
 
-/// What comes at once tells that a command writes faster than it is read, bytes: half of its pipe (`PIPE_BYTES`).
-const FAST: usize = 128 * 1024;
-const _: () = assert!(FAST == PIPE_BYTES / 2);
+/// How much output is moved, bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Amounts {
+    /// At once, at most.
+    pub most: usize,
+    /// So much at once tells that a command writes faster than it is read.
+    pub fast: usize,
+}
 
 /// Pieces of less than [`SMALL`] bytes that are read as they come, in a second. A command that writes more of them than
 /// that, one line at a time, would keep the daemon busy for each: it is read [`PAUSE`] later, and then more at once.
@@ -67,15 +70,15 @@ impl Pace {
 }
 
 impl Source {
-    /// From `pipe`, which does not block, into `spool`, at most `most` bytes at once.
+    /// From `pipe`, which does not block, into `spool`.
     ///
     /// # Errors
     /// The pipe cannot be polled.
-    pub fn new(pipe: OwnedFd, spool: Arc<Spool>, most: usize, shelter: Shelter) -> io::Result<Self> {
+    pub fn new(pipe: OwnedFd, spool: Arc<Spool>, amounts: Amounts, shelter: Shelter) -> io::Result<Self> {
         Ok(Self {
             pipe: Some(Watched::new(pipe, Interest::READABLE)?),
             spool,
-            most,
+            amounts,
             transit: None,
             shelter,
             pace: Pace::new(),
@@ -94,14 +97,15 @@ impl Source {
             sleep_until(due).await;
             self.pace.due = None;
         }
+        let Amounts { most, fast } = self.amounts;
         let moved = pipe.run(Interest::READABLE, |pipe| match &self.transit {
-            Some(transit) => transit.pass(pipe, &self.spool, self.most),
-            None => self.spool.take(pipe, self.most),
+            Some(transit) => transit.pass(pipe, &self.spool, most),
+            None => self.spool.take(pipe, most),
         });
         match moved.await {
             Ok(length) if length > 0 => {
                 self.pace.took(length);
-                if length >= FAST && self.transit.is_none() {
+                if length >= fast && self.transit.is_none() {
                     // Without one it is slower, and nothing else.
                     self.transit = Transit::new(&self.shelter).ok();
                 }
@@ -130,15 +134,17 @@ mod tests {
     use super::*;
 
     fn spool() -> Arc<Spool> {
-        Arc::new(Spool::new(Spools::default().file().unwrap()).unwrap())
+        Arc::new(Spool::new(Spools::default().file().unwrap(), 1 << 20).unwrap())
     }
+
+    const AMOUNTS: Amounts = Amounts { most: 256 * 1024, fast: 128 * 1024 };
 
     fn source(spool: &Arc<Spool>) -> (Source, std::io::PipeWriter) {
         let (reader, writer) = std::io::pipe().unwrap();
         let reader: OwnedFd = reader.into();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
         let shelter = Shelter::new(None, "e-1", Stream::Stdout);
-        (Source::new(reader, Arc::clone(spool), 256 * 1024, shelter).unwrap(), writer)
+        (Source::new(reader, Arc::clone(spool), AMOUNTS, shelter).unwrap(), writer)
     }
 
     #[tokio::test]
@@ -203,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn much_output_takes_room_in_advance_and_gives_it_back() {
         let file = Spools::default().file().unwrap();
-        let spool = Arc::new(Spool::new(Arc::clone(&file)).unwrap());
+        let spool = Arc::new(Spool::new(Arc::clone(&file), 1 << 20).unwrap());
         let (mut source, mut writer) = source(&spool);
         let text: Vec<u8> = (0..3_000_001).map(|index| b'a' + (index % 23) as u8).collect();
         let expected = text.clone();
@@ -213,11 +219,47 @@ mod tests {
         while source.read().await {
             in_advance |= size() > spool.length();
             // Whoever is given the file at any time knows how much has come, whatever its size.
-            assert_eq!(Spool::new(Arc::clone(&file)).unwrap().length(), spool.length());
+            assert_eq!(Spool::new(Arc::clone(&file), 1 << 20).unwrap().length(), spool.length());
         }
         feeder.join().unwrap();
         assert!(in_advance, "large pages are taken for what is within the size");
         assert_eq!(size(), 3_000_001);
         assert!(*spool.read(0, spool.length()) == expected);
+    }
+
+    #[tokio::test]
+    async fn a_second_pipe_is_there_from_the_configured_amount_on() {
+        for (bytes, expected) in [(9_999, false), (10_000, true)] {
+            let spool = spool();
+            let (mut source, mut writer) = source(&spool);
+            source.amounts.fast = 10_000;
+            writer.write_all(&vec![b'a'; bytes]).unwrap();
+            assert!(source.read().await);
+            assert_eq!((source.transit.is_some(), spool.length()), (expected, bytes as u64));
+            writer.write_all(b"more").unwrap();
+            assert!(source.read().await);
+            assert_eq!(&*spool.read(bytes as u64, spool.length()), b"more");
+        }
+    }
+
+    #[tokio::test]
+    async fn large_pages_are_taken_from_the_configured_amount_on() {
+        for (bytes, expected) in [(99_999, false), (100_000, true)] {
+            let file = Spools::default().file().unwrap();
+            let spool = Arc::new(Spool::new(Arc::clone(&file), 100_000).unwrap());
+            let (mut source, mut writer) = source(&spool);
+            let feeder = std::thread::spawn(move || {
+                writer.write_all(&vec![b'a'; bytes]).unwrap();
+                writer
+            });
+            while spool.length() < bytes as u64 {
+                assert!(source.read().await);
+            }
+            let mut writer = feeder.join().unwrap();
+            writer.write_all(b"more").unwrap();
+            assert!(source.read().await);
+            let size = rustix::fs::fstat(&file).unwrap().st_size as u64;
+            assert_eq!(size > spool.length(), expected, "{size}");
+        }
     }
 }

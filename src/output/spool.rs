@@ -88,17 +88,16 @@ pub struct Files {
 /// Size of large pages, bytes (x86-64 and arm64 with 4 KiB pages). On other machines large pages are just not used.
 const LARGE_PAGE: u64 = 2 << 20;
 
-/// A stream of more than this gets large pages, bytes.
-const LARGE: u64 = 1 << 20;
-
 /// One stream of one execution. Written by its one owner, read by anybody.
 ///
 /// How much has been written is told by the position of the file, which the kernel moves and which everybody shares who has
-/// the descriptor. The size of the file is the same at first. When there turns out to be much, it is set beyond that, because
+/// the descriptor. The size of the file is the same at first. When there turns out to be much (`large`), it is set beyond that, because
 /// tmpfs takes large pages for what is within the size: a page at a time, moving output takes almost twice as long.
 #[derive(Debug)]
 pub struct Spool {
     file: Arc<OwnedFd>,
+    /// So many bytes are much.
+    large: u64,
     length: AtomicU64,
     /// The size that was asked for; 0 until then.
     size: AtomicU64,
@@ -111,13 +110,14 @@ impl Spool {
     ///
     /// # Errors
     /// It is no file.
-    pub fn new(file: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn new(file: Arc<OwnedFd>, large: u64) -> io::Result<Self> {
         let length = rustix::fs::seek(&file, SeekFrom::Current(0))?;
         let size = rustix::fs::fstat(&file)?.st_size.unsigned_abs();
         Ok(Self {
             length: AtomicU64::new(length),
             size: AtomicU64::new(if size > length { size } else { 0 }),
             punched: AtomicU64::new(0),
+            large,
             file,
         })
     }
@@ -146,7 +146,7 @@ impl Spool {
     /// Sets the file's size in advance for `more` bytes, if the stream is long.
     fn announce(&self, more: u64) {
         let end = self.length() + more;
-        if end - more >= LARGE && end > self.size.load(Ordering::Relaxed) {
+        if end - more >= self.large && end > self.size.load(Ordering::Relaxed) {
             let size = end.next_multiple_of(LARGE_PAGE);
             // It grows by itself as well, in small pages.
             if rustix::fs::ftruncate(&self.file, size).is_ok() {

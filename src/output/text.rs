@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     fn spool() -> Spool {
-        Spool::new(Spools::default().file().unwrap()).unwrap()
+        Spool::new(Spools::default().file().unwrap(), 1 << 20).unwrap()
     }
 
     #[test]

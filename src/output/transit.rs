@@ -20,13 +20,13 @@ use crate::keeper::{Keeper, Key};
 #[derive(Debug, Clone)]
 pub struct Shelter {
     keeper: Option<Arc<Keeper>>,
-    key: String,
+    key: Key,
 }
 
 impl Shelter {
     /// For a stream of an execution.
     pub fn new(keeper: Option<Arc<Keeper>>, execution: &str, stream: Stream) -> Self {
-        Self { keeper, key: transit_key(execution, stream).to_string() }
+        Self { keeper, key: transit_key(execution, stream) }
     }
 }
 
@@ -54,7 +54,7 @@ impl Transit {
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
         let reader = Arc::new(OwnedFd::from(reader));
         if let Some(keeper) = &shelter.keeper {
-            keeper.put(&shelter.key, String::new(), vec![Arc::clone(&reader)]);
+            keeper.put(shelter.key.clone(), String::new(), vec![Arc::clone(&reader)]);
         }
         Ok(Self { reader, writer: writer.into(), shelter: shelter.clone() })
     }

@@ -19,7 +19,7 @@ use thawd::container::{
     Template, WindowSize,
 };
 use thawd::egress::{EgressMetrics, Policy};
-use thawd::keeper::{self, Keeper, Kept};
+use thawd::keeper::{self, Keeper, Kept, Key};
 
 use crate::support::{self, PATIENCE};
 
@@ -57,7 +57,7 @@ pub struct House {
     pub hierarchy: Arc<Hierarchy>,
     template: Arc<Template>,
     /// What an earlier holder kept, but for containers.
-    pub kept: BTreeMap<String, Kept>,
+    pub kept: BTreeMap<Key, Kept>,
     pub orphans: BTreeMap<String, Orphan>,
 }
 
@@ -100,7 +100,14 @@ impl House {
         let keeps = Some(Arc::clone(&keeper));
         let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, metrics, keeps, throttle);
         let containers = Arc::new(containers);
-        let (of_containers, kept) = kept.into_iter().partition(|(key, _)| key.starts_with("c-"));
+        let (mut of_containers, mut others) = (BTreeMap::new(), BTreeMap::new());
+        for (key, kept) in kept {
+            match key {
+                Key::Container(id) => drop(of_containers.insert(id, kept)),
+                key => drop(others.insert(key, kept)),
+            }
+        }
+        let kept = others;
         let orphans = containers.orphans(of_containers).into_iter().collect();
         let store = Store::open(&address.dir.join("images")).unwrap();
         let image = store.ensure(&support::layouts().join("test")).unwrap();
@@ -169,9 +176,10 @@ pub fn script(script: &str) -> Command {
 
 pub const SIZE: WindowSize = WindowSize { rows: 24, columns: 80 };
 
-/// A command with pipes of its own.
+/// A command with pipes of its own, or with a terminal.
 pub struct Run {
     pub process: Process,
+    /// Its standard output, or what its terminal shows.
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
 }
@@ -206,6 +214,14 @@ impl Run {
         Self { process, stdout: stdout.into(), stderr: stderr.into() }
     }
 
+    /// With a controlling terminal of its own; its standard error is there too.
+    pub async fn in_terminal(sandbox: &Sandbox, command: &Command) -> Self {
+        let (ours, theirs) = sandbox.terminal(command.user, SIZE).unwrap();
+        let process = sandbox.start(&command.encode().unwrap(), &Stdio::Terminal([theirs.as_fd()])).await.unwrap();
+        let (nothing, _) = std::io::pipe().unwrap();
+        Self { process, stdout: ours.into(), stderr: nothing.into() }
+    }
+
     pub async fn ended(self) -> Ended {
         let exited = tokio::time::timeout(PATIENCE, self.process.ended()).await.expect("it ends");
         let exited = exited.unwrap().expect("before its container");
@@ -222,7 +238,11 @@ pub async fn run(sandbox: &Sandbox, text: &str) -> Ended {
 pub async fn text(pipe: OwnedFd) -> String {
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
-        File::from(pipe).read_to_end(&mut bytes).unwrap();
+        match File::from(pipe).read_to_end(&mut bytes) {
+            Ok(_) => {}
+            // The end of a terminal that nobody has the other end of.
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}"),
+        }
         String::from_utf8(bytes).unwrap()
     });
     tokio::time::timeout(PATIENCE, read).await.expect("the pipe ends").unwrap()

@@ -8,17 +8,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thawd::container::{Process, Sandbox, Stdio, Terminal};
+use thawd::keeper::Key;
 
 use crate::house::{self, Address, House, SIZE, run, script, text};
 use crate::support::PATIENCE;
 
 const COMMANDS: usize = 20;
 
+/// Commands one after another that the first holder runs beside those, and that the next one does. All of their reports
+/// lie behind that of one whose end nobody is told of, of which there may be 1024 (`MAX_LEFT`).
+const HALF: i32 = 200;
+
+/// One that has used a lot of memory, and ends while there is no holder.
+const LARGE: usize = 12;
+
 /// Those that have a terminal: one ends while nobody is told of it, one goes on.
 const WITH_TERMINAL: [usize; 2] = [3, 13];
 
 fn text_of(number: usize) -> String {
-    let wait = if number < 8 { "" } else { "until [ -e go ]; do sleep 0.05; done;" };
+    let wait = match number {
+        0..8 => "",
+        LARGE => "x=$(head -c 20000000 /dev/zero | tr '\\0' x); until [ -e go ]; do sleep 0.05; done;",
+        _ => "until [ -e go ]; do sleep 0.05; done;",
+    };
     format!("echo begin {number}; {wait} echo end {number}; exit {number}")
 }
 
@@ -27,7 +39,7 @@ async fn begin(house: &House, sandbox: &Sandbox, number: usize) -> Process {
     let tag = sandbox.next_tag();
     let keep = |fd: &dyn AsFd| {
         let fds = vec![Arc::new(fd.as_fd().try_clone_to_owned().unwrap())];
-        house.keeper.put(&format!("p-{number}"), format!("{tag} {number}"), fds);
+        house.keeper.put(Key::Unknown(format!(r#"{{"command":{number}}}"#)), format!("{tag} {number}"), fds);
     };
     // Told first, done then.
     if WITH_TERMINAL.contains(&number) {
@@ -71,7 +83,7 @@ async fn whoever_comes_after_a_killed_holder_goes_on_with_every_command() {
         .unwrap();
     let mut container = String::new();
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        if let Some(id) = line.unwrap().strip_prefix("round 30 in ") {
+        if let Some(id) = line.unwrap().strip_prefix(&format!("round {HALF} in ")) {
             container = id.to_owned();
             break;
         }
@@ -99,6 +111,10 @@ async fn whoever_comes_after_a_killed_holder_goes_on_with_every_command() {
     // Nothing that is new is taken for something old.
     assert!(tags.iter().all(|tag| *tag < sandbox.next_tag()));
     assert_eq!(run(&sandbox, "echo new; exit 77").await.code(), 77);
+    for round in HALF..2 * HALF {
+        let ended = run(&sandbox, &format!("echo short {round}; exit {}", round % 100)).await;
+        assert_eq!((ended.code(), ended.stdout), (round % 100, format!("short {round}\n")));
+    }
     processes[9].signal(libc::SIGKILL).unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(50), processes[10].ended()).await.is_err());
     processes[10].signal(libc::SIGTERM).unwrap();
@@ -107,7 +123,9 @@ async fn whoever_comes_after_a_killed_holder_goes_on_with_every_command() {
     }
     run(&sandbox, "touch go").await;
     for (process, (number, _, output)) in processes.into_iter().zip(found) {
-        let status = tokio::time::timeout(PATIENCE, process.ended()).await.unwrap().unwrap().unwrap().status;
+        let exited = tokio::time::timeout(PATIENCE, process.ended()).await.unwrap().unwrap().unwrap();
+        let status = exited.status;
+        assert_eq!(exited.max_rss_bytes > 15 << 20, number == LARGE, "its own memory: {number} {exited:?}");
         let (expected, end) = match number {
             9 => (libc::SIGKILL, String::new()),
             10 => (libc::SIGTERM, String::new()),

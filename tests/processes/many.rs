@@ -8,6 +8,9 @@ use thawd::container::{Command, ContainerError, Rlimit};
 use crate::house::{Address, House, Run, run, script};
 use crate::support::PATIENCE;
 
+/// Of twenty, the one that has a terminal.
+const TERMINAL: usize = 3;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_commands_at_once_and_a_thousand_one_after_another_each_have_their_own_end() {
     let (_dir, address) = Address::new();
@@ -26,7 +29,10 @@ async fn twenty_commands_at_once_and_a_thousand_one_after_another_each_have_thei
              echo error {number} >&2; exit {}",
             100 + number
         );
-        long.push(Run::start(&sandbox, &script(&text)).await);
+        long.push(match number {
+            TERMINAL => Run::in_terminal(&sandbox, &script(&text)).await,
+            _ => Run::start(&sandbox, &script(&text)).await,
+        });
     }
     for run in &long {
         run.process.started().await.unwrap();
@@ -50,6 +56,11 @@ async fn twenty_commands_at_once_and_a_thousand_one_after_another_each_have_thei
         match number {
             5 => assert_eq!((ended.signal(), ended.stdout.as_str()), (libc::SIGKILL, "begin 5\n")),
             6 => assert_eq!((ended.signal(), ended.stdout.as_str()), (libc::SIGTERM, "begin 6\n")),
+            // What it shows: both streams, with the ends of lines of a terminal.
+            TERMINAL => {
+                let shown = format!("begin {number}\r\nend {number}\r\nerror {number}\r\n");
+                assert_eq!((ended.code(), ended.stdout), (100 + number as i32, shown));
+            }
             _ => {
                 assert_eq!(ended.stdout, format!("begin {number}\nend {number}\n"));
                 assert_eq!(ended.stderr, format!("error {number}\n"));

@@ -57,9 +57,21 @@ impl Daemon {
 
     /// Starts the program; what it logs goes to `errors`.
     pub fn begin(&mut self, errors: impl Into<Stdio>, variables: &[(&str, &str)]) {
+        self.run_program(Command::new(env!("CARGO_BIN_EXE_thawd")), errors, variables);
+    }
+
+    /// Starts the program in a mount namespace of its own, after `script` (sh) has changed that.
+    pub fn spawn_within(&mut self, script: &str) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let mut command = Command::new("unshare");
+        let script = format!("{script}\nexec \"$0\" \"$@\"");
+        command.args(["--mount", "sh", "-euc", &script, env!("CARGO_BIN_EXE_thawd")]);
+        self.run_program(command, log, &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")]);
+    }
+
+    fn run_program(&mut self, mut command: Command, errors: impl Into<Stdio>, variables: &[(&str, &str)]) {
         assert!(self.child.is_none(), "one daemon at a time");
         super::programs::check_init();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thawd"));
         command.arg("--config").arg(self.path("thawd.toml")).env_clear().envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         self.child = Some(command.spawn().unwrap());

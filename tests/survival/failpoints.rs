@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::left::{no_stranger, nothing_left};
-use super::load::{KINDS, Kind, check, request, talk};
+use super::load::{KINDS, Kind, check, request, talk, wait};
 use super::strict::{NotAccepted, Strict};
 use crate::support::{Daemon, PATIENCE, in_bed};
 
@@ -43,7 +43,13 @@ async fn dies_at(daemon: &mut Daemon, step: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dying_at_each_step_loses_and_leaves_nothing() {
     let mut daemon = Daemon::prepare(|setup| {
-        setup.pool(2).add_provider(&talk()).set("execution.reconnect_grace_ms", 20_000).set("log.filter", "thawd=info")
+        setup
+            .pool(2)
+            .add_provider(&talk())
+            .add_provider(&wait())
+            .set("provider.wait.prestarted", 1)
+            .set("execution.reconnect_grace_ms", 20_000)
+            .set("log.filter", "thawd=info")
     });
     for step in thawd::failpoints::ALL {
         // The first container at all, and one in the middle of everything.

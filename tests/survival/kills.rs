@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::left::{no_stranger, nothing_left};
-use super::load::{KINDS, check, request, talk};
+use super::load::{KINDS, check, request, talk, wait};
 use super::strict::{NotAccepted, Strict};
 use crate::support::{Daemon, bytes, in_bed};
 
@@ -43,6 +43,8 @@ struct Counts {
     bytes: AtomicU64,
     events: AtomicU64,
     reconnections: AtomicU64,
+    prestarted: AtomicU64,
+    prestarted_reconnections: AtomicU64,
     unanswered: AtomicU64,
     refused: AtomicU64,
 }
@@ -60,6 +62,10 @@ async fn work(strict: Strict, mut random: Random, counts: Arc<Counts>, pause: Ar
                 add(&counts.events, seen.events.len() as u64);
                 add(&counts.bytes, (bytes(&seen.events, false).len() + bytes(&seen.events, true).len()) as u64);
                 add(&counts.reconnections, seen.reconnections);
+                if seen.is_prestarted() {
+                    add(&counts.prestarted, 1);
+                    add(&counts.prestarted_reconnections, seen.reconnections);
+                }
             }
             Err(NotAccepted::Broken) => {
                 counts.unanswered.fetch_add(1, Ordering::Relaxed);
@@ -87,6 +93,8 @@ async fn killed_at_any_moment_nothing_is_lost_or_left() {
         setup
             .pool(3)
             .add_provider(&talk())
+            .add_provider(&wait())
+            .set("provider.wait.prestarted", 2)
             .set("container.max", 24)
             .set("execution.reconnect_grace_ms", 10_000)
             .set("execution.disconnect_grace_ms", 10_000)
@@ -146,5 +154,7 @@ async fn killed_at_any_moment_nothing_is_lost_or_left() {
         sum("adopted="),
     );
     assert!(sum("running=") > 0 && sum("adopted=") > 0 && counts.reconnections.load(Ordering::Relaxed) > 0);
+    let prestarted = [&counts.prestarted, &counts.prestarted_reconnections].map(|count| count.load(Ordering::Relaxed));
+    assert!(prestarted.iter().all(|count| *count > 0), "prestarted CLIs were among them: {counts:?}");
     daemon.stop().await;
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use thaw_client::types::ContainerState;
+use thaw_client::types::{ContainerState, Stage};
 
 use crate::support::{Daemon, eventually, mounts_below, open_files, processes_in_cgroup};
 
@@ -34,7 +34,7 @@ pub async fn nothing_left(daemon: &Daemon) -> (usize, usize) {
         executions.iter().all(|execution| execution.exit.is_some()).then_some(())
     })
     .await;
-    let known = eventually("both pools are full, and nothing else is there", || async {
+    let known = eventually("all pools are full, and nothing else is there", || async {
         let pools = daemon.client.pools().await.unwrap();
         let containers = daemon.containers().await;
         let full = pools.iter().all(|pool| pool.warm == pool.target && pool.creating == 0);
@@ -45,7 +45,10 @@ pub async fn nothing_left(daemon: &Daemon) -> (usize, usize) {
     .await;
     let ids: BTreeSet<String> = known.iter().map(|container| container.id.clone()).collect();
     assert_eq!(cgroups(daemon), ids, "cgroups");
-    let family: BTreeSet<i32> = known.iter().filter_map(|container| container.pid).collect();
+    // Where a CLI waits, there is more than PID 1.
+    let waiting = known.iter().filter(|container| container.stage == Stage::Prestarted);
+    let clis = waiting.flat_map(|container| processes_in_cgroup(&container.id)).map(|process| process.pid);
+    let family: BTreeSet<i32> = known.iter().filter_map(|container| container.pid).chain(clis).collect();
     let keeper = daemon.keeper().expect("there is a keeper").pid;
     // Children of a daemon that was killed are for this machine's init to reap.
     eventually("nobody else is in the cgroups", || async {

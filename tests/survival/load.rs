@@ -42,6 +42,94 @@ say $size
 echo '{"type":"result","subtype":"success","is_error":false,"result":"x"}'
 "#;
 
+/// A CLI that waits already started, speaks claude's protocol, and asks something of the daemon before each of its words. It
+/// says whether each answer was the one to its last question, how long its prompt was, and what credential it was handed.
+const WAITING: &str = r#"
+name = "wait"
+image = "test"
+home = "/home/runtime"
+pool_target = 1
+egress = []
+[command]
+argv = ["sh", "-c", "COLD"]
+prompt = "stdin"
+dialect = "claude-stream-json"
+[models]
+default = "one"
+allowed = ["one"]
+[credentials]
+dir = ".wait"
+env = ["WAIT_TOKEN"]
+tmpfs_mib = 1
+[prestart]
+protocol = "claude-stream-json"
+argv = ["sh", "-c", "CLI", "{model}"]
+quiet_ms = 50
+memory_mib = 8
+credentials = [{ credential = "env:WAIT_TOKEN", by = "environment" }]
+[resources.idle]
+memory_mib = 64
+cpu = 0.1
+[resources.run]
+memory_mib = 128
+cpu = 1.0
+"#;
+
+/// Questions that it asks.
+const QUESTIONS: usize = 25;
+
+/// Longer than what its pipe holds.
+const QUESTION_BYTES: usize = 100_000;
+
+const WAITING_CLI: &str = r#"
+say() { echo '{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"'"$1"' "}}}'; }
+while read -r line; do case $line in
+*'"initialize"'*) echo '{"type":"control_response","response":{"subtype":"success","request_id":"initialize"}}' ;;
+*update_environment_variables*) given=${line#*WAIT_TOKEN\":\"}; given=${given%%\"*} ;;
+*'"user"'*) break ;;
+esac; done
+size=${line#*\"content\":\"}; size=${size%%\"*}; i=0; wrong=0
+while [ $i -lt QUESTIONS ]; do
+    echo '{"type":"control_request","request_id":"r'$i'","request":{"subtype":"can_use_tool"}}'
+    read -r answer
+    case $answer in *'"request_id":"r'$i'"'*) ;; *) wrong=$((wrong + 1)) ;; esac
+    say word$i
+    i=$((i + 1)); sleep 0.005
+done
+say "$wrong ${#size} $given"
+echo '{"type":"result","subtype":"success","is_error":false,"result":"x"}'
+while read -r line; do say "$line"; done
+"#;
+
+const COLD_CLI: &str = r#"
+size=$(wc -c)
+echo '{"type":"result","subtype":"success","is_error":false,"result":"cold '$((size))' '$WAIT_TOKEN'"}'
+"#;
+
+/// The manifest of the provider `wait`.
+pub fn wait() -> String {
+    let cli = WAITING_CLI.replace("QUESTIONS", &QUESTIONS.to_string());
+    let text = WAITING.replace("\"COLD\"", &toml::Value::from(COLD_CLI).to_string());
+    text.replace("\"CLI\"", &toml::Value::from(cli).to_string())
+}
+
+/// What the CLI that waits says to whoever asks it.
+fn lines_of_wait(token: &str) -> String {
+    let say = |word: &str| {
+        let delta =
+            r#"{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":""#;
+        format!("{delta}{word} \"}}}}}}\n")
+    };
+    let ask = |number| {
+        format!(
+            "{{\"type\":\"control_request\",\"request_id\":\"r{number}\",\"request\":{{\"subtype\":\"can_use_tool\"}}}}\n"
+        )
+    };
+    let asked: String = (0..QUESTIONS).map(|number| ask(number) + &say(&format!("word{number}"))).collect();
+    let result = r#"{"type":"result","subtype":"success","is_error":false,"result":"x"}"#;
+    format!("{asked}{}{result}\n", say(&format!("0 {QUESTION_BYTES} {token}")))
+}
+
 /// The manifest of the provider `talk`.
 pub fn talk() -> String {
     MANIFEST.replace("\"SCRIPT\"", &toml::Value::from(TALK_SCRIPT).to_string())
@@ -55,12 +143,22 @@ pub enum Kind {
     Flood,
     Secret,
     Talk,
+    Prestarted,
     TimeLimit,
     NoProgram,
 }
 
-pub const KINDS: [Kind; 8] =
-    [Kind::Short, Kind::Counting, Kind::Burst, Kind::Flood, Kind::Secret, Kind::Talk, Kind::TimeLimit, Kind::NoProgram];
+pub const KINDS: [Kind; 9] = [
+    Kind::Short,
+    Kind::Counting,
+    Kind::Burst,
+    Kind::Flood,
+    Kind::Secret,
+    Kind::Talk,
+    Kind::Prestarted,
+    Kind::TimeLimit,
+    Kind::NoProgram,
+];
 
 /// How often a flood says the same.
 const FLOOD: usize = 14;
@@ -91,9 +189,24 @@ pub fn request(kind: Kind, token: &str) -> ExecutionRequest {
             ..shell("sleep 0.02; cat ~/.test/token; ls -A ~/.test | wc -l; ls -A /tmp | wc -l")
         },
         Kind::Talk => prompt("talk", &"x".repeat(200_000)),
+        Kind::Prestarted => with_time(ExecutionRequest {
+            credentials: Some(Credentials {
+                files: Default::default(),
+                env: [("WAIT_TOKEN".to_owned(), Secret::new(token.trim().to_owned()))].into(),
+            }),
+            ..prompt("wait", &"x".repeat(QUESTION_BYTES))
+        }),
         Kind::TimeLimit => ExecutionRequest { timeout_ms: Some(150), ..shell("echo begun; sleep 1000") },
         Kind::NoProgram => command(["/no/such/program"]),
     }
+}
+
+fn answer(seen: &Seen) -> String {
+    let deltas = seen.events.iter().filter_map(|(_, event)| match event {
+        Event::Delta(delta) => Some(delta.text.as_str()),
+        _ => None,
+    });
+    deltas.collect()
 }
 
 pub fn check(kind: Kind, token: &str, seen: &Seen) {
@@ -132,12 +245,20 @@ pub fn check(kind: Kind, token: &str, seen: &Seen) {
         Kind::Talk => {
             ended(ExitReason::Exited, Some(0));
             assert!(exit.success, "{}", context());
-            let deltas = seen.events.iter().filter_map(|(_, event)| match event {
-                Event::Delta(delta) => Some(delta.text.as_str()),
-                _ => None,
-            });
             let words: String = (0..40).map(|number| format!("word{number} ")).collect();
-            assert_eq!(deltas.collect::<String>(), words + "200000 ", "{}", context());
+            assert_eq!(answer(seen), words + "200000 ", "{}", context());
+        }
+        Kind::Prestarted => {
+            ended(ExitReason::Exited, Some(0));
+            assert!(exit.success, "{}", context());
+            let token = token.trim();
+            if seen.is_prestarted() {
+                let words: String = (0..QUESTIONS).map(|number| format!("word{number} ")).collect();
+                assert_eq!(answer(seen), format!("{words}0 {QUESTION_BYTES} {token} "), "{}", context());
+                assert!(out == lines_of_wait(token), "byte for byte: {} {out}", context());
+            } else {
+                assert_eq!(answer(seen), format!("cold {QUESTION_BYTES} {token}"), "{}", context());
+            }
         }
         Kind::TimeLimit => {
             assert_eq!(exit.reason, ExitReason::Timeout, "{}", context());

@@ -12,6 +12,8 @@ mod kills;
 mod left;
 mod load;
 mod mistakes;
+mod prestarted;
+mod read_only;
 mod restart;
 mod strict;
 #[cfg(debug_assertions)]

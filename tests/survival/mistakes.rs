@@ -85,3 +85,30 @@ async fn what_another_thaw_init_made_is_not_kept_warm() {
     daemon.sh("echo served").await.exited(0);
     daemon.stop().await;
 }
+
+/// Known before a start as well: the check looks into the images that are there.
+#[tokio::test]
+async fn an_image_without_a_name_for_its_user_is_named_by_the_check_and_at_the_start() {
+    let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
+    daemon.settled().await;
+    let check = |daemon: &Daemon| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_thawd"));
+        let output = command.arg("--config").arg(daemon.path("thawd.toml")).arg("--check-config").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = check(&daemon);
+    assert!(said.contains("configuration ok") && !said.contains("no user of this number"), "{said}");
+    // Its only user from now on is root.
+    let images: Vec<_> = fs::read_dir(daemon.path("state/images/images")).unwrap().collect();
+    let [image] = images.try_into().unwrap();
+    let passwd = image.unwrap().path().join("rootfs/etc/passwd");
+    fs::remove_file(&passwd).unwrap();
+    fs::write(&passwd, "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+    let said = check(&daemon);
+    assert!(said.contains("provider `test`, image `test`, uid 1000") && said.contains("configuration ok"), "{said}");
+    daemon.kill();
+    daemon.launch().await;
+    assert!(daemon.log().contains("has no user of this number"), "{}", daemon.log());
+    daemon.stop().await;
+}

@@ -64,12 +64,14 @@ async fn an_execution_goes_on_and_arrives_complete() {
     assert_eq!(outcome.errors(), numbered("error", 500));
     let same = daemon.client.execution(&started.id).await.unwrap();
     assert_eq!(
-        (same.state, same.container, same.created_at_ms),
-        (ExecutionState::Exited, started.container, started.created_at_ms)
+        (same.state, same.container.clone(), same.created_at_ms),
+        (ExecutionState::Exited, started.container.clone(), started.created_at_ms)
     );
-    // What has ended is still there after one more.
+    // What has ended is still there after one more, and where it ran.
     daemon.kill();
     daemon.launch().await;
+    let after = daemon.client.execution(&started.id).await.unwrap();
+    assert_eq!((after.state, after.container, after.path), (ExecutionState::Exited, same.container, same.path));
     assert_eq!(whole(&daemon, &started.id).await.exited(7).text(), numbered("line", 500));
     daemon.settled().await;
     daemon.stop().await;

@@ -22,6 +22,13 @@ pub struct Seen {
     pub reconnections: u64,
 }
 
+impl Seen {
+    /// Whether it was answered by a CLI that waited for it.
+    pub fn is_prestarted(&self) -> bool {
+        self.events.iter().any(|(_, event)| matches!(event, Event::Started(started) if started.prestarted))
+    }
+}
+
 /// Why there was none.
 #[derive(Debug)]
 pub enum NotAccepted {
@@ -58,14 +65,18 @@ impl Strict {
         }
         let location = answer.headers()["location"].to_str().unwrap().to_owned();
         let id = location.rsplit('/').next().unwrap().to_owned();
-        let mut seen = Seen { id, events: Vec::new(), reconnections: 0 };
-        let mut body = stream.then_some(answer);
+        Ok(self.follow(&id, stream.then_some(answer)).await)
+    }
+
+    /// Reads an execution to its end, however often the daemon goes away meanwhile; `body` is what is read already.
+    pub async fn follow(&self, id: &str, mut body: Option<reqwest::Response>) -> Seen {
+        let mut seen = Seen { id: id.to_owned(), events: Vec::new(), reconnections: 0 };
         let begun = Instant::now();
         loop {
             if let Some(answer) = body.take()
                 && read(answer, &mut seen).await
             {
-                return Ok(seen);
+                return seen;
             }
             assert!(
                 begun.elapsed() < PATIENCE,

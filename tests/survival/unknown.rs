@@ -9,26 +9,27 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketType, connect,
     recvmsg, sendmsg, socket,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, PATIENCE, shell};
+use crate::support::{Daemon, PATIENCE, eventually, shell};
 
 /// A keeper's client, as a daemon is one.
 struct Talk(OwnedFd);
 
 impl Talk {
-    /// With what it keeps: names.
-    fn begin(run_dir: &Path) -> (Self, Vec<String>) {
+    /// With what it keeps: keys.
+    fn begin(run_dir: &Path) -> (Self, Vec<Value>) {
         let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         connect(&socket, &SocketAddrUnix::new(run_dir.join("keeper.sock")).unwrap()).unwrap();
         let this = Self(socket);
-        let mut names = Vec::new();
+        let mut keys = Vec::new();
         loop {
             let reply = this.hear();
             if reply == json!("done") {
-                return (this, names);
+                return (this, keys);
             }
-            names.extend(reply["item"]["key"].as_str().map(str::to_owned));
+            keys.extend(reply["item"].get("key").cloned());
         }
     }
 
@@ -56,8 +57,9 @@ async fn dies_within_a_claim(tell: impl FnOnce(&Talk, &str)) {
     // The command is in the container, which is still frozen.
     daemon.client.create(&shell("echo of another user")).await.unwrap_err();
     tokio::time::timeout(PATIENCE, daemon.ended()).await.unwrap();
-    let (talk, names) = Talk::begin(&daemon.path("run"));
-    let executions: Vec<String> = names.into_iter().filter(|name| name.starts_with("e-")).collect();
+    let (talk, keys) = Talk::begin(&daemon.path("run"));
+    let ids = keys.iter().filter_map(|key| key["execution"].as_str().map(str::to_owned));
+    let executions: Vec<String> = ids.collect();
     let [execution] = executions.try_into().unwrap();
     tell(&talk, &execution);
     drop(talk);
@@ -73,13 +75,15 @@ async fn dies_within_a_claim(tell: impl FnOnce(&Talk, &str)) {
 
 #[tokio::test]
 async fn a_container_whose_execution_was_not_kept_serves_nobody_else() {
-    dies_within_a_claim(|talk, execution| talk.say(&json!({"drop": {"key": execution}}))).await;
+    dies_within_a_claim(|talk, execution| talk.say(&json!({"drop": {"key": {"execution": execution}}}))).await;
 }
 
 #[tokio::test]
 async fn a_container_whose_execution_cannot_be_read_serves_nobody_else() {
-    dies_within_a_claim(|talk, execution| talk.say(&json!({"put": {"key": execution, "note": "of another version"}})))
-        .await;
+    dies_within_a_claim(|talk, execution| {
+        talk.say(&json!({"put": {"key": {"execution": execution}, "note": "of another version"}}));
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -87,20 +91,30 @@ async fn what_a_newer_daemon_keeps_stays_where_it_is() {
     let mut daemon = Daemon::start(|setup| setup.pool(1)).await;
     daemon.settled().await;
     daemon.kill();
-    let newer = ["s-01", "vault:u1"];
+    // Another kind, a known one with more to it, and one that is no object.
+    let newer = [json!({"sandbox": "s-01"}), json!({"container": {"id": "c-01", "half": 2}}), json!(["vault", 7])];
     {
         let (talk, _) = Talk::begin(&daemon.path("run"));
-        for key in newer {
+        for key in &newer {
             talk.say(&json!({"put": {"key": key, "note": "of a newer version"}}));
         }
     }
     for _ in 0..2 {
         daemon.launch().await;
         daemon.settled().await;
+        // Another keeper is told everything, that too.
+        let keeper = daemon.keeper().expect("there is a keeper");
+        kill_process(Pid::from_raw(keeper.pid).unwrap(), Signal::KILL).unwrap();
+        eventually("another keeper has taken its place", || async {
+            daemon.keeper().filter(|next| next.pid != keeper.pid && daemon.log().contains("taken its place"))
+        })
+        .await;
+        daemon.sh("echo it has been told").await.exited(0);
+        daemon.settled().await;
         daemon.kill();
     }
-    let (talk, names) = Talk::begin(&daemon.path("run"));
-    assert!(newer.iter().all(|key| names.iter().any(|name| name == key)), "{names:?}");
+    let (talk, keys) = Talk::begin(&daemon.path("run"));
+    assert!(newer.iter().all(|key| keys.contains(key)), "{keys:?}");
     drop(talk);
     daemon.launch().await;
     daemon.stop().await;

@@ -8,7 +8,8 @@ use crate::output::spool::Spools;
 use thaw_client::types::{Delta, Event, Exit, ExitReason};
 
 fn limits(bytes: usize) -> Limits {
-    Limits { bytes, patience: Patience { stall: Duration::from_secs(1), away: Duration::from_secs(60) } }
+    let patience = Patience { stall: Duration::from_secs(1), away: Duration::from_secs(60) };
+    Limits { bytes, fast: 128 << 10, large: 1 << 20, patience }
 }
 
 fn log(bytes: usize) -> Log {

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Input, Step, Turn, credential::Credential, plan::Plan};
 use crate::provider::dialect::{Dialect, DialectParser, Verdict, words};
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Claude {
     /// `None` once the verdict was taken out of it.
     parser: Option<DialectParser>,

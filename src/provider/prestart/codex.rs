@@ -1,9 +1,10 @@
 //! `codex app-server`: JSON-RPC without the `jsonrpc` field. A thread is started ahead of time; at the claim come the
 //! login, and once that is done the one turn, with its model and effort.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Input, Step, Turn, credential::Credential, plan::Plan};
+use super::{Input, Step, Turn, credential::Credential, subject::Subject};
 use crate::provider::dialect::{LEFT_OUT, words};
 
 const INITIALIZE: u64 = 0;
@@ -11,12 +12,12 @@ const THREAD: u64 = 1;
 const LOGIN: u64 = 2;
 const TURN: u64 = 3;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Codex {
     thread: String,
     login: Login,
     /// What to ask once the login is done.
-    turn: Option<Turn>,
+    pub(super) turn: Option<Turn>,
     answer: Answer,
     /// Whether the token could be renewed by a codex that has the file.
     renewable: bool,
@@ -26,7 +27,7 @@ pub(super) struct Codex {
     last_error: Option<String>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Login {
     #[default]
     None,
@@ -38,7 +39,7 @@ enum Login {
 }
 
 /// The answer as far as it was handed out.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Answer {
     spoke: bool,
     /// Id of the message whose pieces are arriving.
@@ -125,15 +126,15 @@ impl Codex {
         Input::line(&Request { id: LOGIN, method: "account/login/start", params })
     }
 
-    pub(super) fn read(&mut self, message: &Value, plan: &Plan) -> Vec<Step> {
+    pub(super) fn read(&mut self, message: &Value, subject: &Subject) -> Vec<Step> {
         match (message["method"].as_str(), &message["id"]) {
             (Some(method), id) if !id.is_null() => self.request(method, id),
             (Some(method), _) => self.notification(method, &message["params"]),
-            (None, id) => self.response(id.as_u64(), message, plan),
+            (None, id) => self.response(id.as_u64(), message, subject),
         }
     }
 
-    fn response(&mut self, id: Option<u64>, message: &Value, plan: &Plan) -> Vec<Step> {
+    fn response(&mut self, id: Option<u64>, message: &Value, subject: &Subject) -> Vec<Step> {
         let error = &message["error"];
         if !error.is_null() {
             let words = words(&error["message"]).or_else(|| words(error)).unwrap_or_default();
@@ -150,7 +151,7 @@ impl Codex {
             Some(INITIALIZE) => vec![Step::Write(Input::lines(&[
                 json!({"method": "initialized"}),
                 json!({"id": THREAD, "method": "thread/start", "params": {
-                    "model": plan.model, "cwd": plan.cwd, "ephemeral": true,
+                    "model": subject.model, "cwd": subject.cwd, "ephemeral": true,
                     // The container is the sandbox.
                     "approvalPolicy": "never", "sandbox": "danger-full-access",
                 }}),

@@ -2,9 +2,10 @@
 //! the login, then a session, its model if it is another one, and the one prompt, each after the answer to the one
 //! before.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Input, Step, Turn, credential::Credential, plan::Plan};
+use super::{Input, Step, Turn, credential::Credential, subject::Subject};
 use crate::provider::dialect::words;
 
 const INITIALIZE: u64 = 0;
@@ -13,10 +14,10 @@ const SESSION: u64 = 2;
 const MODEL: u64 = 3;
 const PROMPT: u64 = 4;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Gemini {
     /// What to ask once there is a session.
-    turn: Option<Turn>,
+    pub(super) turn: Option<Turn>,
     session: String,
     spoke: bool,
 }
@@ -59,7 +60,7 @@ impl Gemini {
         Input::line(&request(LOGIN, "authenticate", &login))
     }
 
-    pub(super) fn read(&mut self, message: &Value, plan: &Plan) -> Vec<Step> {
+    pub(super) fn read(&mut self, message: &Value, subject: &Subject) -> Vec<Step> {
         match (message["method"].as_str(), &message["id"]) {
             (Some("session/request_permission"), id) if !id.is_null() => vec![Step::Write(allow(id, message))],
             (Some(_), id) if !id.is_null() => {
@@ -76,11 +77,11 @@ impl Gemini {
                 vec![Step::Delta(text.to_owned())]
             }
             (Some(_), _) => Vec::new(),
-            (None, id) => self.response(id.as_u64(), message, plan),
+            (None, id) => self.response(id.as_u64(), message, subject),
         }
     }
 
-    fn response(&mut self, id: Option<u64>, message: &Value, plan: &Plan) -> Vec<Step> {
+    fn response(&mut self, id: Option<u64>, message: &Value, subject: &Subject) -> Vec<Step> {
         let error = &message["error"];
         if !error.is_null() {
             let words = words(&error["message"]).or_else(|| words(error)).unwrap_or_default();
@@ -97,7 +98,7 @@ impl Gemini {
         match id {
             Some(INITIALIZE) => vec![Step::Ready],
             Some(LOGIN) => {
-                let cwd = self.turn.as_ref().and_then(|turn| turn.cwd.as_deref()).unwrap_or(&plan.cwd);
+                let cwd = self.turn.as_ref().and_then(|turn| turn.cwd.as_deref()).unwrap_or(&subject.cwd);
                 let params = json!({"cwd": cwd, "mcpServers": []});
                 vec![Step::Write(Input::line(&request(SESSION, "session/new", &params)))]
             }
@@ -107,7 +108,7 @@ impl Gemini {
                 };
                 session.clone_into(&mut self.session);
                 match &self.turn {
-                    Some(turn) if turn.model != plan.model => {
+                    Some(turn) if turn.model != subject.model => {
                         let params = json!({"sessionId": session, "modelId": turn.model});
                         vec![Step::Write(Input::line(&request(MODEL, "session/set_model", &params)))]
                     }

@@ -20,21 +20,25 @@ mod auth;
 mod claude;
 mod codex;
 mod credential;
+mod dialogue;
 mod gemini;
 mod line;
 mod manifest;
 mod plan;
+mod subject;
 mod validate;
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use dialogue::Dialogue;
 pub use line::Input;
 pub use manifest::{HandOver, LateCredential, ModelMode, Prestart, Protocol};
 pub use plan::{Plan, Refusal};
 
-use super::dialect::{ANSWER_TOO_LONG, LEFT_OUT, Lines, Verdict};
+use super::dialect::Verdict;
 use thaw_client::types::Secret;
 
 /// Longest error text that is kept, characters; the same as in [`super::dialect`].
@@ -84,36 +88,6 @@ pub enum Action {
     Failed(String),
 }
 
-/// Where a process stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Not waiting for a prompt yet.
-    Starting,
-    Ready,
-    Claimed,
-    /// `Done` or `Failed` was said.
-    Over,
-}
-
-/// Speaks the protocol of one prestarted process. Bounded in memory by [`super::dialect::LINE_LIMIT`] and by the
-/// prompt, and indifferent to garbage: lines that are not JSON, or of unknown kinds, are passed over.
-#[derive(Debug)]
-pub struct Driver {
-    plan: Arc<Plan>,
-    lines: Lines,
-    state: State,
-    phase: Phase,
-    /// A part of the answer was in a line that was too long.
-    is_incomplete: bool,
-}
-
-#[derive(Debug)]
-enum State {
-    Codex(codex::Codex),
-    Claude(claude::Claude),
-    Gemini(gemini::Gemini),
-}
-
 /// What one line leads to, in the words of the protocols' own modules.
 #[derive(Debug)]
 enum Step {
@@ -124,15 +98,24 @@ enum Step {
     Failed(String),
 }
 
+/// Speaks the protocol of one prestarted process until it is claimed; from then on its [`Dialogue`] does. Bounded in memory
+/// by [`super::dialect::LINE_LIMIT`] and by the prompt, and indifferent to garbage: lines that are not JSON, or of unknown
+/// kinds, are passed over.
+#[derive(Debug)]
+pub struct Driver {
+    plan: Arc<Plan>,
+    dialogue: Dialogue,
+}
+
 impl Driver {
     /// A driver for one process that runs `plan`.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let state = match plan.protocol {
-            Protocol::CodexAppServer => State::Codex(codex::Codex::default()),
-            Protocol::ClaudeStreamJson => State::Claude(claude::Claude::default()),
-            Protocol::GeminiAcp => State::Gemini(gemini::Gemini::default()),
-        };
-        Self { plan, lines: Lines::default(), state, phase: Phase::Starting, is_incomplete: false }
+        Self { dialogue: Dialogue::new(&plan), plan }
+    }
+
+    /// A driver for a process that an earlier daemon started with the same plan, and spoke with as far as `dialogue` says.
+    pub fn resume(plan: Arc<Plan>, dialogue: Dialogue) -> Self {
+        Self { plan, dialogue }
     }
 
     /// The plan that the process runs.
@@ -140,66 +123,29 @@ impl Driver {
         &self.plan
     }
 
+    /// How far the conversation has come.
+    pub fn dialogue(&self) -> &Dialogue {
+        &self.dialogue
+    }
+
+    /// The conversation alone: after the claim the plan is not needed any more.
+    pub fn into_dialogue(self) -> Dialogue {
+        self.dialogue
+    }
+
     /// What to write to its standard input right after it was started.
     pub fn start(&mut self) -> Input {
-        match &mut self.state {
-            State::Codex(state) => state.start(),
-            State::Claude(state) => state.start(),
-            State::Gemini(state) => state.start(),
-        }
+        self.dialogue.start()
     }
 
     /// Takes the next bytes of standard output, cut anywhere.
     pub fn on_stdout(&mut self, bytes: &[u8]) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for line in self.lines.push(bytes) {
-            let Ok(value) = serde_json::from_slice(&line.bytes) else { continue };
-            let steps = match &mut self.state {
-                State::Codex(state) => state.read(&value, &self.plan),
-                State::Claude(state) => state.read(&value, line.is_shortened),
-                State::Gemini(state) => state.read(&value, &self.plan),
-            };
-            for step in steps {
-                if line.is_shortened && matches!(&step, Step::Delta(text) if text.contains(LEFT_OUT)) {
-                    self.is_incomplete = true;
-                    continue;
-                }
-                self.take(step, &mut actions);
-            }
-        }
-        actions
-    }
-
-    fn take(&mut self, step: Step, actions: &mut Vec<Action>) {
-        if self.phase == Phase::Over {
-            return;
-        }
-        let action = match step {
-            Step::Write(input) => Action::Write(input),
-            Step::Ready if self.phase == Phase::Starting => {
-                self.phase = Phase::Ready;
-                Action::Ready
-            }
-            Step::Ready => return,
-            Step::Delta(text) if self.phase == Phase::Claimed && !text.is_empty() => Action::Delta(text),
-            Step::Delta(_) => return,
-            Step::Done(Ok(())) if self.phase == Phase::Claimed && self.is_incomplete => {
-                Action::Done(verdict(Err(ANSWER_TOO_LONG.to_owned())))
-            }
-            Step::Done(result) if self.phase == Phase::Claimed => Action::Done(verdict(result)),
-            // An answer without a question.
-            Step::Done(_) => Action::Failed("it ended a turn that nobody had begun".to_owned()),
-            Step::Failed(reason) => Action::Failed(shorten(&reason)),
-        };
-        if matches!(action, Action::Done(_) | Action::Failed(_)) {
-            self.phase = Phase::Over;
-        }
-        actions.push(action);
+        self.dialogue.on_stdout(bytes)
     }
 
     /// Whether [`Action::Ready`] was said and nothing has gone wrong or been handed over since.
     pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Ready
+        self.dialogue.is_ready()
     }
 
     /// As [`Plan::can_take`], and for the state of this process.
@@ -207,7 +153,7 @@ impl Driver {
     /// # Errors
     /// Why the claim must use a container without a CLI in it.
     pub fn can_take(&self, request: &LateRequest<'_>) -> Result<(), Refusal> {
-        if self.phase != Phase::Ready {
+        if !self.is_ready() {
             return Err(Refusal::NotReady);
         }
         self.plan.can_take(request)
@@ -227,44 +173,14 @@ impl Driver {
             effort: request.effort.and_then(|effort| self.plan.effort(effort)).cloned(),
             cwd: request.cwd.map(str::to_owned),
         };
-        let input = match &mut self.state {
-            State::Codex(state) => state.claim(turn, &credential),
-            State::Claude(state) => state.claim(&turn, &credential, &self.plan),
-            State::Gemini(state) => state.claim(turn, &credential),
-        };
-        self.phase = Phase::Claimed;
-        Ok(input)
-    }
-
-    /// Whether [`Self::wants_renewal`] may come to be true: whoever handed over the credential has to keep it until then.
-    pub fn may_want_renewal(&self) -> bool {
-        matches!(&self.state, State::Codex(state) if state.may_want_renewal())
-    }
-
-    /// Whether the turn failed because the provider refused the token, nothing of an answer had come, and a CLI that
-    /// has the credential file could renew the token by itself: then the same request may be tried once more in a
-    /// container without a CLI in it.
-    pub fn wants_renewal(&self) -> bool {
-        matches!(&self.state, State::Codex(state) if state.wants_renewal())
-    }
-
-    /// The verdict when its output has ended without [`Action::Done`] or [`Action::Failed`].
-    pub fn finish(self) -> Verdict {
-        let last = match self.state {
-            State::Codex(state) => state.last_error(),
-            State::Claude(state) => return state.finish(),
-            State::Gemini(_) => None,
-        };
-        let name = self.plan.argv.first().map_or("the CLI", String::as_str);
-        verdict(Err(match last {
-            Some(error) => format!("{name} ended in the middle of its turn; its last message: {error}"),
-            None => format!("{name} ended in the middle of its turn; its standard error may say why"),
-        }))
+        Ok(self.dialogue.claim(turn, &credential, &self.plan))
     }
 }
 
 /// What is asked, kept until the CLI has taken its credential.
+#[derive(Serialize, Deserialize)]
 struct Turn {
+    #[serde(skip)]
     prompt: Zeroizing<String>,
     model: String,
     effort: Option<plan::LateEffort>,

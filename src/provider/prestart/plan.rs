@@ -7,12 +7,14 @@ use super::{
     auth::{self, Unusable},
     credential::Credential,
     manifest::{HandOver, LateCredential, ModelMode, Protocol},
+    subject::Subject,
 };
 use crate::provider::{
     InvocationError,
     manifest::{Condition, Provider},
     template::render,
 };
+use serde::{Deserialize, Serialize};
 use thaw_client::types::Secret;
 
 /// How a CLI is prestarted; the same for every process of one pool.
@@ -43,7 +45,7 @@ pub struct Plan {
 }
 
 /// An effort that can be chosen at the claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LateEffort {
     pub(super) name: String,
     /// Tokens, from `MAX_THINKING_TOKENS` in the effort's environment.
@@ -136,6 +138,12 @@ impl Provider {
 }
 
 impl Plan {
+    /// What a conversation with such a process is about.
+    pub(super) fn subject(&self) -> Subject {
+        let program = self.argv.first().cloned().unwrap_or_default();
+        Subject { program, model: self.model.clone(), cwd: self.cwd.clone() }
+    }
+
     /// Whether a process of this plan can take `request`; asked before one is claimed.
     ///
     /// # Errors

@@ -320,6 +320,11 @@ impl Default for Container {
 pub struct Execution {
     /// Output kept per execution, bytes; older events are trimmed and replaced by a `gap` event.
     pub output_bytes: usize,
+    /// Output of a stream, bytes, that is in its pipe at once when the command writes fast: from then on it flows through a
+    /// second pipe. A pipe holds 262144, so that with more there is never a second one.
+    pub second_pipe_bytes: usize,
+    /// Output of a stream, bytes, from which on its file in memory grows in large pages.
+    pub large_pages_bytes: u64,
     /// Milliseconds for which a command that is ahead of a reader waits for it while it takes nothing.
     pub reader_stall_ms: u64,
     /// Seconds for which an ended execution and its output are kept.
@@ -354,6 +359,8 @@ impl Default for Execution {
     fn default() -> Self {
         Self {
             output_bytes: 16 << 20,
+            second_pipe_bytes: 128 << 10,
+            large_pages_bytes: 1 << 20,
             reader_stall_ms: 10_000,
             retention_seconds: 600,
             retained: 1_000,
@@ -563,6 +570,8 @@ impl Config {
             ("execution.output_bytes", self.execution.output_bytes as u64, 64 << 10),
             ("execution.files_bytes", self.execution.files_bytes, 1024),
             ("execution.collect_bytes", self.execution.collect_bytes, 1024),
+            ("execution.second_pipe_bytes", self.execution.second_pipe_bytes as u64, 4096),
+            ("execution.large_pages_bytes", self.execution.large_pages_bytes, 64 << 10),
             ("log.queue_bytes", self.log.queue_bytes as u64, 64 << 10),
         ] {
             if value < least {

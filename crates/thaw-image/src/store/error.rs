@@ -18,6 +18,15 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// The store cannot be written.
+    #[error(
+        "image store: {} is on a read-only file system: images that are unpacked already can be used, but none can be \
+         unpacked, imported, renamed or removed; make it writable, then restart thawd", path.display()
+    )]
+    ReadOnly {
+        /// The file that was to be written.
+        path: PathBuf,
+    },
     /// The layout is damaged or not understood.
     #[error("image layout: {0}")]
     Layout(#[from] LayoutError),
@@ -101,5 +110,8 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::Io { path, source }
+    move |source| match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
+        _ => StoreError::Io { path, source },
+    }
 }

@@ -94,6 +94,22 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens a store that cannot be written now: what is unpacked in it can be used, and everything that would change it is
+    /// [`StoreError::ReadOnly`]. Nothing is created or swept.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`] if it is not of this version; [`StoreError::ReadOnly`] if there is none yet.
+    pub fn read_only(root: &Path, limits: Limits) -> Result<Self> {
+        let root = std::path::absolute(root).map_err(at(root))?;
+        let path = root.join("version");
+        match fs::read_to_string(&path) {
+            Ok(found) if found.trim() == VERSION.to_string() => Ok(Store { root, limits, holds: Holds::default() }),
+            Ok(found) => Err(StoreError::Version { path: root, found: found.trim().to_owned(), known: VERSION }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::ReadOnly { path }),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
     /// The image of an OCI image layout under the name that the layout gives it, unpacked if it is not yet.
     ///
     /// Every blob is checked by size and digest. Blocks, for about a second per 300 MB; calls for the same image
