@@ -135,7 +135,7 @@ async fn a_state_directory_that_becomes_read_only_stops_nothing_but_new_images()
     daemon.run(&request).await.exited(0);
     let refused = import(&daemon, "again");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("Read-only file system"), "{said}");
+    assert!(!refused.status.success() && said.contains("read-only file system"), "{said}");
     counting.assert_complete(&daemon).await;
     state.remount("rw");
     assert!(import(&daemon, "again").status.success());
@@ -150,7 +150,7 @@ async fn a_daemon_does_not_start_on_a_read_only_state_directory_and_says_why() {
     let state = Mount::tmpfs(daemon.path("state"), "size=64m");
     state.remount("ro");
     let said = daemon.refused().await;
-    assert!(said.contains("Read-only file system") && said.contains("/state"), "{said}");
+    assert!(said.contains("read-only file system") && said.contains("/state"), "{said}");
     assert!(!daemon.socket().exists(), "nothing is left of it");
     state.remount("rw");
     daemon.launch().await;

@@ -26,7 +26,9 @@ async fn dies_at(daemon: &mut Daemon, step: &str) {
     daemon.spawn(&[("THAWD_DIE_AT", step)]);
     // Whether it serves for a while or not even that depends on the step.
     let strict = Strict::new(&daemon.socket());
-    let clients: Vec<_> = KINDS.into_iter().map(|kind| tokio::spawn(until_accepted(strict.clone(), kind))).collect();
+    // Two that go to prestarted CLIs, so that two are prestarted in their place.
+    let kinds = KINDS.into_iter().chain([Kind::Prestarted]);
+    let clients: Vec<_> = kinds.map(|kind| tokio::spawn(until_accepted(strict.clone(), kind))).collect();
     let status =
         tokio::time::timeout(PATIENCE, daemon.ended()).await.unwrap_or_else(|_| panic!("{step} is never reached"));
     assert!(!status.success(), "{step}: {status}");
@@ -47,13 +49,18 @@ async fn dying_at_each_step_loses_and_leaves_nothing() {
             .pool(2)
             .add_provider(&talk())
             .add_provider(&wait())
-            .set("provider.wait.prestarted", 1)
+            .set("provider.wait.prestarted", 2)
             .set("execution.reconnect_grace_ms", 20_000)
             .set("log.filter", "thawd=info")
     });
     for step in thawd::failpoints::ALL {
         // The first container at all, and one in the middle of everything.
-        for count in if in_bed() { &[1][..] } else { &[1, 3] } {
+        let counts: &[u32] = match step {
+            _ if in_bed() => &[1],
+            "create.prestarted" => &[1, 2],
+            _ => &[1, 3],
+        };
+        for count in counts {
             // Once the pools are full nothing is created until something is claimed, so that each step is reached.
             dies_at(&mut daemon, &format!("{step}:{count}")).await;
         }
