@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, Gid, Uid};
 use seccompiler::BpfProgram;
 
-use super::filter;
+use super::program;
 use super::protocol::CreateRequest;
 use super::shortage;
 use crate::kernel;
@@ -35,13 +35,13 @@ type Result<T> = std::result::Result<T, String>;
 
 /// The compiled filter, ready to be installed.
 pub struct Confinement {
-    filter: [BpfProgram; 2],
+    filter: BpfProgram,
 }
 
 impl Confinement {
     /// Compiles the filter, once for all containers.
     pub fn new() -> Result<Self> {
-        Ok(Self { filter: filter::programs()? })
+        Ok(Self { filter: program::program()? })
     }
 
     /// Becomes root of the new user namespace: until now this process still has the daemon's ids.
@@ -92,21 +92,12 @@ impl Confinement {
             rustix::thread::configure_capability_in_ambient_set(capability, true)
                 .map_err(|errno| format!("pass {capability:?} on: {errno}"))?;
         }
-        let failed = |error: String| format!("install the system call filter: {error}");
-        let [allowed, closer] = &self.filter;
-        install(allowed).map_err(failed)?;
-        let questions = kernel::install_with_listener(closer).map_err(|error| failed(shortage::told(&error)))?;
+        let questions = kernel::install_with_listener(&self.filter)
+            .map_err(|error| format!("install the system call filter: {}", shortage::told(&error)))?;
         rustix::stdio::dup2_stdout(&questions).map_err(|errno| format!("pass on who answers: {errno}"))?;
         let cpus = CString::new(request.cpus.to_string()).map_err(|error| error.to_string())?;
         kernel::execute(init, &[c"thaw-init", &cpus]).map_err(|error| format!("execute thaw-init: {error}"))
     }
-}
-
-fn install(program: &BpfProgram) -> Result<()> {
-    seccompiler::apply_filter(program).map_err(|error| match error {
-        seccompiler::Error::Seccomp(error) => shortage::told(&error),
-        other => other.to_string(),
-    })
 }
 
 /// Takes the ids that are nobody's but thaw-init's, and keeps what is permitted.

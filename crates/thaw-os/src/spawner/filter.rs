@@ -1,21 +1,14 @@
-//! The system call filter: what is allowed, what is refused (EPERM), and what looks as if the kernel did not know it
+//! The tables of the system call filter, and the page of it: what is allowed, what is refused (EPERM), and what looks as if the kernel did not know it
 //! (ENOSYS), so that a library falls back to an older call instead of giving up.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use seccompiler::{BpfProgram, TargetArch, sock_filter};
-
+use super::allowed::{self, Condition, Op};
 use super::choices::{Answer, CALLS, Call, Choice, Row};
 
-/// The allow list, as data with a reason for each entry. Everything else is EPERM.
-const ALLOWED: &str = include_str!("seccomp.json");
-
-/// `AUDIT_ARCH_X86_64`, linux/audit.h.
-const ARCH: u32 = 0xc000_003e;
-
 /// Numbers of x86-64 that look unimplemented: first, last, why.
-const ABSENT: [(u32, u32, &str); 16] = [
+pub const ABSENT: [(u32, u32, &str); 16] = [
     (134, 134, "`uselib`: the kernel has it no more"),
     (156, 156, "`_sysctl`: the kernel has it no more"),
     (174, 174, "`create_module`: the kernel has it no more"),
@@ -34,9 +27,6 @@ const ABSENT: [(u32, u32, &str); 16] = [
     // As far as the x32 interface, which has the calls of this one by other numbers.
     (463, 0x3fff_ffff, "`setxattrat` and everything newer"),
 ];
-
-/// Above the calls of the x32 interface: nobody's.
-const ABOVE_X32: u32 = 0x4000_0400;
 
 /// What is refused on purpose, by reason. For the page alone: whatever is not allowed is refused.
 const REFUSED: [(&str, &str); 13] = [
@@ -71,119 +61,18 @@ const REFUSED: [(&str, &str); 13] = [
     ("sync", "it writes back what all of the host has to write; `syncfs` and `fsync` are for what is one's own"),
 ];
 
-/// What goes before each program: it leaves calls of other interfaces to the allow list, which ends them.
-const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
-const ABOVE: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
-const SKIP: u16 = 0x05; // BPF_JMP | BPF_JA
-const MASK: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
-const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-/// `SECCOMP_RET_ALLOW` and `SECCOMP_RET_ERRNO` (linux/seccomp.h).
-const ALLOW: u32 = 0x7fff_0000;
-const ERROR: u32 = 0x0005_0000;
-/// `SECCOMP_RET_USER_NOTIF`: whoever has the listener decides.
-const ASK: u32 = 0x7fc0_0000;
-
-/// Both programs, in the order in which they are installed: the last one has the last word between two refusals.
-///
-/// # Errors
-/// The list is broken, or for another architecture.
-pub fn programs() -> Result<[BpfProgram; 2], String> {
-    let target: TargetArch = std::env::consts::ARCH
-        .try_into()
-        .map_err(|error| format!("no system call filter for this architecture: {error}"))?;
-    if target != TargetArch::x86_64 {
-        return Err("there is a system call filter for x86-64 only".to_owned());
-    }
-    let mut programs = seccompiler::compile_from_json(ALLOWED.as_bytes(), target)
-        .map_err(|error| format!("compile the system call filter: {error}"))?;
-    let allowed = programs.remove("refused").ok_or_else(|| "the system call filter lacks `refused`".to_owned())?;
-    Ok([allowed, looking_closer()])
-}
-
-fn statement(code: u16, k: u32) -> sock_filter {
-    sock_filter { code, jt: 0, jf: 0, k }
-}
-
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-/// Goes over so many instructions.
-fn skip(instructions: usize) -> sock_filter {
-    statement(SKIP, instructions as u32)
-}
-
-fn error(errno: i32) -> sock_filter {
-    statement(RETURN, ERROR | errno as u32)
-}
-
-/// ENOSYS for [`ABSENT`] and for what is above x32, and what [`CALLS`] say. For all other calls it looks at nothing but the
-/// number, so that the kernel's cache of what is always allowed (Linux 5.11) goes on working.
-fn looking_closer() -> BpfProgram {
-    // struct seccomp_data: the number is at 0, the architecture at 4, the arguments from 16 on.
-    let mut program = vec![statement(LOAD, 4), jump(EQUAL, ARCH, 1, 0), statement(RETURN, ALLOW), statement(LOAD, 0)];
-    for (first, last, _) in ABSENT.iter().copied().chain([(ABOVE_X32, u32::MAX, "")]) {
-        program.extend([jump(AT_LEAST, first, 0, 2), jump(ABOVE, last, 1, 0), error(libc::ENOSYS)]);
-    }
-    for call in CALLS {
-        let mut block: BpfProgram = call.choices.iter().flat_map(instructions).collect();
-        block.push(verdict(call.elsewhere));
-        // Jumps of more than 255 instructions need one of their own.
-        program.extend([jump(EQUAL, call.number as u32, 1, 0), skip(block.len())]);
-        program.extend(block);
-    }
-    program.push(statement(RETURN, ALLOW));
-    program
-}
-
-/// Behind the last of them the next choice begins.
-fn instructions(choice: &Choice) -> BpfProgram {
-    let low_half = |argument: u32| statement(LOAD, 16 + 8 * argument);
-    let mut body = vec![low_half(choice.argument)];
-    if choice.mask != u32::MAX {
-        body.push(statement(MASK, choice.mask));
-    }
-    let values = choice.rows.iter().flat_map(|row| row.values.iter().map(|(_, value)| (*value, row.answer)));
-    let answers: Vec<_> = values.collect();
-    let end = body.len() + 2 * answers.len() + 1;
-    for (value, answer) in answers {
-        let to_the_end = end - (body.len() + 2);
-        body.push(jump(EQUAL, value, 0, 1));
-        body.push(if answer == Answer::Next { skip(to_the_end) } else { verdict(answer) });
-    }
-    body.push(verdict(choice.otherwise));
-    if let Some((argument, value, _)) = choice.given {
-        let check = [low_half(argument), jump(EQUAL, value, 1, 0), skip(body.len())];
-        body.splice(0..0, check);
-    }
-    body
-}
-
-fn verdict(answer: Answer) -> sock_filter {
-    match answer {
-        Answer::Allow => statement(RETURN, ALLOW),
-        Answer::Refuse(errno) => error(errno),
-        Answer::Ask => statement(RETURN, ASK),
-        Answer::Next => skip(0),
-    }
-}
-
 /// `docs/seccomp.md`: each call that is allowed, with its reason, and what happens to the others.
 ///
 /// # Errors
 /// The list is no list.
 pub fn page() -> Result<String, String> {
-    let list: serde_json::Value = serde_json::from_str(ALLOWED).map_err(|error| error.to_string())?;
-    let entries = list["refused"]["filter"].as_array().ok_or("the system call filter has no entries")?;
+    let entries = allowed::entries()?;
     let (mut plain, mut checked) = (BTreeMap::<&str, Vec<&str>>::new(), Vec::new());
-    for entry in entries {
-        let name = entry["syscall"].as_str().ok_or("an entry has no name")?;
-        let reason = entry["comment"].as_str().ok_or_else(|| format!("{name} is allowed without a reason"))?;
-        match entry["args"].as_array() {
-            None => plain.entry(reason).or_default().push(name),
-            Some(conditions) => checked.push((name, conditions.iter().map(condition).collect::<Vec<_>>(), reason)),
+    for entry in &entries {
+        let (name, reason) = (entry.syscall.as_str(), entry.comment.as_str());
+        match entry.args.is_empty() {
+            true => plain.entry(reason).or_default().push(name),
+            false => checked.push((name, entry.args.iter().map(condition).collect::<Vec<_>>(), reason)),
         }
     }
     let mut text = String::from(HEAD);
@@ -266,16 +155,11 @@ fn row(text: &mut String, calls: &[&str], reason: &str) {
     let _ = writeln!(text, "| {} | {reason} |", calls.join(" "));
 }
 
-fn condition(condition: &serde_json::Value) -> String {
-    let (argument, value) = (&condition["index"], &condition["val"]);
-    match &condition["op"] {
-        serde_json::Value::String(op) if op == "eq" => format!("argument {argument} is {value}"),
-        serde_json::Value::String(op) if op == "ne" => format!("argument {argument} is not {value}"),
-        serde_json::Value::Object(op) => {
-            let mask = op.get("masked_eq").and_then(serde_json::Value::as_u64).unwrap_or_default();
-            format!("argument {argument} has {value} under the mask {mask:#x}")
-        }
-        other => format!("argument {argument} {other} {value}"),
+fn condition(condition: &Condition) -> String {
+    let Condition { index, op, val, .. } = condition;
+    match op {
+        Op::Eq => format!("argument {index} is {val}"),
+        Op::MaskedEq(mask) => format!("argument {index} has {val} under the mask {mask:#x}"),
     }
 }
 
@@ -286,95 +170,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filter_compiles_within_the_kernels_limit() {
-        let [allowed, absent] = programs().unwrap();
-        // BPF_MAXINSNS, linux/bpf_common.h.
-        assert!(allowed.len() < 4096 && allowed.len() > 300);
-        assert!(absent.len() < 4096 && absent.len() > 3 * ABSENT.len() + 300);
-        // No jump leaves the program (the kernel refuses such a one), and each of the two ends with an answer.
-        for (at, instruction) in absent.iter().enumerate() {
-            let farthest = match instruction.code {
-                SKIP => instruction.k as usize,
-                EQUAL | AT_LEAST | ABOVE => usize::from(instruction.jt.max(instruction.jf)),
-                _ => 0,
-            };
-            assert!(at + 1 + farthest <= absent.len(), "{at}");
-        }
-    }
-
-    /// What the second program says about a call with these arguments.
-    fn judged(number: i64, arguments: [u64; 6]) -> u32 {
-        let [_, program] = programs().unwrap();
-        let word = |offset: u32| match offset {
-            0 => number as u32,
-            4 => ARCH,
-            _ => (arguments[(offset as usize - 16) / 8] >> (8 * (offset & 4))) as u32,
-        };
-        let (mut at, mut accumulator) = (0, 0);
-        loop {
-            let instruction = &program[at];
-            let jumped = |holds: bool| usize::from(if holds { instruction.jt } else { instruction.jf });
-            at += 1 + match instruction.code {
-                LOAD => {
-                    accumulator = word(instruction.k);
-                    0
-                }
-                MASK => {
-                    accumulator &= instruction.k;
-                    0
-                }
-                SKIP => instruction.k as usize,
-                EQUAL => jumped(accumulator == instruction.k),
-                AT_LEAST => jumped(accumulator >= instruction.k),
-                ABOVE => jumped(accumulator > instruction.k),
-                RETURN => return instruction.k,
-                code => panic!("{code:#x}"),
-            };
-        }
-    }
-
-    #[test]
-    fn each_value_gets_what_its_row_says_and_others_are_unknown() {
-        for call in CALLS {
-            for choice in call.choices {
-                let with = |value: u32| {
-                    // As sockets are made: of a type and a protocol that are allowed unless they are what is tried.
-                    let mut arguments = if call.name == "socket" { [0, 1, 0, 0, 0, 0] } else { [0; 6] };
-                    if let Some((argument, given, _)) = choice.given {
-                        arguments[argument as usize] = u64::from(given);
-                    }
-                    // The upper half of an argument that the kernel takes for 32 bits changes nothing.
-                    arguments[choice.argument as usize] = u64::from(value) | 1 << 40;
-                    judged(call.number, arguments)
-                };
-                let expected = |answer: Answer| match answer {
-                    Answer::Refuse(errno) => ERROR | errno as u32,
-                    Answer::Allow | Answer::Next => ALLOW,
-                    Answer::Ask => ASK,
-                };
-                let mut seen = BTreeSet::new();
-                for row in choice.rows {
-                    for (name, value) in row.values {
-                        assert!(seen.insert(value), "{} {name} stands in two rows", call.name);
-                        assert_eq!(with(*value), expected(row.answer), "{} {name}", call.name);
-                    }
-                }
-                let unknown = 0x7777_7777 & choice.mask;
-                assert_eq!(with(unknown), expected(choice.otherwise), "{}", call.name);
-            }
-        }
-        assert_eq!(judged(libc::SYS_setsockopt, [0, 263, 1, 0, 0, 0]), ERROR | libc::ENOPROTOOPT as u32);
-        assert_eq!(judged(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(judged(libc::SYS_read, [0; 6]), ALLOW);
-        assert_eq!(judged(libc::SYS_io_setup, [0; 6]), ERROR | libc::ENOSYS as u32);
-    }
-
-    #[test]
     fn every_call_that_is_allowed_has_a_reason_and_none_is_refused_as_well() {
         let page = page().unwrap();
         for (calls, _) in REFUSED {
             for call in calls.split_whitespace() {
-                assert!(!ALLOWED.contains(&format!("\"syscall\": \"{call}\"")), "{call}");
+                assert!(!allowed::text().contains(&format!("\"syscall\": \"{call}\"")), "{call}");
                 assert_eq!(page.matches(&format!("`{call}`")).count(), 1, "{call}");
             }
         }

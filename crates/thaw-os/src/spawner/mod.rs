@@ -4,11 +4,13 @@
 //! the same program executed again (`thawd spawner`). It holds no secret and no state, and clones with `CLONE_PARENT`,
 //! so containers are the daemon's children. `docs/decisions.md` says why it is not libcontainer.
 
+mod allowed;
 mod choices;
 mod client;
 mod confine;
 mod filesystem;
 mod filter;
+mod program;
 mod protocol;
 mod server;
 mod shortage;
