@@ -10,7 +10,7 @@ use seccompiler::{BpfProgram, TargetArch, sock_filter};
 use serde_json::{Value, json};
 
 use super::allowed::{self, Condition, Entry, Op, Width};
-use super::choices::{Answer, CALLS, Choice};
+use super::choices::{Answer, CALLS, Call, Choice, Row};
 use super::filter::ABSENT;
 
 /// `AUDIT_ARCH_X86_64`, linux/audit.h.
@@ -76,11 +76,8 @@ fn ranges(target: TargetArch) -> Result<Vec<Range>, String> {
     };
     for number in 0..last {
         let is_absent = ABSENT.iter().any(|(first, last, _)| (*first..=*last).contains(&number));
-        let looked_at = CALLS.iter().find(|call| call.number == i64::from(number)).map(|call| {
-            let mut block: BpfProgram = call.choices.iter().flat_map(instructions).collect();
-            block.push(verdict(call.elsewhere));
-            block
-        });
+        let call = CALLS.iter().find(|call| call.number == i64::from(number));
+        let looked_at = call.map(look_into).transpose()?;
         let conditions = conditional.get(&number);
         let is_allowed = conditions.is_some() || allows(&unconditional, number)?;
         add(
@@ -213,39 +210,43 @@ fn comparison(condition: &Condition) -> Result<BpfProgram, String> {
     }
 }
 
-/// Behind the last of them the next choice begins.
-fn instructions(choice: &Choice) -> BpfProgram {
+/// One choice after the other, and what the call gets if none decides.
+fn look_into(call: &Call) -> Result<BpfProgram, String> {
+    let nobody = Choice { given: None, argument: 0, mask: u32::MAX, otherwise: call.elsewhere, rows: &[] };
+    let blocks = call.choices.iter().chain([&nobody]).map(instructions).collect::<Result<Vec<_>, _>>()?;
+    Ok(blocks.concat())
+}
+
+/// Behind the last of them the next choice begins. Values come first, a comparison each, then what the others get, then
+/// what each row gets.
+fn instructions(choice: &Choice) -> Result<BpfProgram, String> {
     let mut body = vec![low_half(choice.argument)];
     if choice.mask != u32::MAX {
         body.push(statement(MASK, choice.mask));
     }
-    let values = choice.rows.iter().flat_map(|row| row.values.iter().map(|(_, value)| (*value, row.answer)));
-    let answers: Vec<_> = values.collect();
-    let end = body.len() + 2 * answers.len() + 1;
-    for (value, answer) in answers {
-        let to_the_end = end - (body.len() + 2);
-        body.push(jump(EQUAL, value, 0, 1));
-        body.push(if answer == Answer::Next { skip(to_the_end) } else { verdict(answer) });
+    let values = choice.rows.iter().enumerate();
+    let values: Vec<_> =
+        values.flat_map(|(row, Row { values, .. })| values.iter().map(move |(_, v)| (row, *v))).collect();
+    for (index, (row, value)) in values.iter().enumerate() {
+        let distance = u8::try_from(values.len() - index + row).map_err(|_| "a choice has too many values")?;
+        body.push(jump(EQUAL, *value, distance, 0));
     }
-    body.push(verdict(choice.otherwise));
+    let answers = [choice.otherwise].into_iter().chain(choice.rows.iter().map(|row| row.answer));
+    body.extend(answers.enumerate().map(|(index, answer)| match answer {
+        Answer::Allow => statement(RETURN, ALLOW),
+        Answer::Refuse(errno) => error(errno),
+        Answer::Ask => statement(RETURN, ASK),
+        Answer::Next => skip(choice.rows.len() - index),
+    }));
     if let Some((argument, value, _)) = choice.given {
         let check = [low_half(argument), jump(EQUAL, value, 1, 0), skip(body.len())];
         body.splice(0..0, check);
     }
-    body
+    Ok(body)
 }
 
 fn low_half(argument: u32) -> sock_filter {
     statement(LOAD, 16 + 8 * argument)
-}
-
-fn verdict(answer: Answer) -> sock_filter {
-    match answer {
-        Answer::Allow => statement(RETURN, ALLOW),
-        Answer::Refuse(errno) => error(errno),
-        Answer::Ask => statement(RETURN, ASK),
-        Answer::Next => skip(0),
-    }
 }
 
 fn statement(code: u16, k: u32) -> sock_filter {
