@@ -141,13 +141,13 @@ async fn sockets_whose_memory_is_charged_to_nobody_are_few() {
     add(("SO_RCVBUF", libc::SYS_setsockopt, vec![socket, n(1), n(8), large, n(4)]), Ok(()));
     assert_owned(&daemon, &calls).await;
 
-    // Listeners: 64 as well, of which the container's way out is one.
+    // Listeners: 32, of which the container's way out is one.
     let mut calls: Vec<OwnedCall> = Vec::new();
     for _ in 0..70 {
         calls.push(("socket", libc::SYS_socket, vec![n(AF_INET), n(SOCK_STREAM), n(0)], Ok(())));
     }
     for index in 0..70 {
-        let expected = if index < 64 { Ok(()) } else { Err(libc::ENOBUFS) };
+        let expected = if index < 32 { Ok(()) } else { Err(libc::ENOBUFS) };
         calls.push(("listen", libc::SYS_listen, vec![Value::Result(index), n(1)], expected));
     }
     for index in 0..2 {

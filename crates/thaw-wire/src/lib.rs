@@ -32,7 +32,7 @@ pub const MAX_RANGE_LOCKS: u32 = 16_384;
 
 /// TCP sockets of a container that listen, at a time: what they have received and nobody has accepted yet is charged to
 /// nobody.
-pub const MAX_LISTENERS: u32 = 64;
+pub const MAX_LISTENERS: u32 = 32;
 
 /// Descriptors that accompany [`op::SPAWN`]: stdin, stdout, stderr. With a terminal one, which is all three.
 pub const SPAWN_FDS: usize = 3;

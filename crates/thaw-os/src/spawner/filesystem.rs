@@ -35,8 +35,8 @@ const SETTINGS: [(&str, &[u8]); 7] = [
     ("net/ipv4/ip_unprivileged_port_start", b"0"),
     ("net/ipv4/ping_group_range", b"0 65535"),
     // Connections that nobody has accepted yet, and what they have received, are charged to nobody: few, and little.
-    ("net/core/somaxconn", b"128"),
-    ("net/ipv4/tcp_rmem", b"4096 32768 4194304"),
+    ("net/core/somaxconn", b"64"),
+    ("net/ipv4/tcp_rmem", b"4096 65536 65536"),
     // For each user inside; all together have what the host allows one user.
     ("user/max_inotify_instances", b"128"),
     ("user/max_inotify_watches", b"65536"),
