@@ -46,6 +46,8 @@ TMPFILESDIR ?= /usr/lib/tmpfiles.d
 # Where "make audit" finds a clone of RustSec's database instead of fetching it; "required" fails where it cannot be had.
 ADVISORIES ?=
 
+# Examples that "make schemathesis" makes for each operation.
+EXAMPLES ?= 200
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 600
 # What "make bench-unpack" measures: folders of images/, and rounds of each.
@@ -59,10 +61,10 @@ STATIC_DIR ?= target/static
 SCRIPTS = tests/deps tests/leftovers tests/audit tests/bed/uml-run tests/bed/uml-kernel tests/bed/uml-build tests/bed/test-v2 \
 	tests/bed/uml-systemd tests/bed/qemu-systemd tests/bed/stock-kernel tests/bed/debian-apt tests/bed/rootfs \
 	tests/bed/guest-process tests/bed/guest/init tests/bed/guest/stage2 tests/bed/guest/initrd tests/bed/guest/payload tests/systemd/run tests/systemd/guest tests/systemd/lib $(wildcard tests/systemd/scenarios/*) \
-	systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice images/fresh .ci/run \
+	tests/clients/tools systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice images/fresh .ci/run \
 	$(wildcard tests/demo/*.sh)
 
-.PHONY: images-archive help deps toolchain build deb bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
+.PHONY: images-archive help deps toolchain build deb schemathesis bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
 	test-unit test-native test-v2 neighbours test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
 
 help: ## List the targets
@@ -79,7 +81,7 @@ toolchain:
 		echo "Rust $$need or newer is needed, this is $$have: run rustup update" >&2; exit 1; fi
 
 build: toolchain ## Build the release binaries, their man pages and completions
-	$(CARGO) build --release --locked --workspace
+	THAWD_COMMIT=$$(git rev-parse HEAD 2> /dev/null || true) $(CARGO) build --release --locked --workspace
 	rm -rf target/release/paper
 	for program in thawd thawctl; do target/release/$$program paper target/release/paper; done
 
@@ -98,6 +100,9 @@ test-suites:
 	$(MAKE) test-hours
 	$(MAKE) test-systemd
 	$(MAKE) test-qemu
+
+schemathesis: need-root toolchain ## Try the API with what nobody thought of, for longer than `make test` does (as root; EXAMPLES=200)
+	THAWD_SCHEMATHESIS_EXAMPLES=$(EXAMPLES) $(CARGO) test --locked --profile $(TEST_PROFILE) --test generated_clients -- schemathesis
 
 test-unit: toolchain ## The tests beside the code; no root, no containers
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --workspace --lib --bin thawd
@@ -169,10 +174,11 @@ bench-unpack: need-root deps ## Unpack the images beside umoci and tar (as root;
 fuzz: need-root toolchain ## Fuzz the readers of layers, manifests, accounts and control messages (as root; FUZZ_SECONDS=600 for each)
 	fuzz/run $(FUZZ_SECONDS)
 
-lint: toolchain ## Formatting, clippy, which room imports which, and shellcheck and promtool if they are installed
+lint: toolchain ## Formatting, clippy, which room imports which, the API's description, and shellcheck and promtool if they are installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --quiet --test direction
+	$$(tests/clients/tools python)/python/bin/openapi-spec-validator docs/openapi.json
 	@if command -v shellcheck > /dev/null; then shellcheck $(SCRIPTS); else echo "lint: shellcheck is not installed, scripts not checked"; fi
 	@if command -v promtool > /dev/null; then promtool check rules monitoring/prometheus/thawd.rules.yml; promtool test rules monitoring/prometheus/thawd.rules.test.yml; else echo "lint: promtool is not installed, alert rules not checked"; fi
 

@@ -71,7 +71,7 @@ fn output(criterion: &mut Criterion) {
         let log = Log::new(LIMITS, spools.files().unwrap()).unwrap();
         let mut after = 0;
         bencher.iter(|| {
-            log.push(&Event::Delta(Delta { text: "word ".to_owned() }));
+            log.push(&Event::Delta(Delta { text: "word ".to_owned(), at: None }));
             after = log.read(None, after, 64).last().map_or(after, |event| event.sequence);
         });
     });

@@ -25,7 +25,9 @@ use crate::api;
 use crate::container::{self, Containers, Orphan, Prestarted, RefillThrottle, Template};
 use crate::directory_lock::{DirectoryLock, DirectoryLockError};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
-use crate::execution::{self, ExecutionMetrics, Executions, ImageSettings, Images, Served, Spools};
+use crate::execution::{self, ExecutionMetrics, Executions, ImageInUse, ImageSettings, Images, Served, Spools};
+use crate::feed::Feed;
+use crate::jobs::Jobs;
 use crate::keeper::{self, Keeper, KeeperError, Kept, Key};
 use crate::pool::{Pool, PoolMetrics, Prepare, Prepared, Scheduler};
 use crate::provider::{self, ManifestError, Provider, prestart};
@@ -338,7 +340,9 @@ impl Daemon {
             own_metrics.swept.inc_by(swept as u64);
             tracing::warn!(swept, "destroyed containers that an earlier daemon left behind");
         }
-        let scheduler = Scheduler::start(scheduler_settings(config), Arc::clone(&containers), pool_metrics);
+        let feed = Arc::new(Feed::new(config.api.events_kept));
+        let tells = Arc::clone(&feed);
+        let scheduler = Scheduler::start(scheduler_settings(config), Arc::clone(&containers), pool_metrics, tells);
         let (mut served, mut policies) = (BTreeMap::new(), BTreeMap::new());
         for (name, provider) in providers {
             let warm = survivors.warm_of(&name);
@@ -351,18 +355,28 @@ impl Daemon {
         let memory = own_memory_limit(hierarchy.layout());
         let settings = execution::Settings::of(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
-        let executions = Executions::new(settings, served, images_to_run, metrics, spools, keeps);
-        let executions = Arc::new(executions.with_vault(vault.clone()));
+        let services =
+            execution::Services { metrics, spools, keeper: keeps, feed: Arc::clone(&feed), vault: vault.clone() };
+        let executions = Arc::new(Executions::new(settings, served, images_to_run, services));
         survivors.go_on(&executions, |provider, allowed| {
             // A provider that was removed is still that of what runs.
             let kept = || Policy::new(allowed, config.egress.resolve.clone(), config.egress.allow_private.clone());
             policies.get(provider).cloned().or_else(|| kept().ok().map(Arc::new))
         });
+        let uploads = config.paths.state_dir.join("uploads");
+        api::prepare_uploads(&uploads).map_err(io_error(format!("prepare {}", uploads.display())))?;
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),
             images,
             vault,
+            jobs: Jobs::new(Arc::clone(&feed)),
+            feed,
+            image_uids: config.api.connections.image_uids.clone(),
+            uploads,
+            max_archive_bytes: config.image.max_unpacked_bytes,
+            require_signature: config.image.require_signature,
+            public_keys: config.image.public_keys.clone(),
             registry,
             gauges: Mutex::new(gauges),
             per_execution: config.metrics.per_execution,
@@ -438,6 +452,7 @@ impl Daemon {
         });
         let vault = state.vault.clone();
         tracing::info!(socket = %socket.display(), "serving");
+        let feed = Arc::clone(&state.feed);
         let reach = Reach {
             run_dir,
             socket: made_socket.then(|| (socket.clone(), socket_group)),
@@ -455,6 +470,7 @@ impl Daemon {
             return Ok(OnStop::Keep);
         }
         tracing::info!("stopping");
+        feed.close();
         forget.abort();
         reach.abort();
         // Nobody new can find us; whoever streams still gets the `exit` event. systemd's socket stays: whoever connects
@@ -649,13 +665,14 @@ fn serve_provider(
     mut warm: Vec<Orphan>,
 ) -> Served {
     let CheckedProvider { provider, policy, plans, base_url } = checked;
-    let image_env = Arc::new(Mutex::new(Vec::new()));
+    let (image_env, image_digest) = (Arc::default(), Arc::default());
     let source = Arc::new(Source {
         provider: Arc::clone(&provider),
         images: Arc::clone(images),
         image_env: Arc::clone(&image_env),
+        image_digest: Arc::clone(&image_digest),
         layout: config.paths.layouts().join(&provider.image),
-        policy,
+        policy: Arc::clone(&policy),
         proxy_port: config.egress.port,
         reclaim: reclaim(config.pool.reclaim),
     });
@@ -674,7 +691,9 @@ fn serve_provider(
         (start(Stage::Prestarted, (target, target, target, false), Some(Arc::clone(&plan))), plan)
     });
     let prestarted = prestarted.collect();
-    Served { provider, pool, prestarted, image_env, base_url }
+    let layout = config.paths.layouts().join(&provider.image);
+    let image = ImageInUse { env: image_env, digest: image_digest, layout };
+    Served { provider, pool, prestarted, image, base_url, policy }
 }
 
 /// What is started ahead of time, and how often: with the default model, and with those that are named.
@@ -716,6 +735,7 @@ struct Source {
     provider: Arc<Provider>,
     images: Arc<Store>,
     image_env: Arc<Mutex<Vec<(String, String)>>>,
+    image_digest: Arc<Mutex<Option<String>>>,
     layout: PathBuf,
     policy: Arc<Policy>,
     proxy_port: u16,
@@ -759,8 +779,12 @@ impl Source {
             prestarted: prestarted.transpose()?,
             reclaim: self.reclaim,
         });
-        let known = Arc::clone(&self.image_env);
-        let take_over = move || known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&image_env);
+        let (known, in_use) = (Arc::clone(&self.image_env), Arc::clone(&self.image_digest));
+        let digest = image.digest.clone();
+        let take_over = move || {
+            known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&image_env);
+            *in_use.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest.clone());
+        };
         Ok(Prepared { template, take_over: Arc::new(take_over) })
     }
 }

@@ -14,6 +14,8 @@ pub mod directory_lock;
 pub mod egress;
 pub mod execution;
 pub mod failpoints;
+pub mod feed;
+pub mod jobs;
 pub mod keeper;
 pub mod output;
 mod peer;

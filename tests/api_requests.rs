@@ -82,7 +82,7 @@ async fn a_query_parameter_that_a_path_does_not_have_is_refused() {
     let mut asked = 0;
     for (path, item) in described["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys().filter(|name| *name != "parameters") {
-            let path = path.replace("{id}", "e-1").replace("{provider}", "test");
+            let path = path.replace("{id}", "e-1").replace("{name}", "test").replace("{provider}", "test");
             let request = format!("{} {path}?nonsense=1", method.to_uppercase());
             let (status, code, detail) = problem(&daemon, &request, &[], "").await;
             assert_eq!((status, code.as_str()), (400, "invalid_query"), "{request}: {detail}");

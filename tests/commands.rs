@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use support::Daemon;
 
 /// Pages whose commands are run. One page's blocks share a folder, in order.
-const PAGES: [&str; 4] = ["docs/thawctl.md", "docs/quick-start.md", "docs/own-provider.md", "README.md"];
+const PAGES: [&str; 5] =
+    ["docs/thawctl.md", "docs/quick-start.md", "docs/controllers.md", "docs/own-provider.md", "README.md"];
 
 /// A provider that answers 201 to whatever it is asked, on the image of the tests.
 fn manifest(name: &str, file: &str, variable: &str) -> String {
@@ -80,7 +81,7 @@ fn folder(daemon: &Daemon) -> tempfile::TempDir {
     folder
 }
 
-fn run(daemon: &Daemon, folder: &Path, page: &str, script: &str) {
+fn run(daemon: &Daemon, folder: &Path, page: &str, script: &str) -> String {
     let programs = Path::new(env!("CARGO_BIN_EXE_thawd")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     // The pages name the usual place of the socket where a program cannot be told another one.
@@ -94,6 +95,7 @@ fn run(daemon: &Daemon, folder: &Path, page: &str, script: &str) {
     let done = shell.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{page}: {script}\n{:?}\n{out}\n{err}", done.status);
+    out.into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,13 +138,16 @@ async fn what_the_pages_say_can_be_typed() {
                 Some((_, file)) => std::fs::write(folder.path().join(file), &block).unwrap(),
                 None if info == "sh" => {
                     scripts += 1;
-                    run(&daemon, folder.path(), page, &block);
+                    let out = run(&daemon, folder.path(), page, &block);
+                    if page == "docs/controllers.md" {
+                        assert!(out.contains("hello from a container") || out.contains("out\n"), "{out}");
+                    }
                 }
                 None => {}
             }
         }
     }
-    assert!(scripts >= 5, "{scripts}");
+    assert!(scripts >= 7, "{scripts}");
     set_up(&daemon);
     daemon.stop().await;
 }
@@ -169,4 +174,60 @@ fn set_up(daemon: &Daemon) {
     assert_eq!(config.matches("[provider.openai]\npool_target = 1\n").count(), 1, "{config}");
     run(daemon, folder.path(), "after setup", "test \"$(thawctl run 'What is 3*67?')\" = 201");
     assert!(!setup(&["--credential-env", "NOT_SET"]).status.success());
+}
+
+/// Both controllers, whose connections are cut after each few bytes, print everything once.
+#[tokio::test(flavor = "multi_thread")]
+async fn controllers_come_back_and_miss_nothing() {
+    let daemon = Daemon::start(|setup| setup.pool(1)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/controllers.md")).unwrap();
+    for (info, block) in blocks(&page) {
+        if let Some((_, file)) = info.split_once(' ') {
+            std::fs::write(folder.path().join(file), block.replace("openai", "test")).unwrap();
+        }
+    }
+    let socket = folder.path().join("cutting.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let target = daemon.socket();
+    let cutting = tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(cut(client, target.clone()));
+        }
+    });
+    for (program, file) in [("node", "controller.mjs"), ("python3", "controller.py")] {
+        let mut command = tokio::process::Command::new(program);
+        command.arg(file).args(["sh", "-c", "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.2; done; exit 7"]);
+        command.current_dir(folder.path()).env("THAWD_SOCKET", &socket);
+        let done = command.output().await.unwrap();
+        let out = String::from_utf8_lossy(&done.stdout).into_owned();
+        let expected: String = (1..=6).map(|line| format!("line {line}\n")).collect();
+        assert_eq!(
+            (out, done.status.code()),
+            (expected, Some(7)),
+            "{program}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+    assert_eq!(daemon.client.executions().await.unwrap().len(), 2, "each started one execution");
+    cutting.abort();
+    daemon.stop().await;
+}
+
+/// Passes a connection on, and cuts it in the middle of what comes back.
+async fn cut(mut client: tokio::net::UnixStream, target: std::path::PathBuf) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const KEPT: u64 = 700;
+    let server = tokio::net::UnixStream::connect(target).await.unwrap();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (mut from_client, mut to_client) = client.split();
+    let there = async {
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        std::future::pending::<()>().await;
+    };
+    let back = async {
+        let _ = tokio::io::copy(&mut (&mut from_server).take(KEPT), &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    tokio::select! { () = there => {}, () = back => {} }
 }

@@ -40,6 +40,7 @@ async fn queued(daemon: &Daemon, count: usize) -> Vec<(String, usize)> {
     eventually("they are queued", || async {
         let mut all = daemon.client.executions().await.unwrap();
         all.retain(|execution| execution.state == ExecutionState::Queued);
+        all.reverse();
         (all.len() == count)
             .then(|| all.into_iter().map(|execution| (execution.id, execution.queue_position.unwrap())).collect())
     })

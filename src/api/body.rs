@@ -46,9 +46,14 @@ async fn read(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>, ApiErr
             bytes.extend_from_slice(piece);
         }
     }
-    tokio::spawn(tokio::time::timeout(DRAIN_TIME, drain(body)));
+    forget(body);
     let detail = format!("the body is larger than {limit} bytes (`api.max_body_bytes`)");
     Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+}
+
+/// Reads for a while what the client of a refused request still sends, so that it can read the answer.
+pub fn forget(body: Body) {
+    tokio::spawn(tokio::time::timeout(DRAIN_TIME, drain(body)));
 }
 
 async fn drain(mut body: Body) {

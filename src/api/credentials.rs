@@ -69,7 +69,9 @@ fn provider<'a>(state: &'a super::State, name: &str) -> Result<&'a Provider, Api
 }
 
 /// Lists the credentials of a user, without the secrets.
-#[utoipa::path(get, path = "/v1/users/{user}/credentials", params(("user" = String, Path, description = "user")),
+#[utoipa::path(get, path = "/v1/users/{user}/credentials", operation_id = "listCredentials", tag = "vault",
+    params(("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$")),
     responses((status = 200, body = List<Credential>), (status = 400, body = Problem),
         (status = 409, description = "the vault is off (`vault_off`)", body = Problem), (status = 503, body = Problem)))]
 pub async fn list(
@@ -80,7 +82,9 @@ pub async fn list(
 }
 
 /// Removes everything that the vault has of a user: the user's key first, so that no copy can be read any more.
-#[utoipa::path(delete, path = "/v1/users/{user}/credentials", params(("user" = String, Path, description = "user")),
+#[utoipa::path(delete, path = "/v1/users/{user}/credentials", operation_id = "deleteCredentials", tag = "vault",
+    params(("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$")),
     responses((status = 204, description = "removed"), (status = 400, body = Problem),
         (status = 404, description = "the user has nothing", body = Problem),
         (status = 409, description = "the vault is off (`vault_off`)", body = Problem), (status = 503, body = Problem)))]
@@ -96,8 +100,11 @@ pub async fn remove_all(
 }
 
 /// One credential, without the secret.
-#[utoipa::path(get, path = "/v1/users/{user}/credentials/{provider}", params(
-    ("user" = String, Path, description = "user"), ("provider" = String, Path, description = "provider name")),
+#[utoipa::path(get, path = "/v1/users/{user}/credentials/{provider}", operation_id = "getCredential", tag = "vault", params(
+    ("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$"),
+    ("provider" = String, Path, description = "provider name", pattern = "^[a-z0-9-]+$", min_length = 1,
+        max_length = 32)),
     responses((status = 200, body = Credential), (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 409, description = "the vault is off (`vault_off`)", body = Problem), (status = 503, body = Problem)))]
 pub async fn get(
@@ -111,8 +118,11 @@ pub async fn get(
 /// Stores a credential: the files that the provider's CLI wrote at its login, or one variable with a key.
 ///
 /// It replaces the one before. From then on executions of this user that name no `credentials` get it.
-#[utoipa::path(put, path = "/v1/users/{user}/credentials/{provider}", params(
-    ("user" = String, Path, description = "user"), ("provider" = String, Path, description = "provider name")),
+#[utoipa::path(put, path = "/v1/users/{user}/credentials/{provider}", operation_id = "putCredential", tag = "vault", params(
+    ("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$"),
+    ("provider" = String, Path, description = "provider name", pattern = "^[a-z0-9-]+$", min_length = 1,
+        max_length = 32)),
     request_body = Credentials, responses(
         (status = 200, description = "stored instead of the one before", body = Credential),
         (status = 201, description = "stored", body = Credential),
@@ -149,8 +159,11 @@ pub async fn put(
 }
 
 /// Removes a credential.
-#[utoipa::path(delete, path = "/v1/users/{user}/credentials/{provider}", params(
-    ("user" = String, Path, description = "user"), ("provider" = String, Path, description = "provider name")),
+#[utoipa::path(delete, path = "/v1/users/{user}/credentials/{provider}", operation_id = "deleteCredential", tag = "vault", params(
+    ("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$"),
+    ("provider" = String, Path, description = "provider name", pattern = "^[a-z0-9-]+$", min_length = 1,
+        max_length = 32)),
     responses((status = 204, description = "removed"), (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 409, description = "the vault is off (`vault_off`)", body = Problem), (status = 503, body = Problem)))]
 pub async fn remove(
@@ -166,7 +179,9 @@ pub async fn remove(
 }
 
 /// Gives a user a new key, and encrypts the user's credentials with it.
-#[utoipa::path(post, path = "/v1/users/{user}/rotate-key", params(("user" = String, Path, description = "user")),
+#[utoipa::path(post, path = "/v1/users/{user}/rotate-key", operation_id = "rotateUserKey", tag = "vault",
+    params(("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$")),
     responses((status = 200, body = UserKey), (status = 400, body = Problem),
         (status = 404, description = "the user has no credentials", body = Problem),
         (status = 409, description = "the vault is off (`vault_off`), or a credential cannot be read", body = Problem),
@@ -180,14 +195,15 @@ pub async fn rotate_user_key(
 }
 
 /// The vault as a whole: its master key, by id, and how much is in it.
-#[utoipa::path(get, path = "/v1/vault", responses((status = 200, body = VaultStatus),
+#[utoipa::path(get, path = "/v1/vault", operation_id = "getVault", tag = "vault", responses((status = 200, body = VaultStatus),
     (status = 409, description = "the vault is off (`vault_off`)", body = Problem), (status = 503, body = Problem)))]
 pub async fn status(State(state): State<Arc<super::State>>) -> Result<Json<VaultStatus>, ApiError> {
     Ok(Json(vault(&state)?.status().await?))
 }
 
 /// Reads the master keys again, and wraps every user's key with the first of them.
-#[utoipa::path(post, path = "/v1/vault/rotate-key", responses((status = 200, body = VaultStatus),
+#[utoipa::path(post, path = "/v1/vault/rotate-key", operation_id = "rotateMasterKey", tag = "vault",
+    responses((status = 200, body = VaultStatus),
     (status = 409, description = "the vault is off (`vault_off`), or a key is missing (`master_key`)", body = Problem),
     (status = 503, body = Problem)))]
 pub async fn rotate_master_key(State(state): State<Arc<super::State>>) -> Result<Json<VaultStatus>, ApiError> {

@@ -15,7 +15,7 @@ use crate::execution::{Numbered, Reader};
 pub const MEDIA_TYPE: &str = "text/event-stream";
 
 /// After which time a client that lost its connection is to come back.
-const RETRY: Duration = Duration::from_secs(1);
+pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Events taken from the log at once.
 const BATCH: usize = 64;

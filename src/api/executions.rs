@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::lookup::{Id, find};
-use super::{ApiError, PeerCredentials, accept, body, events, output, request_id};
-use crate::execution::{Audience, Cursor, Stream};
-use thaw_client::types::{Execution, ExecutionRequest, List, Problem};
+use super::{ApiError, PeerCredentials, accept, body, events, filter, output, request_id};
+use crate::execution::{Asked, Audience, Begun, Cursor, DeleteError, IdempotencyKey, Stream};
+use thaw_client::time::Timestamp;
+use thaw_client::types::{Execution, ExecutionRequest, ExecutionState, ExecutionStats, Page, Problem};
+
+/// Says that an answer is that of an earlier request with the same key.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Starts an execution.
 ///
@@ -25,15 +29,28 @@ use thaw_client::types::{Execution, ExecutionRequest, List, Problem};
 /// `exit` whose reason is `refused` when it waited in vain; another one is answered then, with 503 if it did. A client
 /// that goes away before it is answered leaves the queue; one that streams events has the grace period to come back,
 /// unless it asked for `background`.
-#[utoipa::path(post, path = "/v1/executions", request_body = ExecutionRequest, responses(
+///
+/// With `Idempotency-Key`, the same request made again starts nothing: it is answered with the execution that the first
+/// one started, from its first event on, and with the header `Idempotency-Replayed: true`. While the first is still on
+/// its way, the second waits with it. A key is a user's own, and is kept as long as the execution, also when the daemon
+/// restarts. A request that started nothing has not used up its key.
+#[utoipa::path(post, path = "/v1/executions", operation_id = "createExecution", tag = "executions", params(
+    ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters, a UUID for example",
+        pattern = "^[ -~]+$", min_length = 1, max_length = 255)),
+    request_body = ExecutionRequest, responses(
     (status = 200, description = "the events, or the standard output", content(
-        (String = "text/event-stream"), (String = "application/octet-stream"))),
-    (status = 201, description = "started", body = Execution),
+        (String = "text/event-stream"), (String = "application/octet-stream")),
+        headers(("Location" = String, description = "path of the execution"),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` when an earlier request started it"))),
+    (status = 201, description = "started", body = Execution,
+        headers(("Location" = String, description = "path of the execution"),
+            ("Idempotency-Replayed" = Option<String>, description = "`true` when an earlier request started it"))),
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
     (status = 406, description = "`Accept` leaves no form of the answer", body = Problem),
     (status = 408, description = "the body did not arrive in time", body = Problem),
     (status = 409, description = "cancelled before it started", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
+    (status = 422, description = "the key stands for another request (`idempotency_key_reused`)", body = Problem),
     (status = 429, description = "the user has too many executions (`user_limit`); try again after `Retry-After`",
         body = Problem),
     (status = 503, description = "no container within the time that it could wait (`queue_timeout`, `queue_full`; \
@@ -54,42 +71,133 @@ pub async fn create(
         (false, true) => Audience::Output,
         (false, false) => Audience::None,
     };
-    let reader = state.executions.start(request, audience, request_id::current()).await?;
-    let id = reader.handle().id();
+    let key = idempotency_key(&headers, &request)?;
+    let asked = Asked { audience, request_id: request_id::current(), key };
+    let Begun { reader, replayed } = state.executions.start(request, asked).await?;
+    let location = format!("/v1/executions/{}", reader.handle().id());
     reader.handle().span().in_scope(|| {
-        tracing::info!(peer_uid = peer.uid, peer_pid = peer.pid, "execution started");
+        let what = if replayed { "execution asked for again" } else { "execution started" };
+        tracing::info!(peer_uid = peer.uid, peer_pid = peer.pid, "{what}");
     });
-    let location = format!("/v1/executions/{id}");
-    if events {
-        let stream = events::stream(reader, 0, state.heartbeat);
-        return Ok(([(header::LOCATION, location)], stream).into_response());
+    let mut response = if events {
+        events::stream(reader, 0, state.heartbeat).into_response()
+    } else if raw {
+        output::body(reader, Cursor::new(Stream::Stdout, 0))?
+    } else {
+        (StatusCode::CREATED, Json(reader.handle().describe())).into_response()
+    };
+    let headers = response.headers_mut();
+    // An id is plain.
+    headers.extend(HeaderValue::try_from(location).map(|location| (header::LOCATION, location)));
+    if replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    if raw {
-        let stream = output::body(reader, Cursor::new(Stream::Stdout, 0))?;
-        return Ok(([(header::LOCATION, location)], stream).into_response());
-    }
-    let execution = reader.handle().describe();
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(execution)).into_response())
+    Ok(response)
 }
 
-/// Lists the executions that the daemon knows: running ones, and ended ones for a while.
-#[utoipa::path(get, path = "/v1/executions", responses((status = 200, body = List<Execution>)))]
-pub async fn list(State(state): State<Arc<super::State>>) -> Json<List<Execution>> {
-    Json(List { items: state.executions.list() })
+fn idempotency_key(headers: &HeaderMap, request: &ExecutionRequest) -> Result<Option<IdempotencyKey>, ApiError> {
+    let mut given = headers.get_all("idempotency-key").iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let wrong = |detail: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail);
+    if given.next().is_some() {
+        return Err(wrong("`Idempotency-Key` is given more than once".to_owned()));
+    }
+    let key = IdempotencyKey::new(key.to_str().unwrap_or_default(), request);
+    key.map(Some).map_err(|error| wrong(error.to_string()))
+}
+
+/// Lists the executions that the daemon knows, newest first: those that wait or run, and ended ones for a while.
+///
+/// Those are listed that fit everything that is asked for. With `limit`, `next_cursor` in the answer is what to give as
+/// `cursor` for the next page; executions that start meanwhile do not shift it.
+#[utoipa::path(get, path = "/v1/executions", operation_id = "listExecutions", tag = "executions", params(filter::Parameters),
+    responses((status = 200, body = Page<Execution>), (status = 400, body = Problem)))]
+pub async fn list(
+    State(state): State<Arc<super::State>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<Execution>>, ApiError> {
+    let filter = filter::parse(&query.unwrap_or_default())?;
+    Ok(Json(state.executions.list(&filter)))
 }
 
 /// One execution.
-#[utoipa::path(get, path = "/v1/executions/{id}", params(("id" = String, Path, description = "execution id")),
+///
+/// With `wait` the answer comes when it has ended, or when that time is over; `state` tells which. Who waits is no
+/// reader: an execution that ends without readers does so all the same.
+#[utoipa::path(get, path = "/v1/executions/{id}", operation_id = "getExecution", tag = "executions",
+    params(("id" = String, Path, description = "execution id",
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64),
+    ("wait" = Option<String>, Query, description = "how long to wait for its end, up to 300 s: `30s`, `500ms`, `2m`",
+        pattern = "^[0-9]+(ms|s|m)?$")),
     responses((status = 200, body = Execution), (status = 400, body = Problem), (status = 404, body = Problem)))]
-pub async fn get(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<Execution>, ApiError> {
-    Ok(Json(find(&state, &id)?.describe()))
+pub async fn get(
+    State(state): State<Arc<super::State>>,
+    Id(id): Id,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Execution>, ApiError> {
+    let wait = filter::wait(&query.unwrap_or_default())?;
+    let handle = find(&state, &id)?;
+    if let Some(wait) = wait {
+        // Over or not, it is described as it is then.
+        let _ = tokio::time::timeout(wait, handle.ended()).await;
+    }
+    Ok(Json(handle.describe()))
+}
+
+/// Deletes an execution that has ended, with all that it has written. Nothing of it is left in the daemon, and whoever
+/// still reads it gets no more.
+#[utoipa::path(delete, path = "/v1/executions/{id}", operation_id = "deleteExecution", tag = "executions",
+    params(("id" = String, Path, description = "execution id",
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
+    responses((status = 204, description = "it is gone"), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 409, description = "it has not ended: cancel it first (`still_running`)", body = Problem)))]
+pub async fn delete(
+    State(state): State<Arc<super::State>>,
+    ConnectInfo(peer): ConnectInfo<PeerCredentials>,
+    Id(id): Id,
+) -> Result<StatusCode, ApiError> {
+    state.executions.delete(&id).await.map_err(|error| match error {
+        DeleteError::Unknown => ApiError::not_found("execution", &id),
+        DeleteError::Running => ApiError::new(StatusCode::CONFLICT, "still_running", error.to_string()),
+    })?;
+    tracing::info!(execution = id, peer_uid = peer.uid, peer_pid = peer.pid, "deleted for a client");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What an execution uses now, or has used.
+#[utoipa::path(get, path = "/v1/executions/{id}/stats", operation_id = "getExecutionStats", tag = "executions",
+    params(("id" = String, Path, description = "execution id",
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
+    responses((status = 200, body = ExecutionStats), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 500, body = Problem)))]
+pub async fn stats(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<ExecutionStats>, ApiError> {
+    let handle = find(&state, &id)?;
+    let usage = {
+        let (containers, id) = (Arc::clone(&state.containers), id.clone());
+        let read = tokio::task::spawn_blocking(move || containers.usage_of(&id)).await;
+        read.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "containers", error.to_string()))?
+    };
+    let execution = handle.describe();
+    let usage = usage.filter(|_| execution.state != ExecutionState::Exited);
+    let exit = execution.exit.as_ref();
+    Ok(Json(ExecutionStats {
+        run_ms: exit.map_or_else(|| handle.run_ms(), |exit| exit.duration_ms),
+        cpu_ms: exit.map_or_else(|| usage.map_or(0, |usage| usage.cpu_us / 1000), |exit| exit.cpu_ms),
+        memory_peak_bytes: exit
+            .map_or_else(|| usage.map_or(0, |usage| usage.memory_peak_bytes), |exit| exit.memory_peak_bytes),
+        execution: execution.id,
+        state: execution.state,
+        at: Timestamp::now(),
+        container: execution.container,
+        usage,
+    }))
 }
 
 /// Streams the events of an execution from the beginning, or from behind `Last-Event-ID`.
-#[utoipa::path(get, path = "/v1/executions/{id}/events", params(
-    ("id" = String, Path, description = "execution id"),
-    ("Last-Event-ID" = Option<u64>, Header, description = "id of the last event seen")),
-    responses((status = 200, content_type = "text/event-stream", description = "the events"),
+#[utoipa::path(get, path = "/v1/executions/{id}/events", operation_id = "streamExecutionEvents", tag = "executions", params(
+    ("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64),
+    ("Last-Event-ID" = Option<u64>, Header, nullable = false, description = "id of the last event seen")),
+    responses((status = 200, content_type = "text/event-stream", body = String, description = "the events"),
         (status = 204, description = "the execution has ended, and all its events have been seen"),
         (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn events(
@@ -108,8 +216,8 @@ pub async fn events(
 }
 
 /// Asks for an execution to end: SIGTERM, then SIGKILL after a grace period. Its `exit` event says when it has.
-#[utoipa::path(post, path = "/v1/executions/{id}/cancel",
-    params(("id" = String, Path, description = "execution id")),
+#[utoipa::path(post, path = "/v1/executions/{id}/cancel", operation_id = "cancelExecution", tag = "executions",
+    params(("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
     responses((status = 202, body = Execution), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn cancel(
     State(state): State<Arc<super::State>>,

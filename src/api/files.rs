@@ -37,7 +37,7 @@ pub struct Which {
 ///
 /// They are there when the execution has ended, for as long as its output. A path whose name is not UTF-8 is in the archive
 /// alone.
-#[utoipa::path(get, path = "/v1/executions/{id}/files", params(
+#[utoipa::path(get, path = "/v1/executions/{id}/files", operation_id = "readFiles", tag = "executions", params(
     ("id" = String, Path, description = "execution id"), Which),
     responses((status = 200, description = "the list, or with `path` the file", content(
             (List<CollectedFile> = "application/json"), (Vec<u8> = "application/octet-stream"))),
@@ -74,8 +74,9 @@ pub async fn files(
 }
 
 /// Everything that was collected of an execution's files, as one tar archive.
-#[utoipa::path(get, path = "/v1/executions/{id}/archive", params(("id" = String, Path, description = "execution id")),
-    responses((status = 200, content_type = "application/x-tar", description = "the archive"),
+#[utoipa::path(get, path = "/v1/executions/{id}/archive", operation_id = "readArchive", tag = "executions",
+    params(("id" = String, Path, description = "execution id")),
+    responses((status = 200, content_type = "application/x-tar", body = String, description = "the archive"),
         (status = 400, body = Problem),
         (status = 404, description = "no such execution, or nothing was to be collected", body = Problem),
         (status = 409, description = "the execution has not ended", body = Problem)))]

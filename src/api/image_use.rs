@@ -19,7 +19,7 @@ use thaw_client::types::{List, Problem, Stage};
 /// not touched, and claims go on. The answer comes when that is decided for each pool; replacing the others takes longer,
 /// and can be followed in `GET /v1/containers`. With the first pool whose container fails it ends, and the old image serves
 /// on there.
-#[utoipa::path(post, path = "/v1/images/use", request_body = ImageUse, responses(
+#[utoipa::path(post, path = "/v1/images/use", operation_id = "putImageToUse", tag = "images", request_body = ImageUse, responses(
     (status = 200, description = "what became of each pool of these providers", body = List<PoolRenewal>),
     (status = 400, description = "the body is wrong", body = Problem),
     (status = 404, description = "no provider has this image", body = Problem),

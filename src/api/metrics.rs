@@ -281,7 +281,7 @@ impl ExecutionGauges {
 
 /// Metrics in the OpenMetrics text format; in the older Prometheus text format when `Accept` asks for `text/plain` and
 /// not for OpenMetrics.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, content(
+#[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "daemon", responses((status = 200, content(
     (String = "application/openmetrics-text"), (String = "text/plain"))), (status = 503, body = Problem)))]
 pub async fn metrics(
     State(state): State<Arc<super::State>>,

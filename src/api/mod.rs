@@ -1,12 +1,16 @@
 //! The HTTP surface: verifies, converts, calls. It owns nothing; what a request does is decided in the rooms below.
 
+mod about;
 mod accept;
 mod body;
 mod credentials;
 mod events;
 mod executions;
+mod feed;
 mod files;
+mod filter;
 mod image_use;
+mod image_verbs;
 mod lists;
 mod lookup;
 mod metrics;
@@ -24,6 +28,7 @@ mod status;
 mod strict;
 mod text_format;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +38,8 @@ use prometheus_client::registry::Registry;
 
 use crate::container::Containers;
 use crate::execution::Executions;
+use crate::feed::Feed;
+use crate::jobs::Jobs;
 use crate::vault::Vault;
 use thaw_image::Store;
 
@@ -51,6 +58,20 @@ pub struct State {
     pub images: Arc<Store>,
     /// Credentials of users; none without a master key.
     pub vault: Option<Arc<Vault>>,
+    /// What happens.
+    pub feed: Arc<Feed>,
+    /// Work on images that takes longer than a request should.
+    pub jobs: Jobs,
+    /// Users besides root who may change images, by uid.
+    pub image_uids: Vec<u32>,
+    /// Where uploaded archives are until they are unpacked.
+    pub uploads: PathBuf,
+    /// Largest of those, bytes.
+    pub max_archive_bytes: u64,
+    /// Whether each of them has to be signed.
+    pub require_signature: bool,
+    /// Public keys whose signatures count.
+    pub public_keys: Vec<String>,
     /// Metrics of every room.
     pub registry: Registry,
     /// Gauges that are read off at each scrape.
@@ -65,6 +86,7 @@ pub struct State {
     pub heartbeat: Duration,
 }
 
+pub use image_verbs::prepare_uploads;
 pub use metrics::Gauges;
 pub use metrics_server::{MetricsLimits, serve_metrics};
 pub use status::is_healthy;
@@ -73,13 +95,16 @@ pub use status::is_healthy;
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/executions", post(executions::create).get(executions::list))
-        .route("/v1/executions/{id}", get(executions::get))
+        .route("/v1/executions/{id}", get(executions::get).delete(executions::delete))
+        .route("/v1/executions/{id}/stats", get(executions::stats))
         .route("/v1/executions/{id}/events", get(executions::events))
         .route("/v1/executions/{id}/stdout", get(output::stdout))
         .route("/v1/executions/{id}/stderr", get(output::stderr))
         .route("/v1/executions/{id}/files", get(files::files))
         .route("/v1/executions/{id}/archive", get(files::archive))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
+        .route("/v1/events", get(feed::stream))
+        .route("/v1/version", get(about::version))
         .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{provider}", get(pools::get).put(pools::change))
         .route("/v1/containers", get(lists::containers))
@@ -92,6 +117,12 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/vault", get(credentials::status))
         .route("/v1/vault/rotate-key", post(credentials::rotate_master_key))
         .route("/v1/images/use", post(image_use::use_image))
+        .route("/v1/images/import", post(image_verbs::import))
+        .route("/v1/images/prune", post(image_verbs::prune))
+        .route("/v1/images/verify", post(image_verbs::verify))
+        .route("/v1/images/{name}", delete(image_verbs::delete))
+        .route("/v1/jobs", get(image_verbs::jobs))
+        .route("/v1/jobs/{id}", get(image_verbs::job))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(metrics::metrics))

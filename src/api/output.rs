@@ -32,9 +32,9 @@ pub struct From {
 ///
 /// It breaks off, without the last chunk of the HTTP message, when bytes were dropped before they could be sent; with
 /// an `offset` of what has been read it goes on from there, or says that those bytes are gone.
-#[utoipa::path(get, path = "/v1/executions/{id}/stdout", params(
-    ("id" = String, Path, description = "execution id"), From),
-    responses((status = 200, content_type = "application/octet-stream", description = "the bytes"),
+#[utoipa::path(get, path = "/v1/executions/{id}/stdout", operation_id = "readStdout", tag = "executions", params(
+    ("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64), From),
+    responses((status = 200, content_type = "application/octet-stream", body = String, description = "the bytes"),
         (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 410, description = "the bytes at `offset` were dropped", body = Problem),
         (status = 416, description = "the stream ended before `offset`", body = Problem)))]
@@ -47,9 +47,9 @@ pub async fn stdout(
 }
 
 /// Streams the standard error of an execution, as its standard output.
-#[utoipa::path(get, path = "/v1/executions/{id}/stderr", params(
-    ("id" = String, Path, description = "execution id"), From),
-    responses((status = 200, content_type = "application/octet-stream", description = "the bytes"),
+#[utoipa::path(get, path = "/v1/executions/{id}/stderr", operation_id = "readStderr", tag = "executions", params(
+    ("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64), From),
+    responses((status = 200, content_type = "application/octet-stream", body = String, description = "the bytes"),
         (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 410, description = "the bytes at `offset` were dropped", body = Problem),
         (status = 416, description = "the stream ended before `offset`", body = Problem)))]

@@ -15,13 +15,16 @@ use crate::pool::{Change, ClaimError};
 use thaw_client::types::{List, Pool, PoolChange, Problem};
 
 /// Lists the pools.
-#[utoipa::path(get, path = "/v1/pools", responses((status = 200, body = List<Pool>), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/v1/pools", operation_id = "listPools", tag = "pools",
+    responses((status = 200, body = List<Pool>), (status = 503, body = Problem)))]
 pub async fn list(State(state): State<Arc<super::State>>) -> Result<Json<List<Pool>>, ApiError> {
     Ok(Json(List { items: all(&state).await? }))
 }
 
 /// The pools of one provider: its ordinary one, and that of prestarted containers if there is one.
-#[utoipa::path(get, path = "/v1/pools/{provider}", params(("provider" = String, Path, description = "provider name")),
+#[utoipa::path(get, path = "/v1/pools/{provider}", operation_id = "getPools", tag = "pools",
+    params(("provider" = String, Path, description = "provider name",
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 32)),
     responses((status = 200, body = List<Pool>), (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub async fn get(
     State(state): State<Arc<super::State>>,
@@ -34,7 +37,9 @@ pub async fn get(
 ///
 /// A `target` alone is fixed from then on; `min` and `max` let it follow demand between them. What is absent stays.
 /// Answers with the provider's pools as they are then.
-#[utoipa::path(put, path = "/v1/pools/{provider}", params(("provider" = String, Path, description = "provider name")),
+#[utoipa::path(put, path = "/v1/pools/{provider}", operation_id = "changePools", tag = "pools",
+    params(("provider" = String, Path, description = "provider name",
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 32)),
     request_body = PoolChange, responses((status = 200, body = List<Pool>),
         (status = 400, description = "the change is wrong; see `code`", body = Problem),
         (status = 404, body = Problem), (status = 408, body = Problem),

@@ -15,6 +15,14 @@ const BUSY_RETRY_AFTER: u64 = 5;
 /// Media type of an error (RFC 9457, section 3).
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
+/// The page that explains each code; the code stands behind `#`.
+const PAGE: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/problems.md");
+
+/// URI of a kind of problem.
+pub fn kind(code: &str) -> String {
+    format!("{PAGE}#{code}")
+}
+
 /// An error answer.
 #[derive(Debug)]
 pub struct ApiError {
@@ -41,7 +49,7 @@ impl ApiError {
     /// The problem document.
     pub fn problem(&self) -> Problem {
         Problem {
-            kind: "about:blank".to_owned(),
+            kind: kind(self.code),
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
             detail: self.detail.clone(),
@@ -76,6 +84,7 @@ impl From<StartError> for ApiError {
             StartError::Container(ContainerError::Put(error)) if error.is_too_large() => {
                 (StatusCode::BAD_REQUEST, "files_too_large")
             }
+            StartError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
             StartError::Cancelled | StartError::Left => (StatusCode::CONFLICT, "cancelled"),
             StartError::Container(_) | StartError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Vault(error) => of_vault(error),

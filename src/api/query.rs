@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::ParameterIn;
 
+use super::filter::LABEL;
 use super::{ApiError, openapi};
 
 /// The query parameters of each path, as the API's description has them.
@@ -19,7 +20,9 @@ static KNOWN: LazyLock<BTreeMap<String, BTreeSet<String>>> = LazyLock::new(|| {
         let operations = [item.get, item.put, item.post, item.delete, item.patch];
         for parameter in operations.into_iter().flatten().flat_map(|one| one.parameters.unwrap_or_default()) {
             if parameter.parameter_in == ParameterIn::Query {
-                names.insert(parameter.name);
+                // Each of its properties is a parameter of its own.
+                let is_labels = parameter.name == "labels";
+                names.insert(if is_labels { format!("{LABEL}NAME") } else { parameter.name });
             }
         }
     }
@@ -42,7 +45,9 @@ fn verdict(path: &str, query: &str) -> Result<(), String> {
     let known = KNOWN.get(path).unwrap_or(&none);
     let mut seen = BTreeSet::new();
     for (name, _) in form_urlencoded::parse(query.as_bytes()) {
-        if !known.contains(&*name) {
+        let is_label = name.strip_prefix(LABEL).is_some_and(|name| !name.is_empty());
+        let pattern = if is_label { "label.NAME" } else { &*name };
+        if !known.contains(pattern) {
             let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             let takes = if known.is_empty() { "no query parameters".to_owned() } else { format!("only {known}") };
             let shown: String = name.chars().take(64).collect();

@@ -12,7 +12,7 @@ use super::{ApiError, pools};
 use thaw_client::types::Problem;
 
 /// Says that the daemon runs.
-#[utoipa::path(get, path = "/healthz", responses((status = 200, body = String)))]
+#[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "daemon", responses((status = 200, body = String)))]
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -33,7 +33,8 @@ pub async fn is_healthy(router: Router) -> Result<(), String> {
 
 /// Says whether executions can be served: every pool that wants containers has some, or serves some, and the others
 /// have their image.
-#[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/readyz", operation_id = "getReadiness", tag = "daemon",
+    responses((status = 200, body = String), (status = 503, body = Problem)))]
 pub async fn readyz(State(state): State<Arc<super::State>>) -> Result<&'static str, ApiError> {
     let mut waiting = Vec::new();
     for pool in pools::all(&state).await? {

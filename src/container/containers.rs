@@ -217,6 +217,16 @@ impl Containers {
         entries.iter().map(|entry| self.describe(entry)).collect()
     }
 
+    /// What an execution has used so far; none if no container serves it. Blocks: it reads half a dozen files.
+    pub fn usage_of(&self, execution: &str) -> Option<types::Usage> {
+        let is_its = |entry: &&Arc<Entry>| match &lock(&entry.status).holder {
+            Some(Holder::Execution(id)) => id == execution,
+            Some(Holder::Sandbox(_)) | None => false,
+        };
+        let entry = self.registry.entries().values().find(is_its).cloned()?;
+        self.describe(&entry).usage
+    }
+
     fn describe(&self, entry: &Entry) -> types::Container {
         // A container under destruction has no figures left.
         let usage = self.hierarchy.usage(&entry.cgroup).unwrap_or_default();

@@ -111,6 +111,7 @@ pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
         memory_peak_bytes: 0,
         collected: None,
         request_id: None,
+        at: None,
     }
 }
 
@@ -202,6 +203,7 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
         memory_peak_bytes: usage.memory_peak_bytes,
         collected: None,
         request_id: None,
+        at: None,
     };
     Ended { container: container.id().to_owned(), exit, used }
 }

@@ -223,6 +223,7 @@ impl ExecutionMetrics {
             StartError::Claim(ClaimError::Create(_)) => "create",
             StartError::Request(_) => "request",
             StartError::Cancelled => "cancelled",
+            StartError::KeyReused => "key_reused",
             // The request's own mistake, which only writing the files could find.
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => "credentials",
             StartError::Container(_) | StartError::Io(_) => "container",

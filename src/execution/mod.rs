@@ -14,23 +14,29 @@ mod clock;
 mod decoder;
 mod ending;
 mod environment;
+mod idempotency;
 mod image_run;
+mod known;
 mod late;
 mod metrics;
 mod plan;
 mod resumable;
 mod run;
 mod said;
+mod settings;
 mod state;
 mod stdin;
 mod survive;
+mod times;
+mod told;
 mod users;
 mod vaulted;
 mod waiting;
 mod workspace;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -40,21 +46,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::container::ContainerError;
+use crate::egress::Policy;
+use crate::feed::Feed;
 use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
 use crate::vault::{Vault, VaultError};
 use thaw_client::config::Config;
-use thaw_client::types;
+use thaw_client::time::Timestamp;
+use thaw_client::types::{self, DaemonEvent, DaemonEventKind};
 
 pub use crate::output::{
     Cursor, Dropped, Files, Limits as LogLimits, Log, Numbered, Patience, Rendered, Spools, Stream,
 };
+pub use idempotency::{IdempotencyKey, InvalidKey};
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, has_workspace, runtime_name};
+use known::Known;
 pub use metrics::ExecutionMetrics;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
+pub use settings::Settings;
 use state::{State, Step, Submitted};
 pub use survive::Adopted;
+use times::Times;
 use users::Users;
 use waiting::Waiting;
 pub use workspace::{Collection, Item, Kind, Limits as FileLimits};
@@ -62,118 +75,16 @@ pub use workspace::{Collection, Item, Kind, Limits as FileLimits};
 /// Metric label of requests whose provider does not exist.
 const NOBODY: &str = "unknown";
 
-/// How executions behave; see `[execution]` in the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Output kept per execution, bytes.
-    pub output_bytes: usize,
-    /// Output in a pipe at once from which on there is a second pipe, bytes.
-    pub second_pipe_bytes: usize,
-    /// Output of a stream from which on it lies in large pages, bytes.
-    pub large_pages_bytes: u64,
-    /// How long a command waits for readers that take nothing of its output.
-    pub reader_stall: Duration,
-    /// Time that an ended execution is kept.
-    pub retention: Duration,
-    /// Most ended executions kept.
-    pub retained: usize,
-    /// Most output of ended executions kept, all together, bytes.
-    pub retained_bytes: usize,
-    /// Time without a reader after which an execution without `background` is cancelled.
-    pub disconnect_grace: Duration,
-    /// The same at first for an execution that survived a restart of the daemon; also the time that a command waits for
-    /// a reader that went away.
-    pub reconnect_grace: Duration,
-    /// Time between SIGTERM and SIGKILL.
-    pub kill_grace: Duration,
-    /// Longest time limit of an execution.
-    pub max_timeout: Duration,
-    /// Port of the egress proxy in the container.
-    pub proxy_port: u16,
-    /// Time that a request waits for a container if it names none.
-    pub queue_timeout: Duration,
-    /// Longest time that a request may wait for a container.
-    pub max_queue_timeout: Duration,
-    /// Executions of one user at the same time, those that wait included.
-    pub max_per_user: usize,
-    /// Files that go in and come back.
-    pub files: FileLimits,
+/// The image that a provider's containers are made from, as far as it is known: once it is unpacked.
+#[derive(Debug, Clone)]
+pub struct ImageInUse {
+    /// Its environment.
+    pub env: Arc<Mutex<Vec<(String, String)>>>,
+    /// Its digest.
+    pub digest: Arc<Mutex<Option<String>>>,
+    /// The layout that it comes from, if there is one.
+    pub layout: PathBuf,
 }
-
-impl Settings {
-    /// As the configuration has them.
-    pub fn of(config: &Config) -> Self {
-        let (execution, queue) = (&config.execution, &config.queue);
-        Self {
-            output_bytes: execution.output_bytes,
-            second_pipe_bytes: execution.second_pipe_bytes,
-            large_pages_bytes: execution.large_pages_bytes,
-            reader_stall: Duration::from_millis(execution.reader_stall_ms),
-            retention: Duration::from_secs(execution.retention_seconds),
-            retained: execution.retained,
-            retained_bytes: execution.retained_bytes,
-            disconnect_grace: Duration::from_millis(execution.disconnect_grace_ms),
-            reconnect_grace: Duration::from_millis(execution.reconnect_grace_ms),
-            kill_grace: Duration::from_millis(execution.kill_grace_ms),
-            max_timeout: Duration::from_millis(execution.max_timeout_ms),
-            proxy_port: config.egress.port,
-            queue_timeout: Duration::from_millis(queue.timeout_ms),
-            max_queue_timeout: Duration::from_millis(queue.max_timeout_ms),
-            max_per_user: execution.max_per_user,
-            files: FileLimits {
-                put: thaw_os::workspace::Limits { bytes: execution.files_bytes, entries: execution.files_entries },
-                collect: thaw_os::workspace::Limits {
-                    bytes: execution.collect_bytes,
-                    entries: execution.collect_entries,
-                },
-            },
-        }
-    }
-
-    /// The same within `memory`, bytes, if that is all that this process and the output that it keeps may use: a half of it
-    /// for what up to `containers` executions say, a quarter for what ended ones have said.
-    #[must_use]
-    pub fn within(mut self, memory: Option<u64>, containers: usize) -> Self {
-        if let Some(memory) = memory.and_then(|memory| usize::try_from(memory).ok()) {
-            self.fit(memory, containers);
-        }
-        // What is collected is kept beside the output, or it would be forgotten as soon as it is there.
-        let collect = self.retained_bytes.saturating_sub(self.output_bytes) as u64;
-        self.files.collect.bytes = self.files.collect.bytes.min(collect);
-        self
-    }
-
-    fn fit(&mut self, memory: usize, containers: usize) {
-        let output = (memory / 2 / containers.max(1)).max(MIN_OUTPUT_BYTES);
-        for (key, bytes, most) in [
-            ("execution.output_bytes", &mut self.output_bytes, output),
-            ("execution.retained_bytes", &mut self.retained_bytes, memory / 4),
-        ] {
-            if *bytes > most {
-                tracing::warn!(
-                    key,
-                    configured = *bytes,
-                    used = most,
-                    memory_limit = memory,
-                    "more than the memory limit of this unit allows; less is kept"
-                );
-                *bytes = most;
-            }
-        }
-    }
-
-    fn log_limits(&self) -> LogLimits {
-        LogLimits {
-            bytes: self.output_bytes,
-            fast: self.second_pipe_bytes,
-            large: self.large_pages_bytes,
-            patience: Patience { stall: self.reader_stall, away: self.reconnect_grace },
-        }
-    }
-}
-
-/// Lower bound of `output_bytes`; the configuration enforces it too.
-const MIN_OUTPUT_BYTES: usize = 64 << 10;
 
 /// A provider and its pools.
 #[derive(Debug, Clone)]
@@ -184,8 +95,10 @@ pub struct Served {
     pub pool: Pool,
     /// Its pools of prestarted CLIs, and what each can take: one, or one for each model if that cannot be changed late.
     pub prestarted: Vec<(Pool, Arc<prestart::Plan>)>,
-    /// Environment of its image; filled when the image is unpacked.
-    pub image_env: Arc<Mutex<Vec<(String, String)>>>,
+    /// The image that its containers are made from.
+    pub image: ImageInUse,
+    /// Where its containers may connect to.
+    pub policy: Arc<Policy>,
     /// Base URL of the operator's upstream, instead of the provider's own.
     pub base_url: Option<String>,
 }
@@ -220,6 +133,43 @@ pub enum StartError {
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
+    /// The key stands for another request.
+    #[error(
+        "`Idempotency-Key` was given with another request already: send the same request again, or take a new key for \
+         this one"
+    )]
+    KeyReused,
+}
+
+/// What a request that starts an execution brings besides itself.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What its client is about to read.
+    pub audience: Audience,
+    /// Shown with the execution and its events, and on log lines.
+    pub request_id: Option<String>,
+    /// A request with this key was perhaps made before.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// An execution that was asked for.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its client, as a reader.
+    pub reader: Reader,
+    /// It had been started by an earlier request with the same key.
+    pub replayed: bool,
+}
+
+/// Why an execution cannot be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// There is none.
+    #[error("there is no such execution")]
+    Unknown,
+    /// It has not ended.
+    #[error("it has not ended: cancel it, and delete it when it has (`wait` on it tells)")]
+    Running,
 }
 
 /// What the caller that starts an execution will read of it.
@@ -250,6 +200,10 @@ pub struct Handle {
     dialect: Option<Dialect>,
     labels: BTreeMap<String, String>,
     request_id: Option<String>,
+    key: Option<IdempotencyKey>,
+    times: Mutex<Times>,
+    /// Neither the daemon nor the keeper knows it any more.
+    forgotten: CancellationToken,
     /// Names it on every log line.
     span: tracing::Span,
     /// Log of its events.
@@ -267,12 +221,28 @@ pub struct Handle {
     /// How its first command ended, if it is asked once more.
     first_exit: OnceLock<types::Exit>,
     keeper: Option<Arc<Keeper>>,
+    feed: Arc<Feed>,
 }
 
 impl Handle {
+    /// Tells those who watch the daemon.
+    fn publish(&self, kind: DaemonEventKind, particulars: impl FnOnce(&mut DaemonEvent)) {
+        let mut event = DaemonEvent::new(kind);
+        event.provider = Some(self.provider.clone());
+        event.execution = Some(self.id.clone());
+        event.user = Some(self.user.clone());
+        particulars(&mut event);
+        self.feed.publish(event);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each step leaves the value whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        // Each change leaves the value whole too.
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a step of the state machine. Returns whether the step is allowed now.
@@ -319,6 +289,7 @@ impl Handle {
 
     /// The execution as the API shows it.
     pub fn describe(&self) -> types::Execution {
+        let times = self.times().clone();
         let state = self.state();
         types::Execution {
             id: self.id.clone(),
@@ -331,11 +302,25 @@ impl Handle {
             container: state.assignment().map(|assigned| assigned.container.clone()),
             path: state.assignment().map(|assigned| assigned.path),
             created_at_ms: self.created_at_ms,
+            created_at: Some(Timestamp::from_unix_ms(self.created_at_ms)),
+            started_at: times.started(),
+            ended_at: times.ended(),
+            queued_ms: times.queued_ms(),
             timeout_ms: self.timeout.as_millis() as u64,
             labels: self.labels.clone(),
             request_id: self.request_id.clone(),
             exit: state.exit().cloned(),
         }
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        self.log.closed().await;
+    }
+
+    /// How long its command has run, or ran, milliseconds.
+    pub fn run_ms(&self) -> u64 {
+        self.times().run_ms()
     }
 
     /// Asks for it to end; the `exit` event says when it has. Once this has returned, it will, whatever becomes of this
@@ -433,67 +418,35 @@ pub struct Executions {
     keeper: Option<Arc<Keeper>>,
     /// Source of credentials for requests that bring none.
     vault: Option<Arc<Vault>>,
+    feed: Arc<Feed>,
     shutdown: CancellationToken,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    executions: HashMap<String, Arc<Handle>>,
-    /// Ended executions, oldest first.
-    ended: VecDeque<Retained>,
-    /// Sum of the sizes in `ended`, bytes.
-    ended_bytes: usize,
-}
-
+/// What executions make use of.
 #[derive(Debug)]
-struct Retained {
-    id: String,
-    /// Time until which the execution is kept.
-    until: Instant,
-    /// Size of its log, bytes.
-    bytes: usize,
-}
-
-impl Known {
-    /// Forgets ended executions, oldest first, until the rest is within the limits.
-    fn forget(&mut self, settings: &Settings) {
-        let now = Instant::now();
-        while self.ended.len() > settings.retained
-            || self.ended_bytes > settings.retained_bytes
-            || self.ended.front().is_some_and(|oldest| oldest.until <= now)
-        {
-            let Some(oldest) = self.ended.pop_front() else { return };
-            self.ended_bytes -= oldest.bytes;
-            if let Some(handle) = self.executions.remove(&oldest.id) {
-                handle.forget();
-            }
-        }
-    }
+pub struct Services {
+    /// Counts what happens.
+    pub metrics: Arc<ExecutionMetrics>,
+    /// Where output is stored.
+    pub spools: Spools,
+    /// With a keeper, executions survive the daemon.
+    pub keeper: Option<Arc<Keeper>>,
+    /// Tells others what happens.
+    pub feed: Arc<Feed>,
+    /// Source of credentials for requests that bring none; without a vault, each request brings its own.
+    pub vault: Option<Arc<Vault>>,
 }
 
 impl Executions {
-    /// A list without executions. Output is stored in `spools`. With a keeper, executions survive the daemon. Without a
-    /// vault, each request brings its credentials.
-    pub fn new(
-        settings: Settings,
-        served: BTreeMap<String, Served>,
-        images: Images,
-        metrics: Arc<ExecutionMetrics>,
-        spools: Spools,
-        keeper: Option<Arc<Keeper>>,
-    ) -> Self {
+    /// A list without executions.
+    pub fn new(settings: Settings, served: BTreeMap<String, Served>, images: Images, services: Services) -> Self {
+        let Services { metrics, spools, keeper, feed, vault } = services;
         for provider in served.keys().map(String::as_str).chain([image_run::LABEL]) {
             metrics.expect(provider);
         }
         let (known, users, shutdown) = (Mutex::default(), Users::default(), CancellationToken::new());
         let settings = RwLock::new(settings);
-        Self { settings, served, images, metrics, known, users, spools, keeper, vault: None, shutdown }
-    }
-
-    /// The same, with credentials from a vault for requests that bring none.
-    #[must_use]
-    pub fn with_vault(self, vault: Option<Arc<Vault>>) -> Self {
-        Self { vault, ..self }
+        Self { settings, served, images, metrics, known, users, spools, keeper, vault, feed, shutdown }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -509,19 +462,19 @@ impl Executions {
     /// caller that reads events, when the request has to wait for a container. If the caller goes away before that, the
     /// request leaves the queue.
     ///
-    /// `audience` says what the caller will read. A caller that reads anything counts as a reader from the start, and
-    /// its going away cancels the execution (unless `background` is set). `request_id` appears with the execution, its
-    /// events and its log lines.
+    /// A caller that reads anything counts as a reader from the start, and its going away cancels the execution (unless
+    /// `background` is set). If the request was made before with the same key, nothing is started, and that execution is
+    /// what the caller gets.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
-    pub async fn start(
-        self: &Arc<Self>,
-        request: types::ExecutionRequest,
-        audience: Audience,
-        request_id: Option<String>,
-    ) -> Result<Reader, StartError> {
+    pub async fn start(self: &Arc<Self>, request: types::ExecutionRequest, asked: Asked) -> Result<Begun, StartError> {
         let received = Instant::now();
+        let audience = asked.audience;
+        // Before anything is checked: what was accepted once is not refused when it is asked for again.
+        if let Some(reader) = self.join(&request.user, asked.key.as_ref(), audience).await? {
+            return Ok(Begun { reader, replayed: true });
+        }
         let background = request.background || audience == Audience::None;
         let (request, lent) = self.with_stored_credentials(request).await?;
         let plan = self.plan(request).await?;
@@ -538,7 +491,7 @@ impl Executions {
             false => Some(Collection::new(plan.work.collect.clone(), self.spools.file()?)),
         };
         let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
-        let span = span(&id, &plan.provider, &plan.user, request_id.as_deref());
+        let span = span(&id, &plan.provider, &plan.user, asked.request_id.as_deref());
         let vaulted = self.vaulted(lent, &plan.provider, &plan.user, &id).map(Arc::new);
         let handle = Arc::new(Handle {
             id,
@@ -552,7 +505,10 @@ impl Executions {
             background,
             dialect: plan.dialect,
             labels: plan.labels.clone(),
-            request_id,
+            request_id: asked.request_id,
+            key: asked.key,
+            times: Mutex::default(),
+            forgotten: CancellationToken::new(),
             span: span.clone(),
             log,
             state: Mutex::new(State::new()),
@@ -564,15 +520,17 @@ impl Executions {
             vaulted,
             first_exit: OnceLock::new(),
             keeper: self.keeper.clone(),
+            feed: Arc::clone(&self.feed),
         });
         let reader = handle.reader(audience != Audience::None);
-        {
-            let mut known = self.known();
-            // Under the lock with which `shut_down` lists all executions: none can be added after that.
-            if self.shutdown.is_cancelled() {
-                return Err(StartError::Stopped);
+        while !self.enter(&handle)? {
+            // The same request came twice at the same time, and the other one was faster.
+            if let Some(reader) = self.join(&handle.user, handle.key.as_ref(), audience).await? {
+                if let Some(vaulted) = &handle.vaulted {
+                    vaulted.end_turn();
+                }
+                return Ok(Begun { reader, replayed: true });
             }
-            known.executions.insert(handle.id.clone(), Arc::clone(&handle));
         }
         let (started, outcome) = oneshot::channel();
         let (this, its) = (Arc::clone(self), Arc::clone(&handle));
@@ -593,7 +551,49 @@ impl Executions {
         };
         client.answered();
         // Once the client was notified that it waits, the events tell everything else.
-        if handle.waiting.was_told() { Ok(reader) } else { outcome.map(|()| reader) }
+        let outcome = if handle.waiting.was_told() { Ok(()) } else { outcome };
+        outcome.map(|()| Begun { reader, replayed: false })
+    }
+
+    /// Adds an execution to the list, unless its key stands for another one. Returns whether it was added.
+    fn enter(&self, handle: &Arc<Handle>) -> Result<bool, StartError> {
+        let mut known = self.known();
+        // Under the lock with which `shut_down` lists all executions: none can be added after that.
+        if self.shutdown.is_cancelled() {
+            return Err(StartError::Stopped);
+        }
+        let is_taken = handle.key.as_ref().is_some_and(|key| known.of_key(&handle.user, key).is_some());
+        if !is_taken {
+            known.insert(Arc::clone(handle));
+        }
+        Ok(!is_taken)
+    }
+
+    /// The execution that an earlier request with this key has started, once it is as far as its caller wants to know.
+    /// `None` if there is no such execution, or if it could not be started.
+    async fn join(
+        &self,
+        user: &str,
+        key: Option<&IdempotencyKey>,
+        audience: Audience,
+    ) -> Result<Option<Reader>, StartError> {
+        let Some(key) = key else { return Ok(None) };
+        let Some(handle) = self.known().of_key(user, key).cloned() else { return Ok(None) };
+        if !handle.key.as_ref().is_some_and(|its| its.is_same_request(key)) {
+            return Err(StartError::KeyReused);
+        }
+        let reader = handle.reader(audience != Audience::None);
+        if audience == Audience::Events || handle.has_begun().await {
+            return Ok(Some(reader));
+        }
+        if handle.cancel.is_cancelled() {
+            return Err(StartError::Cancelled);
+        }
+        if self.shutdown.is_cancelled() {
+            return Err(StartError::Stopped);
+        }
+        handle.forgotten.cancelled().await;
+        Ok(None)
     }
 
     /// Checks a request. For an image this reads files of the image, and therefore runs on a blocking thread.
@@ -625,14 +625,9 @@ impl Executions {
         let mut known = self.known();
         if keep {
             let ended_at = handle.log.ended_at().map_or_else(Instant::now, clock::instant);
-            let until = ended_at + self.settings().retention;
-            let collected = handle.state().exit().and_then(|exit| exit.collected.as_ref()).map_or(0, |one| one.bytes);
-            let bytes = handle.log.bytes() + usize::try_from(collected).unwrap_or(usize::MAX);
-            known.ended.push_back(Retained { id: handle.id.clone(), until, bytes });
-            known.ended_bytes += bytes;
+            known.retain(handle, ended_at + self.settings().retention);
         } else {
-            known.executions.remove(&handle.id);
-            handle.forget();
+            known.remove(&handle.id);
         }
         known.forget(&self.settings());
     }
@@ -644,7 +639,7 @@ impl Executions {
 
     /// One execution.
     pub fn get(&self, id: &str) -> Option<Arc<Handle>> {
-        self.known().executions.get(id).cloned()
+        self.known().get(id).cloned()
     }
 
     /// Takes over a changed configuration, but for how much output is kept, which was fitted to the memory of the unit, and the
@@ -661,87 +656,48 @@ impl Executions {
         *self.settings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All known executions, newest last.
-    pub fn list(&self) -> Vec<types::Execution> {
-        let handles: Vec<_> = self.known().executions.values().cloned().collect();
-        let mut list: Vec<_> = handles.iter().map(|handle| handle.describe()).collect();
-        // Ids are time-ordered.
-        list.sort_by(|a, b| a.id.cmp(&b.id));
-        list
+    /// The known executions that fit the filter, newest first.
+    pub fn list(&self, filter: &types::ExecutionFilter) -> types::Page<types::Execution> {
+        let handles = self.known().all();
+        known::page(handles, filter)
+    }
+
+    /// Forgets an ended execution with everything that it has written: in this daemon, at the keeper and in the files
+    /// that its output lies in.
+    ///
+    /// # Errors
+    /// [`DeleteError`].
+    pub async fn delete(&self, id: &str) -> Result<(), DeleteError> {
+        let handle = {
+            let mut known = self.known();
+            let has_ended = known.get(id).ok_or(DeleteError::Unknown)?.log.is_closed();
+            if !has_ended {
+                return Err(DeleteError::Running);
+            }
+            known.remove(id).ok_or(DeleteError::Unknown)?
+        };
+        // Another daemon must not find half of it.
+        if let Some(keeper) = &self.keeper {
+            keeper.caught_up().await;
+        }
+        handle.log.erase();
+        if let Some(Err(error)) = handle.collection().map(Collection::erase) {
+            handle.span.in_scope(|| tracing::error!(%error, "collected files that were deleted cannot be thrown away"));
+        }
+        handle.publish(DaemonEventKind::ExecutionDeleted, |_| {});
+        handle.span.in_scope(|| tracing::info!("execution deleted"));
+        Ok(())
     }
 
     /// Ends every execution (reason `killed`) and accepts no more; returns when all have written their `exit`.
     pub async fn shut_down(&self) {
         self.shutdown.cancel();
-        let handles: Vec<_> = self.known().executions.values().cloned().collect();
+        let handles = self.known().all();
         for handle in handles {
             let mut after = 0;
             while let Some(last) = handle.log.next(None, after, 1024).await.last() {
                 after = last.sequence;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::{FileLimits, Known, Retained, Settings};
-
-    #[test]
-    fn what_is_kept_fits_the_memory_that_may_be_used() {
-        let settings = || Settings { output_bytes: 16 << 20, retained_bytes: 256 << 20, ..settings() };
-        let kept = |memory| {
-            let settings = settings().within(memory, 32);
-            (settings.output_bytes, settings.retained_bytes)
-        };
-        assert_eq!(kept(None), (16 << 20, 256 << 20));
-        assert_eq!(kept(Some(8 << 30)), (16 << 20, 256 << 20));
-        assert_eq!(kept(Some(256 << 20)), (4 << 20, 64 << 20));
-        assert_eq!(kept(Some(1 << 20)).0, 64 << 10);
-    }
-
-    fn settings() -> Settings {
-        Settings {
-            output_bytes: 100,
-            second_pipe_bytes: 100,
-            large_pages_bytes: 100,
-            reader_stall: Duration::ZERO,
-            retention: Duration::from_secs(600),
-            retained: 5,
-            retained_bytes: 250,
-            disconnect_grace: Duration::ZERO,
-            reconnect_grace: Duration::ZERO,
-            kill_grace: Duration::ZERO,
-            max_timeout: Duration::from_secs(1),
-            proxy_port: 1,
-            queue_timeout: Duration::ZERO,
-            max_queue_timeout: Duration::ZERO,
-            max_per_user: 1,
-            files: FileLimits {
-                put: thaw_os::workspace::Limits { bytes: 100, entries: 1 },
-                collect: thaw_os::workspace::Limits { bytes: 100, entries: 1 },
-            },
-        }
-    }
-
-    #[test]
-    fn ended_executions_are_forgotten_by_number_bytes_and_age() {
-        let settings = settings();
-        let mut known = Known::default();
-        let mut add = |bytes, until| {
-            known.ended.push_back(Retained { id: String::new(), until, bytes });
-            known.ended_bytes += bytes;
-            known.forget(&settings);
-            (known.ended.len(), known.ended_bytes)
-        };
-        let later = Instant::now() + settings.retention;
-        for count in 1..=5 {
-            assert_eq!(add(1, later), (count, count));
-        }
-        assert_eq!(add(1, later), (5, 5), "by number");
-        assert_eq!(add(249, later), (2, 250), "by bytes");
-        assert_eq!(add(100, Instant::now()), (0, 0), "the older two by bytes, the newest by age");
     }
 }

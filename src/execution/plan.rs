@@ -560,7 +560,7 @@ fn environment(
     credentials: &BTreeMap<String, Secret>,
     request: &BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
-    let image_env = target.image_env.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let image_env = target.image.env.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut env = environment::of_provider(&image_env, &provider.home);
     drop(image_env);
     env.extend(task);

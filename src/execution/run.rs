@@ -19,8 +19,9 @@ use super::metrics::Origin;
 use super::plan::Plan;
 use super::resumable::Resumable;
 use super::said::Said;
-use super::state::{Assignment, Step, Submitted as SubmittedCommand};
+use super::state::Submitted as SubmittedCommand;
 use super::stdin::stdin;
+use super::told::{announce, finish, say_why};
 use super::vaulted::WriteBack;
 use super::{Executions, Handle, StartError, waiting, workspace};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
@@ -28,7 +29,7 @@ use crate::failpoints;
 use crate::output::{Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
 use crate::provider::DialectParser;
-use thaw_client::types::{ClaimPath, Collected, Delta, Event, Exit, Started};
+use thaw_client::types::{ClaimPath, Collected, Delta, Event};
 use thaw_os::cgroup::Usage;
 
 /// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
@@ -233,7 +234,7 @@ pub(super) async fn go_on(
     handle.log.publish(Stream::Stderr, false);
     let answer = running.decoder.listen(&handle.log).concat();
     if let Some(missing) = answer.get(recovered.delta_bytes..).filter(|missing| !missing.is_empty()) {
-        handle.log.push(&Event::Delta(Delta { text: missing.to_owned() }));
+        handle.log.push(&Event::Delta(Delta { text: missing.to_owned(), at: None }));
     }
     tracing::info!(container = running.container.id(), "execution goes on");
     let grace = executions.settings().reconnect_grace;
@@ -264,27 +265,6 @@ fn tell(executions: &Executions, handle: &Handle, ended: Ended) {
         %container, reason, code = exit.code, duration_ms = exit.duration_ms, "execution ended"
     );
     finish(handle, exit);
-}
-
-/// Writes to standard error why the command could not be executed.
-fn say_why(handle: &Handle, detail: &str) {
-    // An earlier daemon may have written it already.
-    if handle.log.spool(Stream::Stderr).length() == 0 {
-        handle.log.push_output(Stream::Stderr, format!("thawd: {detail}\n").as_bytes());
-    }
-}
-
-/// Writes the last event. From then on only the log is kept.
-pub(super) fn finish(handle: &Handle, mut exit: Exit) {
-    exit.request_id = handle.request_id.clone();
-    if !handle.step(Step::End(exit.clone())) {
-        return;
-    }
-    handle.log.push(&Event::Exit(exit));
-    failpoints::at("end.written");
-    if handle.is_kept() {
-        handle.keep(None);
-    }
 }
 
 /// Claims a container and starts the command. A command that cannot be executed counts as started: it exits with 126 or
@@ -535,18 +515,6 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
     Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard }))
 }
 
-fn announce(handle: &Handle, container: &Once, path: ClaimPath, prestarted: bool, claim: Duration) {
-    handle.step(Step::Announce(Assignment { container: container.id().to_owned(), path }));
-    handle.log.push(&Event::Started(Started {
-        execution: handle.id.clone(),
-        container: container.id().to_owned(),
-        path,
-        prestarted,
-        claim_us: claim.as_micros() as u64,
-        request_id: handle.request_id.clone(),
-    }));
-}
-
 /// Publishes output and decodes it.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
@@ -563,7 +531,7 @@ impl<F: FnMut()> Sink<'_, F> {
         log.publish(Stream::Stdout, all);
         failpoints::at("run.published");
         for text in self.decoder.listen(log) {
-            log.push(&Event::Delta(Delta { text }));
+            log.push(&Event::Delta(Delta { text, at: None }));
         }
         self.decoder.checkpoint(log);
     }

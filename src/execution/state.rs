@@ -237,6 +237,7 @@ mod tests {
             memory_peak_bytes: 1,
             collected: None,
             request_id: None,
+            at: None,
         }
     }
 

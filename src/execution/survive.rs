@@ -13,13 +13,15 @@ use tracing::Instrument;
 
 use super::clock::now;
 use super::ending::Stop;
+use super::idempotency::IdempotencyKey;
 use super::resumable::Resumable;
 use super::state::{Assignment, State, Step, Submitted};
+use super::times::{self, Times};
 use super::users::UserSlot;
 use super::vaulted::Lent;
 use super::waiting::Waiting;
 use super::workspace::Collection;
-use super::{Executions, Handle, run};
+use super::{Executions, Handle, run, told};
 use crate::container::Orphan;
 use crate::egress::Policy;
 use crate::keeper::{Kept, Key};
@@ -46,6 +48,10 @@ pub struct Note {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     request_id: Option<String>,
+    #[serde(default)]
+    key: Option<IdempotencyKey>,
+    #[serde(default)]
+    times: times::Noted,
     background: bool,
     dialect: Option<Dialect>,
     /// The vault's credential that the execution has.
@@ -77,6 +83,8 @@ impl Handle {
             start_timeout: self.start_timeout,
             labels: self.labels.clone(),
             request_id: self.request_id.clone(),
+            key: self.key.clone(),
+            times: self.times().noted(),
             background: self.background,
             dialect: self.dialect,
             lent: self.vaulted.as_ref().map(|vaulted| vaulted.note()),
@@ -113,6 +121,7 @@ impl Handle {
 
     /// Drops the execution from the keeper.
     pub(super) fn forget(&self) {
+        self.forgotten.cancel();
         if let Some(keeper) = &self.keeper
             && self.state().take(Step::Release).is_ok()
         {
@@ -192,7 +201,7 @@ impl Executions {
         let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
         let policy = egress(&note.provider, orphan.as_ref().map_or(&[], Orphan::allowed));
         let handle = Arc::new(self.revive(id, note, log, &recovered, collection));
-        self.known().executions.insert(id.to_owned(), Arc::clone(&handle));
+        self.known().insert(Arc::clone(&handle));
         if recovered.exit.is_some() {
             self.ended(&handle, true);
             return Ok(ExecutionState::Exited);
@@ -211,7 +220,7 @@ impl Executions {
                 // One that was being asked once more has ended once already.
                 let first = handle.first_exit.get().cloned();
                 let exit = first.clone().unwrap_or_else(|| lost(&handle, &recovered, &reason));
-                run::finish(&handle, exit);
+                told::finish(&handle, exit);
                 if first.is_none() {
                     self.metrics.lost(&handle.provider);
                 }
@@ -243,6 +252,8 @@ impl Executions {
     fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered, collection: Option<Collection>) -> Handle {
         let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
         let vaulted = self.vaulted(note.lent.map(|lent| (lent, None)), &note.provider, &note.user, id).map(Arc::new);
+        let ended = recovered.exit.as_ref().and_then(|exit| exit.at);
+        let times = Times::adopted(note.times, note.command.as_ref(), ended);
         Handle {
             id: id.to_owned(),
             provider: note.provider,
@@ -257,6 +268,9 @@ impl Executions {
             span,
             labels: note.labels,
             request_id: note.request_id,
+            key: note.key,
+            times: Mutex::new(times),
+            forgotten: CancellationToken::new(),
             log,
             deadline: note.command.as_ref().and_then(|command| command.until).map(OnceLock::from).unwrap_or_default(),
             state: Mutex::new(State::adopted(note.command, note.assignment, recovered.exit.clone())),
@@ -267,6 +281,7 @@ impl Executions {
             vaulted,
             collection,
             keeper: self.keeper.clone(),
+            feed: Arc::clone(&self.feed),
         }
     }
 
@@ -347,5 +362,6 @@ fn lost(handle: &Handle, recovered: &Recovered, reason: &str) -> Exit {
         memory_peak_bytes: 0,
         collected: None,
         request_id: None,
+        at: None,
     }
 }

@@ -12,7 +12,7 @@ use super::state::Step;
 use super::{Handle, StartError};
 use crate::output;
 use crate::pool::{ClaimRequest, Claimed};
-use thaw_client::types::{Event, Queued};
+use thaw_client::types::{DaemonEventKind, Event, Queued};
 
 /// Shortest time between two `queued` events of one execution.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -73,19 +73,36 @@ impl Drop for Client {
 }
 
 impl Handle {
+    /// Waits until its command has started; false when it has ended before, and nobody was told of it.
+    pub(super) async fn has_begun(&self) -> bool {
+        let mut after = 0;
+        loop {
+            let events = self.log.next(None, after, 1).await;
+            let Some(event) = events.last() else { break };
+            match event.event.name {
+                "queued" => after = event.sequence,
+                "exit" => break,
+                _ => return true,
+            }
+        }
+        self.state().assignment().is_some() || self.waiting.was_told()
+    }
+
     fn waits(&self, position: usize) {
         self.step(Step::Wait(position));
+        self.times().waits();
         let now = Instant::now();
         let mut last = self.waiting.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|(at, told)| told == position || now.duration_since(at) < TOLD_EVERY) {
             return;
         }
         *last = Some((now, position));
+        self.publish(DaemonEventKind::ExecutionQueued, |event| event.position = Some(position));
         if self.waiting.events && !self.is_kept() {
             // The client knows of the execution from now on, and must learn of its end, even from another daemon.
             self.keep(None);
         }
-        self.log.push(&Event::Queued(Queued { position, request_id: self.request_id.clone() }));
+        self.log.push(&Event::Queued(Queued { position, request_id: self.request_id.clone(), at: None }));
         if self.waiting.events {
             self.waiting.told.store(true, Ordering::Release);
             self.waiting.begun.notify_one();
@@ -94,6 +111,7 @@ impl Handle {
 
     fn waits_no_longer(&self) {
         self.step(Step::Assign);
+        self.times().waits_no_longer();
     }
 
     /// Returns when nobody wants the execution any more: the client went away before it had an answer, or it streamed

@@ -278,6 +278,14 @@ impl Collection {
         Ok(self.index.get().map_or(&[], |index| &index.items))
     }
 
+    /// Throws away what was collected. Who still reads it learns that the rest is gone.
+    ///
+    /// # Errors
+    /// The file cannot be cut off.
+    pub fn erase(&self) -> io::Result<()> {
+        Ok(rustix::fs::ftruncate(&self.file, 0)?)
+    }
+
     /// A path of a client's, as items have it.
     ///
     /// # Errors

@@ -113,8 +113,9 @@ pub struct Checkpoint<P> {
 /// An entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// An event with this many bytes of standard output (0) or standard error (1).
-    Output(usize, u32),
+    /// An event with this many bytes of standard output (0) or standard error (1), and when they came, Unix milliseconds;
+    /// 0 if an earlier version wrote it.
+    Output(usize, u32, u64),
     /// Another event: its name and its payload as JSON.
     Event(String, String),
     /// A [`Checkpoint`] as JSON.
@@ -131,7 +132,9 @@ impl Record {
             parts.iter().for_each(|part| buffer.extend_from_slice(part));
         };
         match self {
-            Self::Output(stream, length) => put(1 + *stream as u8, &[&length.to_ne_bytes()]),
+            Self::Output(stream, length, at) => {
+                put(5 + *stream as u8, &[&length.to_ne_bytes(), &at.to_ne_bytes()]);
+            }
             Self::Event(name, data) => put(3, &[&[name.len() as u8], name.as_bytes(), data.as_bytes()]),
             Self::Checkpoint(json) => put(4, &[json]),
         }
@@ -139,7 +142,8 @@ impl Record {
 
     fn decode(kind: u8, content: &[u8]) -> Option<Self> {
         Some(match kind {
-            1 | 2 => Self::Output(usize::from(kind - 1), u32::from_ne_bytes(content.try_into().ok()?)),
+            // As earlier versions wrote it.
+            1 | 2 => Self::Output(usize::from(kind - 1), u32::from_ne_bytes(content.try_into().ok()?), 0),
             3 => {
                 let (length, rest) = content.split_first()?;
                 let (name, data) = rest.split_at_checked(usize::from(*length))?;
@@ -147,6 +151,11 @@ impl Record {
                 Self::Event(text(name)?, text(data)?)
             }
             4 => Self::Checkpoint(content.to_vec()),
+            5 | 6 => {
+                let (length, at) = content.split_at_checked(4)?;
+                let (length, at) = (length.try_into().ok()?, at.try_into().ok()?);
+                Self::Output(usize::from(kind - 5), u32::from_ne_bytes(length), u64::from_ne_bytes(at))
+            }
             _ => return None,
         })
     }
@@ -297,8 +306,8 @@ mod tests {
     fn records() -> Vec<Record> {
         vec![
             Record::Event("started".to_owned(), r#"{"a":1}"#.to_owned()),
-            Record::Output(0, 77),
-            Record::Output(1, 1),
+            Record::Output(0, 77, 1_796_004_900_123),
+            Record::Output(1, 1, 0),
             Record::Checkpoint(b"{}".to_vec()),
         ]
     }
@@ -324,15 +333,15 @@ mod tests {
         for cut in 1..12 {
             let file = Spools::default().file().unwrap();
             let mut journal = Journal::new(std::sync::Arc::clone(&file));
-            write(&mut journal, &Record::Output(1, 1));
+            write(&mut journal, &Record::Output(1, 1, 2));
             let end = write(&mut journal, &Record::Event("x".to_owned(), "12345".to_owned()));
             rustix::fs::ftruncate(journal.file(), end + cut).unwrap();
             let (mut journal, _, read) = Journal::open(std::sync::Arc::clone(&file)).unwrap();
             let whole = usize::from(cut >= 12);
             assert_eq!(read.len(), 1 + whole, "{cut}");
-            write(&mut journal, &Record::Output(0, 5));
+            write(&mut journal, &Record::Output(0, 5, 6));
             let (_, _, read) = Journal::open(file).unwrap();
-            assert_eq!(read.last().unwrap().1, Record::Output(0, 5), "{cut}");
+            assert_eq!(read.last().unwrap().1, Record::Output(0, 5, 6), "{cut}");
         }
     }
 
@@ -376,14 +385,23 @@ mod tests {
     fn output_that_nobody_has_seen_can_grow() {
         let file = Spools::default().file().unwrap();
         let mut journal = Journal::new(std::sync::Arc::clone(&file));
-        let place = write(&mut journal, &Record::Output(1, 7));
-        write(&mut journal, &Record::Output(0, 8));
+        let place = write(&mut journal, &Record::Output(1, 7, 1));
+        write(&mut journal, &Record::Output(0, 8, 2));
         assert!(journal.amend(place, 77));
         let (_, _, read) = Journal::open(file).unwrap();
         assert_eq!(
             read.iter().map(|(_, record)| record).collect::<Vec<_>>(),
-            [&Record::Output(1, 77), &Record::Output(0, 8)]
+            [&Record::Output(1, 77, 1), &Record::Output(0, 8, 2)]
         );
+    }
+
+    #[test]
+    fn output_of_an_earlier_version_has_no_time() {
+        let file = Spools::default().file().unwrap();
+        let mut journal = Journal::new(std::sync::Arc::clone(&file));
+        journal.append(&[&4u32.to_ne_bytes()[..], &[2], &9u32.to_ne_bytes()[..]].concat());
+        let (_, _, read) = Journal::open(file).unwrap();
+        assert_eq!(read[0].1, Record::Output(1, 9, 0));
     }
 
     #[test]

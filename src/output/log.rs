@@ -19,15 +19,14 @@ use tokio::time::Instant;
 use super::event::{EXIT, NAMES, Numbered, Rendered, render};
 use super::followers::{Followers, Patience, Position, Reads, Tail};
 use super::journal::{Head, Journal, Record};
+use super::piece::{Piece, Taken, Written};
 use super::source::Amounts;
 use super::spool::{Files, Spool};
 use super::stream::Stream;
 use super::text;
+use thaw_client::time::Timestamp;
 use thaw_client::types::{Delta, Event, Exit, Gap};
 use thaw_os::kernel;
-
-/// Bytes charged per event in addition to its data: queue entry, positions, allocation.
-const EVENT_OVERHEAD: usize = 160;
 
 /// Most that one read returns, bytes, unless a single event is larger. This bounds the memory of a stalled reader, and
 /// is what a slow reader has to consume within the time after which it counts as stalled.
@@ -61,46 +60,6 @@ impl Cursor {
     /// A cursor at byte `offset` of `stream`.
     pub fn new(stream: Stream, offset: u64) -> Self {
         Self { stream, wanted: offset, after: 0, passed: 0 }
-    }
-}
-
-/// Content of an event that is kept: for output where the bytes lie in the spool, for other events the rendered text.
-#[derive(Debug, Clone)]
-enum Piece {
-    /// Stream, first byte and number of bytes.
-    Output(Stream, u64, u32),
-    Other(Rendered),
-}
-
-impl Piece {
-    fn charge(&self) -> usize {
-        EVENT_OVERHEAD
-            + match self {
-                Self::Output(_, _, length) => *length as usize,
-                Self::Other(rendered) => rendered.data.len(),
-            }
-    }
-
-    fn record(&self) -> Record {
-        match self {
-            Self::Output(stream, _, length) => Record::Output(*stream as usize, *length),
-            Self::Other(rendered) => Record::Event(rendered.name.to_owned(), rendered.data.to_string()),
-        }
-    }
-}
-
-/// Content of an event, copied out of the log to be rendered without its lock.
-enum Taken {
-    Output(Stream, Bytes),
-    Other(Rendered),
-}
-
-impl Taken {
-    fn render(self) -> Rendered {
-        match self {
-            Self::Output(stream, bytes) => Rendered { name: stream.name(), data: text::json(&bytes).into() },
-            Self::Other(rendered) => rendered,
-        }
     }
 }
 
@@ -245,9 +204,10 @@ impl Log {
                     continue;
                 }
                 Record::Checkpoint(_) => continue,
-                Record::Output(stream, length) => {
+                Record::Output(stream, length, at) => {
                     let stream = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
-                    Piece::Output(stream, inner.output[stream as usize], length)
+                    let (from, at) = (inner.output[stream as usize], Timestamp::from_unix_ms(at));
+                    Piece::Output(Written { stream, from, length, at })
                 }
                 Record::Event(name, data) => {
                     let Some(rendered) = recovered.note(&name, data) else {
@@ -303,10 +263,12 @@ impl Log {
         Amounts { most: self.chunk_size(), fast: self.limits.fast }
     }
 
-    /// Appends an event; `Exit` closes the log, and nothing can follow it.
+    /// Appends an event, which happens now unless it says when; `Exit` closes the log, and nothing can follow it.
     pub fn push(&self, event: &Event) {
         let last = matches!(event, Event::Exit(_));
-        self.append(&mut self.lock(), vec![Piece::Other(render(event))], last);
+        let mut event = event.clone();
+        event.stamp(Timestamp::now());
+        self.append(&mut self.lock(), vec![Piece::Other(render(&event))], last);
     }
 
     /// Publishes what has arrived in the spool of a stream, in events of at most [`EVENT_BYTES`] and an eighth of the
@@ -317,7 +279,8 @@ impl Log {
         let mut inner = self.lock();
         let from = inner.output[stream as usize];
         let pieces = text::pieces(spool, from, most, all);
-        let pieces: Vec<_> = pieces.map(|(from, length)| Piece::Output(stream, from, length)).collect();
+        let at = Timestamp::now();
+        let pieces: Vec<_> = pieces.map(|(from, length)| Piece::Output(Written { stream, from, length, at })).collect();
         if !pieces.is_empty() {
             self.append(&mut inner, pieces, false);
         }
@@ -476,7 +439,7 @@ impl Log {
             if next <= trimmed {
                 // The gap gets the number of the last missing event, so that resuming after the gap continues with the
                 // next event.
-                let gap = Event::Gap(Gap { from: next, to: trimmed });
+                let gap = Event::Gap(Gap { from: next, to: trimmed, at: Some(Timestamp::now()) });
                 events.push(Numbered { sequence: trimmed, event: render(&gap) });
                 next = trimmed + 1;
             }
@@ -489,8 +452,9 @@ impl Log {
                 }
                 // Read under the lock: no event is dropped meanwhile.
                 let taken = match piece {
-                    Piece::Output(stream, from, length) => {
-                        Taken::Output(*stream, self.spool(*stream).read(*from, from + u64::from(*length)))
+                    Piece::Output(written) => {
+                        let bytes = self.spool(written.stream).read(written.from, written.end());
+                        Taken::Output(written.stream, bytes, written.at)
                     }
                     Piece::Other(rendered) => Taken::Other(rendered.clone()),
                 };
@@ -546,10 +510,10 @@ impl Log {
                     break;
                 }
                 cursor.after += 1;
-                if let Piece::Output(of, begin, length) = piece
-                    && *of == cursor.stream
+                if let Piece::Output(written) = piece
+                    && written.stream == cursor.stream
                 {
-                    cursor.passed = begin + u64::from(*length);
+                    cursor.passed = written.end();
                     cursor.wanted = cursor.wanted.max(cursor.passed);
                 }
             }
@@ -588,6 +552,25 @@ impl Log {
         }
     }
 
+    /// Throws away all that is kept of a closed log. Readers are told that the rest is gone.
+    pub fn erase(&self) {
+        let mut inner = self.lock();
+        if !inner.is_closed() {
+            return;
+        }
+        inner.head.trimmed = inner.number();
+        inner.head.position = inner.tail.end;
+        inner.head.output = inner.output;
+        inner.events = VecDeque::new();
+        inner.bytes = 0;
+        for file in [inner.journal.file(), self.spools[0].file(), self.spools[1].file()] {
+            if let Err(error) = rustix::fs::ftruncate(file, 0) {
+                tracing::error!(%error, "output that was deleted cannot be thrown away");
+            }
+        }
+        self.last.send_replace(inner.number());
+    }
+
     /// Bytes that the log holds, as charged.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
@@ -603,10 +586,23 @@ impl Log {
     pub fn length(&self, stream: Stream) -> Option<u64> {
         let inner = self.lock();
         let last = inner.events.iter().rev().find_map(|held| match &held.piece {
-            Piece::Output(of, begin, length) if *of == stream => Some(begin + u64::from(*length)),
+            Piece::Output(written) if written.stream == stream => Some(written.end()),
             _ => None,
         });
         inner.is_closed().then(|| last.unwrap_or(inner.head.output[stream as usize]))
+    }
+
+    /// Waits until the last event was written.
+    pub async fn closed(&self) {
+        let mut last = self.last.subscribe();
+        loop {
+            last.borrow_and_update();
+            if self.is_closed() {
+                return;
+            }
+            // The sender lives as long as `self`.
+            let _ = last.changed().await;
+        }
     }
 
     /// Whether the last event was written.
@@ -646,9 +642,9 @@ impl Inner {
     fn hold(&mut self, piece: Piece, place: u64) {
         self.bytes += piece.charge();
         self.tail.end += piece.charge() as u64;
-        if let Piece::Output(stream, from, length) = &piece {
-            self.tail.streams[*stream as usize] = self.tail.end;
-            self.output[*stream as usize] = from + u64::from(*length);
+        if let Piece::Output(written) = &piece {
+            self.tail.streams[written.stream as usize] = self.tail.end;
+            self.output[written.stream as usize] = written.end();
         }
         let position = self.tail.end;
         self.events.push_back(Held { piece, position, place });
@@ -658,22 +654,22 @@ impl Inner {
     /// Output in small pieces would otherwise take several times the memory. Returns the remaining pieces.
     fn grow(&mut self, mut pieces: Vec<Piece>, most: usize) -> Vec<Piece> {
         let is_shown = self.number() <= self.shown;
-        let Some(Held { piece: Piece::Output(stream, from, length), position, place }) = self.events.back_mut() else {
+        let Some(Held { piece: Piece::Output(last), position, place }) = self.events.back_mut() else {
             return pieces;
         };
-        let Some(Piece::Output(more_of, begin, more)) = pieces.first() else { return pieces };
-        let grown = *length + *more;
-        let fits = more_of == stream && *begin == *from + u64::from(*length) && grown as usize <= most;
+        let Some(Piece::Output(more)) = pieces.first().cloned() else { return pieces };
+        let grown = last.length + more.length;
+        let fits = more.stream == last.stream && more.from == last.end() && grown as usize <= most;
         if is_shown || !fits || !self.journal.amend(*place, grown) {
             return pieces;
         }
-        let more = u64::from(*more);
-        *length = grown;
+        let (stream, more) = (more.stream as usize, u64::from(more.length));
+        last.length = grown;
         *position += more;
         self.bytes += more as usize;
         self.tail.end += more;
-        self.tail.streams[*stream as usize] = self.tail.end;
-        self.output[*stream as usize] += more;
+        self.tail.streams[stream] = self.tail.end;
+        self.output[stream] += more;
         pieces.remove(0);
         pieces
     }
@@ -687,8 +683,8 @@ impl Inner {
             self.untidy += piece.charge();
             self.head.trimmed += 1;
             self.head.position = position;
-            if let Piece::Output(stream, from, length) = piece {
-                self.head.output[stream as usize] = from + u64::from(length);
+            if let Piece::Output(written) = piece {
+                self.head.output[written.stream as usize] = written.end();
             }
         }
     }

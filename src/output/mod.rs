@@ -16,6 +16,7 @@ mod event;
 mod followers;
 mod journal;
 mod log;
+mod piece;
 mod pipe;
 mod source;
 mod spool;

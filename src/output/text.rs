@@ -4,6 +4,7 @@ use base64::Engine;
 use serde::Serialize;
 
 use super::spool::Spool;
+use thaw_client::time::Timestamp;
 use thaw_client::types::{Encoding, Output};
 
 /// Cuts the bytes of `spool` after `from` into pieces of at most `most` bytes, at character boundaries; returns start
@@ -43,17 +44,19 @@ fn unfinished(bytes: &[u8]) -> usize {
 }
 
 /// Payload of an event: [`Output`] as JSON.
-pub fn json(bytes: &[u8]) -> String {
+pub fn json(bytes: &[u8], at: Timestamp) -> String {
     /// [`Output`] that borrows its text.
     #[derive(Serialize)]
     struct Text<'a> {
         data: &'a str,
+        at: Timestamp,
     }
     match std::str::from_utf8(bytes) {
-        Ok(data) => serde_json::to_string(&Text { data }),
+        Ok(data) => serde_json::to_string(&Text { data, at }),
         Err(_) => serde_json::to_string(&Output {
             data: base64::engine::general_purpose::STANDARD.encode(bytes),
             encoding: Some(Encoding::Base64),
+            at: Some(at),
         }),
     }
     .expect("strings always serialize")
@@ -107,7 +110,9 @@ mod tests {
 
     #[test]
     fn text_is_text_and_other_bytes_survive_as_base64() {
-        assert_eq!(json("a\n\"€".as_bytes()), r#"{"data":"a\n\"€"}"#);
-        assert_eq!(json(&[0xff, 0, b'\r']), r#"{"data":"/wAN","encoding":"base64"}"#);
+        let at = Timestamp::from_unix_ms(1_796_004_900_123);
+        let is = r#","at":"2026-11-30T02:15:00.123Z"}"#;
+        assert_eq!(json("a\n\"€".as_bytes(), at), format!(r#"{{"data":"a\n\"€"{is}"#));
+        assert_eq!(json(&[0xff, 0, b'\r'], at), format!(r#"{{"data":"/wAN","encoding":"base64"{is}"#));
     }
 }

@@ -14,7 +14,7 @@ use super::scaling::{Bounds, Observed, Scaler};
 use super::scheduler::{Gauges, Reserved, Unavailable};
 use super::{Change, Message, Offer, Prepare, Prepared, Readiness, Scheduler, Settings};
 use crate::container::{Container, ContainerError, Containers, Creating, Hold, Orphan, Template, fingerprint};
-use thaw_client::types;
+use thaw_client::types::{self, DaemonEvent, DaemonEventKind};
 
 /// First pause after a failed creation or preparation; doubled each time up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
@@ -178,7 +178,9 @@ impl Owner {
                 let limit = self.scheduler.containers().limit().0;
                 let bounds = Bounds { min: bounds.min.min(limit), max: bounds.max.min(limit), ..bounds };
                 self.scaler.set(bounds, target);
-                self.scaled = Some(format!("set to {} by the configuration", self.scaler.target()));
+                let reason = format!("set to {} by the configuration", self.scaler.target());
+                self.tell(DaemonEventKind::PoolChanged, Some(reason.clone()));
+                self.scaled = Some(reason);
                 self.trim();
             }
             Message::Status(reply) => {
@@ -223,10 +225,22 @@ impl Owner {
         let observed = Observed { warm: self.warm.len(), queued: self.scheduler.waiting_for(&self.provider) };
         if let Some(decision) = self.scaler.decide(Instant::now(), observed) {
             tracing::info!(provider = %self.provider, pool_target = decision.to, "pool scaled {decision}");
+            self.tell(DaemonEventKind::PoolChanged, Some(decision.to_string()));
             self.scheduler.metrics.scaled(&self.provider, &decision);
             self.scaled = Some(decision.to_string());
             self.trim();
         }
+    }
+
+    /// Tells those who watch the daemon.
+    fn tell(&self, kind: DaemonEventKind, detail: Option<String>) {
+        self.scheduler.feed.publish(DaemonEvent {
+            provider: Some(self.provider.clone()),
+            stage: Some(self.settings.stage),
+            target: Some(self.scaler.target()),
+            detail,
+            ..DaemonEvent::new(kind)
+        });
     }
 
     fn change(&mut self, change: Change) -> Result<(), String> {
@@ -257,7 +271,9 @@ impl Owner {
         self.scaler.set(Bounds { min, max, scaling }, target.unwrap_or(self.scaler.target()));
         let target = self.scaler.target();
         tracing::info!(provider = %self.provider, pool_target = target, min, max, scaling, "pool changed by request");
-        self.scaled = Some(format!("set to {target} by request"));
+        let reason = format!("set to {target} by request");
+        self.tell(DaemonEventKind::PoolChanged, Some(reason.clone()));
+        self.scaled = Some(reason);
         self.trim();
         Ok(())
     }
@@ -543,6 +559,7 @@ impl Owner {
                 self.back_off = BACK_OFF_MIN;
                 if self.last_error.take().is_some() {
                     tracing::info!(provider = %self.provider, "pool can be filled again");
+                    self.tell(DaemonEventKind::PoolRecovered, None);
                 }
             }
             Some(reason) => {
@@ -552,6 +569,7 @@ impl Owner {
                     tracing::debug!(provider = %self.provider, %reason, pause_ms, "pool still cannot be filled");
                 } else {
                     tracing::warn!(provider = %self.provider, %reason, pause_ms, "pool cannot be filled");
+                    self.tell(DaemonEventKind::PoolFailing, Some(reason.clone()));
                 }
                 if self.template.is_none() {
                     self.readiness.send_replace(Readiness::Broken(reason.clone()));

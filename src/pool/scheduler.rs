@@ -18,6 +18,7 @@ use super::admission::{Admission, AdmissionSettings, Refusal, Reservation};
 use super::fair_queue::FairQueue;
 use super::{ClaimError, Claimed, Pool, PoolMetrics};
 use crate::container::{ClaimGuard, Container, Containers, Lease, Limit, Template};
+use crate::feed::Feed;
 use thaw_client::types::ClaimPath;
 
 /// Time between two looks at the host while a request waits because of it.
@@ -131,6 +132,7 @@ pub struct Scheduler {
     /// Why the last request that could not be served could not.
     shortage: Mutex<Option<Unavailable>>,
     pub(super) metrics: Arc<PoolMetrics>,
+    pub(super) feed: Arc<Feed>,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -169,8 +171,13 @@ impl Drop for Ticket<'_> {
 }
 
 impl Scheduler {
-    /// Starts the task that serves the fair queue.
-    pub fn start(settings: SchedulerSettings, containers: Arc<Containers>, metrics: Arc<PoolMetrics>) -> Arc<Self> {
+    /// Starts the task that serves the fair queue; `feed` is told when pools change.
+    pub fn start(
+        settings: SchedulerSettings,
+        containers: Arc<Containers>,
+        metrics: Arc<PoolMetrics>,
+        feed: Arc<Feed>,
+    ) -> Arc<Self> {
         let this = Arc::new(Self {
             containers,
             admission: Admission::new(settings.admission),
@@ -180,6 +187,7 @@ impl Scheduler {
             pools: Mutex::default(),
             shortage: Mutex::default(),
             metrics,
+            feed,
         });
         tokio::spawn(Arc::clone(&this).serve());
         this

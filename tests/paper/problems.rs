@@ -11,6 +11,7 @@ use crate::pages::{quoted, read, rows};
 fn sources() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
     let mut names: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.is_file());
     names.sort();
     let texts = names.iter().map(|path| std::fs::read_to_string(path).unwrap());
     let product = texts.map(|text| text.split("#[cfg(test)]").next().unwrap().to_owned());
@@ -30,6 +31,7 @@ fn status(name: &str) -> u16 {
         "GONE" => 410,
         "PAYLOAD_TOO_LARGE" => 413,
         "RANGE_NOT_SATISFIABLE" => 416,
+        "UNPROCESSABLE_ENTITY" => 422,
         "TOO_MANY_REQUESTS" => 429,
         "INTERNAL_SERVER_ERROR" => 500,
         "SERVICE_UNAVAILABLE" => 503,

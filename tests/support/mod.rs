@@ -25,7 +25,7 @@ pub use calls::{Call, OwnedCall, assert_calls, assert_owned, n, text};
 pub use cgroups::{ContainerCgroup, hierarchies};
 pub use daemon::Daemon;
 pub use host_image::HostImage;
-pub use http::{Answer, header_end};
+pub use http::{Answer, header_end, open};
 pub use image::layouts;
 pub use machine::{Process, children, mounts_below, open_files, processes_in_cgroup, resident_bytes, status_field};
 pub use outcome::{Outcome, bytes, collect, command, prompt, shell};

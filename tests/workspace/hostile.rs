@@ -83,7 +83,7 @@ async fn what_was_collected_counts_for_what_is_kept() {
     for _ in 0..4 {
         ids.push(daemon.run(&request).await.exited(0).started.execution);
     }
-    let kept: Vec<String> = daemon.client.executions().await.unwrap().into_iter().map(|one| one.id).collect();
+    let kept: Vec<String> = daemon.client.executions().await.unwrap().into_iter().rev().map(|one| one.id).collect();
     assert_eq!(kept, ids[1..], "three archives of 1 MB fit into 3 MiB");
     daemon.stop().await;
 }

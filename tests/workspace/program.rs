@@ -44,7 +44,7 @@ async fn a_folder_goes_in_and_what_was_made_comes_out() {
     assert!(here.join("all/src/tool").exists());
 
     // Later, by its id.
-    let id = daemon.client.executions().await.unwrap()[0].id.clone();
+    let id = daemon.client.executions().await.unwrap().pop().unwrap().id;
     let listed = thawctl(&daemon, &["files", &id]).await;
     let listed = text(&listed.stdout);
     assert!(

@@ -13,5 +13,6 @@ pub mod files;
 #[cfg(feature = "paper")]
 pub mod paper;
 pub mod renewal;
+pub mod time;
 pub mod tls;
 pub mod types;

@@ -13,11 +13,20 @@ use crate::content::{Content, ContentSchema};
 #[allow(unused_imports, reason = "named in the descriptions of fields")]
 use crate::files::NewFileSchema;
 pub use crate::files::{Collected, CollectedFile, FileKind, FileProblem, NewFile};
+use crate::time::Timestamp;
 
+mod about;
 mod credentials;
+mod feed;
+mod job;
+mod list;
 mod user;
 
+pub use about::{DaemonVersion, ExecutionStats, LimitsInForce};
 pub use credentials::{Credential, CredentialKind, CredentialState, UserKey, Vault};
+pub use feed::{DaemonEvent, DaemonEventKind};
+pub use job::{ImageDamage, ImagePrune, ImageVerification, Job, JobKind, JobState};
+pub use list::{ExecutionFilter, Page};
 pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
@@ -26,6 +35,7 @@ pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 pub struct ExecutionRequest {
     /// Name of a provider, as listed by `GET /v1/providers`. Exactly one of `provider` and `image` must be given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(pattern = "^[a-z0-9-]*$", max_length = 32)]
     pub provider: String,
     /// Name of an image of the store, to run a command in it without a provider: `command` replaces the image's own,
     /// its entrypoint, environment, user and working directory stay.
@@ -33,16 +43,19 @@ pub struct ExecutionRequest {
     pub image: Option<String>,
     /// Whose execution this is: 1 to 128 characters, as identity systems name their users (`alice@example.org`,
     /// `auth0|5f7c`). Letters, digits and `_ @ | + : / = -`, and dots between them. Letters of either case are different.
+    #[schema(min_length = 1, max_length = 128, pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$")]
     pub user: String,
     /// What to ask the provider's CLI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// A command (argv) to run in the provider's image instead of its CLI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
     pub command: Option<Vec<String>>,
     /// A program with its first arguments to start instead of the image's entrypoint; the image's own command is left out
     /// too. Only with `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
     pub entrypoint: Option<Vec<String>>,
     /// Model; the provider's default when absent. Only with `prompt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,15 +93,19 @@ pub struct ExecutionRequest {
     /// Absolute path of the directory to start in. When absent: `/workspace` if there are `files`, an `archive` or
     /// something to `collect`, else the image's own, or the provider's home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^/", max_length = 4095)]
     pub workdir: Option<String>,
     /// Memory limit, bytes: from 16 MiB to that of the provider's class, which holds when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 16_777_216)]
     pub memory_bytes: Option<u64>,
     /// CPUs' worth of time, without any burst: from 0.01 to that of the provider's class, which holds when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0.01)]
     pub cpus: Option<f64>,
     /// Wall-clock limit in milliseconds; the manifest's timeout for the model and effort when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
     /// How long it may wait for a container when there is none, milliseconds; 0 for not at all, the configuration's
     /// `queue.timeout_ms` when absent.
@@ -218,6 +235,18 @@ pub struct Execution {
     pub path: Option<ClaimPath>,
     /// Creation time, Unix milliseconds.
     pub created_at_ms: u64,
+    /// Creation time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// When its command started to run, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// How long it has waited for a container, milliseconds; 0 if there was one at once.
+    #[serde(default)]
+    pub queued_ms: u64,
     /// Wall-clock limit in milliseconds.
     pub timeout_ms: u64,
     /// Labels given by the client.
@@ -229,6 +258,34 @@ pub struct Execution {
     /// How it ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+}
+
+impl Event {
+    /// When it happened; of one that comes from a daemon, always there.
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Queued(Queued { at, .. })
+            | Self::Started(Started { at, .. })
+            | Self::Stdout(Output { at, .. })
+            | Self::Stderr(Output { at, .. })
+            | Self::Delta(Delta { at, .. })
+            | Self::Gap(Gap { at, .. })
+            | Self::Exit(Exit { at, .. }) => *at,
+        }
+    }
+
+    /// Says when it happened, unless that was said.
+    pub fn stamp(&mut self, now: Timestamp) {
+        match self {
+            Self::Queued(Queued { at, .. })
+            | Self::Started(Started { at, .. })
+            | Self::Stdout(Output { at, .. })
+            | Self::Stderr(Output { at, .. })
+            | Self::Delta(Delta { at, .. })
+            | Self::Gap(Gap { at, .. })
+            | Self::Exit(Exit { at, .. }) => *at = at.or(Some(now)),
+        }
+    }
 }
 
 /// One event of `GET /v1/executions/{id}/events`; the SSE `event:` field is the tag, `id:` the sequence number.
@@ -262,6 +319,9 @@ pub struct Queued {
     /// Id of the request that it came with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// When it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// Payload of `started`.
@@ -281,6 +341,9 @@ pub struct Started {
     /// Id of the request that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// When it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// Payload of `stdout` and `stderr`.
@@ -291,6 +354,9 @@ pub struct Output {
     /// `base64` when the bytes are not UTF-8; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
+    /// When it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// Encoding of `Output::data`.
@@ -306,6 +372,9 @@ pub enum Encoding {
 pub struct Delta {
     /// A piece of the answer.
     pub text: String,
+    /// When it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// Payload of `gap`: sequence numbers `from..=to` are gone.
@@ -315,6 +384,9 @@ pub struct Gap {
     pub from: u64,
     /// Last missing sequence number.
     pub to: u64,
+    /// When it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// Payload of `exit`.
@@ -345,6 +417,9 @@ pub struct Exit {
     /// Id of the request that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// When it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// How far the containers of a pool are taken before they are frozen.
@@ -544,8 +619,35 @@ pub struct Provider {
     pub credential_files: Vec<String>,
     /// Environment variables that it takes an API key or token from.
     pub credential_env: Vec<String>,
-    /// Hosts that its containers may reach.
+    /// Hosts that its containers may reach, after what the configuration adds and replaces: `host:port`.
     pub egress: Vec<String>,
+    /// The upstream that it asks instead of its maker's, if the configuration names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// Models that can be asked for; `*` stands for any characters.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Short names of models.
+    #[serde(default)]
+    pub model_aliases: BTreeMap<String, String>,
+    /// Reasoning efforts that can be asked for.
+    #[serde(default)]
+    pub efforts: Vec<String>,
+    /// Time limit of an execution that names none, milliseconds; a model or an effort may have a longer one.
+    #[serde(default)]
+    pub default_timeout_ms: u64,
+    /// Such limits by pattern of the model, milliseconds.
+    #[serde(default)]
+    pub model_timeouts_ms: BTreeMap<String, u64>,
+    /// Such limits by effort, milliseconds.
+    #[serde(default)]
+    pub effort_timeouts_ms: BTreeMap<String, u64>,
+    /// Digest of the image that its containers are made from; absent until that is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// Digest of another image of that name that is there; it is used from the next start of the daemon on, or from `POST /v1/images/use` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newer_image_digest: Option<String>,
 }
 
 /// One image, as listed by `GET /v1/images`.
@@ -561,6 +663,12 @@ pub struct Image {
     pub unpacked_bytes: u64,
     /// Unpack time, Unix milliseconds.
     pub unpacked_at_ms: u64,
+    /// Number of its layers.
+    #[serde(default)]
+    pub layers: usize,
+    /// What is to be known about it besides: files that were left out, for example.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A list answer: `{"items": […]}`, so that fields can be added later.
@@ -573,7 +681,7 @@ pub struct List<T> {
 /// RFC 9457 problem, `application/problem+json`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// `about:blank`, or a URI for the kind of problem.
+    /// A URI for the kind of problem: the page that explains it, with `code` behind `#`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Short name of the HTTP status.

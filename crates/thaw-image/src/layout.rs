@@ -387,3 +387,9 @@ fn read(path: &Path, size: Option<u64>, limit: u64) -> Result<Vec<u8>, LayoutErr
 fn parse(bytes: &[u8], path: &Path) -> Result<Value, LayoutError> {
     serde_json::from_slice(bytes).map_err(|e| LayoutError::Invalid { path: path.to_owned(), reason: e.to_string() })
 }
+
+/// Digest of the image in the layout `folder`, if there is one that can be read.
+pub fn digest_in(folder: &Path) -> Option<String> {
+    let layout = Layout::open(folder, &Limits::default()).ok()?;
+    Some(layout.manifest_digest)
+}

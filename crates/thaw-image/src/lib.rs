@@ -24,7 +24,7 @@ mod unpack;
 #[cfg(fuzzing)]
 pub use account::fuzz_account;
 pub use account::{Account, MAX_GROUPS, MAX_ID, account};
-pub use layout::LayoutError;
+pub use layout::{LayoutError, digest_in};
 pub use store::{
     Damage, HeldImage, Hold, Image, ImageConfig, ImageLayer, ImportNames, Store, StoreError, Verification,
 };

@@ -37,6 +37,9 @@ pub enum SignatureError {
         /// Why.
         source: std::io::Error,
     },
+    /// A signature that lies in no file of its own is damaged, of another archive, or by another key.
+    #[error("{0}: the archive is not taken")]
+    Text(String),
     /// The signature is damaged, of another file, or by another key.
     #[error("{}: {problem}: the archive is not taken", signature.display())]
     Wrong {
@@ -79,17 +82,30 @@ pub fn check(
     let mut text = String::new();
     let file = File::open(&path).map_err(|error| read(&path, error))?;
     file.take(MAX_SIGNATURE).read_to_string(&mut text).map_err(|error| read(&path, error))?;
-    let signature = Signature::decode(&text).map_err(|error| wrong(format!("no signature of minisign's ({error})")))?;
+    check_text(archive, &text, keys).map(Some).map_err(|error| match error {
+        SignatureError::Text(problem) => wrong(problem),
+        error => error,
+    })
+}
+
+/// Checks `signature`, the content of a signature's file, by any of `keys`. Returns the comment that was signed with the
+/// archive.
+///
+/// # Errors
+/// See [`SignatureError`].
+pub fn check_text(archive: &Path, signature: &str, keys: &[String]) -> Result<String, SignatureError> {
+    let signature = Signature::decode(signature)
+        .map_err(|error| SignatureError::Text(format!("no signature of minisign's ({error})")))?;
     let mut problem = String::new();
     for key in keys {
         let key = PublicKey::from_base64(key.trim()).map_err(|_| SignatureError::BadKey(key.clone()))?;
         match verify(archive, &key, &signature) {
-            Ok(Ok(())) => return Ok(Some(signature.trusted_comment().to_owned())),
+            Ok(Ok(())) => return Ok(signature.trusted_comment().to_owned()),
             Ok(Err(error)) => problem = error.to_string(),
-            Err(error) => return Err(read(archive, error)),
+            Err(source) => return Err(SignatureError::Read { path: archive.to_owned(), source }),
         }
     }
-    Err(wrong(format!("no good signature by any known key ({problem})")))
+    Err(SignatureError::Text(format!("no good signature by any known key ({problem})")))
 }
 
 type Verified = Result<(), minisign_verify::Error>;

@@ -1,5 +1,7 @@
 //! `thawctl cancel`, which docker calls `stop` and `kill`; `thawctl wait`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::filter::has_label;
@@ -7,7 +9,10 @@ use super::format::plain;
 use super::ids::{self, newest_first};
 use super::{CtlError, complain, exit, print, ps};
 use thaw_client::client::Client;
-use thaw_client::types::{Event, ExecutionState, Exit};
+use thaw_client::types::{ExecutionState, Exit};
+
+/// Longest time that one request of `wait` waits.
+const ROUND: Duration = Duration::from_secs(60);
 
 /// Arguments of `thawctl cancel`.
 #[derive(Debug, clap::Args)]
@@ -91,6 +96,44 @@ async fn one(client: &Client, id: &str) -> Result<String, CtlError> {
     Ok(format!("{id}\n"))
 }
 
+/// Arguments of `thawctl rm`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RmArgs {
+    /// Ids of executions, unique beginnings of them, or names; see `thawctl ps --all`
+    #[arg(required = true, value_name = "ID", add = super::completion::executions())]
+    ids: Vec<String>,
+    /// End one that runs first
+    #[arg(long, short)]
+    force: bool,
+}
+
+/// Deletes ended executions with all that they have written; prints the id of each.
+pub(super) async fn rm(client: &Client, args: &RmArgs) -> Result<u8, CtlError> {
+    let mut code = 0;
+    for id in ids::resolve_all(client, &args.ids).await? {
+        let result = match id {
+            Ok(id) => delete(client, &id, args.force).await.map(|()| id),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(id) => print(&format!("{id}\n"))?,
+            Err(error) => {
+                complain(&error.to_string());
+                code = exit::FAILED;
+            }
+        }
+    }
+    Ok(code)
+}
+
+async fn delete(client: &Client, id: &str, force: bool) -> Result<(), CtlError> {
+    if force && client.execution(id).await?.state != ExecutionState::Exited {
+        client.cancel(id).await?;
+        end_of(client, id).await?;
+    }
+    Ok(client.delete(id).await?)
+}
+
 /// Arguments of `thawctl wait`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -117,15 +160,9 @@ pub(super) async fn wait(client: &Client, args: &WaitArgs) -> Result<u8, CtlErro
 }
 
 async fn end_of(client: &Client, id: &str) -> Result<Exit, CtlError> {
-    if let Some(ended) = client.execution(id).await?.exit {
-        return Ok(ended);
-    }
-    let mut stream = client.events(id, None).await?;
-    while let Some(next) = stream.next().await {
-        if let (_, Event::Exit(ended)) = next? {
+    loop {
+        if let Some(ended) = client.execution_after(id, ROUND).await?.exit {
             return Ok(ended);
         }
     }
-    // The stream ends without an end only when it was seen before; the execution then has it.
-    client.execution(id).await?.exit.ok_or_else(|| CtlError::Usage(format!("the daemon does not say how {id} ended")))
 }

@@ -126,6 +126,7 @@ mod tests {
             memory_peak_bytes: 2,
             collected: None,
             request_id: None,
+            at: None,
         }
     }
 

@@ -12,6 +12,7 @@ mod credentials;
 mod daemon_config;
 mod doctor;
 mod env_file;
+mod events;
 mod exit;
 mod fields;
 mod files;
@@ -106,6 +107,8 @@ enum Command {
     Credentials(credentials::Command),
     /// Print the output of an execution
     Logs(logs::Args),
+    /// Print what happens in the daemon, as it happens
+    Events(events::EventsArgs),
     /// List or fetch the files that were collected of an execution
     Files(files::Args),
     /// Wait until executions have ended, and print their exit codes
@@ -113,6 +116,8 @@ enum Command {
     /// End executions
     #[command(visible_aliases = ["stop", "kill"])]
     Cancel(cancel::CancelArgs),
+    /// Delete executions that ended, with all that they have written
+    Rm(cancel::RmArgs),
     /// Print all that is known of executions, as JSON
     Inspect(ps::Ids),
     /// Show the daemon: its version, what runs, pools, providers and images
@@ -229,6 +234,8 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
     match cli.command {
         Command::Run(args) => return Box::pin(run::run(&client, *args, &profile, format)).await,
         Command::Cancel(args) => return cancel::cancel(&client, &args).await,
+        Command::Rm(args) => return cancel::rm(&client, &args).await,
+        Command::Events(args) => return events::events(&client, &args, format).await,
         Command::Wait(args) => return cancel::wait(&client, &args).await,
         Command::Logs(args) => return logs::logs(&client, &args, format).await,
         Command::Attach(args) => return logs::logs(&client, &args.into(), format).await,

@@ -8,6 +8,7 @@ use super::format::Format;
 use super::printer::{Mode, Printer, Style};
 use super::{CtlError, exit, ids};
 use thaw_client::client::{Client, ClientError, EventStream};
+use thaw_client::time::{NoTime, Timestamp};
 use thaw_client::types::{Encoding, Event, Output};
 
 /// Silence after which `logs` without `--follow` takes it that all kept events were read: the API has no mark for
@@ -32,6 +33,12 @@ pub(super) struct Args {
     /// Start after the event of this sequence number, see --format json
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
+    /// Start with what came within this time (10m, 1h30m) or after this point in time (2026-11-30T02:15:00Z)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<Timestamp>,
+    /// Write its time before each line
+    #[arg(long, short)]
+    timestamps: bool,
     /// Begin with the last N lines of the output
     #[arg(long, short = 'n', value_name = "N", value_parser = lines)]
     tail: Option<usize>,
@@ -54,8 +61,17 @@ pub(super) struct AttachArgs {
 impl From<AttachArgs> for Args {
     /// From its beginning, to its end, and with its exit code.
     fn from(args: AttachArgs) -> Self {
-        Self { id: args.id, follow: true, after: None, tail: None, exit_code: true, raw: false }
+        let (after, since, tail) = (None, None, None);
+        Self { id: args.id, follow: true, after, since, timestamps: false, tail, exit_code: true, raw: false }
     }
+}
+
+/// A time before now, or a point in time.
+pub(super) fn since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(by) = humantime::parse_duration(text) {
+        return Ok(Timestamp::now().before(by));
+    }
+    text.parse().map_err(|error: NoTime| format!("must be a time such as 10m or 1h30m, or a point in time: {error}"))
 }
 
 /// A number of lines; docker's word for all of them is `all`.
@@ -78,7 +94,7 @@ pub(super) async fn logs(client: &Client, args: &Args, format: &Format) -> Resul
         _ => Mode::Answer,
     };
     let who = if is_prompt { exit::Who::Cli } else { exit::Who::ToldCommand };
-    let style = Style { mode, who, verbose: false, limit: exit::Limit::Unknown };
+    let style = Style { mode, who, verbose: false, timestamps: args.timestamps, limit: exit::Limit::Unknown };
     let mut printer = Printer::new(io::stdout(), io::stderr(), style);
     let mut events = Events { stream: client.events(&id, args.after).await?, began: Instant::now() };
     let mut code = None;
@@ -93,6 +109,11 @@ pub(super) async fn logs(client: &Client, args: &Args, format: &Format) -> Resul
             None => events.until_present().await?,
         };
         let Some((id, event)) = next else { break };
+        // The end is told whenever it was.
+        let is_old = args.since.is_some_and(|since| event.at().is_some_and(|at| at < since));
+        if is_old && !matches!(event, Event::Exit(_)) {
+            continue;
+        }
         printer.event(id, &event)?;
         if let Event::Exit(exit) = &event {
             code = Some(exit::code(exit, None));
@@ -162,8 +183,8 @@ fn cut(events: &mut VecDeque<(u64, Event)>, mode: Mode, lines: usize) {
                     delta.text = String::from_utf8_lossy(&text[from..]).into_owned();
                     Event::Delta(delta)
                 }
-                Event::Stdout(_) => Event::Stdout(output(&text[from..])),
-                Event::Stderr(_) => Event::Stderr(output(&text[from..])),
+                Event::Stdout(cut) => Event::Stdout(output(&text[from..], cut.at)),
+                Event::Stderr(cut) => Event::Stderr(output(&text[from..], cut.at)),
                 other => other.clone(),
             };
             // Everything before is cut off whole.
@@ -200,11 +221,11 @@ fn text_of(event: &Event, mode: Mode) -> Option<Vec<u8>> {
     }
 }
 
-fn output(bytes: &[u8]) -> Output {
+fn output(bytes: &[u8], at: Option<Timestamp>) -> Output {
     use base64::Engine;
     match std::str::from_utf8(bytes) {
-        Ok(text) => Output { data: text.to_owned(), encoding: None },
-        Err(_) => Output { data: base64::prelude::BASE64_STANDARD.encode(bytes), encoding: Some(Encoding::Base64) },
+        Ok(text) => Output { data: text.to_owned(), encoding: None, at },
+        Err(_) => Output { data: base64::prelude::BASE64_STANDARD.encode(bytes), encoding: Some(Encoding::Base64), at },
     }
 }
 
@@ -213,7 +234,7 @@ mod tests {
     use super::*;
 
     fn last(pieces: &[&[u8]], lines: usize) -> Vec<u8> {
-        let mut events = pieces.iter().map(|piece| (1, Event::Stdout(output(piece)))).collect();
+        let mut events = pieces.iter().map(|piece| (1, Event::Stdout(output(piece, None)))).collect();
         cut(&mut events, Mode::Raw, lines);
         events.iter().flat_map(|(_, event)| text_of(event, Mode::Raw).unwrap()).collect()
     }

@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::exit::{Limit, Who};
 use super::{exit, fold, one_line};
+use thaw_client::time::Timestamp;
 use thaw_client::types::{Encoding, Event, Exit, Output};
 
 /// How much of the end of a CLI's stderr is kept to be shown when a prompt fails, bytes.
@@ -32,6 +33,8 @@ pub(super) struct Style {
     pub(super) who: Who,
     /// Timings and the container on stderr.
     pub(super) verbose: bool,
+    /// The time of its event before each line.
+    pub(super) timestamps: bool,
     /// Where the time limit comes from.
     pub(super) limit: Limit,
 }
@@ -45,6 +48,8 @@ pub(super) struct Printer<O, E> {
     first_output_ms: Option<u128>,
     wrote_answer: bool,
     at_line_start: bool,
+    /// Whether the next byte of standard output and of standard error begins a line, for their timestamps.
+    begins: [bool; 2],
     tail: Vec<u8>,
     /// Events that were dropped before we read them.
     missing: u64,
@@ -61,6 +66,7 @@ impl<O: Write, E: Write> Printer<O, E> {
             first_output_ms: None,
             wrote_answer: false,
             at_line_start: true,
+            begins: [true; 2],
             tail: Vec::new(),
             missing: 0,
         }
@@ -100,8 +106,14 @@ impl<O: Write, E: Write> Printer<O, E> {
                     started.claim_us
                 ))
             }
-            Event::Stdout(output) if self.style.mode == Mode::Raw => write_flushed(&mut self.out, &bytes(output)?),
-            Event::Stderr(output) if self.style.mode == Mode::Raw => write_flushed(&mut self.err, &bytes(output)?),
+            Event::Stdout(output) if self.style.mode == Mode::Raw => {
+                let text = self.stamped(0, bytes(output)?, event.at());
+                write_flushed(&mut self.out, &text)
+            }
+            Event::Stderr(output) if self.style.mode == Mode::Raw => {
+                let text = self.stamped(1, bytes(output)?, event.at());
+                write_flushed(&mut self.err, &text)
+            }
             Event::Stderr(output) if self.style.mode == Mode::Answer => {
                 self.tail.extend_from_slice(&bytes(output)?);
                 self.tail.drain(..self.tail.len().saturating_sub(TAIL));
@@ -110,7 +122,8 @@ impl<O: Write, E: Write> Printer<O, E> {
             Event::Delta(delta) if self.style.mode == Mode::Answer && !delta.text.is_empty() => {
                 self.wrote_answer = true;
                 self.at_line_start = delta.text.ends_with('\n');
-                write_flushed(&mut self.out, delta.text.as_bytes())
+                let text = self.stamped(0, delta.text.clone().into_bytes(), event.at());
+                write_flushed(&mut self.out, &text)
             }
             Event::Gap(gap) if self.style.mode != Mode::Json => self.note(&format!(
                 "gap: events {} to {} are lost: the daemon's log was full before we read them",
@@ -119,6 +132,20 @@ impl<O: Write, E: Write> Printer<O, E> {
             Event::Exit(exit) => self.exit(exit),
             _ => Ok(()),
         }
+    }
+
+    /// The text with the event's time before each line of its stream, if that is wanted.
+    fn stamped(&mut self, stream: usize, text: Vec<u8>, at: Option<Timestamp>) -> Vec<u8> {
+        let Some(at) = at.filter(|_| self.style.timestamps) else { return text };
+        let mut stamped = Vec::with_capacity(text.len());
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            if self.begins[stream] {
+                stamped.extend(format!("{at} ").into_bytes());
+            }
+            stamped.extend(line);
+            self.begins[stream] = line.ends_with(b"\n");
+        }
+        stamped
     }
 
     /// Ends the answer's last line, so that a prompt or a message does not follow on it.
@@ -196,7 +223,7 @@ mod tests {
     fn printed(mode: Mode, is_prompt: bool, events: &[&str]) -> (Vec<u8>, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let who = if is_prompt { Who::Cli } else { Who::Command };
-        let style = Style { mode, who, verbose: false, limit: Limit::Unknown };
+        let style = Style { mode, who, verbose: false, timestamps: false, limit: Limit::Unknown };
         let mut printer = Printer::new(&mut out, &mut err, style);
         for (id, event) in (1..).zip(events) {
             printer.event(id, &serde_json::from_str(event).unwrap()).unwrap();

@@ -48,7 +48,7 @@ pub(super) async fn run(client: &Client, args: Args, profile: &Profile, format: 
         (None, None) => Limit::Manifest(request.provider.clone()),
     };
     let who = if request.prompt.is_some() { Who::Cli } else { Who::Command };
-    let mut printer = Printer::new(io::stdout(), io::stderr(), Style { mode, who, verbose, limit });
+    let mut printer = Printer::new(io::stdout(), io::stderr(), Style { mode, who, verbose, timestamps: false, limit });
     let mut stream = client.execute_stream(&request).await.map_err(|error| speak::run_error(error, &request))?;
     drop(request); // Wipes the credentials.
     let mut known = false;

@@ -3,12 +3,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands without a counterpart, and one sentence each.
-const COMMANDS: [(&str, &str); 33] = [
-    (
-        "rm",
-        "an execution that ended is forgotten by itself, see execution.retention_seconds; `thawctl cancel` ends one",
-    ),
-    ("events", "`thawctl logs -f --format json ID` follows the events of an execution"),
+const COMMANDS: [(&str, &str); 31] = [
     ("exec", "every execution has a container of its own: run another command with `thawctl run PROVIDER -- CMD`"),
     ("cp", "files go in and out with a run: see `thawctl run --help`, and `-i` for standard input"),
     ("start", "an execution that ended cannot be started again: `thawctl run` starts another one"),

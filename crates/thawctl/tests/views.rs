@@ -110,6 +110,28 @@ async fn wait_prints_exit_codes_and_passes_one_on_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rm_deletes_what_ended() {
+    let fake = Fake::start(Script::default());
+    assert_eq!(thawctl(&fake, &["rm", "e-0"]).await, (0, "e-0\n".into(), String::new()));
+    assert_eq!(fake.seen().last().unwrap().what, "DELETE /v1/executions/e-0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_have_their_time_and_begin_at_one() {
+    let out = |text: &str, at: &str| ("stdout", json!({ "data": text, "at": at }));
+    let (early, late) = ("2020-01-01T00:00:00.000Z", "2090-01-01T00:00:00.000Z");
+    let events = vec![started(), out("a\nb", early), out("c\nd\n", late), success()];
+    let fake = Fake::start(Script { events, ..Script::default() });
+    assert_eq!(thawctl(&fake, &["logs", "-t", "e-1"]).await.1, format!("{early} a\n{early} bc\n{late} d\n"));
+    for since in ["10m", "2030-01-01T00:00:00Z"] {
+        assert_eq!(thawctl(&fake, &["logs", "--since", since, "e-1"]).await.1, "c\nd\n", "{since}");
+    }
+    let (code, _, stderr) = thawctl(&fake, &["logs", "--since", "yesterday", "e-1"]).await;
+    assert_eq!(code, 125);
+    assert!(stderr.contains("10m"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_output_is_cut_out_of_it() {
     let out = |text: &str| ("stdout", json!({ "data": text }));
     let events = vec![started(), out("a\nb"), out("b\nc\n"), success()];

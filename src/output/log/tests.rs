@@ -17,7 +17,7 @@ fn log(bytes: usize) -> Log {
 }
 
 fn delta(text: &str) -> Event {
-    Event::Delta(Delta { text: text.to_owned() })
+    Event::Delta(Delta { text: text.to_owned(), at: None })
 }
 
 fn exit() -> Event {
@@ -32,6 +32,7 @@ fn exit() -> Event {
         memory_peak_bytes: 1,
         collected: None,
         request_id: None,
+        at: None,
     })
 }
 
@@ -44,7 +45,9 @@ fn events_are_numbered_from_one_and_resumable() {
     let all: Vec<u64> = log.read(None, 0, 10).iter().map(|event| event.sequence).collect();
     assert_eq!(all, [1, 2, 3]);
     let rest = log.read(None, 2, 10);
-    assert_eq!((rest.len(), rest[0].sequence, &*rest[0].event.data), (1, 3, r#"{"text":"c"}"#));
+    let data: serde_json::Value = serde_json::from_str(&rest[0].event.data).unwrap();
+    assert_eq!((rest.len(), rest[0].sequence, data["text"].as_str()), (1, 3, Some("c")));
+    assert!(data["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{data}");
     assert!(log.read(None, 3, 10).is_empty());
     for future in [99, u64::MAX] {
         assert!(log.read(None, future, 10).is_empty(), "a number from the future is no reason to panic");
@@ -188,7 +191,7 @@ fn small_pieces_that_nobody_has_seen_are_one_event() {
     put(Stream::Stderr, 10);
     let same = |log: &Log| {
         let events = log.read(None, 0, 99);
-        let lengths: Vec<_> = events.iter().map(|event| (event.event.name, event.event.data.len() - 11)).collect();
+        let lengths: Vec<_> = events.iter().map(|event| (event.event.name, event.event.data.len() - 43)).collect();
         assert_eq!(lengths, [("stdout", 2000), ("stderr", 40), ("stderr", 20)], "what was shown stays as it was");
     };
     same(&log);

@@ -5,6 +5,7 @@
 
 mod credentials;
 mod error;
+mod feed;
 mod files;
 mod images;
 mod stream;
@@ -18,8 +19,12 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
 pub use self::error::ClientError;
+pub use self::feed::DaemonEvents;
 pub use self::stream::EventStream;
-use crate::types::{Container, Execution, ExecutionRequest, Image, List, Pool, PoolChange, Problem, Provider};
+use crate::types::{
+    Container, DaemonVersion, Execution, ExecutionFilter, ExecutionRequest, ExecutionStats, Image, List, Page, Pool,
+    PoolChange, Problem, Provider,
+};
 
 /// Where thawd listens unless it is configured otherwise (design: interfaces).
 pub const DEFAULT_SOCKET: &str = "/run/thawd/thawd.sock";
@@ -80,8 +85,20 @@ impl Client {
     /// # Errors
     /// Those of [`ClientError`]; nothing was started when a [`ClientError::Problem`] comes back.
     pub async fn execute_stream(&self, request: &ExecutionRequest) -> Result<EventStream, ClientError> {
+        self.stream_once(request, None).await
+    }
+
+    /// The same, and made again with the same key it streams the same execution from its first event on.
+    ///
+    /// # Errors
+    /// As [`Self::execute_stream`].
+    pub async fn execute_stream_once(&self, request: &ExecutionRequest, key: &str) -> Result<EventStream, ClientError> {
+        self.stream_once(request, Some(key)).await
+    }
+
+    async fn stream_once(&self, request: &ExecutionRequest, key: Option<&str>) -> Result<EventStream, ClientError> {
         let request = self.request(Method::POST, "/v1/executions").header(ACCEPT, stream::MEDIA_TYPE).json(request);
-        let response = self.send(request).await?;
+        let response = self.send(with_key(request, key)).await?;
         let id = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).and_then(id_of_location);
         EventStream::opened(self.clone(), id, None, response)
     }
@@ -91,9 +108,21 @@ impl Client {
     /// # Errors
     /// Those of [`ClientError`]; nothing was started when a [`ClientError::Problem`] comes back.
     pub async fn create(&self, request: &ExecutionRequest) -> Result<Execution, ClientError> {
+        self.create_with(request, None).await
+    }
+
+    /// The same, and made again with the same key it starts nothing and returns the same execution.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn create_once(&self, request: &ExecutionRequest, key: &str) -> Result<Execution, ClientError> {
+        self.create_with(request, Some(key)).await
+    }
+
+    async fn create_with(&self, request: &ExecutionRequest, key: Option<&str>) -> Result<Execution, ClientError> {
         // The daemon answers when it runs, and it may have to wait for a container first.
         let timeout = ANSWER_TIMEOUT + Duration::from_millis(request.queue_timeout_ms.unwrap_or_default());
-        self.json(self.request(Method::POST, "/v1/executions").timeout(timeout).json(request)).await
+        self.json(with_key(self.request(Method::POST, "/v1/executions").timeout(timeout).json(request), key)).await
     }
 
     /// Streams the events of an execution: all that are kept, or those after `last_event_id`.
@@ -122,12 +151,68 @@ impl Client {
         self.get(&execution_path(id)?).await
     }
 
-    /// All executions that the daemon remembers.
+    /// One execution, once it has ended or `wait` is over; the daemon takes a wait of up to five minutes.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn execution_after(&self, id: &str, wait: Duration) -> Result<Execution, ClientError> {
+        let path = execution_path(id)?;
+        let request = self.request(Method::GET, &path).query(&[("wait", format!("{}ms", wait.as_millis()))]);
+        self.json(request.timeout(ANSWER_TIMEOUT + wait)).await
+    }
+
+    /// All executions that the daemon remembers, newest first.
     ///
     /// # Errors
     /// Those of [`ClientError`].
     pub async fn executions(&self) -> Result<Vec<Execution>, ClientError> {
         self.list("/v1/executions").await
+    }
+
+    /// The executions that fit, newest first, as `T`: one page of them if the filter has a limit.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn executions_where<T: DeserializeOwned>(
+        &self,
+        filter: &ExecutionFilter,
+    ) -> Result<Page<T>, ClientError> {
+        let request = self.request(Method::GET, "/v1/executions").query(&filter.query());
+        self.json(request.timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// What an execution uses now, or has used.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn stats(&self, id: &str) -> Result<ExecutionStats, ClientError> {
+        self.get(&format!("{}/stats", execution_path(id)?)).await
+    }
+
+    /// Deletes an execution that has ended, with all that it has written.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn delete(&self, id: &str) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &execution_path(id)?).timeout(ANSWER_TIMEOUT);
+        self.send(request).await.map(drop)
+    }
+
+    /// What happens in the daemon from now on, or from what `query` says (`since`); `kind`, `user`, `provider` and
+    /// `execution` choose from it.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn daemon_events(&self, query: Vec<(String, String)>) -> Result<DaemonEvents, ClientError> {
+        DaemonEvents::open(self.clone(), query).await
+    }
+
+    /// What the daemon is, can and allows.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn version(&self) -> Result<DaemonVersion, ClientError> {
+        self.get("/v1/version").await
     }
 
     /// Asks the daemon to end an execution. Its stream still ends with an `exit` event.
@@ -267,6 +352,13 @@ impl Client {
 
     fn error(&self, error: reqwest::Error) -> ClientError {
         ClientError::from_reqwest(error, &self.socket)
+    }
+}
+
+fn with_key(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
+    match key {
+        Some(key) => request.header("idempotency-key", key),
+        None => request,
     }
 }
 

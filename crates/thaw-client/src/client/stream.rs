@@ -16,11 +16,11 @@ use crate::types::Event;
 pub(super) const MEDIA_TYPE: &str = "text/event-stream";
 
 /// Delay before the first try to resume; doubled for each further one.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
+pub(super) const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Longest delay between two tries to resume.
-const LONGEST_DELAY: Duration = Duration::from_secs(2);
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-type Body = Pin<Box<dyn Stream<Item = Result<RawEvent, EventStreamError<reqwest::Error>>> + Send>>;
+pub(super) type Body = Pin<Box<dyn Stream<Item = Result<RawEvent, EventStreamError<reqwest::Error>>> + Send>>;
 
 /// Events of one execution with their sequence numbers; ends after `exit`.
 ///
@@ -165,7 +165,7 @@ async fn has_ended(client: Client, id: String) -> bool {
 }
 
 /// The body of the stream; `None` if the execution has ended and all its events have been seen.
-fn body(response: Response) -> Result<Option<Body>, ClientError> {
+pub(super) fn body(response: Response) -> Result<Option<Body>, ClientError> {
     if response.status() == StatusCode::NO_CONTENT {
         return Ok(None);
     }

@@ -28,6 +28,9 @@ pub struct Connections {
     pub write_stall_seconds: u64,
     /// Users besides root that may use the API, by uid; empty means everybody who may open the socket.
     pub allowed_uids: Vec<u32>,
+    /// Users besides root who may change images through the API, by uid: whoever may decides what runs with the credentials
+    /// of all users.
+    pub image_uids: Vec<u32>,
 }
 
 impl Default for Connections {
@@ -39,6 +42,7 @@ impl Default for Connections {
             body_timeout_seconds: 60,
             write_stall_seconds: 300,
             allowed_uids: Vec::new(),
+            image_uids: Vec::new(),
         }
     }
 }

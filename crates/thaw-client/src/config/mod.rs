@@ -113,6 +113,8 @@ pub struct Api {
     pub max_body_bytes: usize,
     /// Seconds between heartbeat comments on an event stream.
     pub heartbeat_seconds: u64,
+    /// Events of the daemon that are kept for clients of `/v1/events` that come back.
+    pub events_kept: usize,
     /// How many connections, and how long each may keep the daemon waiting.
     pub connections: Connections,
 }
@@ -124,6 +126,7 @@ impl Default for Api {
             socket_group: "thawd".to_owned(),
             max_body_bytes: 1 << 20,
             heartbeat_seconds: 15,
+            events_kept: 1_000,
             connections: Connections::default(),
         }
     }
@@ -544,6 +547,7 @@ impl Config {
             ("execution.files_entries", self.execution.files_entries),
             ("execution.collect_entries", self.execution.collect_entries),
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
+            ("api.events_kept", self.api.events_kept as u64),
             ("execution.max_timeout_ms", self.execution.max_timeout_ms),
             ("egress.port", self.egress.port.into()),
             ("image.max_unpacked_bytes", self.image.max_unpacked_bytes),
@@ -591,6 +595,13 @@ impl Config {
         }
         self.store.check()?;
         self.vault.check()?;
+        for (name, provider) in &self.provider {
+            if provider.egress_replace.is_some() && !provider.egress.is_empty() {
+                let problem =
+                    format!("replaces what `provider.{name}.egress` would add to: put all hosts into one of the two");
+                return Err((format!("provider.{name}.egress_replace"), problem));
+            }
+        }
         self.check_pools()?;
         let run = &self.image_run;
         if !(run.cpu >= 0.01 && run.cpu_burst >= run.cpu && run.cpu_burst <= 1024.0) {

@@ -82,7 +82,7 @@ impl Fake {
         let inner = Arc::new(Inner { script, seen, cancelled });
         let router = Router::new()
             .route("/v1/executions", post(create).get(|| async { items(&[execution("running"), ended()]) }))
-            .route("/v1/executions/{id}", get(one))
+            .route("/v1/executions/{id}", get(one).delete(remove))
             .route("/v1/executions/{id}/events", get(events))
             .route("/v1/executions/{id}/cancel", post(cancel))
             .route("/v1/pools", get(|| async { items(&[pool()]) }))
@@ -164,12 +164,24 @@ async fn cancel(State(inner): State<Arc<Inner>>, Path(id): Path<String>, request
     (StatusCode::ACCEPTED, Json(execution("running"))).into_response()
 }
 
-async fn one(Path(id): Path<String>) -> Response {
+async fn one(State(inner): State<Arc<Inner>>, Path(id): Path<String>, request: Request) -> Response {
+    let waits = request.uri().query().is_some_and(|query| query.starts_with("wait="));
+    let end = inner.script.lock().unwrap().events.last().map(|(_, payload)| payload.clone()).unwrap_or_default();
     match id.as_str() {
+        ID if waits => {
+            let mut ended = execution("exited");
+            ended["exit"] = end;
+            Json(ended).into_response()
+        }
         ID => Json(execution("running")).into_response(),
         "e-0" => Json(ended()).into_response(),
         _ => not_found(&id),
     }
+}
+
+async fn remove(State(inner): State<Arc<Inner>>, Path(id): Path<String>, request: Request) -> Response {
+    inner.note(request).await;
+    if id == "e-0" { StatusCode::NO_CONTENT.into_response() } else { not_found(&id) }
 }
 
 fn not_found(id: &str) -> Response {
