@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use super::{Container, ContainerError, Containers, Once, PoolKey, Sandbox, State
 use crate::egress;
 use crate::keeper::Kept;
 use thaw_os::cgroup::{Limits, Reclaim, Usage};
+use thaw_os::spawner::Root;
 
 /// Longest list of what a container may connect to that is kept, bytes: a note has to fit a message to the keeper.
 const MAX_ALLOWED_BYTES: usize = 16 * 1024;
@@ -33,6 +33,8 @@ enum Part {
     Proxy,
     /// The container's devpts.
     Terminals,
+    /// The container's own `/dev/null`.
+    Null,
     /// The mount of its credential directory, if it has one.
     Credentials,
     /// The directory at `/workspace`, if it has one.
@@ -75,6 +77,7 @@ pub struct Orphan {
     control: OwnedFd,
     listener: OwnedFd,
     terminals: OwnedFd,
+    null: Option<OwnedFd>,
     credentials: Option<OwnedFd>,
     workspace: Option<OwnedFd>,
     egress: egress::Limits,
@@ -92,9 +95,10 @@ impl Container {
             (Part::Proxy, listener.as_fd()),
             (Part::Terminals, self.terminals.as_fd()),
         ];
+        let null = self.null.iter().map(|null| (Part::Null, null.as_fd()));
         let credentials = self.credentials.iter().map(|mount| (Part::Credentials, mount.as_fd()));
         let workspace = self.workspace.iter().map(|directory| (Part::Workspace, directory.as_fd()));
-        let own: Vec<_> = own.into_iter().chain(credentials).chain(workspace).collect();
+        let own: Vec<_> = own.into_iter().chain(null).chain(credentials).chain(workspace).collect();
         let note = Note {
             wire: thaw_wire::VERSION,
             parts: own.iter().map(|(part, _)| *part).collect(),
@@ -157,7 +161,7 @@ impl Containers {
         let mut needed = |part| take(part).ok_or_else(|| format!("its {part:?} was not kept"));
         let (control, pidfd) = (needed(Part::Control)?, needed(Part::Pidfd)?);
         let (listener, terminals) = (needed(Part::Proxy)?, needed(Part::Terminals)?);
-        let (credentials, workspace) = (take(Part::Credentials), take(Part::Workspace));
+        let (null, credentials, workspace) = (take(Part::Null), take(Part::Credentials), take(Part::Workspace));
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
         // What runs goes on although there are fewer places by now; what only waits does not.
         let is_claimed = cgroup.is_claimed().unwrap_or(true);
@@ -176,7 +180,7 @@ impl Containers {
         });
         let teardown = Teardown::new(TeardownParts { pidfd: Some(pidfd), ..self.parts(entry, lease) });
         let egress = self.settings().egress.clone();
-        Ok(Orphan { note, control, listener, terminals, credentials, workspace, egress, teardown })
+        Ok(Orphan { note, control, listener, terminals, null, credentials, workspace, egress, teardown })
     }
 }
 
@@ -259,7 +263,7 @@ impl Orphan {
         // Drop the creation parameters of the claimed container; from here on only its run limits are used.
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
-            rootfs: PathBuf::new(),
+            root: Root::default(),
             hold: None,
             home: None,
             user: 0,
@@ -277,7 +281,8 @@ impl Orphan {
     }
 
     fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
-        let Self { note, control, listener, terminals, credentials, workspace, egress: limits, mut teardown } = self;
+        let Self { note, control, listener, terminals, null, credentials, workspace, egress: limits, mut teardown } =
+            self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
         let first_tag = note.first_tag.wrapping_add(processes::TAGS);
         let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;
@@ -291,6 +296,7 @@ impl Orphan {
             workspace,
             listener: Some(listener),
             terminals,
+            null,
             fingerprint: note.fingerprint,
             id_base: note.id_base,
             owner: note.owner,

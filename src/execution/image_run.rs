@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::container::{INIT_ID, MAX_GROUPS, NO_WORKSPACE, Template, WORKSPACE};
+use crate::container::{INIT_ID, MAX_GROUPS, NO_WORKSPACE, Template, WORKSPACE, image_root};
 use crate::egress::Policy;
 use crate::pool::{ClaimError, ClaimRequest, Claimed, Pool, Scheduler};
 use thaw_image::{Account, Store, StoreError, account};
@@ -241,9 +241,10 @@ impl Images {
         // A user that /etc/passwd does not know is at home where its commands start, root in `/`: as podman has it.
         let nowhere = || if account.uid == 0 { "/".to_owned() } else { workdir.clone() };
         let home = account.home.clone().unwrap_or_else(nowhere);
+        let root = image_root(&image).map_err(|source| ImageRunError::Store { name: name.to_owned(), source })?;
         let template = Template {
             provider: LABEL.to_owned(),
-            rootfs: image.rootfs.clone(),
+            root,
             hold: Some(image.hold()),
             home: account.home.filter(|home| writable_home(&image.rootfs, home, &workdir)),
             user: account.uid,

@@ -17,7 +17,7 @@ use super::late::{Conversation, Late};
 use super::metrics::Origin;
 use super::plan::Plan;
 use super::state::{Assignment, Step, Submitted as SubmittedCommand};
-use super::stdin::stdin;
+use super::stdin::input;
 use super::vaulted::WriteBack;
 use super::{Executions, Handle, StartError, waiting, workspace};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
@@ -580,7 +580,10 @@ async fn submit(
     path: ClaimPath,
     guard: ClaimGuard,
 ) -> Result<(Once, Submitted), StartError> {
-    let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
+    let (stdin_reader, stdin) = match plan.stdin.as_deref() {
+        Some(text) => input(text)?,
+        None => (container.null_input()?, None),
+    };
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
     // Before it is claimed, so that the next daemon knows whose it was.

@@ -6,6 +6,7 @@ mod support;
 
 mod house;
 mod identity;
+mod inodes;
 mod killed;
 mod many;
 mod terminal;

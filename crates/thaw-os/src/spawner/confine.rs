@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, Gid, Uid};
 use seccompiler::BpfProgram;
 
 use super::filter;
-use super::protocol::CreateRequest;
+use super::parts::CreateRequest;
 use super::shortage;
 use crate::kernel;
 use thaw_wire::INIT_ID;
@@ -69,7 +69,7 @@ impl Confinement {
         [control, locks]: [&OwnedFd; 2],
         init: BorrowedFd<'_>,
     ) -> Result<Infallible> {
-        limit(Resource::Nofile, request.open_files)?;
+        limit(Resource::Nofile, request.limits.open_files)?;
         limit(Resource::Core, CORE_BYTES)?;
         for capability in CapabilitySet::all().difference(KEPT).iter() {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -97,7 +97,7 @@ impl Confinement {
         install(allowed).map_err(failed)?;
         let questions = kernel::install_with_listener(closer).map_err(|error| failed(shortage::told(&error)))?;
         rustix::stdio::dup2_stdout(&questions).map_err(|errno| format!("pass on who answers: {errno}"))?;
-        let cpus = CString::new(request.cpus.to_string()).map_err(|error| error.to_string())?;
+        let cpus = CString::new(request.machine.cpus.to_string()).map_err(|error| error.to_string())?;
         kernel::execute(init, &[c"thaw-init", &cpus]).map_err(|error| format!("execute thaw-init: {error}"))
     }
 }

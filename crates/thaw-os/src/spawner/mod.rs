@@ -7,14 +7,18 @@
 mod choices;
 mod client;
 mod confine;
+mod devices;
 mod filesystem;
 mod filter;
+mod parts;
 mod protocol;
+mod root;
 mod server;
 mod shortage;
 mod view;
 
-pub use client::{Spawned, Spawner, SpawnerError};
+pub use client::{Descriptors, Spawned, Spawner, SpawnerError};
 pub use filter::page as filter_page;
-pub use protocol::CreateRequest;
+pub use parts::{CreateRequest, Ephemeral, Machine, Mount, ProcessLimits, Root, Source, TextFile, Users};
+pub use protocol::Compromise;
 pub use server::serve;
