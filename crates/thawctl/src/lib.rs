@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bundle;
 mod cancel;
 mod checks;
 mod completion;
@@ -104,6 +105,8 @@ enum Command {
     /// Store, list and remove the credentials that the daemon keeps for users
     #[command(subcommand)]
     Credentials(credentials::Command),
+    /// Write an image as an OCI bundle, which crun and runc start with the mounts, ids, limits and filter of thawd
+    Bundle(bundle::Args),
     /// Print the output of an execution
     Logs(logs::Args),
     /// List or fetch the files that were collected of an execution
@@ -240,6 +243,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Rmi(args) => return Box::pin(image::image(&client, &image::Command::Rm(args), format)).await,
         Command::Top(args) => return top::top(&client, &args, format).await,
         Command::Setup(args) => return Box::pin(setup::setup(&client, &args, format)).await,
+        Command::Bundle(args) => bundle::bundle(&args)?,
         Command::Doctor(args) => return doctor::doctor(&client, &args, format).await,
         Command::Files(args) => files::files(&client, &args, format).await?,
         Command::Ps(args) => ps::ps(&client, &args, format).await?,

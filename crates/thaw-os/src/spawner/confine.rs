@@ -22,7 +22,7 @@ const KEPT: CapabilitySet =
 
 /// Core dumps, bytes. Not 0: that would still start the host's handler where core_pattern is a pipe, and it may store
 /// a user's credentials. 1 is the value at which the kernel starts none (fs/coredump.c), and no core is that small.
-const CORE_BYTES: u64 = 1;
+pub const CORE_BYTES: u64 = 1;
 
 /// Signals that wait to be taken, and timers (`RLIMIT_SIGPENDING`), of one container.
 const SIGNALS: u64 = 8192;

@@ -19,15 +19,15 @@ use crate::kernel;
 
 /// Parts of `/proc` that tell about the host or reach into it: hidden (the OCI runtime specification's defaults of
 /// the common engines, and what the attack checklist adds), or make the whole host wait while they are read (locks).
-const MASKED: [&str; 10] =
+pub const MASKED: [&str; 10] =
     ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "locks", "sched_debug", "scsi", "timer_list"];
 
 /// Parts of `/proc` that stay readable but must not be written.
-const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+pub const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Settings of the container's own network, which has `lo` alone, and of its own user namespace, below `/proc/sys` (Linux
 /// Documentation/networking/ip-sysctl.rst, and admin-guide/sysctl/user.rst).
-const SETTINGS: [(&str, &[u8]); 7] = [
+pub const SETTINGS: [(&str, &[u8]); 7] = [
     // Every port is free to every user, and ping needs no privilege.
     ("net/ipv4/ip_unprivileged_port_start", b"0"),
     ("net/ipv4/ping_group_range", b"0 65535"),

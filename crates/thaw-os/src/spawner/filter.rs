@@ -9,7 +9,7 @@ use seccompiler::{BpfProgram, TargetArch, sock_filter};
 use super::choices::{Answer, CALLS, Call, Choice, Row};
 
 /// The allow list, as data with a reason for each entry. Everything else is EPERM.
-const ALLOWED: &str = include_str!("seccomp.json");
+pub const ALLOWED: &str = include_str!("seccomp.json");
 
 /// `AUDIT_ARCH_X86_64`, linux/audit.h.
 const ARCH: u32 = 0xc000_003e;

@@ -10,6 +10,8 @@ mod confine;
 mod devices;
 mod filesystem;
 mod filter;
+mod oci;
+mod oci_filter;
 mod parts;
 mod protocol;
 mod root;
@@ -19,6 +21,7 @@ mod view;
 
 pub use client::{Descriptors, Spawned, Spawner, SpawnerError};
 pub use filter::page as filter_page;
+pub use oci::{Bundle, Program, spec as oci_spec};
 pub use parts::{CreateRequest, Ephemeral, Machine, Mount, ProcessLimits, Root, Source, TextFile, Users};
 pub use protocol::Compromise;
-pub use server::serve;
+pub use server::{IDS_PER_CONTAINER, serve};

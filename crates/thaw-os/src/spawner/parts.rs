@@ -1,4 +1,5 @@
-//! What a container consists of, as the daemon describes it to the spawner.
+//! What a container consists of, as the daemon describes it: the spawner makes it, and [`super::oci_spec`] says it to
+//! other runtimes.
 
 use std::path::PathBuf;
 

@@ -20,7 +20,7 @@ use super::view::View;
 use crate::kernel::{self, Cloned};
 
 /// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
-const OOM_SCORE_ADJ: i32 = 500;
+pub const OOM_SCORE_ADJ: i32 = 500;
 
 /// Ids that each container has: 0 to 65,535, as user_namespaces(7) examples and subuid(5) have it. The last is thaw-init's.
 pub const IDS_PER_CONTAINER: u32 = 65_536;
