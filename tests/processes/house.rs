@@ -146,6 +146,14 @@ impl House {
         listed.iter().find(|container| container.id == sandbox.id()).unwrap().pid.unwrap()
     }
 
+    /// Waits until no more than so many leases are taken.
+    pub async fn leases(&self, taken: usize) {
+        support::eventually("leases are given back", || async {
+            (self.containers.free_places() + taken >= self.containers.limit().0).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until every container is gone, and removes everything.
     pub async fn close(self) {
         tokio::time::timeout(PATIENCE, self.containers.all_gone()).await.unwrap();

@@ -11,3 +11,4 @@ mod inodes;
 mod killed;
 mod many;
 mod terminal;
+mod writable;
