@@ -149,7 +149,7 @@ impl House {
     /// Waits until no more than so many leases are taken.
     pub async fn leases(&self, taken: usize) {
         support::eventually("leases are given back", || async {
-            (self.containers.free_places() + taken >= self.containers.limit().0).then_some(())
+            (self.containers.free_leases() + taken >= self.containers.limit().0).then_some(())
         })
         .await;
     }

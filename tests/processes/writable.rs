@@ -68,12 +68,12 @@ async fn what_is_written_to_a_root_is_there_the_next_time_and_never_in_the_image
     let written = as_root(
         &sandbox,
         "set -e; echo mine > /etc/passwd; mkdir /opt/new; echo x > /opt/new/file; rm /etc/group; chmod 700 /usr/bin/busybox; \
-         mkdir /srv/theirs; chmod 777 /srv/theirs; grep ' / ' /proc/self/mounts | cut -d' ' -f3,4 | cut -d, -f1-3; \
+         mkdir /opt/theirs; chmod 777 /opt/theirs; grep ' / ' /proc/self/mounts | cut -d' ' -f3,4 | cut -d, -f1-3; \
          ! mknod /opt/gone c 0 0; ! mknod /opt/null c 1 3",
     )
     .await;
     assert_eq!((written.code(), written.stdout.trim()), (0, "overlay rw,nosuid,nodev"), "{written:?}");
-    let theirs = run(&sandbox, "echo y > /srv/theirs/file; echo z > /etc/passwd").await;
+    let theirs = run(&sandbox, "echo y > /opt/theirs/file; echo z > /etc/passwd").await;
     assert!(theirs.stderr.contains("/etc/passwd: Permission denied"), "{theirs:?}");
 
     // Nothing of it is in the image, and ids on the disk are those inside.
@@ -81,7 +81,7 @@ async fn what_is_written_to_a_root_is_there_the_next_time_and_never_in_the_image
     assert!(image.join("etc/group").exists() && !image.join("opt/new").exists());
     assert_eq!(fs::metadata(image.join("usr/bin/busybox")).unwrap().mode() & 0o777, 0o755);
     let upper = layer.join("upper");
-    for (file, owner) in [("etc/passwd", 0), ("opt/new/file", 0), ("usr/bin/busybox", 0), ("srv/theirs/file", 1000)] {
+    for (file, owner) in [("etc/passwd", 0), ("opt/new/file", 0), ("usr/bin/busybox", 0), ("opt/theirs/file", 1000)] {
         let found = fs::metadata(upper.join(file)).unwrap();
         assert_eq!((found.uid(), found.gid()), (owner, owner), "{file}");
     }
@@ -99,7 +99,7 @@ async fn what_is_written_to_a_root_is_there_the_next_time_and_never_in_the_image
     assert_ne!(ids(&sandbox), ids_before);
     let found = as_root(
         &sandbox,
-        "cat /etc/passwd /opt/new/file; stat -c %u:%g /srv/theirs/file; ls /etc/group 2>&1; echo more >> /opt/new/file",
+        "cat /etc/passwd /opt/new/file; stat -c %u:%g /opt/theirs/file; ls /etc/group 2>&1; echo more >> /opt/new/file",
     )
     .await;
     let lines: Vec<_> = found.stdout.lines().collect();
