@@ -67,7 +67,7 @@ async fn what_is_written_to_a_root_is_there_the_next_time_and_never_in_the_image
     let sandbox = house.sandbox("s-1").await;
     let written = as_root(
         &sandbox,
-        "set -e; echo mine > /etc/passwd; mkdir /opt/new; echo x > /opt/new/file; rm /etc/group; chmod 700 /usr/bin/busybox; \
+        "set -e; echo mine > /etc/passwd; mkdir /opt/new; echo x > /opt/new/file; rm /etc/group; chmod 711 /usr/bin/busybox; \
          mkdir /opt/theirs; chmod 777 /opt/theirs; grep ' / ' /proc/self/mounts | cut -d' ' -f3,4 | cut -d, -f1-3; \
          ! mknod /opt/gone c 0 0; ! mknod /opt/null c 1 3",
     )

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use thaw_client::config::Config;
-use thaw_image::{Account, Image, account, writable_home};
+use thaw_image::{Account, Image, account, open_plain, writable_home};
 use thaw_os::cgroup::{CPU_PERIOD_US, Limits};
 use thaw_os::spawner::{
-    Bundle, CreateRequest, Ephemeral, IDS_PER_CONTAINER, Machine, Mount, ProcessLimits, Program, Root, TextFile, Users,
-    oci_spec,
+    Bundle, CreateRequest, Ephemeral, IDS_PER_CONTAINER, Machine, Mount, OciSpecError, ProcessLimits, Program, Root,
+    Source, TextFile, Users, oci_spec,
 };
 
 use super::CtlError;
@@ -47,36 +48,56 @@ pub(super) struct Args {
     store: StoreArgs,
 }
 
-fn failed<'a>(what: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> CtlError + 'a {
-    move |error| CtlError::Usage(format!("cannot {what} {}: {error}", path.display()))
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BundleError {
+    #[error("cannot {what} {}: {source}", path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is neither file, directory nor link", .0.display())]
+    Kind(PathBuf),
+    #[error("image {image:?} wants to run as {wanted:?}, {problem}")]
+    User { image: String, wanted: String, problem: String },
+    #[error("--id-base {0}: the range must begin at {ID_MIN} or above and end below {ID_END}")]
+    IdBase(u32),
+    #[error("image {0:?} names no command; give one after --")]
+    NoCommand(String),
+    #[error("only root can give files to the ids of a container: use sudo")]
+    NotRoot,
+    #[error("the configuration: {0}")]
+    Spec(#[from] OciSpecError),
+}
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BundleError + 'a {
+    move |source| BundleError::File { what, path: path.to_owned(), source }
 }
 
 /// Writes the bundle.
 pub(super) fn bundle(args: &Args) -> Result<(), CtlError> {
     let config = daemon_config()?;
     let image = args.store.open()?.get(&args.image)?;
-    let user = account(&image.rootfs, &image.config.user).map_err(|problem| {
-        CtlError::Usage(format!("image {:?} wants to run as {:?}, {problem}", args.image, image.config.user))
+    let user = account(&image.rootfs, &image.config.user).map_err(|problem| BundleError::User {
+        image: args.image.clone(),
+        wanted: image.config.user.clone(),
+        problem: problem.to_string(),
     })?;
     let id_base = args.id_base.unwrap_or(config.container.id_start);
     if id_base < ID_MIN || id_base.checked_add(IDS_PER_CONTAINER).is_none_or(|end| end > ID_END) {
-        return Err(CtlError::Usage(format!(
-            "--id-base {id_base}: the range must begin at {ID_MIN} or above and end below {ID_END}"
-        )));
+        return Err(BundleError::IdBase(id_base).into());
     }
     let command = if args.command.is_empty() { &image.config.cmd } else { &args.command };
     let argv: Vec<String> = image.config.entrypoint.iter().chain(command).cloned().collect();
     if argv.is_empty() {
-        return Err(CtlError::Usage(format!("image {:?} names no command; give one after --", args.image)));
+        return Err(BundleError::NoCommand(args.image.clone()).into());
     }
     if rustix::process::geteuid().as_raw() != 0 {
-        return Err(CtlError::Usage("only root can give files to the ids of a container: use sudo".to_owned()));
+        return Err(BundleError::NotRoot.into());
     }
     let directory = &args.directory;
     DirBuilder::new().mode(0o755).create(directory).map_err(failed("make", directory))?;
     Copy { id_base, links: BTreeMap::new() }.tree(&image.rootfs, &directory.join("rootfs"))?;
 
     let request = request(&config, &image, &user, id_base);
+    places(&directory.join("rootfs"), &request)?;
     let bundle = Bundle {
         limits: Limits {
             memory_bytes: config.image_run.memory_bytes,
@@ -90,10 +111,11 @@ pub(super) fn bundle(args: &Args) -> Result<(), CtlError> {
         files: files(directory, &image, &request)?,
         request: &request,
     };
-    let spec = oci_spec(&bundle).map_err(|error| CtlError::Usage(format!("the configuration: {error}")))?;
+    let spec = oci_spec(&bundle).map_err(BundleError::from)?;
     let json = serde_json::to_string_pretty(&spec).map_err(io::Error::from)?;
     let path = directory.join("config.json");
-    fs::write(&path, json).map_err(failed("write", &path))
+    fs::write(&path, json).map_err(failed("write", &path))?;
+    Ok(())
 }
 
 fn cwd(image: &Image) -> String {
@@ -133,7 +155,7 @@ fn request(config: &Config, image: &Image, user: &Account, id_base: u32) -> Crea
 }
 
 /// Writes the files of `/etc` that the image has too, which are to be covered.
-fn files(directory: &Path, image: &Image, request: &CreateRequest) -> Result<Vec<(PathBuf, String)>, CtlError> {
+fn files(directory: &Path, image: &Image, request: &CreateRequest) -> Result<Vec<(PathBuf, String)>, BundleError> {
     let mut files = Vec::new();
     for TextFile { path: inside, content } in &request.files {
         let relative = inside.trim_start_matches('/');
@@ -148,6 +170,20 @@ fn files(directory: &Path, image: &Image, request: &CreateRequest) -> Result<Vec
     Ok(files)
 }
 
+/// Gives the directories that something new is mounted on the mode which that is to have: runc before 1.2 keeps theirs.
+fn places(rootfs: &Path, request: &CreateRequest) -> Result<(), BundleError> {
+    for Mount { at, source } in &request.mounts {
+        let Source::Ephemeral { mode, .. } = source else { continue };
+        // What is no plain directory in the image is for the runtime to refuse.
+        let Ok(place) = open_plain(rootfs, at.trim_start_matches('/')) else { continue };
+        // The descriptor is of a path only; its name in /proc leads to the directory itself.
+        let name = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+        fs::set_permissions(name, fs::Permissions::from_mode(*mode))
+            .map_err(failed("change the mode of", Path::new(at)))?;
+    }
+    Ok(())
+}
+
 /// Copies a root file system, whose owners become those that the container's ids are mapped to.
 struct Copy {
     id_base: u32,
@@ -156,7 +192,7 @@ struct Copy {
 }
 
 impl Copy {
-    fn tree(&mut self, from: &Path, to: &Path) -> Result<(), CtlError> {
+    fn tree(&mut self, from: &Path, to: &Path) -> Result<(), BundleError> {
         let metadata = fs::symlink_metadata(from).map_err(failed("read", from))?;
         let kind = metadata.file_type();
         if kind.is_dir() {
@@ -178,12 +214,12 @@ impl Copy {
                 self.links.insert(inode, to.to_owned());
             }
         } else {
-            return Err(CtlError::Usage(format!("{} is neither file, directory nor link", from.display())));
+            return Err(BundleError::Kind(from.to_owned()));
         }
         self.own(to, &metadata)
     }
 
-    fn own(&self, to: &Path, metadata: &Metadata) -> Result<(), CtlError> {
+    fn own(&self, to: &Path, metadata: &Metadata) -> Result<(), BundleError> {
         // Larger ones are nobody's in a container.
         let id = |id: u32| self.id_base + if id < IDS_PER_CONTAINER { id } else { IDS_PER_CONTAINER - 2 };
         lchown(to, Some(id(metadata.uid())), Some(id(metadata.gid()))).map_err(failed("change the owner of", to))?;

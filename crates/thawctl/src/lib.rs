@@ -174,6 +174,8 @@ enum CtlError {
     #[error(transparent)]
     Signature(#[from] SignatureError),
     #[error(transparent)]
+    Bundle(#[from] bundle::BundleError),
+    #[error(transparent)]
     Paper(#[from] PaperError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),

@@ -40,6 +40,8 @@ pub const SETTINGS: [(&str, &[u8]); 7] = [
     ("user/max_user_namespaces", b"0"),
 ];
 
+/// Most terminals.
+pub const TERMINALS: &str = "48";
 /// Root of the container, and its group.
 const ROOT: (u32, u32) = (0, 0);
 
@@ -265,7 +267,7 @@ fn existing(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
 fn terminals(devices: BorrowedFd<'_>) -> Result<OwnedFd> {
     let terminals = new_mount(
         "devpts",
-        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", "48")],
+        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", TERMINALS)],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
     attach(terminals.as_fd(), target(devices, "pts")?.as_fd(), "/dev/pts")?;

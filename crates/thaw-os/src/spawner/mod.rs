@@ -19,6 +19,7 @@ mod server;
 mod shortage;
 mod view;
 
+pub use ::oci_spec::OciSpecError;
 pub use client::{Descriptors, Spawned, Spawner, SpawnerError};
 pub use filter::page as filter_page;
 pub use oci::{Bundle, Program, spec as oci_spec};

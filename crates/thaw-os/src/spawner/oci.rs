@@ -14,7 +14,7 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use super::filesystem::{MASKED, READ_ONLY, SETTINGS};
+use super::filesystem::{MASKED, READ_ONLY, SETTINGS, TERMINALS};
 use super::parts::{CreateRequest, Source};
 use super::server::{IDS_PER_CONTAINER, OOM_SCORE_ADJ};
 use super::{confine, filter, oci_filter};
@@ -176,10 +176,11 @@ fn mount(at: &str, kind: &str, source: &Path, options: &[&str]) -> Result<Mount>
 fn mounts(bundle: &Bundle<'_>) -> Result<Vec<Mount>> {
     let request = bundle.request;
     let new = |at: &str, kind: &str, options: &[&str]| mount(at, kind, Path::new(kind), options);
+    let terminals = format!("max={TERMINALS}");
     let mut mounts = vec![
         new("/proc", "proc", &["nosuid", "nodev", "noexec", "hidepid=invisible"])?,
         new("/dev", "tmpfs", &["ro", "nosuid", "noexec", "mode=0755", "size=65536", "nr_inodes=64"])?,
-        new("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "max=64"])?,
+        new("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", &terminals])?,
     ];
     let (size, inodes) =
         (format!("size={}", request.ephemeral.bytes), format!("nr_inodes={}", request.ephemeral.inodes));
