@@ -116,8 +116,9 @@ impl Roots {
     fn overlay(&self, request: &CreateRequest, layers: Layers) -> io::Result<OwnedFd> {
         if !self.attaches.get() {
             match layers.mount(&request.root) {
-                // From 6.13 on layers are given by descriptor, from 6.15 on as detached mounts.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                // Layers are given by descriptor from 6.13 on (before, one of a path only is none), as detached mounts from
+                // 6.15 on.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBADF)) => {}
                 outcome => return outcome,
             }
         }
