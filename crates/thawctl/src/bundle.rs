@@ -71,6 +71,15 @@ fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> B
     move |source| BundleError::File { what, path: path.to_owned(), source }
 }
 
+/// The 65,536 ids from here on are nobody's on the host, as those of the daemon's containers.
+fn check_ids(id_base: u32) -> Result<(), BundleError> {
+    let end = id_base.checked_add(IDS_PER_CONTAINER);
+    match id_base >= ID_MIN && end.is_some_and(|end| end <= ID_END) {
+        true => Ok(()),
+        false => Err(BundleError::IdBase(id_base)),
+    }
+}
+
 /// Writes the bundle.
 pub(super) fn bundle(args: &Args) -> Result<(), CtlError> {
     let config = daemon_config()?;
@@ -81,9 +90,7 @@ pub(super) fn bundle(args: &Args) -> Result<(), CtlError> {
         problem: problem.to_string(),
     })?;
     let id_base = args.id_base.unwrap_or(config.container.id_start);
-    if id_base < ID_MIN || id_base.checked_add(IDS_PER_CONTAINER).is_none_or(|end| end > ID_END) {
-        return Err(BundleError::IdBase(id_base).into());
-    }
+    check_ids(id_base)?;
     let command = if args.command.is_empty() { &image.config.cmd } else { &args.command };
     let argv: Vec<String> = image.config.entrypoint.iter().chain(command).cloned().collect();
     if argv.is_empty() {
@@ -234,5 +241,24 @@ impl Copy {
         };
         rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| failed("change the times of", to)(errno.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_bundle_are_in_the_range_of_the_daemons() {
+        for (id_base, is_fine) in [
+            (0, false),
+            (ID_MIN - 1, false),
+            (ID_MIN, true),
+            (ID_END - IDS_PER_CONTAINER, true),
+            (ID_END - IDS_PER_CONTAINER + 1, false),
+            (u32::MAX, false),
+        ] {
+            assert_eq!(check_ids(id_base).is_ok(), is_fine, "{id_base}");
+        }
     }
 }
