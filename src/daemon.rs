@@ -22,7 +22,7 @@ use self::settings::{
     refill_throttle_settings, scheduler_settings, vault_settings,
 };
 use crate::api;
-use crate::container::{self, Containers, Orphan, Prestarted, RefillThrottle, Template};
+use crate::container::{self, Containers, Native, Orphan, Prestarted, RefillThrottle, Template};
 use crate::directory_lock::{DirectoryLock, DirectoryLockError};
 use crate::egress::{EgressMetrics, Policy, PolicyError};
 use crate::execution::{self, ExecutionMetrics, Executions, ImageInUse, ImageSettings, Images, Served, Spools};
@@ -325,7 +325,8 @@ impl Daemon {
         let spawner = Spawner::start(program, init, settings.create_timeout, own_metrics.spawner_failures.clone());
         let keeps = Some(Arc::clone(&keeper));
         let throttle = RefillThrottle::new(refill_throttle_settings(config));
-        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, egress_metrics, keeps, throttle);
+        let isolation = Arc::new(Native::new(spawner));
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), isolation, egress_metrics, keeps, throttle);
         let containers = Arc::new(containers);
         let mut survivors = Survivors::find(&containers, kept);
         // From here on nothing may fail that would drop the survivors.
@@ -765,7 +766,7 @@ impl Source {
         let credentials = &provider.credentials;
         let template = Arc::new(Template {
             provider: provider.name.clone(),
-            rootfs: image.rootfs.clone(),
+            root: container::image_root(&image).map_err(|error| format!("image `{}`: {error}", provider.image))?,
             hold: Some(image.hold()),
             home: Some(provider.home.clone()),
             user: execution::RUNTIME_USER,

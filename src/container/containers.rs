@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -13,18 +14,23 @@ use super::control::Control;
 use super::credentials;
 use super::fingerprint::fingerprint;
 use super::holder::Holder;
+use super::isolation::Isolation;
 use super::lease::{Lease, Leases, Limit};
 use super::pool_memory::{MemoryCache, PoolKey};
 use super::processes::Processes;
 use super::reaper::{self, Teardown, TeardownParts};
 use super::refill_throttle::RefillThrottle;
 use super::registry::{Entry, Registry, State, Status, lock};
+use super::workspace::WORKSPACE;
 use super::{Container, ContainerError, Template};
 use crate::egress;
 use crate::keeper::Keeper;
 use thaw_client::types;
 use thaw_os::cgroup::{Hierarchy, Limits, Usage};
-use thaw_os::spawner::{CreateRequest, Spawned, Spawner, SpawnerError};
+use thaw_os::spawner::{
+    Compromise, CreateRequest, Descriptors, Ephemeral, Machine, Mount, ProcessLimits, Spawned, SpawnerError, TextFile,
+    Users,
+};
 use thaw_wire::{Report, op};
 
 use crate::failpoints;
@@ -76,7 +82,9 @@ impl Settings {
 pub struct Containers {
     settings: Settings,
     hierarchy: Arc<Hierarchy>,
-    spawner: Spawner,
+    isolation: Arc<dyn Isolation>,
+    /// Whether it was said that containers share inodes.
+    warned: AtomicBool,
     egress_metrics: Arc<egress::EgressMetrics>,
     leases: Leases,
     registry: Arc<Registry>,
@@ -91,7 +99,7 @@ impl Containers {
     pub fn new(
         settings: Settings,
         hierarchy: Arc<Hierarchy>,
-        spawner: Spawner,
+        isolation: Arc<dyn Isolation>,
         egress_metrics: Arc<egress::EgressMetrics>,
         keeper: Option<Arc<Keeper>>,
         throttle: Arc<RefillThrottle>,
@@ -102,7 +110,8 @@ impl Containers {
             leases: Leases::new(settings.max, settings.id_start),
             settings,
             hierarchy,
-            spawner,
+            isolation,
+            warned: AtomicBool::new(false),
             egress_metrics,
             registry: Arc::default(),
             reaper,
@@ -146,6 +155,7 @@ impl Containers {
         TeardownParts {
             entry,
             hierarchy: Arc::clone(&self.hierarchy),
+            isolation: Arc::clone(&self.isolation),
             registry: Arc::clone(&self.registry),
             reaper: self.reaper.clone(),
             egress_metrics: Arc::clone(&self.egress_metrics),
@@ -295,7 +305,8 @@ impl Containers {
         let directory = teardown.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
-        let spawned = match timeout_at(deadline, self.spawner.create(request, theirs, directory)).await {
+        let descriptors = Descriptors { control: theirs, cgroup: directory, layer: None };
+        let spawned = match timeout_at(deadline, self.isolation.create(request, descriptors)).await {
             Err(_) => return Err(late()),
             Ok(Ok(spawned)) => spawned,
             Ok(Err(SpawnerError::Failed { message, pidfd })) => {
@@ -304,12 +315,10 @@ impl Containers {
             }
             Ok(Err(error)) => return Err(error.into()),
         };
-        let Spawned { pid, pidfd, proxy, terminals, credential_dir, workspace, mapped } = spawned;
+        let Spawned { pid, pidfd, proxy, terminals, null, credential_dir, workspace, compromise } = spawned;
         failpoints::at("create.spawned");
         teardown.set_process(Some(pid), Some(pidfd));
-        if !mapped {
-            tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
-        }
+        self.note(&id, &compromise);
         let policy = Arc::clone(&template.egress);
         let listener = self.keeper.as_ref().map(|_| proxy.try_clone()).transpose().map_err(ContainerError::Control)?;
         let (metrics, limits) = (Arc::clone(&self.egress_metrics), self.settings.egress.clone());
@@ -339,6 +348,7 @@ impl Containers {
             workspace,
             listener: listener.map(OwnedFd::from),
             terminals,
+            null: Some(null),
             fingerprint: fingerprint(&self.settings, &template),
             id_base,
             owner,
@@ -350,24 +360,42 @@ impl Containers {
         })
     }
 
+    fn note(&self, id: &str, compromise: &Compromise) {
+        if compromise.unmapped {
+            tracing::debug!(container = %id, "owners are not mapped: the state directory's file system cannot");
+        }
+        if let Some(reason) = &compromise.shared_inodes
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                reason,
+                "containers of one image have its inodes in common, so that locks and inotify reach from one to another; \
+                 thawctl doctor says what is missing"
+            );
+        }
+    }
+
     fn request(&self, template: &Template, id: &str, id_base: u32) -> CreateRequest {
+        let users = Users { id_base, user: template.user, group: template.group };
+        let credentials = template.credentials.as_ref().map(|(name, bytes)| (name.as_str(), *bytes));
+        let mut mounts = Mount::usual(&users, template.home.as_deref(), credentials);
+        mounts.extend(template.workspace.then(|| Mount::workspace(&users, WORKSPACE)));
         CreateRequest {
             id: id.to_owned(),
-            rootfs: template.rootfs.clone(),
+            host_name: id.to_owned(),
+            root: template.root.clone(),
             mount_point: self.settings.mount_point.clone(),
-            id_base,
-            user: template.user,
-            group: template.group,
-            home: template.home.clone(),
-            credential_dir: template.credentials.as_ref().map(|(name, _)| name.clone()),
-            workspace: template.workspace,
-            ephemeral_bytes: self.settings.ephemeral_bytes,
-            ephemeral_inodes: self.settings.ephemeral_inodes,
+            users,
+            mounts,
+            files: TextFile::usual(id),
+            ephemeral: Ephemeral { bytes: self.settings.ephemeral_bytes, inodes: self.settings.ephemeral_inodes },
+            limits: ProcessLimits { open_files: self.settings.open_files },
+            machine: Machine {
+                memory_bytes: template.run.memory_bytes,
+                cpus: self.settings.visible_cpus(&template.run),
+                sees_cgroup: self.hierarchy.layout().is_v2(),
+            },
             proxy_port: self.settings.proxy_port,
-            memory_bytes: template.run.memory_bytes,
-            cpus: self.settings.visible_cpus(&template.run),
-            sees_cgroup: self.hierarchy.layout().is_v2(),
-            open_files: self.settings.open_files,
             cgroups: self.hierarchy.extra_directories(id),
         }
     }

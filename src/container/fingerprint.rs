@@ -12,7 +12,7 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
     // difference to who gets the container.
     let Template {
         provider,
-        rootfs,
+        root,
         hold: _,
         home,
         user,
@@ -34,7 +34,7 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
     // What it is told of memory and processors.
     let (memory, cpu, burst) = (run.memory_bytes, run.cpu, run.cpu_burst);
     let made_from = format!(
-        "{made_by} {provider:?} {rootfs:?} {home:?} {user} {group} {credentials:?} {workspace} {idle:?} {pids} {reclaim:?} \
+        "{made_by} {provider:?} {root:?} {home:?} {user} {group} {credentials:?} {workspace} {idle:?} {pids} {reclaim:?} \
          {ephemeral_bytes} {ephemeral_inodes} {open_files} {proxy_port} {memory} {cpu} {burst:?} {limit_visible_cpus} {prestarted:?}"
     );
     blake3::hash(made_from.as_bytes()).to_hex().to_string()
@@ -63,12 +63,17 @@ mod tests {
     use super::{fingerprint, made_by};
     use crate::egress::Policy;
     use thaw_os::cgroup::{CPU_PERIOD_US, Limits, Reclaim};
+    use thaw_os::spawner::Root;
+
+    fn root(image: &str) -> Root {
+        Root { image: image.into(), ..Root::default() }
+    }
 
     fn template() -> Template {
         let limits = Limits { memory_bytes: 1, cpu: 1.0, cpu_burst: None, cpu_period_us: CPU_PERIOD_US };
         Template {
             provider: "p".to_owned(),
-            rootfs: "/images/a".into(),
+            root: root("/images/a"),
             hold: None,
             home: None,
             user: 1,
@@ -90,7 +95,7 @@ mod tests {
         assert_eq!(fingerprint(&settings(), &template()), first);
         let egress = Arc::new(Policy::new(&["a.example:443"], Default::default(), Vec::new()).unwrap());
         assert_eq!(fingerprint(&settings(), &Template { egress, ..template() }), first, "that is set at the claim");
-        assert_ne!(fingerprint(&settings(), &Template { rootfs: "/images/b".into(), ..template() }), first);
+        assert_ne!(fingerprint(&settings(), &Template { root: root("/images/b"), ..template() }), first);
         let upgraded = Settings { made_by: "another".to_owned(), ..settings() };
         assert_ne!(fingerprint(&upgraded, &template()), first);
     }

@@ -192,7 +192,7 @@ impl Sandbox {
     /// # Errors
     /// The freeze was not confirmed.
     pub async fn freeze(&self) -> Result<(), ContainerError> {
-        Ok(self.container.teardown.cgroup().freeze().await?)
+        Ok(self.container.teardown.freeze().await?)
     }
 
     /// Whether the container is frozen.

@@ -21,6 +21,7 @@ mod control;
 mod credentials;
 mod fingerprint;
 mod holder;
+mod isolation;
 mod lease;
 mod pool_memory;
 mod processes;
@@ -33,13 +34,12 @@ mod workspace;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::egress;
 use crate::failpoints;
 use thaw_os::cgroup::{CgroupError, Hierarchy, Limits, Reclaim, Usage};
-use thaw_os::spawner::SpawnerError;
+use thaw_os::spawner::{Root, SpawnerError};
 use thaw_os::workspace::PutError;
 use thaw_wire::stage;
 
@@ -49,6 +49,7 @@ pub use containers::{Containers, Settings};
 pub use credentials::{CredentialError, CredentialFiles, Stamp};
 pub use fingerprint::{fingerprint, made_by};
 pub use holder::{Held, Holder, Once, Sandbox};
+pub use isolation::{Doing, Isolation, Native};
 pub use lease::{Lease, Limit};
 pub use pool_memory::PoolKey;
 use processes::Processes;
@@ -69,9 +70,9 @@ pub use registry::State;
 pub struct Template {
     /// Provider name.
     pub provider: String,
-    /// Unpacked root file system.
-    pub rootfs: PathBuf,
-    /// Keeps that in the store as long as containers can be made from it.
+    /// Root file system; see [`image_root`].
+    pub root: Root,
+    /// Keeps its image in the store as long as containers can be made from it.
     pub hold: Option<thaw_image::Hold>,
     /// Home directory inside, which becomes writable.
     pub home: Option<String>,
@@ -95,6 +96,15 @@ pub struct Template {
     pub prestarted: Option<Arc<Prestarted>>,
     /// Memory that is reclaimed when the container is parked.
     pub reclaim: Reclaim,
+}
+
+/// The read-only root of containers of `image`.
+///
+/// # Errors
+/// The image is gone.
+pub fn image_root(image: &thaw_image::Image) -> Result<Root, thaw_image::StoreError> {
+    let (rootfs, empty, name) = (image.rootfs.clone(), image.empty.clone(), image.mount_name()?);
+    Ok(Root { image: rootfs, empty, name, writable: false })
 }
 
 /// Why a container could not be created or used.
@@ -225,6 +235,8 @@ pub struct Container {
     listener: Option<OwnedFd>,
     /// The container's devpts, in which terminals are made.
     terminals: OwnedFd,
+    /// The container's own `/dev/null`; `None` for one that a daemon made which did not keep it.
+    null: Option<OwnedFd>,
     /// Fingerprint of what the container was created from; see [`fingerprint()`].
     fingerprint: String,
     /// First host id of the container.
@@ -260,7 +272,7 @@ impl Container {
     /// The limits cannot be set, or the freeze was not confirmed.
     pub async fn park(&mut self) -> Result<(), ContainerError> {
         self.hierarchy().apply(self.teardown.cgroup(), &self.template.idle)?;
-        self.teardown.cgroup().freeze().await?;
+        self.teardown.freeze().await?;
         failpoints::at("park.frozen");
         self.reclaim().await?;
         // Usage so far belongs to no execution. A frozen container uses nothing more.
@@ -287,7 +299,17 @@ impl Container {
         Ok(credentials::fill(mount.as_fd(), files, self.owner, limit)?)
     }
 
-    /// Tag that the next command gets.
+    /// Its own `/dev/null`, for a command that reads nothing: that of the host would be a file which the command has in common
+    /// with everybody.
+    ///
+    /// # Errors
+    /// The daemon has no descriptor left.
+    pub fn null_input(&self) -> Result<OwnedFd, ContainerError> {
+        let null = self.null.as_ref().ok_or(ContainerError::Unfit("its /dev/null was not kept"))?;
+        null.try_clone().map_err(ContainerError::Control)
+    }
+
+    /// Tag of the next command.
     pub fn next_tag(&self) -> u32 {
         self.processes.next_tag()
     }

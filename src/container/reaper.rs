@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::holder::Holder;
+use super::isolation::Isolation;
 use super::lease::{Lease, Leases};
 use super::refill_throttle::RefillThrottle;
 use super::registry::{Entry, Registry, State};
@@ -28,6 +29,7 @@ pub struct Teardown(Option<TeardownParts>);
 pub struct TeardownParts {
     pub entry: Arc<Entry>,
     pub hierarchy: Arc<Hierarchy>,
+    pub isolation: Arc<dyn Isolation>,
     pub registry: Arc<Registry>,
     pub reaper: mpsc::UnboundedSender<TeardownParts>,
     pub throttle: Arc<RefillThrottle>,
@@ -47,7 +49,7 @@ impl TeardownParts {
     /// Kills every process. Out of descriptors, which the control file takes one of, PID 1 is killed by the one that we
     /// have, and takes the others with it (pid_namespaces(7)).
     fn kill(&self) -> Result<(), CgroupError> {
-        self.entry.cgroup.kill().or_else(|error| match &self.pidfd {
+        self.isolation.kill(&self.entry.cgroup).or_else(|error| match &self.pidfd {
             Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).map_err(|_| error),
             None => Err(error),
         })
@@ -110,6 +112,15 @@ impl Teardown {
     /// See [`CgroupError`].
     pub fn kill(&self) -> Result<(), CgroupError> {
         self.parts().kill()
+    }
+
+    /// Freezes everything in it; done when the kernel has confirmed that.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub async fn freeze(&self) -> Result<(), CgroupError> {
+        let parts = self.parts();
+        parts.isolation.freeze(&parts.entry.cgroup).await
     }
 
     pub fn entry(&self) -> &Arc<Entry> {
@@ -180,7 +191,7 @@ async fn clear(mut parts: TeardownParts) {
 
 async fn try_clear(parts: &mut TeardownParts, since: Instant) -> Result<(), String> {
     let cgroup = &parts.entry.cgroup;
-    cgroup.kill().map_err(|error| error.to_string())?;
+    parts.isolation.kill(cgroup).map_err(|error| error.to_string())?;
     cgroup.wait_empty().await.map_err(|error| error.to_string())?;
     if let Some(pidfd) = &parts.pidfd {
         let pidfd = pidfd.try_clone().map_err(|error| format!("reap: {error}"))?;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,7 @@ use crate::egress;
 use crate::keeper::{Kept, Key};
 use crate::provider::prestart::{Dialogue, Driver};
 use thaw_os::cgroup::{Limits, Reclaim, Usage};
+use thaw_os::spawner::Root;
 
 /// Longest list of what a container may connect to that is kept, bytes: a note has to fit a message to the keeper.
 const MAX_ALLOWED_BYTES: usize = 16 * 1024;
@@ -34,6 +34,8 @@ enum Part {
     Proxy,
     /// The container's devpts.
     Terminals,
+    /// The container's own `/dev/null`.
+    Null,
     /// The mount of its credential directory, if it has one.
     Credentials,
     /// The directory at `/workspace`, if it has one.
@@ -94,6 +96,7 @@ pub struct Orphan {
     control: OwnedFd,
     listener: OwnedFd,
     terminals: OwnedFd,
+    null: Option<OwnedFd>,
     credentials: Option<OwnedFd>,
     workspace: Option<OwnedFd>,
     /// Standard input, output and error of the CLI that waits in it.
@@ -112,13 +115,14 @@ impl Container {
             (Part::Proxy, listener.as_fd()),
             (Part::Terminals, self.terminals.as_fd()),
         ];
+        let null = self.null.iter().map(|null| (Part::Null, null.as_fd()));
         let credentials = self.credentials.iter().map(|mount| (Part::Credentials, mount.as_fd()));
         let workspace = self.workspace.iter().map(|directory| (Part::Workspace, directory.as_fd()));
         let cli = self.cli.iter().flat_map(|cli| {
             let Cli { stdin, stdout, stderr, .. } = cli;
             [(Part::CliInput, stdin.as_fd()), (Part::CliOutput, stdout.as_fd()), (Part::CliErrors, stderr.as_fd())]
         });
-        let own: Vec<_> = own.into_iter().chain(credentials).chain(workspace).chain(cli).collect();
+        let own: Vec<_> = own.into_iter().chain(null).chain(credentials).chain(workspace).chain(cli).collect();
         let note = Note {
             wire: thaw_wire::VERSION,
             parts: own.iter().map(|(part, _)| *part).collect(),
@@ -185,7 +189,7 @@ impl Containers {
         let mut needed = |part| take(part).ok_or_else(|| format!("its {part:?} was not kept"));
         let (control, pidfd) = (needed(Part::Control)?, needed(Part::Pidfd)?);
         let (listener, terminals) = (needed(Part::Proxy)?, needed(Part::Terminals)?);
-        let (credentials, workspace) = (take(Part::Credentials), take(Part::Workspace));
+        let (null, credentials, workspace) = (take(Part::Null), take(Part::Credentials), take(Part::Workspace));
         let cli = match (take(Part::CliInput), take(Part::CliOutput), take(Part::CliErrors)) {
             (Some(stdin), Some(stdout), Some(stderr)) => Some([stdin, stdout, stderr]),
             _ => None,
@@ -208,7 +212,7 @@ impl Containers {
         });
         let teardown = Teardown::new(TeardownParts { pidfd: Some(pidfd), ..self.parts(entry, lease) });
         let egress = self.settings().egress.clone();
-        Ok(Orphan { note, control, listener, terminals, credentials, workspace, cli, egress, teardown })
+        Ok(Orphan { note, control, listener, terminals, null, credentials, workspace, cli, egress, teardown })
     }
 }
 
@@ -307,7 +311,7 @@ impl Orphan {
         // Drop the creation parameters of the claimed container; from here on only its run limits are used.
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
-            rootfs: PathBuf::new(),
+            root: Root::default(),
             hold: None,
             home: None,
             user: 0,
@@ -325,8 +329,18 @@ impl Orphan {
     }
 
     fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
-        let Self { note, control, listener, terminals, credentials, workspace, cli: _, egress: limits, mut teardown } =
-            self;
+        let Self {
+            note,
+            control,
+            listener,
+            terminals,
+            null,
+            credentials,
+            workspace,
+            cli: _,
+            egress: limits,
+            mut teardown,
+        } = self;
         let control = Control::adopt(control).map_err(ContainerError::Control)?;
         let first_tag = note.first_tag.wrapping_add(processes::TAGS);
         let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;
@@ -340,6 +354,7 @@ impl Orphan {
             workspace,
             listener: Some(listener),
             terminals,
+            null,
             fingerprint: note.fingerprint,
             id_base: note.id_base,
             owner: note.owner,

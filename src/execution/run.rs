@@ -20,7 +20,7 @@ use super::plan::Plan;
 use super::resumable::Resumable;
 use super::said::Said;
 use super::state::Submitted as SubmittedCommand;
-use super::stdin::stdin;
+use super::stdin::input;
 use super::told::{announce, finish, say_why};
 use super::vaulted::WriteBack;
 use super::{Executions, Handle, StartError, waiting, workspace};
@@ -483,7 +483,10 @@ async fn keep_command(handle: &Handle, container: &Container, path: ClaimPath, p
 /// claim and the command.
 async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once, Submitted), StartError> {
     let Claimed { container, path, guard } = claimed;
-    let (stdin_reader, stdin) = stdin(plan.stdin.as_deref())?;
+    let (stdin_reader, stdin) = match plan.stdin.as_deref() {
+        Some(text) => input(text)?,
+        None => (container.null_input()?, None),
+    };
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
     keep_command(handle, &container, path, &[stdout.as_fd(), stderr.as_fd()]).await;

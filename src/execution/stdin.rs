@@ -1,6 +1,5 @@
 //! The pipe that a command reads.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -12,11 +11,9 @@ use tokio::net::unix::pipe;
 const STDIN_PIPE: usize = 64 * 1024;
 const MAX_STDIN_PIPE: usize = 16 << 20;
 
-/// What the command reads: a pipe when there is something to say, else `/dev/null`. The pipe holds all of it, so that the
-/// command gets it whatever becomes of the daemon; if the kernel allows none so large, the writer comes with what is in
-/// it already.
-pub(super) fn stdin(text: Option<&[u8]>) -> io::Result<(OwnedFd, Option<(pipe::Sender, usize)>)> {
-    let Some(text) = text else { return Ok((File::open("/dev/null")?.into(), None)) };
+/// A pipe with what the command reads. The pipe holds all of it, so that the command gets it whatever becomes of the
+/// daemon; if the kernel allows none so large, the writer comes with what is in it already.
+pub(super) fn input(text: &[u8]) -> io::Result<(OwnedFd, Option<(pipe::Sender, usize)>)> {
     let (reader, writer) = io::pipe()?;
     // Refused beyond the limits of pipe(7).
     let _ = rustix::pipe::fcntl_setpipe_size(&writer, text.len().clamp(STDIN_PIPE, MAX_STDIN_PIPE));

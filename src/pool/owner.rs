@@ -376,7 +376,7 @@ impl Owner {
         };
         let settings = self.scheduler.containers().settings();
         let is_same = self.template.as_ref().is_some_and(|template| {
-            template.rootfs == prepared.template.rootfs
+            template.root == prepared.template.root
                 && fingerprint(settings, template) == fingerprint(settings, &prepared.template)
         });
         if is_same {

@@ -15,8 +15,8 @@ use thaw_image::Store;
 use thaw_os::cgroup::{Hierarchy, Limits, Reclaim};
 use thaw_os::spawner::Spawner;
 use thawd::container::{
-    Command, Containers, Exited, Orphan, Process, RefillThrottle, RefillThrottleSettings, Sandbox, Settings, Stdio,
-    Template, WindowSize,
+    Command, Containers, Exited, Isolation, Native, Orphan, Process, RefillThrottle, RefillThrottleSettings, Sandbox,
+    Settings, Stdio, Template, WindowSize, image_root,
 };
 use thawd::egress::{EgressMetrics, Policy};
 use thawd::keeper::{self, Keeper, Kept, Key};
@@ -55,7 +55,7 @@ pub struct House {
     pub containers: Arc<Containers>,
     pub keeper: Arc<Keeper>,
     pub hierarchy: Arc<Hierarchy>,
-    template: Arc<Template>,
+    pub template: Arc<Template>,
     /// What an earlier holder kept, but for containers.
     pub kept: BTreeMap<Key, Kept>,
     pub orphans: BTreeMap<String, Orphan>,
@@ -64,6 +64,11 @@ pub struct House {
 impl House {
     /// As a daemon starts.
     pub fn open(address: &Address) -> Self {
+        Self::open_with(address, |native| Arc::new(native))
+    }
+
+    /// The same, with another way to make containers.
+    pub fn open_with(address: &Address, with: impl FnOnce(Native) -> Arc<dyn Isolation>) -> Self {
         support::programs::check_init();
         let run_dir = address.dir.join("run");
         std::fs::create_dir_all(&run_dir).unwrap();
@@ -98,7 +103,8 @@ impl House {
         });
         let metrics = Arc::new(EgressMetrics::new(&mut prometheus_client::registry::Registry::default()));
         let keeps = Some(Arc::clone(&keeper));
-        let containers = Containers::new(settings, Arc::clone(&hierarchy), spawner, metrics, keeps, throttle);
+        let isolation = with(Native::new(spawner));
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), isolation, metrics, keeps, throttle);
         let containers = Arc::new(containers);
         let (mut of_containers, mut others) = (BTreeMap::new(), BTreeMap::new());
         for (key, kept) in kept {
@@ -114,7 +120,7 @@ impl House {
         let limits = Limits { memory_bytes: 256 << 20, cpu: 2.0, cpu_burst: None, cpu_period_us: 100_000 };
         let template = Arc::new(Template {
             provider: "house".to_owned(),
-            rootfs: image.rootfs.clone(),
+            root: image_root(&image).unwrap(),
             hold: Some(image.hold()),
             home: Some("/home/runtime".to_owned()),
             user: 1000,
@@ -145,6 +151,14 @@ impl House {
     pub fn init_of(&self, sandbox: &Sandbox) -> i32 {
         let listed = self.containers.list();
         listed.iter().find(|container| container.id == sandbox.id()).unwrap().pid.unwrap()
+    }
+
+    /// Waits until no more than so many leases are taken.
+    pub async fn leases(&self, taken: usize) {
+        support::eventually("leases are given back", || async {
+            (self.containers.free_leases() + taken >= self.containers.limit().0).then_some(())
+        })
+        .await;
     }
 
     /// Waits until every container is gone, and removes everything.

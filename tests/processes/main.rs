@@ -4,8 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bundle;
 mod house;
 mod identity;
+mod inodes;
 mod killed;
 mod many;
 mod terminal;
+mod writable;

@@ -15,6 +15,7 @@ mod document;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod layout;
+mod places;
 pub mod progress;
 pub mod registry;
 pub mod signature;
@@ -25,6 +26,7 @@ mod unpack;
 pub use account::fuzz_account;
 pub use account::{Account, MAX_GROUPS, MAX_ID, account};
 pub use layout::{LayoutError, digest_in};
+pub use places::{can_enter, open_plain, writable_home};
 pub use store::{
     Damage, HeldImage, Hold, Image, ImageConfig, ImageLayer, ImportNames, Store, StoreError, Verification,
 };

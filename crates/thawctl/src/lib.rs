@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bundle;
 mod cancel;
 mod checks;
 mod completion;
@@ -105,6 +106,8 @@ enum Command {
     /// Store, list and remove the credentials that the daemon keeps for users
     #[command(subcommand)]
     Credentials(credentials::Command),
+    /// Write an image as an OCI bundle, which crun and runc start with the mounts, ids, limits and filter of thawd
+    Bundle(bundle::Args),
     /// Print the output of an execution
     Logs(logs::Args),
     /// Print what happens in the daemon, as it happens
@@ -175,6 +178,8 @@ enum CtlError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    #[error(transparent)]
+    Bundle(#[from] bundle::BundleError),
     #[error(transparent)]
     Paper(#[from] PaperError),
     #[error("cannot write the output: {0}")]
@@ -247,6 +252,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Rmi(args) => return Box::pin(image::image(&client, &image::Command::Rm(args), format)).await,
         Command::Top(args) => return top::top(&client, &args, format).await,
         Command::Setup(args) => return Box::pin(setup::setup(&client, &args, format)).await,
+        Command::Bundle(args) => bundle::bundle(&args)?,
         Command::Doctor(args) => return doctor::doctor(&client, &args, format).await,
         Command::Files(args) => files::files(&client, &args, format).await?,
         Command::Ps(args) => ps::ps(&client, &args, format).await?,

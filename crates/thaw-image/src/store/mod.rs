@@ -10,6 +10,7 @@
 //! ├── layers/HEX/layer.json      what is known of a layer; HEX is its diff id
 //! ├── layers/HEX/contents.jsonl  what its archive says, one entry a line
 //! ├── layers/HEX/files/NUMBER    its files
+//! ├── empty/                     the second layer of each container's root, which has one too few
 //! └── tmp/                       work under way; swept when nobody works
 //! ```
 //!
@@ -50,6 +51,8 @@ use super::unpack::Limits;
 /// without what containers have something mounted on, and did not know which blobs had been looked into. 3 had images
 /// without `/workspace`.
 const VERSION: u32 = 4;
+/// Directory that stays empty; see [`Image::empty`].
+const EMPTY: &str = "empty";
 /// Earlier ones whose images are completed.
 const INCOMPLETE: [&str; 2] = ["2", "3"];
 /// How often an image that is removed just then is looked for again.
@@ -81,7 +84,7 @@ impl Store {
         fs::set_permissions(&root, Permissions::from_mode(0o700)).map_err(at(&root))?;
         let store = Store { root, limits, holds: Holds::default() };
         store.check_version()?;
-        for folder in ["images", "layers", "names", "tmp"].map(|name| store.root.join(name)) {
+        for folder in ["images", "layers", "names", "tmp", EMPTY].map(|name| store.root.join(name)) {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
         }
         let lock = store.lock_file()?;
@@ -229,7 +232,7 @@ impl Store {
 
     fn load(&self, name: &str, digest: &str) -> Result<Option<Image>> {
         let record: Option<ImageRecord> = record::read(&self.record(digest))?;
-        Ok(record.map(|record| record.image(name, digest, &self.folder(digest))))
+        Ok(record.map(|record| record.image(name, digest, &self.folder(digest), &self.root.join(EMPTY))))
     }
 
     fn folder(&self, digest: &str) -> PathBuf {

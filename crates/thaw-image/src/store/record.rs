@@ -21,6 +21,8 @@ pub struct Image {
     pub digest: String,
     /// Its files. To be mounted read-only; nothing may ever write there.
     pub rootfs: PathBuf,
+    /// An empty directory on the same file system, for an overlay over `rootfs` alone.
+    pub empty: PathBuf,
     /// How it wants to be run.
     pub config: ImageConfig,
     /// Its layers, lowest first.
@@ -100,11 +102,12 @@ pub(super) struct ImageRecord {
 }
 
 impl ImageRecord {
-    pub(super) fn image(self, name: &str, digest: &str, folder: &Path) -> Image {
+    pub(super) fn image(self, name: &str, digest: &str, folder: &Path, empty: &Path) -> Image {
         Image {
             name: name.to_owned(),
             digest: digest.to_owned(),
             rootfs: folder.join("rootfs"),
+            empty: empty.to_owned(),
             config: self.config,
             compressed_bytes: self.layers.iter().map(|layer| layer.compressed_bytes).sum(),
             unpacked_bytes: self.layers.iter().map(|layer| layer.unpacked_bytes).sum(),

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::error::{Result, at};
 use super::record::Image;
 
 /// Keeps an image in the store: the image is neither removed nor pruned while this or a clone of it exists.
@@ -95,9 +96,26 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A process in whose mount namespace something below `folder` is mounted, by its number; `None` if there is none
+impl Image {
+    /// What a container's root is to be called where it is mounted: by that name the store knows that the image is used,
+    /// since nothing else tells the layers of an overlay.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`](super::StoreError) if the image is gone.
+    pub fn mount_name(&self) -> Result<String> {
+        mount_name(&self.rootfs).map_err(at(&self.rootfs))
+    }
+}
+
+fn mount_name(rootfs: &Path) -> io::Result<String> {
+    let found = fs::metadata(rootfs)?;
+    Ok(format!("thawd-image-{}-{}", found.dev(), found.ino()))
+}
+
+/// A process in whose mount namespace something below `folder` is mounted, by itself or as a layer, by its number; `None` if there is none
 /// among the processes that may be looked at (as root: all).
 pub(super) fn mounted_by(folder: &Path) -> io::Result<Option<u32>> {
+    let name = mount_name(folder)?;
     let Some((device, wanted)) = place(&fs::read_to_string("/proc/self/mountinfo")?, &folder.canonicalize()?) else {
         return Ok(None);
     };
@@ -111,9 +129,12 @@ pub(super) fn mounted_by(folder: &Path) -> io::Result<Option<u32>> {
             continue;
         }
         let Ok(mounts) = fs::read_to_string(entry.path().join("mountinfo")) else { continue };
-        let found = mounts.lines().filter_map(mount).any(|(its, root, point)| {
+        let found = mounts.lines().any(|line| {
             // A mount of the whole file system shows the store to many processes: only a mount of the image counts.
-            its == device && root.starts_with(&wanted) && !point.as_os_str().is_empty()
+            let of_image = mount(line).is_some_and(|(its, root, point)| {
+                its == device && root.starts_with(&wanted) && !point.as_os_str().is_empty()
+            });
+            of_image || overlay_name(line) == Some(&name)
         });
         if found {
             return Ok(Some(pid));
@@ -140,6 +161,12 @@ fn mount(line: &str) -> Option<(String, PathBuf, PathBuf)> {
     Some((device.to_owned(), unescaped(root), unescaped(point)))
 }
 
+/// The name of an overlay, which is what it was said to be mounted from (proc_pid_mountinfo(5)).
+fn overlay_name(line: &str) -> Option<&str> {
+    let mut fields = line.split_once(" - ")?.1.split(' ');
+    (fields.next()? == "overlay").then(|| fields.next())?
+}
+
 /// The kernel writes blanks, tabs, line ends and backslashes in octal.
 fn unescaped(text: &str) -> PathBuf {
     let text = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
@@ -160,6 +187,13 @@ mod tests {
         assert_eq!(of("/srv/a"), ("254:0".to_owned(), PathBuf::from("/srv/a")));
         assert_eq!(of("/tmp/a"), ("0:25".to_owned(), PathBuf::from("/a")));
         assert_eq!(of("/var/lib/thawd"), ("254:0".to_owned(), PathBuf::from("/data/x y/thawd")));
+    }
+
+    #[test]
+    fn an_overlay_is_known_by_its_name() {
+        let line = "45 47 0:39 / / ro,nosuid,nodev - overlay thawd-image-65024-12 ro,lowerdir+=/";
+        assert_eq!(overlay_name(line), Some("thawd-image-65024-12"));
+        assert_eq!(MOUNTS.lines().filter_map(overlay_name).next(), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// What a store without an image has.
-const EMPTY_STORE: [&str; 6] = ["images", "layers", "lock", "names", "tmp", "version"];
+const EMPTY_STORE: [&str; 7] = ["empty", "images", "layers", "lock", "names", "tmp", "version"];
 
 /// One entry of a crafted archive; nothing about it is checked.
 struct Entry {

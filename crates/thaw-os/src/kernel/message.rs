@@ -11,7 +11,7 @@ use rustix::net::{
 };
 
 /// Most descriptors in one message.
-const MAX_FDS: usize = 12;
+const MAX_FDS: usize = 32;
 
 /// A received datagram.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 /// Sets attributes (`MOUNT_ATTR_*`) of a detached mount, and maps its owners through `user_namespace` if one is given
@@ -64,4 +64,15 @@ pub fn attach_in_namespace(pidfd: BorrowedFd<'_>, mount: BorrowedFd<'_>, target:
     rustix::thread::move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount.as_fd(), c"", target.as_fd(), c"", flags)?)
+}
+
+/// Gives this process a mount namespace of its own: what is mounted outside goes on appearing in it, and nothing that it
+/// mounts is seen outside. For a process with one thread.
+///
+/// # Errors
+/// Those of unshare(2) and mount(2).
+pub fn leave_mount_namespace() -> io::Result<()> {
+    // SAFETY: only UnshareFlags::FILES has a safety condition.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
+    Ok(rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
 }

@@ -16,7 +16,8 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 
-use super::protocol::{CreateRequest, MAX_MESSAGE, Part, Reply};
+use super::parts::CreateRequest;
+use super::protocol::{Compromise, Create, Given, MAX_MESSAGE, Part, Reply};
 use crate::kernel::{self, Watched};
 
 /// Extra time beyond the requester's before the spawner counts as hung.
@@ -45,12 +46,32 @@ pub struct Spawned {
     pub proxy: TcpListener,
     /// Its devpts.
     pub terminals: OwnedFd,
+    /// Its own `/dev/null`, opened for reading.
+    pub null: OwnedFd,
     /// The directory that credentials are mounted on.
     pub credential_dir: Option<OwnedFd>,
     /// The directory at `/workspace`.
     pub workspace: Option<OwnedFd>,
-    /// Whether owners in its root file system are mapped.
-    pub mapped: bool,
+    /// What its root lacks.
+    pub compromise: Compromise,
+}
+
+/// What goes with a request.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The container's end of its control socket.
+    pub control: OwnedFd,
+    /// Its cgroup directory (v2).
+    pub cgroup: OwnedFd,
+    /// The directory that the writable layer of its root lies in, with `upper` and `work`.
+    pub layer: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    fn named(self) -> Vec<(Given, OwnedFd)> {
+        let layer = self.layer.map(|layer| (Given::Layer, layer));
+        [(Given::Control, self.control), (Given::Cgroup, self.cgroup)].into_iter().chain(layer).collect()
+    }
 }
 
 /// Why no container was created.
@@ -73,8 +94,8 @@ pub enum SpawnerError {
 }
 
 struct Job {
-    request: CreateRequest,
-    fds: [OwnedFd; 2],
+    create: Create,
+    fds: Vec<OwnedFd>,
     reply: oneshot::Sender<Result<Spawned, SpawnerError>>,
 }
 
@@ -93,18 +114,14 @@ impl Spawner {
         Self { jobs }
     }
 
-    /// Creates a container. `control` is its end of the control socket, `cgroup` its v2 directory.
+    /// Creates a container.
     ///
     /// # Errors
     /// See [`SpawnerError`]; nothing but a process to reap is left behind.
-    pub async fn create(
-        &self,
-        request: CreateRequest,
-        control: OwnedFd,
-        cgroup: OwnedFd,
-    ) -> Result<Spawned, SpawnerError> {
+    pub async fn create(&self, request: CreateRequest, descriptors: Descriptors) -> Result<Spawned, SpawnerError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { request, fds: [control, cgroup], reply };
+        let (given, fds) = descriptors.named().into_iter().unzip();
+        let job = Job { create: Create { request, given }, fds, reply };
         self.jobs.send(job).await.map_err(|_| SpawnerError::Stopped)?;
         answer.await.map_err(|_| SpawnerError::Stopped)?
     }
@@ -145,11 +162,10 @@ impl Process {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    async fn create(&self, request: &CreateRequest, fds: &[OwnedFd; 2]) -> io::Result<Result<Spawned, SpawnerError>> {
-        let body = serde_json::to_vec(request).map_err(io::Error::other)?;
-        self.socket
-            .run(Interest::WRITABLE, |socket| kernel::send(socket, &[&body], &[fds[0].as_fd(), fds[1].as_fd()]))
-            .await?;
+    async fn create(&self, create: &Create, fds: &[OwnedFd]) -> io::Result<Result<Spawned, SpawnerError>> {
+        let body = serde_json::to_vec(create).map_err(io::Error::other)?;
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.socket.run(Interest::WRITABLE, |socket| kernel::send(socket, &[&body], &fds)).await?;
         let mut buffer = vec![0; MAX_MESSAGE];
         let received = self.socket.run(Interest::READABLE, |socket| kernel::receive(socket, &mut buffer)).await?;
         if received.length == 0 {
@@ -158,17 +174,17 @@ impl Process {
         let mut fds = received.fds.into_iter();
         match serde_json::from_slice(&buffer[..received.length]).map_err(io::Error::other)? {
             Reply::Failed { message } => Ok(Err(SpawnerError::Failed { message, pidfd: fds.next() })),
-            Reply::Created { parts, pid, mapped } => {
+            Reply::Created { parts, pid, compromise } => {
                 let mut named: BTreeMap<_, _> = parts.into_iter().zip(fds).collect();
                 let mut take = |part| named.remove(&part);
-                let (Some(pidfd), Some(proxy), Some(terminals)) =
-                    (take(Part::Pidfd), take(Part::Proxy), take(Part::Terminals))
+                let (Some(pidfd), Some(proxy), Some(terminals), Some(null)) =
+                    (take(Part::Pidfd), take(Part::Proxy), take(Part::Terminals), take(Part::Null))
                 else {
                     return Err(io::Error::other("the spawner sent too few descriptors"));
                 };
                 let proxy = TcpListener::from(proxy);
                 let (credential_dir, workspace) = (take(Part::Credentials), take(Part::Workspace));
-                Ok(Ok(Spawned { pid, pidfd, proxy, terminals, credential_dir, workspace, mapped }))
+                Ok(Ok(Spawned { pid, pidfd, proxy, terminals, null, credential_dir, workspace, compromise }))
             }
         }
     }
@@ -254,7 +270,7 @@ async fn own(program: PathBuf, init: PathBuf, patience: Duration, mut queue: mps
         };
         let outcome = match current {
             Err(error) => Err(SpawnerError::Process(error)),
-            Ok(current) => match tokio::time::timeout(patience, current.create(&job.request, &job.fds)).await {
+            Ok(current) => match tokio::time::timeout(patience, current.create(&job.create, &job.fds)).await {
                 Ok(Ok(outcome)) => {
                     process = Some(current);
                     outcome

@@ -9,8 +9,8 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, Gid, Uid};
 use seccompiler::BpfProgram;
 
+use super::parts::CreateRequest;
 use super::program;
-use super::protocol::CreateRequest;
 use super::shortage;
 use crate::kernel;
 use thaw_wire::INIT_ID;
@@ -22,7 +22,7 @@ const KEPT: CapabilitySet =
 
 /// Core dumps, bytes. Not 0: that would still start the host's handler where core_pattern is a pipe, and it may store
 /// a user's credentials. 1 is the value at which the kernel starts none (fs/coredump.c), and no core is that small.
-const CORE_BYTES: u64 = 1;
+pub const CORE_BYTES: u64 = 1;
 
 /// Signals that wait to be taken, and timers (`RLIMIT_SIGPENDING`), of one container.
 const SIGNALS: u64 = 8192;
@@ -69,7 +69,7 @@ impl Confinement {
         [control, locks]: [&OwnedFd; 2],
         init: BorrowedFd<'_>,
     ) -> Result<Infallible> {
-        limit(Resource::Nofile, request.open_files)?;
+        limit(Resource::Nofile, request.limits.open_files)?;
         limit(Resource::Core, CORE_BYTES)?;
         for capability in CapabilitySet::all().difference(KEPT).iter() {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -95,7 +95,7 @@ impl Confinement {
         let questions = kernel::install_with_listener(&self.filter)
             .map_err(|error| format!("install the system call filter: {}", shortage::told(&error)))?;
         rustix::stdio::dup2_stdout(&questions).map_err(|errno| format!("pass on who answers: {errno}"))?;
-        let cpus = CString::new(request.cpus.to_string()).map_err(|error| error.to_string())?;
+        let cpus = CString::new(request.machine.cpus.to_string()).map_err(|error| error.to_string())?;
         kernel::execute(init, &[c"thaw-init", &cpus]).map_err(|error| format!("execute thaw-init: {error}"))
     }
 }

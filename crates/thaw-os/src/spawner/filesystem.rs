@@ -12,25 +12,22 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
-use super::protocol::{CreateRequest, Part};
+use super::parts::{CreateRequest, Mount, Source, TextFile};
+use super::protocol::Part;
 use super::view::View;
 use crate::kernel;
 
-/// Devices that every container has: name, major, minor (Linux Documentation/admin-guide/devices.txt).
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-
 /// Parts of `/proc` that tell about the host or reach into it: hidden (the OCI runtime specification's defaults of
 /// the common engines, and what the attack checklist adds), or make the whole host wait while they are read (locks).
-const MASKED: [&str; 10] =
+pub const MASKED: [&str; 10] =
     ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "locks", "sched_debug", "scsi", "timer_list"];
 
 /// Parts of `/proc` that stay readable but must not be written.
-const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+pub const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Settings of the container's own network, which has `lo` alone, and of its own user namespace, below `/proc/sys` (Linux
 /// Documentation/networking/ip-sysctl.rst, and admin-guide/sysctl/user.rst).
-const SETTINGS: [(&str, &[u8]); 7] = [
+pub const SETTINGS: [(&str, &[u8]); 7] = [
     // Every port is free to every user, and ping needs no privilege.
     ("net/ipv4/ip_unprivileged_port_start", b"0"),
     ("net/ipv4/ping_group_range", b"0 65535"),
@@ -43,12 +40,14 @@ const SETTINGS: [(&str, &[u8]); 7] = [
     ("user/max_user_namespaces", b"0"),
 ];
 
+/// Most terminals.
+pub const TERMINALS: &str = "48";
 /// Root of the container, and its group.
 const ROOT: (u32, u32) = (0, 0);
 
-type Result<T> = std::result::Result<T, String>;
+pub type Result<T> = std::result::Result<T, String>;
 
-fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
+pub fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
     move |errno| format!("{what}: {errno}")
 }
 
@@ -58,27 +57,41 @@ pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
         .map_err(failed(format!("open {}", path.display())))
 }
 
-/// Mounts everything and makes `root` the root. Returns what the daemon works with, and the container's `/proc/locks`, by
-/// which thaw-init counts.
+/// What the spawner has made for a container, as detached mounts.
+pub struct Made {
+    /// Its root.
+    pub root: OwnedFd,
+    /// Its `/dev`.
+    pub devices: OwnedFd,
+    /// Its volumes, in the order of the request.
+    pub volumes: Vec<OwnedFd>,
+}
+
+/// Mounts everything and makes `made.root` the root. Returns what the daemon works with, and the container's `/proc/locks`,
+/// by which thaw-init counts.
 pub fn set_up(
     request: &CreateRequest,
     view: &View,
-    root: &OwnedFd,
+    made: Made,
     mount_point: OwnedFd,
 ) -> Result<(Vec<(Part, OwnedFd)>, OwnedFd)> {
+    let Made { root, devices, volumes } = made;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(failed("make mounts private"))?;
     attach(root.as_fd(), mount_point.as_fd(), "the root file system")?;
     drop(mount_point);
 
-    let (proc, locks) = proc(root.as_fd())?;
+    attach(devices.as_fd(), target(root.as_fd(), "dev")?.as_fd(), "/dev")?;
+    let terminals = terminals(devices.as_fd())?;
+    let null = rustix::fs::openat(&devices, "null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open the container's /dev/null"))?;
+    let (proc, locks) = proc(root.as_fd(), devices.as_fd())?;
     generated(request, view, root.as_fd(), proc.as_fd())?;
     control_group(request, root.as_fd())?;
-    let (shm, terminals) = devices(root.as_fd())?;
-    let mut parts = vec![(Part::Terminals, terminals)];
-    writable(request, root.as_fd(), shm.as_fd(), &mut parts)?;
+    let mut parts = vec![(Part::Terminals, terminals), (Part::Null, null)];
+    parts.extend(mounts(request, root.as_fd(), volumes)?);
 
-    rustix::process::fchdir(root).map_err(failed("enter the new root"))?;
+    rustix::process::fchdir(&root).map_err(failed("enter the new root"))?;
     // The old root ends up on top of the new one and is detached from there (pivot_root(2), NOTES).
     rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
@@ -100,7 +113,7 @@ fn target(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
 }
 
 /// A new file system with the given options, detached.
-fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
+pub fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(format!("open {kind}")))?;
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(&context, *key, *value).map_err(failed(format!("{kind} {key}={value}")))?;
@@ -109,24 +122,24 @@ fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed(format!("mount {kind}")))
 }
 
-/// A detached bind mount of a host device, checked to be that device and nothing else (CVE-2025-31133).
-fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
-    let path = CString::new(format!("/dev/{name}")).map_err(|error| error.to_string())?;
-    let mount = kernel::bind_detached(rustix::fs::CWD, &path).map_err(|error| format!("open /dev/{name}: {error}"))?;
-    let stat = rustix::fs::fstat(&mount).map_err(failed(format!("stat /dev/{name}")))?;
+/// A detached bind mount of the container's own `/dev/null`, checked to be that device and nothing else (CVE-2025-31133).
+fn null_device(devices: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mount =
+        kernel::bind_detached(devices, c"null").map_err(|error| format!("open the container's /dev/null: {error}"))?;
+    let stat = rustix::fs::fstat(&mount).map_err(failed("stat /dev/null"))?;
     let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    if !is_device || stat.st_rdev != rustix::fs::makedev(major, minor) {
-        return Err(format!("/dev/{name} of the host is not the character device {major}:{minor}"));
+    if !is_device || stat.st_rdev != rustix::fs::makedev(1, 3) {
+        return Err("the container's /dev/null is not the character device 1:3".to_owned());
     }
-    // A device can be written to all the same; its inode, which is the host's, cannot be touched.
+    // A device can be written to all the same.
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     kernel::set_mount_attributes(mount.as_fd(), attributes, None)
-        .map_err(|error| format!("make /dev/{name} read-only: {error}"))?;
+        .map_err(|error| format!("make /dev/null read-only: {error}"))?;
     Ok(mount)
 }
 
 /// `/proc`, and its file of locks, which is covered afterwards.
-fn proc(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
+fn proc(root: BorrowedFd<'_>, devices: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     // Processes of other users are invisible: uid 1000 does not even see thaw-init (proc(5), hidepid).
@@ -149,8 +162,7 @@ fn proc(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
             let read_only = attributes | MountAttrFlags::MOUNT_ATTR_RDONLY;
             new_mount("tmpfs", &[("mode", "0555"), ("size", "4096"), ("nr_inodes", "1")], read_only)?
         } else {
-            // Each from the host's: kernels before 6.15 copy no mount that is detached itself.
-            device("null", 1, 3)?
+            null_device(devices)?
         };
         attach(cover.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
     }
@@ -184,12 +196,12 @@ fn generated(request: &CreateRequest, view: &View, root: BorrowedFd<'_>, proc: B
             .map_err(|error| format!("make {what} read-only: {error}"))?;
         attach(mount.as_fd(), place, what)
     };
-    for (name, content) in View::etc(&request.id) {
-        // An image whose /etc or file is a link, or a device, has it its own way.
-        let Some(place) = plain_file(root, &format!("etc/{name}"))? else { continue };
-        cover(name, &content, place.as_fd(), &format!("/etc/{name}"))?;
+    for (number, TextFile { path, content }) in request.files.iter().enumerate() {
+        // An image whose directory or file is a link, or a device, has it its own way.
+        let Some(place) = plain_file(root, path.trim_start_matches('/'))? else { continue };
+        cover(&format!("file-{number}"), content, place.as_fd(), path)?;
     }
-    for (name, content) in view.proc(request.memory_bytes, request.cpus as usize) {
+    for (name, content) in view.proc(request.machine.memory_bytes, request.machine.cpus as usize) {
         let Some(place) = existing(proc, name)? else { continue };
         cover(name, &content, place.as_fd(), &format!("/proc/{name}"))?;
     }
@@ -221,7 +233,7 @@ fn plain_file(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
 /// The container's own control group, read-only, where an image has a directory for it. Its namespace has it as the
 /// root, so that nothing of others is to be seen; the JVM, Go, Rust and .NET read their limits there.
 fn control_group(request: &CreateRequest, root: BorrowedFd<'_>) -> Result<()> {
-    if !request.sees_cgroup {
+    if !request.machine.sees_cgroup {
         return Ok(());
     }
     let Ok(sys) = target(root, "sys") else { return Ok(()) };
@@ -251,44 +263,19 @@ fn existing(proc: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// `/dev`; returns its `shm` directory and its devpts.
-fn devices(root: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
-    let dev = new_mount(
-        "tmpfs",
-        &[("mode", "0755"), ("size", "65536"), ("nr_inodes", "64")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )?;
-    attach(dev.as_fd(), target(root, "dev")?.as_fd(), "/dev")?;
-    for (name, major, minor) in DEVICES {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(&dev, name, flags, Mode::from_raw_mode(0o666))
-            .map_err(failed(format!("create /dev/{name}")))?;
-        attach(device(name, major, minor)?.as_fd(), place.as_fd(), &format!("/dev/{name}"))?;
-    }
-    for (name, to) in [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-        ("ptmx", "pts/ptmx"),
-    ] {
-        rustix::fs::symlinkat(to, &dev, name).map_err(failed(format!("create /dev/{name}")))?;
-    }
-    let pts = make_directory(dev.as_fd(), "pts", 0o755, ROOT)?;
-    let shm = make_directory(dev.as_fd(), "shm", 0o1777, ROOT)?;
+/// The terminals of the container, below its `/dev`.
+fn terminals(devices: BorrowedFd<'_>) -> Result<OwnedFd> {
     let terminals = new_mount(
         "devpts",
-        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", "48")],
+        &[("ptmxmode", "0666"), ("mode", "0620"), ("max", TERMINALS)],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
-    attach(terminals.as_fd(), pts.as_fd(), "/dev/pts")?;
-    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    kernel::set_mount_attributes(dev.as_fd(), attributes, None)
-        .map_err(|error| format!("make /dev read-only: {error}"))?;
-    Ok((shm, terminals))
+    attach(terminals.as_fd(), target(devices, "pts")?.as_fd(), "/dev/pts")?;
+    Ok(terminals)
 }
 
-fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, (user, group): (u32, u32)) -> Result<OwnedFd> {
+/// A new directory with this owner and group, whatever the umask is.
+pub fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, (user, group): (u32, u32)) -> Result<OwnedFd> {
     let what = || format!("create {name}");
     rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(failed(what()))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -299,55 +286,66 @@ fn make_directory(parent: BorrowedFd<'_>, name: &str, mode: u32, (user, group): 
     Ok(directory)
 }
 
-/// Home, `/tmp`, `/dev/shm` and `/workspace`: directories of one tmpfs, so that one limit bounds everything written.
-fn writable(
-    request: &CreateRequest,
-    root: BorrowedFd<'_>,
-    shm: BorrowedFd<'_>,
-    parts: &mut Vec<(Part, OwnedFd)>,
-) -> Result<()> {
-    let size = request.ephemeral_bytes.to_string();
-    let inodes = request.ephemeral_inodes.to_string();
+/// Mounts what the request lists, in its order; `volumes` are those among it. Returns the directories that the daemon works
+/// with.
+fn mounts(request: &CreateRequest, root: BorrowedFd<'_>, volumes: Vec<OwnedFd>) -> Result<Vec<(Part, OwnedFd)>> {
+    let (size, inodes) = (request.ephemeral.bytes.to_string(), request.ephemeral.inodes.to_string());
+    // One file system for everything ephemeral, so that one limit bounds everything written.
     let scratch = new_mount(
         "tmpfs",
         &[("mode", "0755"), ("size", &size), ("nr_inodes", &inodes)],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
     )?;
-    let tmp = target(root, "tmp")?;
     // A mount must be attached before parts of it can be bound elsewhere; the part for /tmp then covers it.
-    attach(scratch.as_fd(), tmp.as_fd(), "/tmp")?;
-    drop(make_directory(scratch.as_fd(), "tmp", 0o1777, ROOT)?);
-    drop(make_directory(scratch.as_fd(), "shm", 0o1777, ROOT)?);
-    let part = |name: &std::ffi::CStr| {
-        kernel::bind_detached(scratch.as_fd(), name).map_err(|error| format!("bind {name:?}: {error}"))
-    };
-    let owner = (request.user, request.group);
-    let mut home_mount = None;
-    if let Some(home) = &request.home {
-        let place = target(root, home.trim_start_matches('/'))?;
-        drop(make_directory(scratch.as_fd(), "home", 0o700, owner)?);
-        let mount = part(c"home")?;
-        attach(mount.as_fd(), place.as_fd(), home)?;
-        home_mount = Some(mount);
+    attach(scratch.as_fd(), target(root, "tmp")?.as_fd(), "/tmp")?;
+    let mut volumes = volumes.into_iter();
+    let (mut parts, mut ephemeral) = (Vec::new(), Vec::<(&str, OwnedFd)>::new());
+    for (number, Mount { at, source }) in request.mounts.iter().enumerate() {
+        let relative = at.trim_start_matches('/');
+        match source {
+            Source::Ephemeral { mode, owner, collected } => {
+                let place = target(root, relative)?;
+                let name = format!("part-{number}");
+                let directory = make_directory(scratch.as_fd(), &name, *mode, *owner)?;
+                if *collected {
+                    parts.push((Part::Workspace, directory));
+                }
+                let name = CString::new(name).map_err(|error| error.to_string())?;
+                let part =
+                    kernel::bind_detached(scratch.as_fd(), &name).map_err(|error| format!("bind {at}: {error}"))?;
+                attach(part.as_fd(), place.as_fd(), at)?;
+                ephemeral.push((relative, part));
+            }
+            Source::Credentials { owner, .. } => {
+                parts.push((Part::Credentials, credential_directory(relative, *owner, &ephemeral)?));
+            }
+            Source::Volume { .. } => {
+                let volume = volumes.next().ok_or_else(|| format!("the volume for {at} is missing"))?;
+                attach(volume.as_fd(), target(root, relative)?.as_fd(), at)?;
+            }
+        }
     }
-    attach(part(c"shm")?.as_fd(), shm, "/dev/shm")?;
-    if request.workspace {
-        let place = target(root, "workspace")?;
-        let directory = make_directory(scratch.as_fd(), "workspace", 0o755, owner)?;
-        attach(part(c"workspace")?.as_fd(), place.as_fd(), "/workspace")?;
-        parts.push((Part::Workspace, directory));
+    match ephemeral.iter().any(|(at, _)| *at == "tmp") {
+        true => Ok(parts),
+        false => Err("a container needs an ephemeral /tmp".to_owned()),
     }
-    let tmp_mount = part(c"tmp")?;
-    attach(tmp_mount.as_fd(), scratch.as_fd(), "/tmp")?;
-    let (Some(name), Some(home_mount)) = (&request.credential_dir, home_mount) else { return Ok(()) };
+}
+
+/// Makes the directory that credentials are mounted on, in one of the ephemeral mounts.
+fn credential_directory(at: &str, owner: (u32, u32), ephemeral: &[(&str, OwnedFd)]) -> Result<OwnedFd> {
+    let below = |(place, mount)| Some((at.strip_prefix::<&str>(place)?.strip_prefix('/')?, mount));
+    let (rest, mount) = ephemeral
+        .iter()
+        .filter_map(|(place, mount)| below((*place, mount)))
+        .min_by_key(|(rest, _)| rest.len())
+        .ok_or_else(|| format!("credentials at /{at} need an ephemeral directory around them"))?;
     // The file system is new and nothing runs in it: each part is made, and none can be a link.
-    let mut parent = home_mount;
-    for part in name.split('/') {
-        parent = make_directory(parent.as_fd(), part, 0o700, owner)?;
+    let mut parent = None;
+    for part in rest.split('/') {
+        let within = parent.as_ref().unwrap_or(mount);
+        parent = Some(make_directory(within.as_fd(), part, 0o700, owner)?);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(&parent, ".", flags, Mode::empty())
-        .map_err(failed(format!("open the credential directory {name}")))?;
-    parts.push((Part::Credentials, directory));
-    Ok(())
+    rustix::fs::openat(parent.as_ref().unwrap_or(mount), ".", flags, Mode::empty())
+        .map_err(failed(format!("open the credential directory /{at}")))
 }

@@ -1,49 +1,53 @@
-//! Messages between the daemon and the spawner: one JSON document per `SOCK_SEQPACKET` datagram, with descriptors.
-
-use std::path::PathBuf;
+//! Messages between the daemon and the spawner: one JSON document per `SOCK_SEQPACKET` datagram, with descriptors that
+//! the document names.
 
 use serde::{Deserialize, Serialize};
+
+use super::parts::CreateRequest;
 
 /// Largest message, bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// Daemon → spawner. Descriptors: the container's end of its control socket, its cgroup directory (v2 core).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CreateRequest {
-    /// Container id; also its host name.
-    pub id: String,
-    /// Unpacked root file system on the host.
-    pub rootfs: PathBuf,
-    /// A directory that the new root is attached to before it becomes the root.
-    pub mount_point: PathBuf,
-    /// First host user and group id of the 65,536 that the container's ids are mapped to.
-    pub id_base: u32,
-    /// User that commands run as, inside.
-    pub user: u32,
-    /// Their group.
-    pub group: u32,
-    /// Home directory inside, if there is to be one; must exist in the image.
-    pub home: Option<String>,
-    /// Directory below `home` that credentials will be mounted on.
-    pub credential_dir: Option<String>,
-    /// Whether there is a directory `/workspace` to work in; must exist in the image.
-    pub workspace: bool,
-    /// Size of everything writable together (home, /tmp, /dev/shm, /workspace), bytes.
-    pub ephemeral_bytes: u64,
-    /// Number of files that it may hold.
-    pub ephemeral_inodes: u64,
-    /// Loopback port inside on which the egress proxy listens.
-    pub proxy_port: u16,
-    /// Memory that it is told to have, bytes: its limit while it serves.
-    pub memory_bytes: u64,
-    /// Processors that it is told to have; 0 for all of the host.
-    pub cpus: u32,
-    /// Whether it may read its own limits and usage in `/sys/fs/cgroup`: on v2 only, where they are.
-    pub sees_cgroup: bool,
-    /// Open file limit (`RLIMIT_NOFILE`) inside.
-    pub open_files: u64,
-    /// Directories whose `cgroup.procs` the container is written to, besides the cgroup it is cloned into.
-    pub cgroups: Vec<PathBuf>,
+/// Daemon → spawner.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Create {
+    /// What the container consists of.
+    pub request: CreateRequest,
+    /// What the descriptors are that come with it, in their order.
+    pub given: Vec<Given>,
+}
+
+/// What a descriptor is that comes with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Given {
+    /// The container's end of its control socket.
+    Control,
+    /// Its cgroup directory (v2 core).
+    Cgroup,
+    /// The directory that the writable layer of its root lies in.
+    Layer,
+}
+
+/// Spawner → child: go on, with what the child may not make itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Go {
+    /// What the descriptors are that come with it, in their order.
+    pub parts: Vec<ChildPart>,
+}
+
+/// What a descriptor is that the child gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChildPart {
+    /// The mount that becomes its root.
+    Root,
+    /// The mount that becomes its `/dev`.
+    Devices,
+    /// The mount of the next volume in the request's list of mounts.
+    Volume,
+    /// A file by which it enters a v1 cgroup.
+    Tasks,
 }
 
 /// Kind of a descriptor that comes with a reply.
@@ -56,10 +60,21 @@ pub enum Part {
     Proxy,
     /// The container's devpts.
     Terminals,
+    /// Its own `/dev/null`, opened for reading.
+    Null,
     /// The credential directory, if one was asked for.
     Credentials,
     /// The directory at `/workspace`, if one was asked for.
     Workspace,
+}
+
+/// What could not be had of the root as it should be, on this kernel or file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compromise {
+    /// Owners of its files are not mapped: the image's file system cannot.
+    pub unmapped: bool,
+    /// Why its inodes are those of the image, which other containers of the image have too.
+    pub shared_inodes: Option<String>,
 }
 
 /// Spawner → daemon.
@@ -72,8 +87,8 @@ pub enum Reply {
         parts: Vec<Part>,
         /// Process id of PID 1.
         pid: i32,
-        /// Whether the owners of the root file system are mapped (not every file system can).
-        mapped: bool,
+        /// What its root lacks.
+        compromise: Compromise,
     },
     /// Failed. Descriptor: pidfd, if a process was made that the daemon has to reap.
     Failed {

@@ -1,26 +1,26 @@
 //! The spawner process: takes requests one after the other until the daemon closes the socket.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::confine::{self, Confinement};
-use super::filesystem;
-use super::protocol::{ChildReply, CreateRequest, MAX_MESSAGE, Part, Reply};
+use super::devices::devices;
+use super::filesystem::{self, Made};
+use super::parts::CreateRequest;
+use super::protocol::{ChildPart, ChildReply, Compromise, Create, Given, Go, MAX_MESSAGE, Part, Reply};
+use super::root::Roots;
 use super::shortage;
 use super::view::View;
 use crate::kernel::{self, Cloned};
 
-/// Attributes of each root file system.
-const ROOT_ATTRIBUTES: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-
 /// Raised so that the kernel kills something in a container before the daemon (proc_pid_oom_score_adj(5)).
-const OOM_SCORE_ADJ: &str = "500";
+pub const OOM_SCORE_ADJ: i32 = 500;
 
 /// Ids that each container has: 0 to 65,535, as user_namespaces(7) examples and subuid(5) have it. The last is thaw-init's.
 pub const IDS_PER_CONTAINER: u32 = 65_536;
@@ -32,9 +32,12 @@ pub const IDS_PER_CONTAINER: u32 = 65_536;
 pub fn serve(init_program: &Path) -> io::Result<()> {
     confine::forbid_core_dumps();
     confine::limit_shares().map_err(io::Error::other)?;
-    let init = seal(init_program)?;
-    let confinement = Confinement::new().map_err(io::Error::other)?;
-    let view = View::read();
+    let server = Server {
+        init: seal(init_program)?,
+        confinement: Confinement::new().map_err(io::Error::other)?,
+        view: View::read(),
+        roots: Roots::default(),
+    };
     let socket = rustix::stdio::stdin();
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
@@ -45,7 +48,7 @@ pub fn serve(init_program: &Path) -> io::Result<()> {
         if received.length == 0 {
             return Ok(());
         }
-        let outcome = create(&buffer[..received.length], received.fds, init.as_fd(), &confinement, &view);
+        let outcome = server.create(&buffer[..received.length], received.fds);
         let (reply, fds) = match outcome {
             Ok(created) => created,
             Err(failed) => (Reply::Failed { message: failed.message }, failed.pidfd.into_iter().collect()),
@@ -85,84 +88,149 @@ impl Failed {
     }
 }
 
-fn create(
-    body: &[u8],
-    fds: Vec<OwnedFd>,
-    init: BorrowedFd<'_>,
-    confinement: &Confinement,
-    view: &View,
-) -> Result<(Reply, Vec<OwnedFd>), Failed> {
-    let request: CreateRequest =
-        serde_json::from_slice(body).map_err(|error| Failed::new("understand the request", error))?;
-    let [control, cgroup]: [OwnedFd; 2] =
-        fds.try_into().map_err(|fds: Vec<_>| Failed::new("expected 2 descriptors, got", fds.len()))?;
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| Failed::new("create a socket pair", errno))?;
+/// What all containers are made with.
+struct Server {
+    init: OwnedFd,
+    confinement: Confinement,
+    view: View,
+    roots: Roots,
+}
 
-    let cloned = kernel::clone_container(cgroup.as_fd(), request.id_base);
-    match cloned.map_err(|error| Failed::new("clone the container", shortage::told(&error)))? {
-        Cloned::Child => {
-            drop(ours);
-            let message = match child(&request, &control, init, (confinement, view), theirs.as_fd()) {
-                Ok(never) => match never {},
-                Err(message) => message,
-            };
-            // If this cannot be said, the end of the socket says that something went wrong.
-            let _ = say(theirs.as_fd(), &ChildReply::Failed(message), &[]);
-            std::process::exit(1)
-        }
-        Cloned::Parent { pid, pidfd } => {
-            drop((theirs, control));
-            match parent(&request, pid, ours.as_fd()) {
-                Ok((mapped, from_child)) => {
-                    let (mut parts, mut fds) = (vec![Part::Pidfd], vec![pidfd]);
-                    for (part, fd) in from_child {
-                        parts.push(part);
-                        fds.push(fd);
+impl Server {
+    fn create(&self, body: &[u8], fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failed> {
+        let Create { request, given } =
+            serde_json::from_slice(body).map_err(|error| Failed::new("understand the request", error))?;
+        let mut given: BTreeMap<Given, OwnedFd> = given.into_iter().zip(fds).collect();
+        let (Some(control), Some(cgroup)) = (given.remove(&Given::Control), given.remove(&Given::Cgroup)) else {
+            return Err(Failed::new("understand the request", "a descriptor is missing"));
+        };
+        let layer = given.remove(&Given::Layer);
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| Failed::new("create a socket pair", errno))?;
+
+        let cloned = kernel::clone_container(cgroup.as_fd(), request.users.id_base);
+        match cloned.map_err(|error| Failed::new("clone the container", shortage::told(&error)))? {
+            Cloned::Child => {
+                drop((ours, layer));
+                let message = match self.child(&request, &control, theirs.as_fd()) {
+                    Ok(never) => match never {},
+                    Err(message) => message,
+                };
+                // If this cannot be said, the end of the socket says that something went wrong.
+                let _ = say(theirs.as_fd(), &ChildReply::Failed(message), &[]);
+                std::process::exit(1)
+            }
+            Cloned::Parent { pid, pidfd } => {
+                drop((theirs, control));
+                match self.parent(&request, layer, pid, ours.as_fd()) {
+                    Ok((compromise, from_child)) => {
+                        let (mut parts, mut fds) = (vec![Part::Pidfd], vec![pidfd]);
+                        for (part, fd) in from_child {
+                            parts.push(part);
+                            fds.push(fd);
+                        }
+                        Ok((Reply::Created { parts, pid, compromise }, fds))
                     }
-                    Ok((Reply::Created { parts, pid, mapped }, fds))
-                }
-                Err(message) => {
-                    // The child may be waiting for us, or half set up: it must not outlive the failure.
-                    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-                    Err(Failed { message, pidfd: Some(pidfd) })
+                    Err(message) => {
+                        // The child may be waiting for us, or half set up: it must not outlive the failure.
+                        let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                        Err(Failed { message, pidfd: Some(pidfd) })
+                    }
                 }
             }
         }
     }
+
+    /// The spawner's side: gives the child its ids and what only root of the host can make, then waits for its exec.
+    fn parent(
+        &self,
+        request: &CreateRequest,
+        layer: Option<OwnedFd>,
+        pid: i32,
+        child: BorrowedFd<'_>,
+    ) -> Result<(Compromise, Vec<(Part, OwnedFd)>), String> {
+        let id_base = request.users.id_base;
+        let map = format!("0 {id_base} {IDS_PER_CONTAINER}");
+        for file in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
+        }
+        // From here, with CAP_SYS_RESOURCE over the host: then a command may raise it, and never lower it below this.
+        fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ.to_string())
+            .map_err(|error| format!("set oom_score_adj: {error}"))?;
+        let (root, compromise) = self.roots.make(request, pid, layer)?;
+        let mut made = vec![(ChildPart::Root, root), (ChildPart::Devices, devices(id_base)?)];
+        for (path, read_only) in request.volumes() {
+            made.push((ChildPart::Volume, self.roots.volume(path, read_only, pid)?));
+        }
+        for directory in &request.cgroups {
+            made.push((ChildPart::Tasks, open_tasks(directory)?));
+        }
+        let go = Go { parts: made.iter().map(|(part, _)| *part).collect() };
+        let body = serde_json::to_vec(&go).map_err(|error| error.to_string())?;
+        let fds: Vec<_> = made.iter().map(|(_, fd)| fd.as_fd()).collect();
+        kernel::send(child, &[&body], &fds).map_err(|error| format!("start the child: {error}"))?;
+        drop(made);
+
+        let mut buffer = [0; 4096];
+        let (ready, fds) = receive_reply(child, &mut buffer)?;
+        let parts = match ready {
+            Some(ChildReply::Ready(parts)) => parts,
+            Some(ChildReply::Failed(message)) => return Err(message),
+            None => return Err("the container's first process ended before it was set up".to_owned()),
+        };
+        // Closed by the exec, or by a death that the daemon will see; anything said now is a failed exec.
+        match receive_reply(child, &mut buffer)?.0 {
+            None => Ok((compromise, parts.into_iter().zip(fds).collect())),
+            Some(ChildReply::Failed(message)) => Err(message),
+            Some(ChildReply::Ready(_)) => Err("the child was ready twice".to_owned()),
+        }
+    }
+
+    /// The container's side, up to the exec of `thaw-init`.
+    fn child(
+        &self,
+        request: &CreateRequest,
+        control: &OwnedFd,
+        parent: BorrowedFd<'_>,
+    ) -> Result<std::convert::Infallible, String> {
+        let (made, tasks) = receive_parts(parent)?;
+        enter_cgroups(&tasks)?;
+        // While this process still has the daemon's ids: root of the container may not search private directories.
+        let mount_point = filesystem::open_mount_point(&request.mount_point)?;
+        self.confinement.become_root()?;
+        let mut own = vec![(Part::Proxy, self.confinement.listen(request.proxy_port)?)];
+        let (parts, locks) = filesystem::set_up(request, &self.view, made, mount_point)?;
+        own.extend(parts);
+        rustix::system::sethostname(request.host_name.as_bytes())
+            .map_err(|errno| format!("set the host name: {errno}"))?;
+        let (parts, fds): (Vec<_>, Vec<_>) = own.iter().map(|(part, fd)| (*part, fd.as_fd())).unzip();
+        say(parent, &ChildReply::Ready(parts), &fds)?;
+        self.confinement.execute(request, [control, &locks], self.init.as_fd())
+    }
 }
 
-/// The spawner's side: gives the child its ids, its remaining cgroups and its root, then waits for its exec.
-fn parent(request: &CreateRequest, pid: i32, child: BorrowedFd<'_>) -> Result<(bool, Vec<(Part, OwnedFd)>), String> {
-    let map = format!("0 {} {IDS_PER_CONTAINER}", request.id_base);
-    for file in ["uid_map", "gid_map"] {
-        fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
-    }
-    // From here, with CAP_SYS_RESOURCE over the host: then a command may raise it, and never lower it below this.
-    fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ)
-        .map_err(|error| format!("set oom_score_adj: {error}"))?;
-    let (root, mapped) = root_mount(request, pid)?;
-    let mut fds = vec![root];
-    for directory in &request.cgroups {
-        fds.push(open_tasks(directory)?);
-    }
-    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    kernel::send(child, &[b"go"], &borrowed).map_err(|error| format!("start the child: {error}"))?;
-    drop(fds);
-
+/// What the spawner has made for this child, and the files by which it enters v1 cgroups.
+fn receive_parts(parent: BorrowedFd<'_>) -> Result<(Made, Vec<OwnedFd>), String> {
     let mut buffer = [0; 4096];
-    let (ready, fds) = receive_reply(child, &mut buffer)?;
-    let parts = match ready {
-        Some(ChildReply::Ready(parts)) => parts,
-        Some(ChildReply::Failed(message)) => return Err(message),
-        None => return Err("the container's first process ended before it was set up".to_owned()),
-    };
-    // Closed by the exec, or by a death that the daemon will see; anything said now is a failed exec.
-    match receive_reply(child, &mut buffer)?.0 {
-        None => Ok((mapped, parts.into_iter().zip(fds).collect())),
-        Some(ChildReply::Failed(message)) => Err(message),
-        Some(ChildReply::Ready(_)) => Err("the child was ready twice".to_owned()),
+    let received = receive(parent, &mut buffer)?;
+    if received.length == 0 {
+        return Err("the spawner gave up".to_owned());
+    }
+    let Go { parts } = serde_json::from_slice(&buffer[..received.length])
+        .map_err(|error| format!("understand the spawner: {error}"))?;
+    let (mut root, mut devices, mut volumes, mut tasks) = (None, None, Vec::new(), Vec::new());
+    for (part, fd) in parts.into_iter().zip(received.fds) {
+        match part {
+            ChildPart::Root => root = Some(fd),
+            ChildPart::Devices => devices = Some(fd),
+            ChildPart::Volume => volumes.push(fd),
+            ChildPart::Tasks => tasks.push(fd),
+        }
+    }
+    match (root, devices) {
+        (Some(root), Some(devices)) => Ok((Made { root, devices, volumes }, tasks)),
+        _ => Err("the spawner sent too few descriptors".to_owned()),
     }
 }
 
@@ -205,55 +273,4 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<kernel::Received
             received => return received.map_err(|error| format!("hear from the child: {error}")),
         }
     }
-}
-
-/// A detached, read-only mount of the image's root, with owners mapped where its file system can do that.
-fn root_mount(request: &CreateRequest, pid: i32) -> Result<(OwnedFd, bool), String> {
-    let name = request.rootfs.display();
-    let open = || {
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-        rustix::mount::open_tree(rustix::fs::CWD, &request.rootfs, flags)
-            .map_err(|errno| format!("open the root file system {name}: {errno}"))
-    };
-    let root = open()?;
-    let namespace = fs::File::open(format!("/proc/{pid}/ns/user"))
-        .map_err(|error| format!("open the user namespace of {pid}: {error}"))?;
-    match kernel::set_mount_attributes(root.as_fd(), ROOT_ATTRIBUTES, Some(namespace.as_fd())) {
-        Ok(()) => return Ok((root, true)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        Err(error) => return Err(format!("map the owners of {name}: {error}")),
-    }
-    let root = open()?;
-    kernel::set_mount_attributes(root.as_fd(), ROOT_ATTRIBUTES, None)
-        .map_err(|error| format!("make {name} read-only: {error}"))?;
-    Ok((root, false))
-}
-
-/// The container's side, up to the exec of `thaw-init`.
-fn child(
-    request: &CreateRequest,
-    control: &OwnedFd,
-    init: BorrowedFd<'_>,
-    (confinement, view): (&Confinement, &View),
-    parent: BorrowedFd<'_>,
-) -> Result<std::convert::Infallible, String> {
-    let mut buffer = [0; 16];
-    let go = receive(parent, &mut buffer)?;
-    let mut fds = go.fds;
-    if fds.len() != 1 + request.cgroups.len() {
-        return Err("the spawner gave up".to_owned());
-    }
-    enter_cgroups(&fds.split_off(1))?;
-    let [root]: [OwnedFd; 1] = fds.try_into().map_err(|_| "the spawner gave up".to_owned())?;
-    // While this process still has the daemon's ids: root of the container may not search private directories.
-    let mount_point = filesystem::open_mount_point(&request.mount_point)?;
-    confinement.become_root()?;
-    let mut made = vec![(Part::Proxy, confinement.listen(request.proxy_port)?)];
-    let (parts, locks) = filesystem::set_up(request, view, &root, mount_point)?;
-    made.extend(parts);
-    rustix::system::sethostname(request.id.as_bytes()).map_err(|errno| format!("set the host name: {errno}"))?;
-    let (parts, fds): (Vec<_>, Vec<_>) = made.iter().map(|(part, fd)| (*part, fd.as_fd())).unzip();
-    say(parent, &ChildReply::Ready(parts), &fds)?;
-    confinement.execute(request, [control, &locks], init)
 }

@@ -10,6 +10,8 @@ use super::{Check, Host, Status};
 const KERNEL_MIN: (u32, u32) = (5, 14);
 /// First kernel with idmapped mounts (mount_setattr(2)).
 const KERNEL_IDMAP: (u32, u32) = (5, 12);
+/// First kernel with idmapped mounts as layers of an overlay (Documentation/filesystems/overlayfs.rst).
+const KERNEL_OVERLAY_IDMAP: (u32, u32) = (5, 19);
 /// What the daemon and the processes that it makes need, and their numbers in the mask of `/proc/self/status`
 /// (linux/capability.h): the same as in thawd.service.
 const CAPABILITIES: [(&str, u32); 16] = [
@@ -49,6 +51,7 @@ pub(super) fn checks(host: &Host, release: &str) -> Vec<Check> {
         sealed_memory(host),
         threads(host),
         mount_api(),
+        overlay(release),
         noswap(),
         pressure(host),
     ]
@@ -209,6 +212,19 @@ fn noswap() -> Check {
     };
     let fix = "Use a kernel of 6.3 or later, or turn swap off: credentials in a tmpfs could be written to swap.";
     Check::new("tmpfs noswap", status, found, fix)
+}
+
+fn overlay(release: &str) -> Check {
+    let known = parse_release(release).is_some_and(|version| version >= KERNEL_OVERLAY_IDMAP);
+    let (status, found) = match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(_) if known => (Status::Ok, "in the kernel, also over mapped owners".to_owned()),
+        Ok(_) => (Status::Warn, "in the kernel, but not over mapped owners".to_owned()),
+        Err(Errno::PERM) => (Status::Warn, "cannot tell without root".to_owned()),
+        Err(errno) => (Status::Warn, refusal(errno)),
+    };
+    let fix = "Use a kernel of 5.19 or later with overlayfs: without it, containers of one image share its inodes, so that \
+               file locks and inotify reach from one to another.";
+    Check::new("overlayfs", status, found, fix)
 }
 
 fn refusal(errno: Errno) -> String {
