@@ -1,0 +1,76 @@
+//! Why the daemon cannot start.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::directory_lock::DirectoryLockError;
+use crate::egress::PolicyError;
+use crate::keeper::KeeperError;
+use crate::provider::ManifestError;
+use crate::telemetry::TelemetryError;
+use crate::vault::VaultError;
+use thaw_image::StoreError;
+use thaw_os::cgroup::CgroupError;
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Control groups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Provider manifests.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Image store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A provider's allow-list.
+    #[error("provider `{provider}`: {source}")]
+    Policy {
+        /// Which provider.
+        provider: String,
+        /// What is wrong.
+        source: PolicyError,
+    },
+    /// A CLI that is to wait already started cannot be.
+    #[error("provider `{provider}` cannot be prestarted: {problem}")]
+    Prestart {
+        /// Which provider.
+        provider: String,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// The configuration names a provider that has no manifest.
+    #[error("the configuration has [provider.{name}], but there is no manifest {name}.toml in {}", directory.display())]
+    UnknownProvider {
+        /// Name in the configuration.
+        name: String,
+        /// Where manifests are.
+        directory: PathBuf,
+    },
+    /// What lets everything survive.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    /// Log filter.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
+    /// Its directories.
+    #[error(transparent)]
+    DirectoryLock(#[from] DirectoryLockError),
+    /// Credentials of users.
+    #[error("the vault cannot be opened: {0}")]
+    Vault(#[from] VaultError),
+    /// Something else of the operating system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    let what = what.into();
+    move |source| DaemonError::Io { what, source }
+}

@@ -1,0 +1,92 @@
+//! What an earlier daemon left, and what a start that fails must not leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::container::{Containers, Orphan};
+use crate::egress::Policy;
+use crate::execution::{self, Executions};
+use crate::keeper::{Keeper, Kept, Key};
+use thaw_os::cgroup::Hierarchy;
+
+/// What an earlier daemon left with the keeper.
+pub(super) struct Survivors {
+    executions: BTreeMap<Key, Kept>,
+    containers: BTreeMap<String, Orphan>,
+}
+
+impl Survivors {
+    pub(super) fn find(containers: &Containers, kept: BTreeMap<Key, Kept>) -> Self {
+        let (mut executions, mut containers_kept, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0);
+        for (key, kept) in kept {
+            match key {
+                Key::Container(id) => drop(containers_kept.insert(id, kept)),
+                key @ (Key::Execution(_) | Key::Transit(..)) => drop(executions.insert(key, kept)),
+                Key::Unknown(_) => unknown += 1,
+            }
+        }
+        if unknown > 0 {
+            tracing::info!(unknown, "a newer daemon's things stay with the keeper");
+        }
+        Self { executions, containers: containers.orphans(containers_kept).into_iter().collect() }
+    }
+
+    /// The ids of containers that live.
+    pub(super) fn containers(&self) -> BTreeSet<String> {
+        self.containers.keys().cloned().collect()
+    }
+
+    /// Leaves all of them to the next daemon: the keeper has what they consist of.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    /// Those that nobody had claimed.
+    pub(super) fn warm_of(&mut self, provider: &str) -> Vec<Orphan> {
+        let of = |_: &String, orphan: &mut Orphan| orphan.pool().provider() == provider && !orphan.may_be_claimed();
+        self.containers.extract_if(.., of).map(|(_, orphan)| orphan).collect()
+    }
+
+    /// Goes on with what runs; destroys the containers of which nobody knows anything any more.
+    pub(super) fn go_on(
+        mut self,
+        executions: &Arc<Executions>,
+        egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
+    ) {
+        let survivors = executions.adopt(self.executions, &mut self.containers, egress);
+        if survivors != execution::Adopted::default() {
+            let execution::Adopted { running, ended, lost } = survivors;
+            tracing::info!(running, ended, lost, "executions of an earlier daemon");
+        }
+        for id in self.containers.keys() {
+            tracing::warn!(container = %id, "destroyed: an earlier daemon left it, and no execution has it");
+        }
+    }
+}
+
+/// What a start has made that fails: nothing of it is left. What an earlier daemon left stays with the keeper.
+pub(super) struct Begun {
+    pub(super) socket: Option<PathBuf>,
+    /// One that holds nothing.
+    pub(super) keeper: Option<(Arc<Keeper>, Arc<Hierarchy>)>,
+}
+
+impl Begun {
+    /// There is a daemon now whose all this is.
+    pub(super) fn succeeded(mut self) {
+        (self.socket, self.keeper) = (None, None);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.socket.take().map(std::fs::remove_file) {
+            tracing::debug!(%error, "the socket of a start that failed");
+        }
+        if let Some((keeper, hierarchy)) = self.keeper.take() {
+            keeper.end_blocking();
+            hierarchy.remove_base();
+        }
+    }
+}
