@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Template;
 
-/// Says whether two containers are interchangeable: the same for templates that differ only in what is set at a claim.
+/// Fingerprint that is equal for interchangeable containers: for templates that differ only in what is set at a claim.
 pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
     // All fields by name, so that each new one has to be decided about: what is left out is set at the claim, or makes no
     // difference to who gets the container.

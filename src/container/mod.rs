@@ -74,7 +74,7 @@ pub struct Template {
     pub root: Root,
     /// Keeps its image in the store as long as containers can be made from it.
     pub hold: Option<thaw_image::Hold>,
-    /// Home directory inside, which becomes writable.
+    /// Home directory inside, which is writable.
     pub home: Option<String>,
     /// User id inside.
     pub user: u32,

@@ -46,8 +46,8 @@ pub struct TeardownParts {
 }
 
 impl TeardownParts {
-    /// Kills every process. Out of descriptors, which the control file takes one of, PID 1 is killed by the one that we
-    /// have, and takes the others with it (pid_namespaces(7)).
+    /// Kills every process. The control file needs a descriptor; if none is left, this kills PID 1 by its pidfd, and the
+    /// kernel kills the others with it (pid_namespaces(7)).
     fn kill(&self) -> Result<(), CgroupError> {
         self.isolation.kill(&self.entry.cgroup).or_else(|error| match &self.pidfd {
             Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).map_err(|_| error),

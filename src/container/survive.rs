@@ -19,7 +19,7 @@ use crate::provider::prestart::{Dialogue, Driver};
 use thaw_os::cgroup::{Limits, Reclaim, Usage};
 use thaw_os::spawner::Root;
 
-/// Longest list of what a container may connect to that is kept, bytes: a note has to fit a message to the keeper.
+/// Longest egress list that is kept, bytes: a note has to fit into a message to the keeper.
 const MAX_ALLOWED_BYTES: usize = 16 * 1024;
 
 /// Kind of a kept descriptor.
@@ -60,7 +60,7 @@ struct CliNote {
 /// What is to be known of a container besides what the kernel tells.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Note {
-    /// Version of the protocol that its `thaw-init` speaks.
+    /// Protocol version of the container's `thaw-init`.
     wire: u32,
     /// Kinds of the descriptors, in their order.
     parts: Vec<Part>,
@@ -81,7 +81,7 @@ pub struct Note {
     baseline: Usage,
     idle: Limits,
     run: Limits,
-    /// Where it may connect to, for an execution whose provider the next daemon does not have any more.
+    /// Destinations that the container may connect to, for an execution whose provider the next daemon does not have.
     #[serde(default)]
     egress: Vec<String>,
     /// The CLI that waits in it.
@@ -195,7 +195,7 @@ impl Containers {
             _ => None,
         };
         let cgroup = self.hierarchy().adopt(id).map_err(|error| error.to_string())?;
-        // What runs goes on although there are fewer places by now; what only waits does not.
+        // A claimed container goes on even if there are fewer leases today; a warm one does not.
         let is_claimed = cgroup.is_claimed().unwrap_or(true);
         let lease = self.leases().take_at(note.id_base, is_claimed);
         let lease = lease.ok_or("there is no place for it any more (`container.max`)")?;

@@ -134,7 +134,7 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Of an execution that had a command before this one.
+    /// Adds the usage of the execution's first command.
     pub(super) fn after(mut self, first: &Self) -> Self {
         self.exit = after(self.exit, &first.exit);
         self.used = self.used.and(&first.used);

@@ -232,7 +232,7 @@ impl Images {
         })?;
         let workdir =
             if config.workdir.starts_with('/') { config.workdir.clone() } else { format!("/{}", config.workdir) };
-        // A user that /etc/passwd does not know is at home where its commands start, root in `/`: as podman has it.
+        // As podman does: a user that /etc/passwd does not know has the working directory as home, root has `/`.
         let nowhere = || if account.uid == 0 { "/".to_owned() } else { workdir.clone() };
         let home = account.home.clone().unwrap_or_else(nowhere);
         let root = image_root(&image).map_err(|source| ImageRunError::Store { name: name.to_owned(), source })?;

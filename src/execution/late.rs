@@ -15,8 +15,8 @@ use crate::provider::prestart::{Action, Dialogue, Input, LateRequest};
 use thaw_client::types::Secret;
 use thaw_os::kernel::Watched;
 
-/// Most that waits for a CLI to read it besides what it is to do, bytes: each of its requests is answered, with an id of
-/// its own choosing, and one that asks on without reading the answers would fill this process's memory.
+/// Most answers that wait for a CLI to read them, bytes, besides prompt and credentials. The CLI gets an answer, with an id
+/// of its own choosing, to each request. A CLI that kept asking without reading would fill the daemon's memory.
 const UNREAD_ANSWERS: usize = 256 * 1024;
 
 /// Most bytes that one byte of a prompt takes in JSON (`\\u0000`).
@@ -86,7 +86,7 @@ pub struct Conversation {
 }
 
 impl std::fmt::Debug for Conversation {
-    /// Without what is said, which holds prompts and credentials.
+    /// Omits the unwritten bytes, which hold prompts and credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Conversation").field("unsent_bytes", &self.said.unsent()).finish_non_exhaustive()
     }
@@ -191,7 +191,7 @@ impl Conversation {
         deltas
     }
 
-    /// Whether [`Self::wants_renewal`] may come to be true.
+    /// Whether [`Self::wants_renewal`] may become true later.
     pub fn may_want_renewal(&self) -> bool {
         self.dialogue.may_want_renewal()
     }
@@ -206,7 +206,7 @@ impl Conversation {
         self.verdict.is_some()
     }
 
-    /// How it went.
+    /// The verdict.
     pub fn finish(self) -> Verdict {
         self.verdict.unwrap_or_else(|| self.dialogue.finish())
     }

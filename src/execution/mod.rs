@@ -93,7 +93,7 @@ pub struct Served {
     pub provider: Arc<Provider>,
     /// The pool of its containers.
     pub pool: Pool,
-    /// Its pools of prestarted CLIs, and what each can take: one, or one for each model if that cannot be changed late.
+    /// Its pools of prestarted CLIs, with the plan of each: one, or one for each model if the CLI has a fixed model.
     pub prestarted: Vec<(Pool, Arc<prestart::Plan>)>,
     /// The image that its containers are made from.
     pub image: ImageInUse,
@@ -216,7 +216,7 @@ pub struct Handle {
     collection: Option<Collection>,
     /// When its time is over, by the clock of [`clock::now`]; once its first command has started.
     deadline: OnceLock<Duration>,
-    /// The user's credential, if it is the vault's.
+    /// The user's credential, if it comes from the vault.
     vaulted: Option<Arc<vaulted::Vaulted>>,
     /// How its first command ended, if it is asked once more.
     first_exit: OnceLock<types::Exit>,
@@ -466,6 +466,9 @@ impl Executions {
     /// `background` is set). If the request was made before with the same key, nothing is started, and that execution is
     /// what the caller gets.
     ///
+    /// `audience` says what the caller will read. A caller that reads anything counts as a reader from the start, and its
+    /// going away cancels the execution (unless `background` is set). `request_id` appears with the execution, its events
+    /// and its log lines.
     /// # Errors
     /// See [`StartError`]; nothing is left of the execution then.
     pub async fn start(self: &Arc<Self>, request: types::ExecutionRequest, asked: Asked) -> Result<Begun, StartError> {
@@ -632,7 +635,7 @@ impl Executions {
         known.forget(&self.settings());
     }
 
-    /// Forgets ended executions whose time is over; called now and then.
+    /// Forgets ended executions whose time is over; called at an interval.
     pub fn forget_expired(&self) {
         self.known().forget(&self.settings());
     }

@@ -78,7 +78,7 @@ pub enum RequestError {
     /// Both or neither of `provider` and `image` were given.
     #[error("give exactly one of `provider` and `image`")]
     ProviderOrImage,
-    /// A field that goes with `provider` only.
+    /// The field is allowed with `provider` only.
     #[error("`{0}` goes with `provider`, not with `image`")]
     OnlyWithProvider(&'static str),
     /// A field that goes with `image` only.

@@ -32,11 +32,11 @@ use crate::provider::DialectParser;
 use thaw_client::types::{ClaimPath, Collected, Delta, Event};
 use thaw_os::cgroup::Usage;
 
-/// How long the pipes may stay open after every process was killed. They close at once, unless a process hangs in
-/// the kernel.
+/// Time that the pipes may stay open after every process was killed. They close at once, unless a process hangs in the
+/// kernel.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a thawed container may take to execute the command: microseconds, unless somebody froze it from outside.
+/// Time for a thawed container to execute the command. It takes microseconds, unless the container was frozen from outside.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Number of warm containers that are tried.
@@ -127,7 +127,7 @@ pub async fn run(
         }
     };
     let _ = started.send(Ok(()));
-    let (end, stop) = see_through(executions, &handle, &mut running, failed).await;
+    let (end, stop) = follow_to_the_end(executions, &handle, &mut running, failed).await;
     let refused = stop.is_none() && running.decoder.wants_renewal();
     let deadline = running.deadline;
     let mut ended = running.conclude(&handle, end, stop);
@@ -179,7 +179,7 @@ async fn once_more(
     match start(executions, handle, plan, begun).await {
         Ok((mut running, failed)) => {
             running.deadline = deadline;
-            let (end, stop) = see_through(executions, handle, &mut running, failed).await;
+            let (end, stop) = follow_to_the_end(executions, handle, &mut running, failed).await;
             let mut ended = running.conclude(handle, end, stop).after(&first);
             ended.exit.collected = collected(executions, handle, &running).await;
             (ended, Some(running))
@@ -196,7 +196,7 @@ async fn once_more(
 }
 
 /// Follows the command, if it could be executed, until it has to end.
-async fn see_through(
+async fn follow_to_the_end(
     executions: &Executions,
     handle: &Arc<Handle>,
     running: &mut Running,
@@ -229,7 +229,7 @@ pub(super) async fn go_on(
         let (path, prestarted) = command.map_or((ClaimPath::Cold, false), |command| (command.path, command.prestarted));
         announce(handle, &running.container, path, prestarted, running.since.elapsed());
     }
-    // What was read and not published any more; and of the answer, what was not.
+    // Publish what was read but not published, and the part of the answer that was not.
     handle.log.publish(Stream::Stdout, false);
     handle.log.publish(Stream::Stderr, false);
     let answer = running.decoder.listen(&handle.log).concat();
@@ -348,7 +348,7 @@ async fn begin(
     ))
 }
 
-/// Waits until the command runs. One that cannot be executed has a code and a reason.
+/// Waits until the command runs. Returns code and reason if it cannot be executed.
 async fn started(submitted: &Submitted) -> Result<Option<(i32, String)>, ContainerError> {
     if submitted.conversation.is_some() {
         return Ok(None);
@@ -365,8 +365,8 @@ fn may_try_another(error: &ContainerError, path: ClaimPath, attempts: u32) -> bo
     error.is_broken() && path == ClaimPath::Warm && attempts < CLAIM_ATTEMPTS
 }
 
-/// Claims a container and gives it credentials and command. A warm one that died since it was last looked at gets
-/// replaced: nothing has run in it.
+/// Claims a container and passes credentials and command to it. Replaces a warm container that died since its last health
+/// check: nothing has run in it.
 async fn hand_over(
     executions: &Executions,
     handle: &Handle,
@@ -379,7 +379,7 @@ async fn hand_over(
         let id = claimed.container.id().to_owned();
         match submit_late(executions, handle, plan, claimed).await {
             Ok((container, submitted)) => return Ok((container, ClaimPath::Warm, submitted)),
-            // Correct first, then fast: nothing has been asked, so another container may be.
+            // The CLI got no prompt, so any other container may be used instead.
             Err(error) => {
                 tracing::warn!(container = %id, %error, "prestarted CLI unusable")
             }

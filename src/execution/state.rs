@@ -27,7 +27,7 @@ pub struct Submitted {
     pub path: ClaimPath,
     /// Time of submission, by the clock of [`thaw_os::kernel::since_boot`].
     pub since: Duration,
-    /// When the execution's time is over, by the same clock, if this is not its first command.
+    /// Time at which the execution times out, by the same clock; set for a second command.
     #[serde(default)]
     pub until: Option<Duration>,
     /// Whether it is a CLI that ran already.
@@ -38,7 +38,7 @@ pub struct Submitted {
 /// Where it runs, or ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
-    /// Which container.
+    /// Id of the container.
     pub container: String,
     /// Whether the container was warm or cold.
     pub path: ClaimPath,
@@ -51,11 +51,11 @@ pub enum Step {
     Wait(usize),
     /// The execution has a container.
     Assign,
-    /// Its command is about to be handed over.
+    /// The command is about to be submitted.
     Submit(Submitted),
     /// Its command runs.
     Announce(Assignment),
-    /// It has ended.
+    /// The execution has ended.
     End(Exit),
     /// The keeper holds the execution.
     Keep,
@@ -123,7 +123,7 @@ impl State {
             // Also from running: the request is repeated.
             (_, Step::Wait(position)) => self.phase = Phase::Queued(position),
             (Phase::Queued(_), Step::Assign) => self.phase = Phase::Pending,
-            // It did not have to wait.
+            // The execution did not have to wait.
             (_, Step::Assign) => {}
             (Phase::Queued(_), Step::Submit(_)) => return Err(rejected),
             // There is nothing yet that could run.

@@ -334,11 +334,11 @@ fn resumable(
         return Err("what was said to its CLI was not kept".to_owned());
     }
     let policy = policy.ok_or("it is not known any more where it may connect to")?;
-    // Log lines of its way out belong to the execution from here on.
+    // Log lines of the egress proxy belong to the execution from here on.
     let _entered = handle.span.enter();
     let claimed = orphan.into_once(&handle.id, handle.created_at_ms, policy, command.tag);
     let (container, process) = claimed.map_err(|error| error.to_string())?;
-    // The daemon may have been killed just before that.
+    // The earlier daemon may have been killed just before the thaw.
     container.thaw().map_err(|error| error.to_string())?;
     Ok(Resumable { container, process, command, output, conversation })
 }

@@ -88,7 +88,7 @@ pub struct Keeper {
 /// State of the connection. The lock is held for moments only, never while waiting.
 #[derive(Debug)]
 struct State {
-    /// None while the keeper is being replaced.
+    /// Connection; `None` while the keeper is being replaced.
     socket: Option<OwnedFd>,
     /// What it says that it speaks.
     version: u32,
@@ -181,7 +181,7 @@ impl Keeper {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps `fds` under `key`. Once this has returned, they survive the daemon, unless the keeper is behind; see
+    /// Keeps `fds` under `key`. Once this has returned, they survive the daemon, unless messages are queued; see
     /// [`Self::caught_up`]. Never blocks.
     pub fn put(&self, key: Key, note: String, fds: Vec<Arc<OwnedFd>>) {
         let mut state = self.lock();

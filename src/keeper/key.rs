@@ -12,7 +12,7 @@ pub enum Key {
     Container(String),
     /// An execution's, by its id: its log, and while it runs its pipes.
     Execution(String),
-    /// The second pipe of a stream of an execution: id, and name of the stream.
+    /// The transit pipe of a stream of an execution: id, and name of the stream.
     Transit(String, String),
     /// Something that this version does not know, as JSON: a newer daemon's. It stays where it is.
     Unknown(String),

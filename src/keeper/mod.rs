@@ -1,8 +1,8 @@
 //! What survives the daemon: a small process that holds, under a key each, descriptors and a note about them.
 //!
-//! A container lives as long as somebody holds the other end of its control socket, and its output is safe as long as
-//! somebody holds its pipes and the files that it was moved to. The keeper holds a duplicate of each, does nothing with
-//! them, and gives them to the next daemon that connects. It has one thread and knows nothing of what it keeps.
+//! A container lives as long as some process holds the other end of its control socket. Its output is safe as long as some
+//! process holds its pipes and the files that the output was moved to. The keeper holds a duplicate of each, and passes
+//! them to the next daemon that connects.
 //!
 //! ```text
 //! thawd ──► put(key, note, descriptors) ──► keeper        thawd is killed: nothing ends

@@ -29,7 +29,7 @@ pub enum Request {
         /// The key.
         key: Value,
     },
-    /// There will be no other daemon.
+    /// End: no other daemon will come.
     End,
 }
 
@@ -42,7 +42,7 @@ pub enum Reply {
         /// [`VERSION`].
         version: u32,
     },
-    /// What is kept, one message each.
+    /// One kept item.
     Item {
         /// The key, as it was given.
         key: Value,

@@ -16,7 +16,8 @@ use super::protocol::{MAX_MESSAGE, Reply, Request, VERSION};
 use thaw_os::cgroup;
 use thaw_os::kernel;
 
-/// Less likely to be killed for want of memory than anything that could be started again: with it everything ends.
+/// OOM score adjustment: the keeper is killed after everything that can be started again, since all containers end with
+/// it.
 const OOM_SCORE_ADJUSTMENT: &str = "-900";
 
 /// By key, as JSON: what a key means is the daemons' to know.

@@ -66,7 +66,7 @@ impl Cursor {
 /// Limits of a log.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Most bytes of events.
+    /// Most bytes of events that are kept.
     pub bytes: usize,
     /// See [`Amounts`].
     pub fast: usize,
@@ -116,7 +116,7 @@ struct Inner {
     tail: Tail,
     /// Bytes of each stream that are in events.
     output: [u64; 2],
-    /// Number of the last event that anybody was shown. Behind it, output may still be added to an event.
+    /// Sequence number of the last event that a reader has seen. A later event of output may still grow.
     shown: u64,
     followers: Followers,
 }
@@ -216,7 +216,7 @@ impl Log {
                     Piece::Other(rendered)
                 }
             };
-            // What comes before was read for the sake of the parser only.
+            // Records before the start were read for the decoder only.
             if place >= head.start {
                 inner.hold(piece, place);
             }
@@ -322,7 +322,7 @@ impl Log {
         self.last.send_replace(inner.number());
     }
 
-    /// The command has been handed over: the next daemon goes on with it.
+    /// Records that the command was passed to the container: the next daemon continues the execution.
     pub fn note_submitted(&self) {
         self.set_submitted(1);
     }
@@ -605,7 +605,7 @@ impl Log {
         }
     }
 
-    /// Whether the last event was written.
+    /// Whether the log is closed.
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed()
     }

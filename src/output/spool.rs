@@ -99,7 +99,7 @@ pub struct Spool {
     /// So many bytes are much.
     large: u64,
     length: AtomicU64,
-    /// The size that was asked for; 0 until then.
+    /// Size that the file was set to; 0 before that.
     size: AtomicU64,
     /// Offset before which everything was freed.
     punched: AtomicU64,
@@ -148,7 +148,7 @@ impl Spool {
         let end = self.length() + more;
         if end - more >= self.large && end > self.size.load(Ordering::Relaxed) {
             let size = end.next_multiple_of(LARGE_PAGE);
-            // It grows by itself as well, in small pages.
+            // If this fails, the file still grows by itself, with small pages.
             if rustix::fs::ftruncate(&self.file, size).is_ok() {
                 self.size.store(size, Ordering::Relaxed);
             }

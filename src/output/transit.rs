@@ -24,7 +24,7 @@ pub struct Shelter {
 }
 
 impl Shelter {
-    /// For a stream of an execution.
+    /// Shelter for a stream of an execution.
     pub fn new(keeper: Option<Arc<Keeper>>, execution: &str, stream: Stream) -> Self {
         Self { keeper, key: transit_key(execution, stream) }
     }

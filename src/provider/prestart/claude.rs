@@ -13,7 +13,7 @@ use crate::provider::dialect::{Dialect, DialectParser, Verdict, words};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Claude {
-    /// `None` once the verdict was taken out of it.
+    /// `None` once the verdict was taken from the decoder.
     parser: Option<DialectParser>,
 }
 

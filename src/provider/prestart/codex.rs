@@ -1,5 +1,5 @@
-//! `codex app-server`: JSON-RPC without the `jsonrpc` field. A thread is started ahead of time; at the claim come the
-//! login, and once that is done the one turn, with its model and effort.
+//! `codex app-server`: JSON-RPC without the `jsonrpc` field. The thread is started ahead of time. The claim sends the login
+//! and, once that is done, the one turn with its model and effort.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ pub(super) struct Codex {
     /// What to ask once the login is done.
     pub(super) turn: Option<Turn>,
     answer: Answer,
-    /// Whether the token could be renewed by a codex that has the file.
+    /// Whether a codex that has the file could renew the token.
     renewable: bool,
     /// Whether codex asked for another token because the provider refused this one.
     refused: bool,

@@ -1,6 +1,5 @@
-//! `gemini --acp`, the Agent Client Protocol (JSON-RPC 2.0). Ready once it has answered `initialize`; the claim brings
-//! the login, then a session, its model if it is another one, and the one prompt, each after the answer to the one
-//! before.
+//! `gemini --acp`, the Agent Client Protocol (JSON-RPC 2.0). The CLI is ready once it has answered `initialize`. The claim
+//! sends the login, then a session, its model if it differs, and the one prompt, each after the answer to the one before.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

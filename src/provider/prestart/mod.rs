@@ -138,12 +138,12 @@ impl Driver {
         self.dialogue.start()
     }
 
-    /// Takes the next bytes of standard output, cut anywhere.
+    /// Decodes the next bytes of standard output, cut anywhere.
     pub fn on_stdout(&mut self, bytes: &[u8]) -> Vec<Action> {
         self.dialogue.on_stdout(bytes)
     }
 
-    /// Whether [`Action::Ready`] was said and nothing has gone wrong or been handed over since.
+    /// Whether the CLI waits for a prompt: [`Action::Ready`] was returned, and neither a failure nor a claim came after it.
     pub fn is_ready(&self) -> bool {
         self.dialogue.is_ready()
     }

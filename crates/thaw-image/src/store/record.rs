@@ -19,7 +19,7 @@ pub struct Image {
     pub name: String,
     /// Digest of its manifest, `sha256:…`.
     pub digest: String,
-    /// Its files. To be mounted read-only; nothing may ever write there.
+    /// Its root file system. Mounted read-only; nothing may ever write there.
     pub rootfs: PathBuf,
     /// An empty directory on the same file system, for an overlay over `rootfs` alone.
     pub empty: PathBuf,

@@ -44,7 +44,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Listening socket inside its network namespace.
     pub proxy: TcpListener,
-    /// Its devpts.
+    /// The container's devpts.
     pub terminals: OwnedFd,
     /// Its own `/dev/null`, opened for reading.
     pub null: OwnedFd,

@@ -230,8 +230,8 @@ fn plain_file(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The container's own control group, read-only, where an image has a directory for it. Its namespace has it as the
-/// root, so that nothing of others is to be seen; the JVM, Go, Rust and .NET read their limits there.
+/// Mounts the container's own control group read-only, if the image has a directory for it. In the cgroup namespace it is
+/// the root, so nothing of others is visible. The JVM, Go, Rust and .NET read their limits there.
 fn control_group(request: &CreateRequest, root: BorrowedFd<'_>) -> Result<()> {
     if !request.machine.sees_cgroup {
         return Ok(());

@@ -58,7 +58,7 @@ pub enum Part {
     Pidfd,
     /// Listening socket on the proxy's port inside.
     Proxy,
-    /// The container's devpts.
+    /// Devpts of the container.
     Terminals,
     /// Its own `/dev/null`, opened for reading.
     Null,
@@ -90,7 +90,7 @@ pub enum Reply {
         /// What its root lacks.
         compromise: Compromise,
     },
-    /// Failed. Descriptor: pidfd, if a process was made that the daemon has to reap.
+    /// The creation failed. Descriptor: a pidfd, if a process was made that the daemon has to reap.
     Failed {
         /// The step, and why it failed.
         message: String,

@@ -1,4 +1,4 @@
-//! The spawner process: takes requests one after the other until the daemon closes the socket.
+//! The spawner process: serves requests one after the other until the daemon closes the socket.
 
 use std::collections::BTreeMap;
 use std::fs;
