@@ -145,6 +145,8 @@ async fn a_deleted_execution_is_gone_with_its_output() {
     let request = ExecutionRequest { collect: vec!["kept".to_owned()], ..shell(&script) };
     let outcome = daemon.run(&request).await.exited(0);
     let id = outcome.started.execution;
+    // A container that is created or destroyed meanwhile has open files too.
+    daemon.settled_beside(1).await;
     let files = || support::open_files(daemon.pid()).len();
     let keeper = daemon.keeper().unwrap().pid;
     let (before, kept) = (files(), support::open_files(keeper).len());
