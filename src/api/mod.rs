@@ -43,6 +43,7 @@ use crate::jobs::Jobs;
 use crate::vault::Vault;
 use thaw_image::Store;
 
+pub use body::json as read_body;
 pub use openapi::document;
 pub use problem::ApiError;
 pub use server::{PeerCredentials, bind, serve};
