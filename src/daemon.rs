@@ -176,7 +176,10 @@ impl Daemon {
             policies.get(provider).cloned().or_else(|| kept().ok().map(Arc::new))
         });
         let uploads = config.paths.state_dir.join("uploads");
-        api::prepare_uploads(&uploads).map_err(io_error(format!("prepare {}", uploads.display())))?;
+        // Where nothing can be written, uploads are refused one by one.
+        if !is_read_only {
+            api::prepare_uploads(&uploads).map_err(io_error(format!("prepare {}", uploads.display())))?;
+        }
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             containers: Arc::clone(&containers),

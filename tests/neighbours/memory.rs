@@ -95,7 +95,11 @@ async fn kernel_memory_is_charged_refused_or_bounded() {
         } else {
             "64"
         };
-        let seconds = if matches!(fate, Bounded { .. }) { "20" } else { "4" };
+        let seconds = match fate {
+            Bounded { count: 1.., .. } => "60",
+            Bounded { .. } => "20",
+            _ => "4",
+        };
         let env = [("PROBE_MIB", mib), ("PROBE_SECONDS", seconds)];
         let running = bed.begin(&["/probe", name], &env).await;
         let line = bed.first_line(&running).await.unwrap_or_else(|| panic!("{name} ended"));
