@@ -9,7 +9,6 @@ use super::directories::init_program;
 use super::error::{DaemonError, io_error};
 use super::images::nameless;
 use super::settings::{self, image_settings};
-use super::templates::prestart_plans;
 use crate::egress::Policy;
 use crate::execution::ImageSettings;
 use crate::provider::{self, Provider, prestart};
@@ -86,4 +85,38 @@ fn policy(config: &Config, name: &str, provider: &Provider, changes: &config::Pr
     let allowed = settings::provider_egress(provider, changes);
     Policy::new(&allowed, config.egress.resolve.clone(), config.egress.allow_private.clone())
         .map_err(|source| DaemonError::Policy { provider: name.to_owned(), source })
+}
+
+/// What is started ahead of time, and how often: with the default model, and with those that are named.
+fn prestart_plans(
+    name: &str,
+    provider: &Provider,
+    changes: &config::Provider,
+) -> Result<Vec<(prestart::Plan, usize)>, DaemonError> {
+    plans(provider, changes).map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })
+}
+
+fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
+    let plan = |model: Option<&str>| {
+        let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
+        plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())
+    };
+    let mut plans: Vec<(prestart::Plan, usize)> = Vec::new();
+    if changes.prestarted > 0 {
+        plans.push((plan(None)?, changes.prestarted));
+    }
+    for (model, count) in &changes.prestarted_models {
+        let plan = plan(Some(model))?;
+        if plan.model_mode == prestart::ModelMode::Late {
+            return Err("each of its CLIs takes any model; use `prestarted` instead of `prestarted_models`".to_owned());
+        }
+        if plans.iter().any(|(other, _)| other.model == plan.model) {
+            return Err(format!(
+                "`prestarted_models` has {model:?}, which is {} once more; that of `prestarted` is the default model",
+                plan.model
+            ));
+        }
+        plans.push((plan, *count));
+    }
+    Ok(plans)
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checked::CheckedProvider;
-use super::error::DaemonError;
 use super::images::{NAMELESS, image};
 use super::settings::{limits, pool_settings, reclaim};
 use crate::container::{self, Orphan, Prestarted, Template};
@@ -12,7 +11,7 @@ use crate::egress::Policy;
 use crate::execution::{self, ImageInUse, Served};
 use crate::pool::{Pool, Prepare, Prepared, Scheduler};
 use crate::provider::{Provider, prestart};
-use thaw_client::config::{self, Config};
+use thaw_client::config::Config;
 use thaw_client::types::Stage;
 use thaw_image::Store;
 use thaw_os::cgroup::Reclaim;
@@ -55,40 +54,6 @@ pub(super) fn serve_provider(
     let layout = config.paths.layouts().join(&provider.image);
     let image = ImageInUse { env: image_env, digest: image_digest, layout };
     Served { provider, pool, prestarted, image, base_url, policy }
-}
-
-/// What is started ahead of time, and how often: with the default model, and with those that are named.
-pub(super) fn prestart_plans(
-    name: &str,
-    provider: &Provider,
-    changes: &config::Provider,
-) -> Result<Vec<(prestart::Plan, usize)>, DaemonError> {
-    plans(provider, changes).map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })
-}
-
-fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
-    let plan = |model: Option<&str>| {
-        let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
-        plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())
-    };
-    let mut plans: Vec<(prestart::Plan, usize)> = Vec::new();
-    if changes.prestarted > 0 {
-        plans.push((plan(None)?, changes.prestarted));
-    }
-    for (model, count) in &changes.prestarted_models {
-        let plan = plan(Some(model))?;
-        if plan.model_mode == prestart::ModelMode::Late {
-            return Err("each of its CLIs takes any model; use `prestarted` instead of `prestarted_models`".to_owned());
-        }
-        if plans.iter().any(|(other, _)| other.model == plan.model) {
-            return Err(format!(
-                "`prestarted_models` has {model:?}, which is {} once more; that of `prestarted` is the default model",
-                plan.model
-            ));
-        }
-        plans.push((plan, *count));
-    }
-    Ok(plans)
 }
 
 /// What a provider's containers are made from.
