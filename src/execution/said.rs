@@ -19,6 +19,7 @@ use rustix::pipe::SpliceFlags;
 use zeroize::Zeroizing;
 
 use crate::failpoints;
+use crate::output::{read_at, write_at};
 
 /// Length of what stands before the prompt, bytes.
 const HEAD: u64 = 8;
@@ -149,28 +150,6 @@ impl AsFd for Said {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = rustix::io::pwrite(file, bytes, at)?;
-        at += written as u64;
-        bytes = &bytes[written..];
-    }
-    Ok(())
-}
-
-fn read_at(file: &OwnedFd, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match rustix::io::pread(file, &mut *buffer, at)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                at += read as u64;
-                buffer = &mut buffer[read..];
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
 use super::followers::Position;
+use super::positioned::read_at;
 
 /// Offset of the first record: after one page for the head.
 const FIRST: u64 = 4096;
@@ -192,7 +193,7 @@ impl Journal {
         let mut head = [0; HEAD];
         // An earlier version's head is shorter.
         let written = length.min(HEAD as u64) as usize;
-        read_exact(&file, &mut head[..written], 0)?;
+        read_at(&file, &mut head[..written], 0)?;
         let head = Head::decode(&head);
         let needed = [head.start, head.checkpoint].into_iter().filter(|place| *place > 0).min().unwrap_or(FIRST);
         let mut records = Vec::new();
@@ -200,7 +201,7 @@ impl Journal {
         let first = at;
         while at + PREFIX as u64 <= length {
             let mut prefix = [0; PREFIX];
-            read_exact(&file, &mut prefix, at)?;
+            read_at(&file, &mut prefix, at)?;
             let [l0, l1, l2, l3, kind] = prefix;
             let size = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
             let next = at + (PREFIX + size) as u64;
@@ -212,7 +213,7 @@ impl Journal {
                 return Err(corrupt());
             }
             let mut content = vec![0; size];
-            read_exact(&file, &mut content, at + PREFIX as u64)?;
+            read_at(&file, &mut content, at + PREFIX as u64)?;
             records.push((at, Record::decode(kind, &content).ok_or_else(corrupt)?));
             at = next;
         }
@@ -283,19 +284,6 @@ impl Journal {
             self.punched = needed;
         }
     }
-}
-
-fn read_exact(file: &OwnedFd, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match rustix::io::pread(file, &mut *buffer, at)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                at += read as u64;
-                buffer = &mut buffer[read..];
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

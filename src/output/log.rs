@@ -334,8 +334,11 @@ impl Log {
 
     fn set_submitted(&self, submitted: u64) {
         let mut inner = self.lock();
-        inner.head.submitted = submitted;
-        inner.write_flags();
+        // A first command: its file says so without having been written.
+        if inner.head.submitted != submitted {
+            inner.head.submitted = submitted;
+            inner.write_flags();
+        }
     }
 
     /// Records that the command has to end, and why. Once this has returned, the next daemon knows it. Returns the
