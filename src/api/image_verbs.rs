@@ -248,7 +248,11 @@ fn signature(state: &super::State, given: Option<String>) -> Result<Option<Strin
 async fn receive(state: &super::State, mut body: Body) -> Result<Upload, ApiError> {
     let path = state.uploads.join(ulid::Ulid::new().to_string().to_lowercase());
     let broken = |error: std::io::Error| {
-        let detail = format!("the archive cannot be stored: {error}");
+        let detail = format!(
+            "the archive cannot be stored in {}: {error}; let the operator see that the state directory can be written and \
+             has room, and restart thawd if it could not be written when it started",
+            state.uploads.display()
+        );
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "image_store", detail)
     };
     let file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(broken)?;
