@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::{Daemon, HostImage, Setup, eventually, programs};
 use thaw_client::client::ClientError;
@@ -82,6 +82,9 @@ async fn a_new_image_is_taken_over_under_load_and_executions_are_not_disturbed()
     assert_eq!(full(&daemon).await, before, "nothing is replaced for nothing");
 
     let long = daemon.client.create(&show("busybox sleep 3; ")).await.unwrap();
+    // It is followed from here: the load may be more executions than are kept.
+    let stream = daemon.client.events(&long.id, None).await.unwrap();
+    let long = tokio::spawn(support::Outcome::of(stream));
     import(&daemon, "two", false);
     let daemon = Arc::new(daemon);
     let is_over = Arc::new(AtomicBool::new(false));
@@ -131,13 +134,48 @@ async fn a_new_image_is_taken_over_under_load_and_executions_are_not_disturbed()
     let outcome = daemon.run(&show("")).await.exited(0);
     assert_eq!((outcome.text(), outcome.started.path), ("two two\n", ClaimPath::Warm));
     // What ran then went on with what it had.
-    let stream = daemon.client.events(&long.id, None).await.unwrap();
-    let outcome = support::Outcome::of(stream).await.exited(0);
+    let outcome = long.await.unwrap().exited(0);
     assert_eq!(outcome.text(), "one one\n");
     // The old image is nobody's any more.
     full(&daemon).await;
     let store = Store::open(&daemon.path("state/images")).unwrap();
     eventually("the old image can go", || async { (store.prune().unwrap().len() == 1).then_some(()) }).await;
+    Arc::into_inner(daemon).unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_keeps_the_pool_low_does_not_keep_an_image_from_being_taken_over() {
+    let mut daemon = Daemon::prepare(app);
+    import(&daemon, "one", false);
+    daemon.launch().await;
+    full(&daemon).await;
+    let daemon = Arc::new(daemon);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..2)
+        .map(|_| {
+            let (daemon, is_over) = (Arc::clone(&daemon), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    daemon.run(&show("")).await.exited(0);
+                }
+            })
+        })
+        .collect();
+    for version in ["two", "three", "four", "five"] {
+        import(&daemon, version, false);
+        // Claims hold a creation for 250 ms (`pool.refill_max_hold_ms`).
+        let renewed = tokio::time::timeout(Duration::from_secs(3), daemon.client.use_image("app")).await;
+        let renewed = renewed.unwrap_or_else(|_| panic!("version {version} waits behind the refills")).unwrap();
+        assert_eq!(renewed[0].outcome, Renewal::Renewed);
+        eventually("no container of an earlier image waits", || async {
+            (daemon.run(&show("")).await.exited(0).text() == format!("{version} {version}\n")).then_some(())
+        })
+        .await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for load in load {
+        load.await.unwrap();
+    }
     Arc::into_inner(daemon).unwrap().stop().await;
 }
 

@@ -336,8 +336,8 @@ impl Owner {
 
     /// Goes on with that; returns when to look again if it has to wait.
     fn try_renewal(&mut self) -> Option<Instant> {
-        let template = self.renewal.as_ref()?.waiting()?;
-        let creating = match self.scheduler.containers().throttle().create(false, &mut self.hold) {
+        let (template, hold) = self.renewal.as_mut()?.waiting()?;
+        let creating = match self.scheduler.containers().throttle().create(false, hold) {
             Ok(creating) => creating,
             Err(again) => return Some(again),
         };
@@ -603,7 +603,15 @@ impl Owner {
     }
 
     fn add(&mut self, container: Container) {
-        self.has_stale |= self.is_stale(&container);
+        if self.is_stale(&container) {
+            // Its creation began before another image was taken over. Dropping it destroys it.
+            return self.publish();
+        }
+        if self.has_stale {
+            // Each new one replaces an old one, also when claims take the new ones as fast as they come: the pool may never
+            // be full again under load, and the old ones would stay.
+            self.drop_one();
+        }
         self.warm.push_back(container);
         self.trim();
         self.publish();

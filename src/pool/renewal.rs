@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::Prepared;
-use crate::container::Template;
+use crate::container::{Hold, Template};
 
 /// Outcome of a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub(super) type Reply = oneshot::Sender<Renewed>;
 /// A renewal in progress.
 pub(super) struct Renewal {
     stage: Stage,
+    /// Time for which claims have kept the first container from being created. It is not the pool's: each refill of a
+    /// pool that is low resets that one, and the renewal would never have its turn under load.
+    hold: Hold,
     reply: Reply,
 }
 
@@ -47,7 +50,7 @@ enum Stage {
 impl Renewal {
     /// A renewal whose image is being unpacked.
     pub(super) fn new(reply: Reply) -> Self {
-        Self { stage: Stage::Preparing, reply }
+        Self { stage: Stage::Preparing, hold: Hold::default(), reply }
     }
 
     /// Records that the image is unpacked.
@@ -55,10 +58,10 @@ impl Renewal {
         self.stage = Stage::Waiting(prepared);
     }
 
-    /// Template of the first container, while the renewal waits for its lease.
-    pub(super) fn waiting(&self) -> Option<Arc<Template>> {
+    /// Template of the first container, and its hold, while the renewal waits for its lease.
+    pub(super) fn waiting(&mut self) -> Option<(Arc<Template>, &mut Hold)> {
         match &self.stage {
-            Stage::Waiting(prepared) => Some(Arc::clone(&prepared.template)),
+            Stage::Waiting(prepared) => Some((Arc::clone(&prepared.template), &mut self.hold)),
             Stage::Preparing | Stage::Trying(_) => None,
         }
     }
