@@ -113,7 +113,7 @@ test-native: need-root toolchain unified ## All tests on the running kernel (as 
 test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pure cgroup v2 kernel (as root)
 	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='$(V2_ARGS)' tests/bed/test-v2 $(V2_TESTS)
 
-test-systemd: need-root toolchain kernel ## The Debian package and its units under real systemd (as root; SUITES=trixie SCENARIOS=50-watchdog)
+test-systemd: need-root toolchain kernel unified ## The Debian package and its units under real systemd (as root; SUITES=trixie SCENARIOS=50-watchdog)
 	TEST_PROFILE=$(TEST_PROFILE) SUITES="$(SUITES)" tests/systemd/run $(SCENARIOS)
 
 test-hours: need-root toolchain kernel ## The time limits in HOURS_TESTS at their full length, in virtual time (as root)
@@ -122,14 +122,14 @@ test-hours: need-root toolchain kernel ## The time limits in HOURS_TESTS at thei
 neighbours: need-root toolchain ## What one container takes from its neighbours: each of some ninety kinds (as root, on a quiet machine)
 	$(CARGO) test --locked --profile $(TEST_PROFILE) --test neighbours -- --ignored --nocapture --test-threads 1
 
-test-qemu: need-root toolchain ## The Debian package at work on Debian's own kernel, emulated by QEMU (as root)
+test-qemu: need-root toolchain unified ## The Debian package at work on Debian's own kernel, emulated by QEMU (as root)
 	TEST_PROFILE=$(TEST_PROFILE) BED=qemu SUITES=trixie tests/systemd/run $(QEMU_SCENARIOS)
 
 kernel: ## Find the test bed's kernel, or build it once (6 minutes)
 	@tests/bed/uml-kernel --find > /dev/null 2>&1 || tests/deps
 	@tests/bed/uml-kernel
 
-deb: build ## Make a Debian package of the release binaries in target/debian
+deb: build unified ## Make a Debian package of the release binaries in target/debian
 	tool=$$(systemd/debian/tool); "$$tool" deb --no-build --strip
 
 bench: need-root deps build ## Compare thawd with its peers on this machine (as root; ONLY=claim,cold N=50)

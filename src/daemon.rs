@@ -188,6 +188,7 @@ impl Daemon {
             jobs: Jobs::new(Arc::clone(&feed)),
             feed,
             image_uids: config.api.connections.image_uids.clone(),
+            image_limits: (&config.image).into(),
             uploads,
             max_archive_bytes: config.image.max_unpacked_bytes,
             require_signature: config.image.require_signature,

@@ -219,6 +219,7 @@ async fn every_operation_answers_as_it_is_described() {
         ("POST", "/v1/images/prune", "/v1/images/prune".into(), &[], none(), 200),
         ("POST", "/v1/images/verify", "/v1/images/verify".into(), &[], none(), 202),
         ("POST", "/v1/images/import", "/v1/images/import".into(), &[], none(), 400),
+        ("POST", "/v1/images/pull", "/v1/images/pull".into(), &[JSON], create(json!({ "reference": "//" })), 400),
         ("DELETE", "/v1/images/{name}", "/v1/images/none".into(), &[], none(), 404),
         ("GET", "/v1/jobs", "/v1/jobs".into(), &[], none(), 200),
         ("GET", "/v1/jobs/{id}", "/v1/jobs/j-none".into(), &[], none(), 404),

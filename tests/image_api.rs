@@ -2,6 +2,8 @@
 //! for those who may decide what others run.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[allow(dead_code, unused_imports, reason = "used in part")]
+mod registry;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
@@ -161,6 +163,8 @@ async fn images_are_changed_by_root_and_by_those_who_are_listed() {
     };
     for (method, path) in [
         ("POST", "/v1/images/import"),
+        ("POST", "/v1/images/pull"),
+        ("POST", "/v1/images/use"),
         ("POST", "/v1/images/prune"),
         ("POST", "/v1/images/verify"),
         ("DELETE", "/v1/images/test"),
@@ -172,5 +176,62 @@ async fn images_are_changed_by_root_and_by_those_who_are_listed() {
     for uid in [LISTED, 0] {
         assert_eq!(ask(uid, "POST", "/v1/images/prune").0, 200, "{uid}");
     }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_from_a_registry_and_runs() {
+    use registry::{PASSWORD, Registry};
+    use thaw_client::types::Secret;
+    use thaw_image::registry::{Login, Options, push, reference};
+    let registry = Registry::with_password();
+    let to = format!("{}/team/tools:1", registry.address);
+    let login = Login { user: "jane".to_owned(), password: Secret::new(PASSWORD.to_owned()) };
+    let options = Options { login: Some(login), ..Options::default() };
+    let layout = support::layouts().join("test");
+    let pushed = push(&layout, &reference(&to).unwrap(), &options, &thaw_image::progress::Quiet).await.unwrap();
+    let daemon = Daemon::start(|setup| setup.pool(0)).await;
+    let pull = async |more: Value| {
+        let mut body = serde_json::json!({ "reference": to, "username": "jane", "password": PASSWORD });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        daemon.http("POST /v1/images/pull", &[], body.to_string().as_bytes()).await
+    };
+    let job = ended(&daemon, &pull(serde_json::json!({})).await).await;
+    assert_eq!(job.state, JobState::Succeeded, "{job:?}");
+    let image = job.image.unwrap();
+    assert_eq!((image.name.as_str(), &image.digest), ("tools", &pushed.digest));
+    let run = ExecutionRequest {
+        provider: String::new(),
+        image: Some(image.name),
+        ..command(["/bin/sh", "-c", "echo it runs"])
+    };
+    assert_eq!(daemon.run(&run).await.exited(0).text(), "it runs\n");
+    // A name of one's own, though it is that of a verb: it can be removed again.
+    for name in ["use", "pull", "import", "prune", "verify"] {
+        let job = ended(&daemon, &pull(serde_json::json!({ "name": name })).await).await;
+        assert_eq!(job.image.map(|image| image.name).as_deref(), Some(name), "{:?}", job.detail);
+        assert_eq!(daemon.http(&format!("DELETE /v1/images/{name}"), &[], b"").await.status, 204);
+    }
+    assert!(!names(&daemon).await.iter().any(|name| name == "pull"));
+    let wrong = ended(&daemon, &pull(serde_json::json!({ "password": "wrong" })).await).await;
+    assert_eq!(wrong.state, JobState::Failed);
+    assert!(wrong.detail.as_ref().is_some_and(|detail| detail.contains("refuses")), "{wrong:?}");
+    assert_eq!(uploads(&daemon), 0);
+    for (body, code, says) in [
+        (serde_json::json!({ "reference": "//" }), "invalid_field", "reference"),
+        (serde_json::json!({ "name": "../x" }), "invalid_image_name", "../x"),
+        (serde_json::json!({ "username": null }), "invalid_field", "needs a `username`"),
+        (serde_json::json!({ "password": null }), "invalid_field", "needs a `password`"),
+        (serde_json::json!({ "ca": "none" }), "invalid_field", "PEM"),
+        (serde_json::json!({ "ca": "none", "plain_http": true }), "invalid_field", "plain_http"),
+        (serde_json::json!({ "platform": "arm64" }), "unknown_field", "platform"),
+    ] {
+        let problem = pull(body).await.problem();
+        assert_eq!((problem.status, problem.code.as_str()), (400, code), "{}", problem.detail);
+        assert!(problem.detail.contains(says), "{}", problem.detail);
+    }
+    let large = pull(serde_json::json!({ "ca": "x".repeat(2 << 20) })).await.problem();
+    assert_eq!((large.status, large.code.as_str()), (413, "body_too_large"));
+    assert!(!daemon.log().contains(PASSWORD));
     daemon.stop().await;
 }

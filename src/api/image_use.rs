@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 
+use super::image_verbs::check_peer;
 use super::{ApiError, PeerCredentials, body};
 use crate::pool::{ClaimError, Renewed};
 use thaw_client::renewal::{ImageUse, PoolRenewal, Renewal};
@@ -21,7 +22,7 @@ use thaw_client::types::{List, Problem, Stage};
 /// on there.
 #[utoipa::path(post, path = "/v1/images/use", operation_id = "putImageToUse", tag = "images", request_body = ImageUse, responses(
     (status = 200, description = "what became of each pool of these providers", body = List<PoolRenewal>),
-    (status = 400, description = "the body is wrong", body = Problem),
+    (status = 400, description = "the body is wrong", body = Problem), (status = 403, body = Problem),
     (status = 404, description = "no provider has this image", body = Problem),
     (status = 408, description = "the body did not arrive in time", body = Problem),
     (status = 409, description = "its containers do not start (`image_refused`): the old one serves on", body = Problem),
@@ -32,6 +33,10 @@ pub async fn use_image(
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     body: Body,
 ) -> Result<Json<List<PoolRenewal>>, ApiError> {
+    if let Err(error) = check_peer(&state, peer) {
+        body::forget(body);
+        return Err(error);
+    }
     let ImageUse { image } = body::json(body, state.max_body_bytes, state.body_timeout).await?;
     let served = state.executions.served().values().filter(|served| served.provider.image == image);
     let pools: Vec<_> = served

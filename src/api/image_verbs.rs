@@ -11,7 +11,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path as UrlPath, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -41,7 +41,8 @@ impl Drop for Upload {
     }
 }
 
-fn check_peer(state: &super::State, peer: PeerCredentials) -> Result<(), ApiError> {
+/// Refuses whoever may not change images.
+pub fn check_peer(state: &super::State, peer: PeerCredentials) -> Result<(), ApiError> {
     if peer.uid == 0 || state.image_uids.contains(&peer.uid) {
         return Ok(());
     }
@@ -71,10 +72,22 @@ pub async fn delete(
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     name: Result<UrlPath<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    check_peer(&state, peer)?;
-    let name = name.map(|UrlPath(name)| name).unwrap_or_default();
+    remove(&state, peer, name.map(|UrlPath(name)| name).unwrap_or_default()).await
+}
+
+/// The same for an image whose name is also that of a verb, `POST /v1/images/{verb}`, so that its path is another route's.
+pub async fn delete_like_a_verb(
+    State(state): State<Arc<super::State>>,
+    ConnectInfo(peer): ConnectInfo<PeerCredentials>,
+    uri: Uri,
+) -> Result<StatusCode, ApiError> {
+    remove(&state, peer, uri.path().rsplit('/').next().unwrap_or_default().to_owned()).await
+}
+
+async fn remove(state: &Arc<super::State>, peer: PeerCredentials, name: String) -> Result<StatusCode, ApiError> {
+    check_peer(state, peer)?;
     let removed = name.clone();
-    lists::read(&state, move |state| state.images.remove(&removed)).await?.map_err(failed)?;
+    lists::read(state, move |state| state.images.remove(&removed)).await?.map_err(failed)?;
     tracing::info!(image = name, peer_uid = peer.uid, peer_pid = peer.pid, "image removed");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -112,7 +125,8 @@ pub async fn verify(
     accepted(started)
 }
 
-fn accepted(
+/// The answer of a request that has started a job.
+pub fn accepted(
     started: Result<Arc<crate::jobs::Handle>, crate::jobs::TooMany>,
 ) -> Result<(StatusCode, Json<Job>), ApiError> {
     let handle =
@@ -213,7 +227,7 @@ pub async fn import(
 }
 
 /// Refuses what can be no name of an image.
-async fn check_name(state: &Arc<super::State>, name: Option<String>) -> Result<(), ApiError> {
+pub async fn check_name(state: &Arc<super::State>, name: Option<String>) -> Result<(), ApiError> {
     let Some(name) = name else { return Ok(()) };
     match lists::read(state, move |state| state.images.look(&name)).await? {
         Err(error @ StoreError::Name { .. }) => Err(failed(error)),

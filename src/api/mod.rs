@@ -9,6 +9,7 @@ mod executions;
 mod feed;
 mod files;
 mod filter;
+mod image_pull;
 mod image_use;
 mod image_verbs;
 mod lists;
@@ -65,7 +66,9 @@ pub struct State {
     pub jobs: Jobs,
     /// Users besides root who may change images, by uid.
     pub image_uids: Vec<u32>,
-    /// Where uploaded archives are until they are unpacked.
+    /// Limits of an image.
+    pub image_limits: thaw_image::Limits,
+    /// Where archives that were uploaded, and layouts that are pulled, are until they are unpacked.
     pub uploads: PathBuf,
     /// Largest of those, bytes.
     pub max_archive_bytes: u64,
@@ -117,10 +120,11 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
         .route("/v1/vault", get(credentials::status))
         .route("/v1/vault/rotate-key", post(credentials::rotate_master_key))
-        .route("/v1/images/use", post(image_use::use_image))
-        .route("/v1/images/import", post(image_verbs::import))
-        .route("/v1/images/prune", post(image_verbs::prune))
-        .route("/v1/images/verify", post(image_verbs::verify))
+        .route("/v1/images/use", post(image_use::use_image).delete(image_verbs::delete_like_a_verb))
+        .route("/v1/images/import", post(image_verbs::import).delete(image_verbs::delete_like_a_verb))
+        .route("/v1/images/pull", post(image_pull::pull).delete(image_verbs::delete_like_a_verb))
+        .route("/v1/images/prune", post(image_verbs::prune).delete(image_verbs::delete_like_a_verb))
+        .route("/v1/images/verify", post(image_verbs::verify).delete(image_verbs::delete_like_a_verb))
         .route("/v1/images/{name}", delete(image_verbs::delete))
         .route("/v1/jobs", get(image_verbs::jobs))
         .route("/v1/jobs/{id}", get(image_verbs::job))

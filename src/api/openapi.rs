@@ -10,7 +10,8 @@ use utoipa::openapi::OpenApi;
 
 use self::finish::Answers;
 use super::{
-    about, credentials, executions, feed, files, image_use, image_verbs, lists, metrics, output, pools, status,
+    about, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, metrics, output, pools,
+    status,
 };
 use thaw_client::types;
 
@@ -61,6 +62,7 @@ use thaw_client::types;
         image_use::use_image,
         image_verbs::delete,
         image_verbs::import,
+        image_pull::pull,
         image_verbs::prune,
         image_verbs::verify,
         image_verbs::jobs,

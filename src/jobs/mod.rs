@@ -39,7 +39,21 @@ pub struct TooMany;
 #[derive(Debug)]
 pub struct Jobs {
     feed: Arc<Feed>,
-    known: Mutex<BTreeMap<String, Arc<Handle>>>,
+    known: Mutex<Known>,
+}
+
+/// Those that are known, by id, and who names the next.
+#[derive(Default)]
+struct Known {
+    jobs: BTreeMap<String, Arc<Handle>>,
+    /// Each id is greater than the one before, also within one millisecond.
+    ids: ulid::Generator,
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(&self.jobs).finish()
+    }
 }
 
 /// One job.
@@ -73,18 +87,20 @@ impl Jobs {
     ) -> Result<Arc<Handle>, TooMany> {
         let handle = {
             let mut known = lock(&self.known);
+            let Known { jobs: known, ids } = &mut *known;
             let running = known.values().filter(|handle| !*handle.ended.borrow()).count();
             if running >= MAX_RUNNING {
                 return Err(TooMany);
             }
-            // Ids are time-ordered: the first are the oldest.
+            // The first are the oldest.
             let ended: Vec<_> =
                 known.iter().filter(|(_, handle)| *handle.ended.borrow()).map(|(id, _)| id.clone()).collect();
             for id in ended.iter().take((ended.len() + 1).saturating_sub(KEPT)) {
                 known.remove(id);
             }
             let job = Job {
-                id: format!("j-{}", ulid::Ulid::new().to_string().to_lowercase()),
+                // It overflows after 2^80 ids of one millisecond.
+                id: format!("j-{}", ids.generate().unwrap_or_default().to_string().to_lowercase()),
                 kind,
                 state: JobState::Running,
                 created_at: Timestamp::now(),
@@ -114,12 +130,12 @@ impl Jobs {
 
     /// By id.
     pub fn get(&self, id: &str) -> Option<Arc<Handle>> {
-        lock(&self.known).get(id).cloned()
+        lock(&self.known).jobs.get(id).cloned()
     }
 
     /// All that are known, newest first.
     pub fn list(&self) -> Vec<Job> {
-        lock(&self.known).values().rev().map(|handle| handle.describe()).collect()
+        lock(&self.known).jobs.values().rev().map(|handle| handle.describe()).collect()
     }
 }
 

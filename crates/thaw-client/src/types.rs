@@ -25,7 +25,7 @@ mod user;
 pub use about::{DaemonVersion, ExecutionStats, LimitsInForce};
 pub use credentials::{Credential, CredentialKind, CredentialState, UserKey, Vault};
 pub use feed::{DaemonEvent, DaemonEventKind};
-pub use job::{ImageDamage, ImagePrune, ImageVerification, Job, JobKind, JobState};
+pub use job::{ImageDamage, ImagePrune, ImagePull, ImageVerification, Job, JobKind, JobState};
 pub use list::{ExecutionFilter, Page};
 pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 

@@ -115,6 +115,7 @@ fn requests(operation: &str) -> Vec<(&'static str, Value)> {
                 }),
             ),
         ],
+        "pullImage" => vec![("tools", json!({ "reference": "registry.example.com/team/tools:1" }))],
         "putImageToUse" => vec![("image", json!({ "image": "openai" }))],
         "putCredential" => vec![("key", value(&key()))],
         "changePools" => vec![
@@ -180,7 +181,7 @@ fn answer(operation: &str) -> Option<Value> {
         }),
         "readFiles" => json!({ "items": [{ "path": "out/report.md", "kind": "file", "bytes": 1200, "mode": "0644" }] }),
         "putImageToUse" => json!({ "items": [{ "provider": "openai", "stage": "created", "outcome": "renewed" }] }),
-        "importImage" => value(&job(JobState::Running)),
+        "importImage" | "pullImage" => value(&job(JobState::Running)),
         "getJob" => value(&job(JobState::Succeeded)),
         "listJobs" => value(&List { items: vec![job(JobState::Succeeded)] }),
         "verifyImages" => value(&Job { kind: JobKind::VerifyImages, ..job(JobState::Running) }),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Image;
+use super::{Image, Secret};
 use crate::time::Timestamp;
 
 /// What a job does.
@@ -12,6 +12,8 @@ use crate::time::Timestamp;
 pub enum JobKind {
     /// Brings in an image from an archive.
     ImportImage,
+    /// Brings in an image from a registry.
+    PullImage,
     /// Compares every file of the store with its digest.
     VerifyImages,
 }
@@ -62,6 +64,38 @@ pub struct Job {
     /// What was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<ImageVerification>,
+}
+
+/// Body of `POST /v1/images/pull`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePull {
+    /// The image: `REGISTRY/REPOSITORY:TAG` or `REGISTRY/REPOSITORY@DIGEST`.
+    #[schema(min_length = 1, max_length = 512, example = "registry.example.com/team/tools:1")]
+    pub reference: String,
+    /// What the image is called in the store; the last part of its repository when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(
+        min_length = 1,
+        max_length = 250,
+        pattern = r"^[a-z0-9][A-Za-z0-9._:@-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)*$"
+    )]
+    pub name: Option<String>,
+    /// Name for the registry; anonymous when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
+    pub username: Option<String>,
+    /// Password or access token, needed with `username` and refused without; kept for the time of the job, in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 65536)]
+    pub password: Option<Secret>,
+    /// Whether to talk http instead of https. Registries on loopback are talked to in http anyway, unless `ca` is given.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// Certificate authorities of the registry in PEM form, believed besides the machine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1048576)]
+    pub ca: Option<String>,
 }
 
 /// What a look at every file of the store has found.

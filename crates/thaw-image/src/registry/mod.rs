@@ -46,10 +46,17 @@ pub struct Options {
 /// [`RegistryError::Io`], and [`RegistryError::Invalid`] if the file holds no certificate.
 pub fn authorities(file: &Path) -> Result<Vec<Vec<u8>>, RegistryError> {
     let bytes = std::fs::read(file).map_err(RegistryError::io(file))?;
-    let invalid =
-        |reason: String| RegistryError::Invalid { what: format!("certificate authorities {}", file.display()), reason };
+    authorities_in(&bytes, &format!("certificate authorities {}", file.display()))
+}
+
+/// The same from text in PEM form; errors call it `what`.
+///
+/// # Errors
+/// [`RegistryError::Invalid`] if the text holds no certificate.
+pub fn authorities_in(pem: &[u8], what: &str) -> Result<Vec<Vec<u8>>, RegistryError> {
+    let invalid = |reason: String| RegistryError::Invalid { what: what.to_owned(), reason };
     let found: Result<Vec<Vec<u8>>, _> =
-        CertificateDer::pem_slice_iter(&bytes).map(|one| one.map(|one| one.as_ref().to_vec())).collect();
+        CertificateDer::pem_slice_iter(pem).map(|one| one.map(|one| one.as_ref().to_vec())).collect();
     match found {
         Ok(found) if found.is_empty() => Err(invalid("has no certificate in PEM form".to_owned())),
         Ok(found) => Ok(found),
