@@ -55,7 +55,7 @@ pub async fn pull(
                       import a signed archive";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "signature_required", detail));
     }
-    let reference = registry::reference(&asked.reference).map_err(invalid("reference"))?;
+    let reference = registry::reference(&asked.reference).map_err(wrong("reference"))?;
     let last = || reference.repository().rsplit('/').next().unwrap_or_default().to_owned();
     let name = asked.name.clone().unwrap_or_else(last);
     check_name(&state, Some(name.clone())).await?;
@@ -80,7 +80,7 @@ pub async fn pull(
     Ok(accepted)
 }
 
-fn invalid(field: &str) -> impl FnOnce(RegistryError) -> ApiError + '_ {
+fn wrong(field: &str) -> impl FnOnce(RegistryError) -> ApiError + '_ {
     move |error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_field", format!("`{field}`: {error}"))
 }
 
@@ -98,7 +98,7 @@ fn options(state: &super::State, asked: ImagePull) -> Result<Options, ApiError> 
         return refuse("`ca` is for https: leave out `plain_http`");
     }
     let authorities = match asked.ca {
-        Some(pem) => registry::authorities_in(pem.as_bytes(), "the text").map_err(invalid("ca"))?,
+        Some(pem) => registry::authorities_in(pem.as_bytes(), "the text").map_err(wrong("ca"))?,
         None => Vec::new(),
     };
     Ok(Options { login, plain_http: asked.plain_http, authorities, limits: state.image_limits.clone() })

@@ -11,7 +11,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path as UrlPath, RawQuery, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use super::lookup::Id;
-use super::{ApiError, PeerCredentials, body, filter, lists};
+use super::{ApiError, PeerCredentials, body, filter, lists, problem};
 use thaw_client::types::{ImageDamage, ImagePrune, ImageVerification, Job, JobKind, List, Problem};
 use thaw_image::{ImportNames, StoreError, Verification, signature};
 
@@ -75,12 +75,17 @@ pub async fn delete(
     remove(&state, peer, name.map(|UrlPath(name)| name).unwrap_or_default()).await
 }
 
-/// The same for an image whose name is also that of a verb, `POST /v1/images/{verb}`, so that its path is another route's.
+/// The same for an image whose name is also that of a verb, `POST /v1/images/{verb}`, so that its path is another route's:
+/// called for known paths with a wrong method.
 pub async fn delete_like_a_verb(
     State(state): State<Arc<super::State>>,
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
+    method: Method,
     uri: Uri,
 ) -> Result<StatusCode, ApiError> {
+    if method != Method::DELETE || !uri.path().starts_with("/v1/images/") {
+        return Err(problem::method_not_allowed().await);
+    }
     remove(&state, peer, uri.path().rsplit('/').next().unwrap_or_default().to_owned()).await
 }
 

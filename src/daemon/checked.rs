@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::advice;
 use super::directories::init_program;
-use super::error::{DaemonError, io_error};
+use super::error::{DaemonError, PrestartProblem, io_error};
 use super::images::nameless;
 use super::settings::{self, image_settings};
 use crate::egress::Policy;
@@ -96,11 +96,9 @@ fn prestart_plans(
     plans(provider, changes).map_err(|problem| DaemonError::Prestart { provider: name.to_owned(), problem })
 }
 
-fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, String> {
-    let plan = |model: Option<&str>| {
-        let plan = provider.prestart(model, changes.base_url.as_deref()).map_err(|error| error.to_string())?;
-        plan.ok_or_else(|| "its manifest has no [prestart]; remove `prestarted` from the configuration".to_owned())
-    };
+fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestart::Plan, usize)>, PrestartProblem> {
+    let plan =
+        |model: Option<&str>| provider.prestart(model, changes.base_url.as_deref())?.ok_or(PrestartProblem::Unknown);
     let mut plans: Vec<(prestart::Plan, usize)> = Vec::new();
     if changes.prestarted > 0 {
         plans.push((plan(None)?, changes.prestarted));
@@ -108,13 +106,10 @@ fn plans(provider: &Provider, changes: &config::Provider) -> Result<Vec<(prestar
     for (model, count) in &changes.prestarted_models {
         let plan = plan(Some(model))?;
         if plan.model_mode == prestart::ModelMode::Late {
-            return Err("each of its CLIs takes any model; use `prestarted` instead of `prestarted_models`".to_owned());
+            return Err(PrestartProblem::AnyModel);
         }
         if plans.iter().any(|(other, _)| other.model == plan.model) {
-            return Err(format!(
-                "`prestarted_models` has {model:?}, which is {} once more; that of `prestarted` is the default model",
-                plan.model
-            ));
+            return Err(PrestartProblem::Twice { name: model.clone(), model: plan.model });
         }
         plans.push((plan, *count));
     }

@@ -6,11 +6,33 @@ use std::path::PathBuf;
 use crate::directory_lock::DirectoryLockError;
 use crate::egress::PolicyError;
 use crate::keeper::KeeperError;
-use crate::provider::ManifestError;
+use crate::provider::{InvocationError, ManifestError};
 use crate::telemetry::TelemetryError;
 use crate::vault::VaultError;
 use thaw_image::StoreError;
 use thaw_os::cgroup::CgroupError;
+
+/// Why a CLI cannot wait already started.
+#[derive(Debug, thiserror::Error)]
+pub enum PrestartProblem {
+    /// The manifest's `[prestart]` gives no command.
+    #[error(transparent)]
+    Invocation(#[from] InvocationError),
+    /// The manifest says nothing about it.
+    #[error("its manifest has no [prestart]; remove `prestarted` from the configuration")]
+    Unknown,
+    /// Models are named, and make no difference.
+    #[error("each of its CLIs takes any model; use `prestarted` instead of `prestarted_models`")]
+    AnyModel,
+    /// Two names mean one model.
+    #[error("`prestarted_models` has {name:?}, which is {model} once more; that of `prestarted` is the default model")]
+    Twice {
+        /// The name.
+        name: String,
+        /// The model.
+        model: String,
+    },
+}
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +60,7 @@ pub enum DaemonError {
         /// Which provider.
         provider: String,
         /// Why, and what to do.
-        problem: String,
+        problem: PrestartProblem,
     },
     /// The configuration names a provider that has no manifest.
     #[error("the configuration has [provider.{name}], but there is no manifest {name}.toml in {}", directory.display())]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::execution;
+use crate::pool::PrepareError;
 use crate::provider::Provider;
 use thaw_client::config::Config;
 use thaw_image::{Store, StoreError};
@@ -18,15 +19,14 @@ pub(super) fn image_store(config: &Config, is_read_only: bool) -> Result<Store, 
 }
 
 /// The unpacked image: from the layout if there is one (which may be newer), else from the store.
-pub(super) fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::HeldImage, String> {
+pub(super) fn image(images: &Store, name: &str, layout: &Path) -> Result<thaw_image::HeldImage, PrepareError> {
+    let failed = |source: StoreError| PrepareError::Image { image: name.to_owned(), source: source.into() };
     if layout.join("index.json").is_file() {
-        return images.ensure(layout).map_err(|error| format!("image `{name}`: {error}"));
+        return images.ensure(layout).map_err(failed);
     }
     images.get(name).map_err(|error| match error {
-        StoreError::NotFound { .. } => {
-            format!("image `{name}` is not built; run: thawctl image build images/{name}")
-        }
-        error => format!("image `{name}`: {error}"),
+        StoreError::NotFound { .. } => PrepareError::NotBuilt { image: name.to_owned() },
+        error => failed(error),
     })
 }
 

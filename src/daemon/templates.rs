@@ -9,7 +9,7 @@ use super::settings::{limits, pool_settings, reclaim};
 use crate::container::{self, Orphan, Prestarted, Template};
 use crate::egress::Policy;
 use crate::execution::{self, ImageInUse, Served};
-use crate::pool::{Pool, Prepare, Prepared, Scheduler};
+use crate::pool::{Pool, Prepare, PrepareError, Prepared, Scheduler};
 use crate::provider::{Provider, prestart};
 use thaw_client::config::Config;
 use thaw_client::types::Stage;
@@ -70,12 +70,12 @@ struct Source {
 
 impl Source {
     /// Unpacks the image if need be, which may take seconds.
-    fn template(&self, plan: Option<&Arc<prestart::Plan>>) -> Result<Prepared, String> {
+    fn template(&self, plan: Option<&Arc<prestart::Plan>>) -> Result<Prepared, PrepareError> {
         let provider = &self.provider;
         let image = image(&self.images, &provider.image, &self.layout)?;
         let mut image_env = image.config.env.clone();
         let name = execution::runtime_name(&provider.image, &image.rootfs, execution::RUNTIME_USER)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| PrepareError::Users(error.into()))?;
         if name.is_none() {
             tracing::warn!(
                 provider = %provider.name, image = %provider.image, uid = execution::RUNTIME_USER, "{NAMELESS}"
@@ -84,14 +84,14 @@ impl Source {
         let name = name.unwrap_or_else(|| execution::RUNTIME_USER.to_string());
         image_env.push(("USER".to_owned(), name));
         let prestarted = plan.map(|plan| {
-            let command = execution::prestart_command(plan, provider, &image_env, self.proxy_port)
-                .map_err(|error| format!("the manifest's [prestart]: {error}"))?;
-            Ok::<_, String>(Arc::new(Prestarted { plan: Arc::clone(plan), command }))
+            let command = execution::prestart_command(plan, provider, &image_env, self.proxy_port)?;
+            Ok::<_, PrepareError>(Arc::new(Prestarted { plan: Arc::clone(plan), command }))
         });
         let credentials = &provider.credentials;
         let template = Arc::new(Template {
             provider: provider.name.clone(),
-            root: container::image_root(&image).map_err(|error| format!("image `{}`: {error}", provider.image))?,
+            root: container::image_root(&image)
+                .map_err(|error| PrepareError::Image { image: provider.image.clone(), source: error.into() })?,
             hold: Some(image.hold()),
             home: Some(provider.home.clone()),
             user: execution::RUNTIME_USER,

@@ -518,6 +518,12 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
     Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard }))
 }
 
+/// What this thread has used of a processor.
+fn processor_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec.unsigned_abs() as u32)
+}
+
 /// Publishes output and decodes it.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
@@ -527,16 +533,22 @@ struct Sink<'a, F: FnMut()> {
 }
 
 impl<F: FnMut()> Sink<'_, F> {
-    fn stdout(&mut self, all: bool) {
+    /// Publishes and decodes a piece; returns the processor time that decoding took.
+    fn stdout(&mut self, all: bool) -> Duration {
         (self.on_first)();
         let log = &self.handle.log;
         failpoints::at("run.taken");
         log.publish(Stream::Stdout, all);
         failpoints::at("run.published");
+        if matches!(self.decoder.meaning, Meaning::Bytes) {
+            return Duration::ZERO;
+        }
+        let begun = processor_time();
         for text in self.decoder.listen(log) {
             log.push(&Event::Delta(Delta { text, at: None }));
         }
         self.decoder.checkpoint(log);
+        processor_time().saturating_sub(begun)
     }
 
     fn stderr(&self, all: bool) {
@@ -586,7 +598,7 @@ async fn follow(
                 guard.take();
                 if read {
                     silent = false;
-                    sink.stdout(false);
+                    stdout.spent(sink.stdout(false));
                 }
                 None
             }
@@ -641,7 +653,7 @@ async fn follow(
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         while stdout.is_open() || stderr.is_open() {
             tokio::select! {
-                read = stdout.read(), if stdout.is_open() => if read { sink.stdout(false) },
+                read = stdout.read(), if stdout.is_open() => if read { sink.stdout(false); },
                 read = stderr.read(), if stderr.is_open() => if read { sink.stderr(false) },
             }
         }

@@ -43,9 +43,18 @@ const SMALL: usize = 4096;
 /// Time between two readings of a command that writes many small pieces.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// What the daemon may spend on understanding one command's output: one part in so many of a processor.
+const UNDERSTANDING_PART: u32 = 10;
+
+/// What it may spend on it at once before the command has to wait for its next reading.
+const UNDERSTANDING_BURST: Duration = Duration::from_millis(100);
+
 /// How often a command's output may still be read piece by piece.
 #[derive(Debug)]
 struct Pace {
+    /// What was spent on understanding it, in the time that began at `working_since`.
+    worked: Duration,
+    working_since: Instant,
     /// Small pieces so far, in the second that began then.
     pieces: u32,
     since: Instant,
@@ -55,7 +64,8 @@ struct Pace {
 
 impl Pace {
     fn new() -> Self {
-        Self { pieces: 0, since: Instant::now(), due: None }
+        let now = Instant::now();
+        Self { worked: Duration::ZERO, working_since: now, pieces: 0, since: now, due: None }
     }
 
     /// A piece of that many bytes came.
@@ -66,6 +76,19 @@ impl Pace {
         }
         self.pieces += u32::from(length < SMALL);
         self.due = (self.pieces > SMALL_PIECES && length < SMALL).then(|| now + PAUSE);
+    }
+
+    /// So much of a processor was spent on understanding the last piece.
+    fn spent(&mut self, time: Duration) {
+        let now = Instant::now();
+        let paid = self.working_since + self.worked * UNDERSTANDING_PART;
+        if now >= paid.max(self.working_since + Duration::from_secs(1)) {
+            (self.worked, self.working_since) = (Duration::ZERO, now);
+        }
+        self.worked += time;
+        if self.worked > UNDERSTANDING_BURST {
+            self.due = self.due.max(Some(self.working_since + self.worked * UNDERSTANDING_PART));
+        }
     }
 }
 
@@ -88,6 +111,11 @@ impl Source {
     /// Whether more output may come.
     pub fn is_open(&self) -> bool {
         self.pipe.is_some()
+    }
+
+    /// Tells how much processor time it took to understand the last piece. A command that writes what takes long waits.
+    pub fn spent(&mut self, time: Duration) {
+        self.pace.spent(time);
     }
 
     /// Moves the next piece. Returns `false` at the end; then pending for ever. Dropping the future loses no output.
@@ -204,6 +232,28 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         pace.took(2);
         assert_eq!(pace.due, None, "the next second begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_to_understand_is_read_as_fast_as_a_part_of_a_processor_can() {
+        let mut pace = Pace::new();
+        let begun = Instant::now();
+        let mut work = Duration::ZERO;
+        while begun.elapsed() < Duration::from_secs(20) {
+            // Each piece takes 5 ms to understand and comes at once.
+            pace.spent(Duration::from_millis(5));
+            work += Duration::from_millis(5);
+            match pace.due.take() {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => tokio::time::advance(Duration::from_millis(5)).await,
+            }
+        }
+        let share = work.as_secs_f64() / begun.elapsed().as_secs_f64();
+        assert!((0.08..=0.12).contains(&share), "{share}");
+        // Who pauses may be understood at once again.
+        tokio::time::advance(Duration::from_secs(2)).await;
+        pace.spent(UNDERSTANDING_BURST);
+        assert_eq!(pace.due, None);
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::container::{ClaimGuard, Container, ContainerError, Limit, Orphan, Template};
+use crate::container::{ClaimGuard, CommandError, Container, ContainerError, Limit, Orphan, Template};
 use thaw_client::types;
 
 pub use admission::{AdmissionSettings, Refusal};
@@ -41,7 +41,32 @@ pub use scheduler::{ClaimRequest, Scheduler, SchedulerSettings, Unavailable};
 
 /// Makes the template of a pool's containers. The call unpacks the image first, which may take seconds: the pool runs
 /// it on a blocking thread, and repeats it until it succeeds.
-pub type Prepare = Arc<dyn Fn() -> Result<Prepared, String> + Send + Sync>;
+pub type Prepare = Arc<dyn Fn() -> Result<Prepared, PrepareError> + Send + Sync>;
+
+/// Why a pool has nothing to make containers from.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// There is no image of this name.
+    #[error("image `{image}` is not built; run: thawctl image build images/{image}")]
+    NotBuilt {
+        /// The image.
+        image: String,
+    },
+    /// The image cannot be unpacked, or not be used.
+    #[error("image `{image}`: {source}")]
+    Image {
+        /// The image.
+        image: String,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its `/etc/passwd` cannot be read.
+    #[error("{0}")]
+    Users(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The manifest's `[prestart]` gives no command.
+    #[error("the manifest's [prestart]: {0}")]
+    Prestart(#[from] CommandError),
+}
 
 /// What containers can be made from.
 #[derive(Clone)]

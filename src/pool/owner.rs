@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::renewal::{Renewal, Renewed};
 use super::scaling::{Bounds, Observed, Scaler};
 use super::scheduler::{Gauges, Reserved, Unavailable};
-use super::{Change, Message, Offer, Prepare, Prepared, Readiness, Scheduler, Settings};
+use super::{Change, Message, Offer, Prepare, PrepareError, Prepared, Readiness, Scheduler, Settings};
 use crate::container::{Container, ContainerError, Containers, Creating, Hold, Orphan, Template, fingerprint};
 use thaw_client::types::{self, DaemonEvent, DaemonEventKind};
 
@@ -27,9 +27,9 @@ const LEASE_RETRY: Duration = Duration::from_millis(200);
 const SCALE_INTERVAL: Duration = Duration::from_millis(500);
 
 enum Finished {
-    Prepared(Result<Prepared, String>),
+    Prepared(Result<Prepared, PrepareError>),
     /// For another image.
-    Renewing(Result<Prepared, String>),
+    Renewing(Result<Prepared, PrepareError>),
     /// The first container from another image.
     Tried(Result<Box<Container>, ContainerError>),
     Created(Result<Box<Container>, ContainerError>),
@@ -368,11 +368,11 @@ impl Owner {
         }
     }
 
-    fn renewing(&mut self, prepared: Result<Prepared, String>) {
+    fn renewing(&mut self, prepared: Result<Prepared, PrepareError>) {
         let Some(mut renewal) = self.renewal.take() else { return };
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(reason) => return self.refuse(renewal, reason),
+            Err(error) => return self.refuse(renewal, error.to_string()),
         };
         let settings = self.scheduler.containers().settings();
         let is_same = self.template.as_ref().is_some_and(|template| {
@@ -534,9 +534,9 @@ impl Owner {
                 tracing::info!(provider = %self.provider, pool_target, "image ready, pool begins to fill");
                 None
             }
-            Ok(Finished::Prepared(Err(reason))) => {
+            Ok(Finished::Prepared(Err(error))) => {
                 self.preparing = false;
-                Some(reason)
+                Some(error.to_string())
             }
             Ok(Finished::Created(Ok(container))) => {
                 self.creating -= 1;

@@ -11,6 +11,7 @@ mod disk;
 mod memory;
 mod processes;
 mod second;
+mod understanding;
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -73,6 +73,7 @@ fn given(fields: &[&str]) -> Value {
 pub fn constrain(document: &mut Value) {
     let schemas = &mut document["components"]["schemas"];
     schemas["Archive"]["minLength"] = json!(1);
+    schemas["ImagePull"]["dependentRequired"] = json!({ "username": ["password"], "password": ["username"] });
     let request = &mut schemas["ExecutionRequest"];
     // As negations, because generators of clients take `oneOf` beside `properties` for a choice between types.
     request["not"] = json!({ "anyOf": [

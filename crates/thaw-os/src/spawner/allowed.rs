@@ -3,6 +3,8 @@
 
 use serde::Deserialize;
 
+use super::filter_error::FilterError;
+
 /// Everything that is not in it is EPERM.
 const ALLOWED: &str = include_str!("seccomp.json");
 
@@ -68,8 +70,8 @@ pub enum Op {
 ///
 /// # Errors
 /// The file is no such list.
-pub fn entries() -> Result<Vec<Entry>, String> {
-    let file: File = serde_json::from_str(ALLOWED).map_err(|error| format!("read seccomp.json: {error}"))?;
+pub fn entries() -> Result<Vec<Entry>, FilterError> {
+    let file: File = serde_json::from_str(ALLOWED)?;
     Ok(file.refused.filter)
 }
 

@@ -9,9 +9,9 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, Gid, Uid};
 use seccompiler::BpfProgram;
 
+use super::error::{Result, SetUpError, failed};
 use super::parts::CreateRequest;
 use super::program;
-use super::shortage;
 use crate::kernel;
 use thaw_wire::INIT_ID;
 
@@ -31,8 +31,6 @@ const MESSAGE_BYTES: u64 = 819_200;
 /// Locked memory (`RLIMIT_MEMLOCK`), bytes, of one container: the kernel's default since 5.16.
 const LOCKED_BYTES: u64 = 8 << 20;
 
-type Result<T> = std::result::Result<T, String>;
-
 /// The compiled filter, ready to be installed.
 pub struct Confinement {
     filter: BpfProgram,
@@ -46,17 +44,17 @@ impl Confinement {
 
     /// Becomes root of the new user namespace: until now this process still has the daemon's ids.
     pub fn become_root(&self) -> Result<()> {
-        rustix::thread::set_thread_groups(&[]).map_err(|errno| format!("drop supplementary groups: {errno}"))?;
+        rustix::thread::set_thread_groups(&[]).map_err(failed("drop supplementary groups"))?;
         let (gid, uid) = (Gid::ROOT, Uid::ROOT);
-        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| format!("set the group: {errno}"))?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| format!("set the user: {errno}"))
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(failed("set the user"))
     }
 
     /// Brings `lo` up and opens the socket on which the daemon will serve this container's way out.
     pub fn listen(&self, port: u16) -> Result<OwnedFd> {
-        kernel::bring_up_loopback().map_err(|error| format!("bring up lo: {error}"))?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .map_err(|error| format!("listen on 127.0.0.1:{port}: {error}"))?;
+        kernel::bring_up_loopback().map_err(failed("bring up lo"))?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed(format!("listen on 127.0.0.1:{port}")))?;
         Ok(listener.into())
     }
 
@@ -75,38 +73,37 @@ impl Confinement {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
                 // EINVAL: a capability that this kernel does not know.
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(errno) => return Err(format!("drop {capability:?} from the bounding set: {errno}")),
+                Err(errno) => return Err(failed(format!("drop {capability:?} from the bounding set"))(errno)),
             }
         }
         // thaw-init is no root, so that its capabilities have to come with it as ambient ones; it empties both sets before
         // it does anything else (CVE-2022-24769).
         let sets = rustix::thread::CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: KEPT };
-        rustix::stdio::dup2_stdin(control).map_err(|errno| format!("pass the control socket: {errno}"))?;
-        rustix::stdio::dup2_stderr(locks).map_err(|errno| format!("pass the file of locks: {errno}"))?;
-        rustix::thread::set_no_new_privs(true).map_err(|errno| format!("set no_new_privs: {errno}"))?;
+        rustix::stdio::dup2_stdin(control).map_err(failed("pass the control socket"))?;
+        rustix::stdio::dup2_stderr(locks).map_err(failed("pass the file of locks"))?;
+        rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
         // While this process may still search the root, which can be closed to everybody else: `thaw-init` reads there.
-        rustix::process::chdir("/proc").map_err(|errno| format!("enter /proc: {errno}"))?;
+        rustix::process::chdir("/proc").map_err(failed("enter /proc"))?;
         become_init()?;
-        rustix::thread::set_capabilities(None, sets).map_err(|errno| format!("drop capabilities: {errno}"))?;
+        rustix::thread::set_capabilities(None, sets).map_err(failed("drop capabilities"))?;
         for capability in KEPT.iter() {
             rustix::thread::configure_capability_in_ambient_set(capability, true)
-                .map_err(|errno| format!("pass {capability:?} on: {errno}"))?;
+                .map_err(failed(format!("pass {capability:?} on")))?;
         }
         let questions = kernel::install_with_listener(&self.filter)
-            .map_err(|error| format!("install the system call filter: {}", shortage::told(&error)))?;
-        rustix::stdio::dup2_stdout(&questions).map_err(|errno| format!("pass on who answers: {errno}"))?;
-        let cpus = CString::new(request.machine.cpus.to_string()).map_err(|error| error.to_string())?;
-        kernel::execute(init, &[c"thaw-init", &cpus]).map_err(|error| format!("execute thaw-init: {error}"))
+            .map_err(|source| SetUpError::Shortage { step: "install the system call filter", source })?;
+        rustix::stdio::dup2_stdout(&questions).map_err(failed("pass on who answers"))?;
+        let cpus = CString::new(request.machine.cpus.to_string()).map_err(failed("name thaw-init"))?;
+        kernel::execute(init, &[c"thaw-init", &cpus]).map_err(failed("execute thaw-init"))
     }
 }
 
 /// Takes the ids that are nobody's but thaw-init's, and keeps what is permitted.
 fn become_init() -> Result<()> {
-    rustix::thread::set_keep_capabilities(true).map_err(|errno| format!("keep capabilities: {errno}"))?;
+    rustix::thread::set_keep_capabilities(true).map_err(failed("keep capabilities"))?;
     let (gid, uid) = (Gid::from_raw(INIT_ID), Uid::from_raw(INIT_ID));
-    rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .map_err(|errno| format!("set the group of thaw-init: {errno}"))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| format!("set the user of thaw-init: {errno}"))
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("set the group of thaw-init"))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(failed("set the user of thaw-init"))
 }
 
 /// Sets the core limit of the spawner, and so of everything it clones. Here it may still be raised from 0 to 1.
@@ -129,7 +126,7 @@ fn limit(resource: Resource, value: u64) -> Result<()> {
     let hard = rustix::process::getrlimit(resource).maximum;
     let value = hard.map_or(value, |hard| hard.min(value));
     rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
-        .map_err(|errno| format!("limit {resource:?} to {value}: {errno}"))
+        .map_err(failed(format!("limit {resource:?} to {value}")))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::mount::MountAttrFlags;
 
-use super::filesystem::{Result, failed, make_directory, new_mount};
+use super::error::{Result, failed};
+use super::filesystem::{make_directory, new_mount};
 use crate::kernel;
 
 /// Devices that every container has: name, major, minor (Linux Documentation/admin-guide/devices.txt).
@@ -49,7 +50,6 @@ pub fn devices(id_base: u32) -> Result<OwnedFd> {
     drop(make_directory(dev.as_fd(), "pts", 0o755, (id_base, id_base))?);
     drop(make_directory(dev.as_fd(), "shm", 0o1777, (id_base, id_base))?);
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    kernel::set_mount_attributes(dev.as_fd(), attributes, None)
-        .map_err(|error| format!("make /dev read-only: {error}"))?;
+    kernel::set_mount_attributes(dev.as_fd(), attributes, None).map_err(failed("make /dev read-only"))?;
     Ok(dev)
 }

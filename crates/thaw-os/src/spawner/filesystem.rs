@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
+use super::error::{Result, SetUpError, failed};
 use super::parts::{CreateRequest, Mount, Source, TextFile};
 use super::protocol::Part;
 use super::view::View;
@@ -44,12 +45,6 @@ pub const SETTINGS: [(&str, &[u8]); 7] = [
 pub const TERMINALS: &str = "48";
 /// Root of the container, and its group.
 const ROOT: (u32, u32) = (0, 0);
-
-pub type Result<T> = std::result::Result<T, String>;
-
-pub fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> String {
-    move |errno| format!("{what}: {errno}")
-}
 
 /// Opens the directory on which the new root is mounted, in this process's own mount namespace.
 pub fn open_mount_point(path: &Path) -> Result<OwnedFd> {
@@ -124,17 +119,16 @@ pub fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlag
 
 /// A detached bind mount of the container's own `/dev/null`, checked to be that device and nothing else (CVE-2025-31133).
 fn null_device(devices: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let mount =
-        kernel::bind_detached(devices, c"null").map_err(|error| format!("open the container's /dev/null: {error}"))?;
+    let mount = kernel::bind_detached(devices, c"null").map_err(failed("open the container's /dev/null"))?;
     let stat = rustix::fs::fstat(&mount).map_err(failed("stat /dev/null"))?;
     let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     if !is_device || stat.st_rdev != rustix::fs::makedev(1, 3) {
-        return Err("the container's /dev/null is not the character device 1:3".to_owned());
+        let what = "the container's /dev/null".to_owned();
+        return Err(SetUpError::Unexpected { what, wanted: "the character device 1:3" });
     }
     // A device can be written to all the same.
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    kernel::set_mount_attributes(mount.as_fd(), attributes, None)
-        .map_err(|error| format!("make /dev/null read-only: {error}"))?;
+    kernel::set_mount_attributes(mount.as_fd(), attributes, None).map_err(failed("make /dev/null read-only"))?;
     Ok(mount)
 }
 
@@ -168,10 +162,10 @@ fn proc(root: BorrowedFd<'_>, devices: BorrowedFd<'_>) -> Result<(OwnedFd, Owned
     }
     for name in READ_ONLY {
         let Some(place) = existing(proc.as_fd(), name)? else { continue };
-        let copy = kernel::bind_detached(place.as_fd(), c"").map_err(|error| format!("copy /proc/{name}: {error}"))?;
+        let copy = kernel::bind_detached(place.as_fd(), c"").map_err(failed(format!("copy /proc/{name}")))?;
         let attributes = attributes.bits() as u64 | libc::MOUNT_ATTR_RDONLY;
         kernel::set_mount_attributes(copy.as_fd(), attributes, None)
-            .map_err(|error| format!("make /proc/{name} read-only: {error}"))?;
+            .map_err(failed(format!("make /proc/{name} read-only")))?;
         attach(copy.as_fd(), place.as_fd(), &format!("over /proc/{name}"))?;
     }
     Ok((proc, locks))
@@ -189,11 +183,11 @@ fn generated(request: &CreateRequest, view: &View, root: BorrowedFd<'_>, proc: B
         let file = rustix::fs::openat(&files, name, flags, Mode::from_raw_mode(0o444))
             .map_err(failed(format!("create {what}")))?;
         write_all(&file, content.as_bytes()).map_err(failed(format!("write {what}")))?;
-        let name = CString::new(name).map_err(|error| error.to_string())?;
-        let mount = kernel::bind_detached(files.as_fd(), &name).map_err(|error| format!("bind {what}: {error}"))?;
+        let name = CString::new(name).map_err(failed("name a file"))?;
+        let mount = kernel::bind_detached(files.as_fd(), &name).map_err(failed(format!("bind {what}")))?;
         let attributes = attributes.bits() as u64 | libc::MOUNT_ATTR_RDONLY;
         kernel::set_mount_attributes(mount.as_fd(), attributes, None)
-            .map_err(|error| format!("make {what} read-only: {error}"))?;
+            .map_err(failed(format!("make {what} read-only")))?;
         attach(mount.as_fd(), place, what)
     };
     for (number, TextFile { path, content }) in request.files.iter().enumerate() {
@@ -250,7 +244,7 @@ fn control_group(request: &CreateRequest, root: BorrowedFd<'_>) -> Result<()> {
     let place = make_directory(fs.as_fd(), "cgroup", 0o755, ROOT)?;
     attach(plain.as_fd(), sys.as_fd(), "/sys")?;
     kernel::set_mount_attributes(plain.as_fd(), attributes.bits() as u64, None)
-        .map_err(|error| format!("make /sys read-only: {error}"))?;
+        .map_err(failed("make /sys read-only"))?;
     let own = new_mount("cgroup2", &[], attributes)?;
     attach(own.as_fd(), place.as_fd(), "/sys/fs/cgroup")
 }
@@ -310,9 +304,8 @@ fn mounts(request: &CreateRequest, root: BorrowedFd<'_>, volumes: Vec<OwnedFd>) 
                 if *collected {
                     parts.push((Part::Workspace, directory));
                 }
-                let name = CString::new(name).map_err(|error| error.to_string())?;
-                let part =
-                    kernel::bind_detached(scratch.as_fd(), &name).map_err(|error| format!("bind {at}: {error}"))?;
+                let name = CString::new(name).map_err(failed("name a file"))?;
+                let part = kernel::bind_detached(scratch.as_fd(), &name).map_err(failed(format!("bind {at}")))?;
                 attach(part.as_fd(), place.as_fd(), at)?;
                 ephemeral.push((relative, part));
             }
@@ -320,15 +313,19 @@ fn mounts(request: &CreateRequest, root: BorrowedFd<'_>, volumes: Vec<OwnedFd>) 
                 parts.push((Part::Credentials, credential_directory(relative, *owner, &ephemeral)?));
             }
             Source::Volume { .. } => {
-                let volume = volumes.next().ok_or_else(|| format!("the volume for {at} is missing"))?;
+                let volume = volumes.next().ok_or(SetUpError::Descriptors("the spawner"))?;
                 attach(volume.as_fd(), target(root, relative)?.as_fd(), at)?;
             }
         }
     }
     match ephemeral.iter().any(|(at, _)| *at == "tmp") {
         true => Ok(parts),
-        false => Err("a container needs an ephemeral /tmp".to_owned()),
+        false => Err(incomplete("a container", "an ephemeral /tmp")),
     }
+}
+
+fn incomplete(what: &str, missing: &'static str) -> SetUpError {
+    SetUpError::Incomplete { what: what.to_owned(), missing }
 }
 
 /// Makes the directory that credentials are mounted on, in one of the ephemeral mounts.
@@ -338,7 +335,7 @@ fn credential_directory(at: &str, owner: (u32, u32), ephemeral: &[(&str, OwnedFd
         .iter()
         .filter_map(|(place, mount)| below((*place, mount)))
         .min_by_key(|(rest, _)| rest.len())
-        .ok_or_else(|| format!("credentials at /{at} need an ephemeral directory around them"))?;
+        .ok_or_else(|| incomplete(&format!("the credential directory /{at}"), "an ephemeral directory around it"))?;
     // The file system is new and nothing runs in it: each part is made, and none can be a link.
     let mut parent = None;
     for part in rest.split('/') {

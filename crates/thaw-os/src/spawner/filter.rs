@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::allowed::{self, Condition, Op};
 use super::choices::{Answer, CALLS, Call, Choice, Row};
+use super::filter_error::FilterError;
 
 /// Numbers of x86-64 that look unimplemented: first, last, why.
 pub const ABSENT: [(u32, u32, &str); 16] = [
@@ -65,7 +66,7 @@ const REFUSED: [(&str, &str); 13] = [
 ///
 /// # Errors
 /// The list is no list.
-pub fn page() -> Result<String, String> {
+pub fn page() -> Result<String, FilterError> {
     let entries = allowed::entries()?;
     let (mut plain, mut checked) = (BTreeMap::<&str, Vec<&str>>::new(), Vec::new());
     for entry in &entries {

@@ -73,7 +73,7 @@ pub fn spec(bundle: &Bundle<'_>) -> Result<Spec> {
         .namespaces(namespaces()?)
         .resources(resources(bundle)?)
         .sysctl(sysctl)
-        .seccomp(oci_filter::seccomp(&allowed::entries().map_err(OciSpecError::Other)?)?)
+        .seccomp(oci_filter::seccomp(&allowed::entries().map_err(|error| OciSpecError::Other(error.to_string()))?)?)
         .masked_paths(MASKED.map(|name| format!("/proc/{name}")).to_vec())
         .readonly_paths(READ_ONLY.map(|name| format!("/proc/{name}")).to_vec())
         .build()?;

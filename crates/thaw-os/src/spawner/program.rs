@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::allowed::{self, Condition, Entry, Op, Width};
 use super::choices::{Answer, CALLS, Call, Choice, Row};
 use super::filter::ABSENT;
+use super::filter_error::FilterError;
 
 /// `AUDIT_ARCH_X86_64`, linux/audit.h.
 const ARCH: u32 = 0xc000_003e;
@@ -45,12 +46,10 @@ struct Range {
 ///
 /// # Errors
 /// The list is broken, or for another architecture.
-pub fn program() -> Result<BpfProgram, String> {
-    let target: TargetArch = std::env::consts::ARCH
-        .try_into()
-        .map_err(|error| format!("no system call filter for this architecture: {error}"))?;
-    if target != TargetArch::x86_64 {
-        return Err("there is a system call filter for x86-64 only".to_owned());
+pub fn program() -> Result<BpfProgram, FilterError> {
+    let target = TargetArch::x86_64;
+    if std::env::consts::ARCH.try_into().ok() != Some(target) {
+        return Err(FilterError::Architecture(std::env::consts::ARCH));
     }
     // struct seccomp_data: the number is at 0, the architecture at 4, the arguments from 16 on.
     let mut program = vec![statement(LOAD, 4), jump(EQUAL, ARCH, 1, 0), statement(RETURN, KILL), statement(LOAD, 0)];
@@ -59,7 +58,7 @@ pub fn program() -> Result<BpfProgram, String> {
 }
 
 /// What each number gets, neighbours with the same together.
-fn ranges(target: TargetArch) -> Result<Vec<Range>, String> {
+fn ranges(target: TargetArch) -> Result<Vec<Range>, FilterError> {
     let entries = allowed::entries()?;
     let unconditional = allows_by_number(&entries, target)?;
     let mut conditional = BTreeMap::<u32, Vec<&Entry>>::new();
@@ -120,7 +119,7 @@ fn tree(ranges: &[Range]) -> BpfProgram {
 }
 
 /// The numbers that are allowed whatever their arguments, as a program: only seccompiler has the names.
-fn allows_by_number(entries: &[Entry], target: TargetArch) -> Result<BpfProgram, String> {
+fn allows_by_number(entries: &[Entry], target: TargetArch) -> Result<BpfProgram, FilterError> {
     let names = entries.iter().filter(|entry| entry.args.is_empty()).map(|entry| json!({"syscall": entry.syscall}));
     let list = json!({
         "list": {
@@ -130,16 +129,16 @@ fn allows_by_number(entries: &[Entry], target: TargetArch) -> Result<BpfProgram,
         }
     });
     let mut programs = seccompiler::compile_from_json(list.to_string().as_bytes(), target)
-        .map_err(|error| format!("compile the system call filter: {error}"))?;
-    programs.remove("list").ok_or_else(|| "the system call filter is empty".to_owned())
+        .map_err(|error| FilterError::Compile(Box::new(error)))?;
+    programs.remove("list").ok_or(FilterError::Empty)
 }
 
-fn allows(program: &[sock_filter], number: u32) -> Result<bool, String> {
+fn allows(program: &[sock_filter], number: u32) -> Result<bool, FilterError> {
     Ok(judge(program, number, [0; 6])? == ALLOW)
 }
 
 /// What a program says about a call.
-fn judge(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> Result<u32, String> {
+fn judge(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> Result<u32, FilterError> {
     let word = |offset: u32| match offset {
         0 => number,
         4 => ARCH,
@@ -147,7 +146,7 @@ fn judge(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> Result<u3
     };
     let (mut at, mut accumulator) = (0, 0);
     loop {
-        let instruction = program.get(at).ok_or("the system call filter leads out of itself")?;
+        let instruction = program.get(at).ok_or(FilterError::Jump)?;
         let jumped = |holds: bool| usize::from(if holds { instruction.jt } else { instruction.jf });
         at += 1 + match instruction.code {
             LOAD => {
@@ -163,25 +162,25 @@ fn judge(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> Result<u3
             AT_LEAST => jumped(accumulator >= instruction.k),
             ABOVE => jumped(accumulator > instruction.k),
             RETURN => return Ok(instruction.k),
-            code => return Err(format!("the system call filter has an instruction {code:#x}")),
+            code => return Err(FilterError::Instruction(code)),
         };
     }
 }
 
 /// Numbers of the calls that are allowed with certain arguments.
-fn number(name: &str) -> Result<u32, String> {
+fn number(name: &str) -> Result<u32, FilterError> {
     let number = match name {
         "clone" => libc::SYS_clone,
         "personality" => libc::SYS_personality,
         "socket" => libc::SYS_socket,
         "socketpair" => libc::SYS_socketpair,
-        _ => return Err(format!("the number of `{name}`, which has conditions, is missing here")),
+        _ => return Err(FilterError::Number(name.to_owned())),
     };
     Ok(number as u32)
 }
 
 /// `allowed` if all conditions of one of the entries hold, otherwise EPERM.
-fn only_if(entries: &[&Entry], allowed: BpfProgram) -> Result<BpfProgram, String> {
+fn only_if(entries: &[&Entry], allowed: BpfProgram) -> Result<BpfProgram, FilterError> {
     let mut program = vec![error(libc::EPERM)];
     for entry in entries.iter().rev() {
         // From its end to its beginning, since each jump depends on how much comes behind it.
@@ -198,20 +197,20 @@ fn only_if(entries: &[&Entry], allowed: BpfProgram) -> Result<BpfProgram, String
 }
 
 /// Goes over the instruction behind it if the condition holds.
-fn comparison(condition: &Condition) -> Result<BpfProgram, String> {
-    let fits = |value: u64| u32::try_from(value).map_err(|_| "a condition looks at the upper half".to_owned());
+fn comparison(condition: &Condition) -> Result<BpfProgram, FilterError> {
+    let fits = |value: u64| u32::try_from(value).map_err(|_| FilterError::UpperHalf);
     let value = fits(condition.val)?;
     let load = low_half(condition.index);
     let equal = jump(EQUAL, value, 1, 0);
     match (condition.op, condition.width) {
         (Op::Eq, Width::Dword) => Ok(vec![load, equal]),
         (Op::MaskedEq(mask), _) => Ok(vec![load, statement(MASK, fits(mask)?), equal]),
-        (Op::Eq, Width::Qword) => Err("a condition looks at the upper half".to_owned()),
+        (Op::Eq, Width::Qword) => Err(FilterError::UpperHalf),
     }
 }
 
 /// One choice after the other, and what the call gets if none decides.
-fn look_into(call: &Call) -> Result<BpfProgram, String> {
+fn look_into(call: &Call) -> Result<BpfProgram, FilterError> {
     let nobody = Choice { given: None, argument: 0, mask: u32::MAX, otherwise: call.elsewhere, rows: &[] };
     let blocks = call.choices.iter().chain([&nobody]).map(instructions).collect::<Result<Vec<_>, _>>()?;
     Ok(blocks.concat())
@@ -219,7 +218,7 @@ fn look_into(call: &Call) -> Result<BpfProgram, String> {
 
 /// Behind the last of them the next choice begins. Values come first, a comparison each, then what the others get, then
 /// what each row gets.
-fn instructions(choice: &Choice) -> Result<BpfProgram, String> {
+fn instructions(choice: &Choice) -> Result<BpfProgram, FilterError> {
     let mut body = vec![low_half(choice.argument)];
     if choice.mask != u32::MAX {
         body.push(statement(MASK, choice.mask));
@@ -228,7 +227,7 @@ fn instructions(choice: &Choice) -> Result<BpfProgram, String> {
     let values: Vec<_> =
         values.flat_map(|(row, Row { values, .. })| values.iter().map(move |(_, v)| (row, *v))).collect();
     for (index, (row, value)) in values.iter().enumerate() {
-        let distance = u8::try_from(values.len() - index + row).map_err(|_| "a choice has too many values")?;
+        let distance = u8::try_from(values.len() - index + row).map_err(|_| FilterError::TooManyValues)?;
         body.push(jump(EQUAL, *value, distance, 0));
     }
     let answers = [choice.otherwise].into_iter().chain(choice.rows.iter().map(|row| row.answer));

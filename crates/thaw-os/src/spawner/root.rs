@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
+use super::error::{Result, SetUpError, failed};
 use super::parts::{CreateRequest, Root};
 use super::protocol::Compromise;
 use crate::kernel;
@@ -25,8 +26,6 @@ const ATTRIBUTES: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 /// to be found, so that whoever wrote it gets at nothing else.
 const OPTIONS: [(&str, &str); 4] =
     [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"), ("xino", "off")];
-
-type Result<T> = std::result::Result<T, String>;
 
 /// Makes roots and volumes.
 #[derive(Debug, Default)]
@@ -59,10 +58,10 @@ impl Roots {
         let name = root.image.display();
         let namespace = user_namespace(pid)?;
         if root.writable {
-            let layer = layer.ok_or("a writable root needs a directory for its changes")?;
+            let layer = layer.ok_or(SetUpError::Descriptors("the daemon"))?;
             let mount = self
                 .writable(request, namespace.as_fd(), &layer)
-                .map_err(|error| format!("put a writable layer over {name}: {error}"))?;
+                .map_err(failed(format!("put a writable layer over {name}")))?;
             return Ok((mount, Compromise::default()));
         }
         let (image, mapped) = read_only(&root.image, Some(namespace.as_fd()))?;
@@ -87,7 +86,7 @@ impl Roots {
         let mount = clone_tree(path)?;
         let access = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
         kernel::set_mount_attributes(mount.as_fd(), ATTRIBUTES | access, Some(namespace.as_fd()))
-            .map_err(|error| format!("map the owners of the volume {}: {error}", path.display()))?;
+            .map_err(failed(format!("map the owners of the volume {}", path.display())))?;
         Ok(mount)
     }
 
@@ -220,7 +219,7 @@ fn explained(context: &OwnedFd, errno: Errno) -> io::Error {
 }
 
 fn user_namespace(pid: i32) -> Result<File> {
-    File::open(format!("/proc/{pid}/ns/user")).map_err(|error| format!("open the user namespace of {pid}: {error}"))
+    File::open(format!("/proc/{pid}/ns/user")).map_err(failed(format!("open the user namespace of {pid}")))
 }
 
 fn open_directory(path: &Path) -> std::result::Result<OwnedFd, Errno> {
@@ -229,7 +228,7 @@ fn open_directory(path: &Path) -> std::result::Result<OwnedFd, Errno> {
 
 fn clone_tree(path: &Path) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    rustix::mount::open_tree(CWD, path, flags).map_err(|errno| format!("open {}: {errno}", path.display()))
+    rustix::mount::open_tree(CWD, path, flags).map_err(failed(format!("open {}", path.display())))
 }
 
 /// A detached, read-only mount of an image's files, with owners mapped where their file system can do that.
@@ -240,11 +239,11 @@ fn read_only(path: &Path, namespace: Option<BorrowedFd<'_>>) -> Result<(OwnedFd,
         match kernel::set_mount_attributes(mount.as_fd(), attributes, Some(namespace)) {
             Ok(()) => return Ok((mount, true)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(format!("map the owners of {}: {error}", path.display())),
+            Err(error) => return Err(failed(format!("map the owners of {}", path.display()))(error)),
         }
     }
     let mount = clone_tree(path)?;
     kernel::set_mount_attributes(mount.as_fd(), attributes, None)
-        .map_err(|error| format!("make {} read-only: {error}", path.display()))?;
+        .map_err(failed(format!("make {} read-only", path.display())))?;
     Ok((mount, false))
 }

@@ -11,11 +11,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::confine::{self, Confinement};
 use super::devices::devices;
+use super::error::{Result, SetUpError, failed};
 use super::filesystem::{self, Made};
 use super::parts::CreateRequest;
 use super::protocol::{ChildPart, ChildReply, Compromise, Create, Given, Go, MAX_MESSAGE, Part, Reply};
 use super::root::Roots;
-use super::shortage;
 use super::view::View;
 use crate::kernel::{self, Cloned};
 
@@ -51,7 +51,7 @@ pub fn serve(init_program: &Path) -> io::Result<()> {
         let outcome = server.create(&buffer[..received.length], received.fds);
         let (reply, fds) = match outcome {
             Ok(created) => created,
-            Err(failed) => (Reply::Failed { message: failed.message }, failed.pidfd.into_iter().collect()),
+            Err(failed) => (Reply::Failed { message: failed.error.to_string() }, failed.pidfd.into_iter().collect()),
         };
         let body = serde_json::to_vec(&reply).map_err(io::Error::other)?;
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -78,13 +78,13 @@ fn seal(program: &Path) -> io::Result<OwnedFd> {
 }
 
 struct Failed {
-    message: String,
+    error: SetUpError,
     pidfd: Option<OwnedFd>,
 }
 
-impl Failed {
-    fn new(what: &str, error: impl std::fmt::Display) -> Self {
-        Self { message: format!("{what}: {error}"), pidfd: None }
+impl<E: Into<SetUpError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), pidfd: None }
     }
 }
 
@@ -97,28 +97,27 @@ struct Server {
 }
 
 impl Server {
-    fn create(&self, body: &[u8], fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failed> {
-        let Create { request, given } =
-            serde_json::from_slice(body).map_err(|error| Failed::new("understand the request", error))?;
+    fn create(&self, body: &[u8], fds: Vec<OwnedFd>) -> std::result::Result<(Reply, Vec<OwnedFd>), Failed> {
+        let Create { request, given } = serde_json::from_slice(body).map_err(SetUpError::Message)?;
         let mut given: BTreeMap<Given, OwnedFd> = given.into_iter().zip(fds).collect();
         let (Some(control), Some(cgroup)) = (given.remove(&Given::Control), given.remove(&Given::Cgroup)) else {
-            return Err(Failed::new("understand the request", "a descriptor is missing"));
+            return Err(SetUpError::Descriptors("the daemon").into());
         };
         let layer = given.remove(&Given::Layer);
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| Failed::new("create a socket pair", errno))?;
+                .map_err(failed("create a socket pair"))?;
 
         let cloned = kernel::clone_container(cgroup.as_fd(), request.users.id_base);
-        match cloned.map_err(|error| Failed::new("clone the container", shortage::told(&error)))? {
+        match cloned.map_err(|source| SetUpError::Shortage { step: "clone the container", source })? {
             Cloned::Child => {
                 drop((ours, layer));
-                let message = match self.child(&request, &control, theirs.as_fd()) {
+                let error = match self.child(&request, &control, theirs.as_fd()) {
                     Ok(never) => match never {},
-                    Err(message) => message,
+                    Err(error) => error,
                 };
                 // If this cannot be said, the end of the socket says that something went wrong.
-                let _ = say(theirs.as_fd(), &ChildReply::Failed(message), &[]);
+                let _ = say(theirs.as_fd(), &ChildReply::Failed(error.to_string()), &[]);
                 std::process::exit(1)
             }
             Cloned::Parent { pid, pidfd } => {
@@ -132,10 +131,10 @@ impl Server {
                         }
                         Ok((Reply::Created { parts, pid, compromise }, fds))
                     }
-                    Err(message) => {
+                    Err(error) => {
                         // The child may be waiting for us, or half set up: it must not outlive the failure.
                         let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-                        Err(Failed { message, pidfd: Some(pidfd) })
+                        Err(Failed { error, pidfd: Some(pidfd) })
                     }
                 }
             }
@@ -149,15 +148,15 @@ impl Server {
         layer: Option<OwnedFd>,
         pid: i32,
         child: BorrowedFd<'_>,
-    ) -> Result<(Compromise, Vec<(Part, OwnedFd)>), String> {
+    ) -> Result<(Compromise, Vec<(Part, OwnedFd)>)> {
         let id_base = request.users.id_base;
         let map = format!("0 {id_base} {IDS_PER_CONTAINER}");
         for file in ["uid_map", "gid_map"] {
-            fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| format!("write {file} ({map}): {error}"))?;
+            fs::write(format!("/proc/{pid}/{file}"), &map).map_err(failed(format!("write {file} ({map})")))?;
         }
         // From here, with CAP_SYS_RESOURCE over the host: then a command may raise it, and never lower it below this.
         fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ.to_string())
-            .map_err(|error| format!("set oom_score_adj: {error}"))?;
+            .map_err(failed("set oom_score_adj"))?;
         let (root, compromise) = self.roots.make(request, pid, layer)?;
         let mut made = vec![(ChildPart::Root, root), (ChildPart::Devices, devices(id_base)?)];
         for (path, read_only) in request.volumes() {
@@ -167,23 +166,23 @@ impl Server {
             made.push((ChildPart::Tasks, open_tasks(directory)?));
         }
         let go = Go { parts: made.iter().map(|(part, _)| *part).collect() };
-        let body = serde_json::to_vec(&go).map_err(|error| error.to_string())?;
+        let body = serde_json::to_vec(&go)?;
         let fds: Vec<_> = made.iter().map(|(_, fd)| fd.as_fd()).collect();
-        kernel::send(child, &[&body], &fds).map_err(|error| format!("start the child: {error}"))?;
+        kernel::send(child, &[&body], &fds).map_err(failed("start the child"))?;
         drop(made);
 
         let mut buffer = [0; 4096];
         let (ready, fds) = receive_reply(child, &mut buffer)?;
         let parts = match ready {
             Some(ChildReply::Ready(parts)) => parts,
-            Some(ChildReply::Failed(message)) => return Err(message),
-            None => return Err("the container's first process ended before it was set up".to_owned()),
+            Some(ChildReply::Failed(message)) => return Err(SetUpError::Child(message)),
+            None => return Err(SetUpError::Ended("the container's first process")),
         };
         // Closed by the exec, or by a death that the daemon will see; anything said now is a failed exec.
         match receive_reply(child, &mut buffer)?.0 {
             None => Ok((compromise, parts.into_iter().zip(fds).collect())),
-            Some(ChildReply::Failed(message)) => Err(message),
-            Some(ChildReply::Ready(_)) => Err("the child was ready twice".to_owned()),
+            Some(ChildReply::Failed(message)) => Err(SetUpError::Child(message)),
+            Some(ChildReply::Ready(_)) => Err(SetUpError::ReadyTwice),
         }
     }
 
@@ -193,7 +192,7 @@ impl Server {
         request: &CreateRequest,
         control: &OwnedFd,
         parent: BorrowedFd<'_>,
-    ) -> Result<std::convert::Infallible, String> {
+    ) -> Result<std::convert::Infallible> {
         let (made, tasks) = receive_parts(parent)?;
         enter_cgroups(&tasks)?;
         // While this process still has the daemon's ids: root of the container may not search private directories.
@@ -202,8 +201,7 @@ impl Server {
         let mut own = vec![(Part::Proxy, self.confinement.listen(request.proxy_port)?)];
         let (parts, locks) = filesystem::set_up(request, &self.view, made, mount_point)?;
         own.extend(parts);
-        rustix::system::sethostname(request.host_name.as_bytes())
-            .map_err(|errno| format!("set the host name: {errno}"))?;
+        rustix::system::sethostname(request.host_name.as_bytes()).map_err(failed("set the host name"))?;
         let (parts, fds): (Vec<_>, Vec<_>) = own.iter().map(|(part, fd)| (*part, fd.as_fd())).unzip();
         say(parent, &ChildReply::Ready(parts), &fds)?;
         self.confinement.execute(request, [control, &locks], self.init.as_fd())
@@ -211,14 +209,13 @@ impl Server {
 }
 
 /// What the spawner has made for this child, and the files by which it enters v1 cgroups.
-fn receive_parts(parent: BorrowedFd<'_>) -> Result<(Made, Vec<OwnedFd>), String> {
+fn receive_parts(parent: BorrowedFd<'_>) -> Result<(Made, Vec<OwnedFd>)> {
     let mut buffer = [0; 4096];
     let received = receive(parent, &mut buffer)?;
     if received.length == 0 {
-        return Err("the spawner gave up".to_owned());
+        return Err(SetUpError::Ended("the spawner"));
     }
-    let Go { parts } = serde_json::from_slice(&buffer[..received.length])
-        .map_err(|error| format!("understand the spawner: {error}"))?;
+    let Go { parts } = serde_json::from_slice(&buffer[..received.length]).map_err(failed("understand the spawner"))?;
     let (mut root, mut devices, mut volumes, mut tasks) = (None, None, Vec::new(), Vec::new());
     for (part, fd) in parts.into_iter().zip(received.fds) {
         match part {
@@ -230,47 +227,47 @@ fn receive_parts(parent: BorrowedFd<'_>) -> Result<(Made, Vec<OwnedFd>), String>
     }
     match (root, devices) {
         (Some(root), Some(devices)) => Ok((Made { root, devices, volumes }, tasks)),
-        _ => Err("the spawner sent too few descriptors".to_owned()),
+        _ => Err(SetUpError::Descriptors("the spawner")),
     }
 }
 
-fn say(parent: BorrowedFd<'_>, reply: &ChildReply, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
-    let body = serde_json::to_vec(reply).map_err(|error| error.to_string())?;
-    kernel::send(parent, &[&body], fds).map_err(|error| format!("answer the spawner: {error}"))
+fn say(parent: BorrowedFd<'_>, reply: &ChildReply, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let body = serde_json::to_vec(reply)?;
+    kernel::send(parent, &[&body], fds).map_err(failed("answer the spawner"))
 }
 
 /// Receives the child's next reply; `None` at the end of the socket.
-fn receive_reply(child: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(Option<ChildReply>, Vec<OwnedFd>), String> {
+fn receive_reply(child: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(Option<ChildReply>, Vec<OwnedFd>)> {
     let received = receive(child, buffer)?;
     if received.length == 0 {
         return Ok((None, Vec::new()));
     }
     let reply = serde_json::from_slice(&buffer[..received.length]);
-    reply.map(|reply| (Some(reply), received.fds)).map_err(|error| format!("understand the child: {error}"))
+    reply.map(|reply| (Some(reply), received.fds)).map_err(failed("understand the child"))
 }
 
 /// The file by which a thread enters a v1 cgroup.
-fn open_tasks(directory: &Path) -> Result<OwnedFd, String> {
+fn open_tasks(directory: &Path) -> Result<OwnedFd> {
     let path = directory.join("tasks");
     rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| format!("open {}: {errno}", path.display()))
+        .map_err(failed(format!("open {}", path.display())))
 }
 
 /// Enters v1 cgroups. A lone thread that moves itself (0) spares the kernel the lock against forks and exits, and with
 /// it an RCU grace period of 7 to 10 ms in which every write to a cgroup file of the host waits, thawing included
 /// (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c, since Linux 5.5).
-fn enter_cgroups(tasks: &[OwnedFd]) -> Result<(), String> {
+fn enter_cgroups(tasks: &[OwnedFd]) -> Result<()> {
     for file in tasks {
-        rustix::io::write(file, b"0").map_err(|errno| format!("enter a cgroup: {errno}"))?;
+        rustix::io::write(file, b"0").map_err(failed("enter a cgroup"))?;
     }
     Ok(())
 }
 
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<kernel::Received, String> {
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<kernel::Received> {
     loop {
         match kernel::receive(socket, buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            received => return received.map_err(|error| format!("hear from the child: {error}")),
+            received => return received.map_err(failed("hear from the child")),
         }
     }
 }

@@ -9,6 +9,7 @@ mod host;
 mod install;
 mod kernel;
 mod provider;
+mod reach;
 mod shares;
 
 use std::fmt;

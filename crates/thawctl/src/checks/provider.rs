@@ -1,21 +1,17 @@
 //! Can executions run: images of the providers, the hosts that they have to reach, the keeper, and the clock.
 
-use std::net::ToSocketAddrs;
 use std::time::{Duration, SystemTime};
 
-use super::{Check, Status};
+use super::{Check, Status, reach};
 use thaw_client::client::Client;
 use thaw_client::types::Provider;
-
-/// Longest time for a connection to a provider's host.
-const CONNECT: Duration = Duration::from_secs(3);
 
 /// Checks of a daemon that answers.
 pub async fn checks(client: &Client) -> Vec<Check> {
     let mut checks = vec![keeper(client.metrics().await.ok().as_deref())];
     if let Ok(providers) = client.providers().await {
         checks.push(images(&providers));
-        checks.push(hosts(&providers).await);
+        checks.push(reach::check(client, &providers).await);
     }
     checks
 }
@@ -31,43 +27,6 @@ fn images(providers: &[Provider]) -> Check {
         (false, false) => (Status::Ok, format!("of {}; none of {}", names(&ready), names(&without))),
     };
     Check::new("images", status, found, "Run thawctl setup PROVIDER, or build, pull or import its image.")
-}
-
-/// The proxy connects from this machine, so a connection from here tells what it would get.
-async fn hosts(providers: &[Provider]) -> Check {
-    let mut hosts: Vec<&String> = providers.iter().filter(|one| one.ready).flat_map(|one| &one.egress).collect();
-    hosts.sort();
-    hosts.dedup();
-    hosts.retain(|host| !host.starts_with('*'));
-    let tried = hosts.iter().map(|host| {
-        let host = (*host).clone();
-        tokio::task::spawn_blocking(move || (reaches(&host), host))
-    });
-    let mut unreachable = Vec::new();
-    for task in tried.collect::<Vec<_>>() {
-        if let Ok((Err(why), host)) = task.await {
-            unreachable.push(format!("{host} ({why})"));
-        }
-    }
-    let (status, found) = match (hosts.is_empty(), unreachable.is_empty()) {
-        (true, _) => (Status::Ok, "none are needed".to_owned()),
-        (false, true) => (Status::Ok, format!("{} can be reached from here", hosts.len())),
-        (false, false) => (Status::Warn, format!("not reached: {}", unreachable.join(", "))),
-    };
-    let fix = "Let this machine resolve and reach them, or give the provider a `base_url` that it can.";
-    Check::new("hosts of providers", status, found, fix)
-}
-
-fn reaches(host: &str) -> Result<(), String> {
-    let addresses = host.to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut last = "no address".to_owned();
-    for address in addresses {
-        match std::net::TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(last)
 }
 
 /// By the daemon's own account of how often it had to replace the keeper.
@@ -114,17 +73,6 @@ mod tests {
         assert_eq!(images(&[provider("a", false, &[])]).status, Status::Fail);
         let some = images(&[provider("a", false, &[]), provider("b", true, &[])]);
         assert_eq!((some.status, some.found.as_str()), (Status::Ok, "of b; none of a"));
-    }
-
-    #[tokio::test]
-    async fn hosts_are_tried_and_those_that_cannot_be_reached_are_named() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let open = listener.local_addr().unwrap().to_string();
-        assert_eq!(hosts(&[provider("a", true, &[&open, "*.example.org:443"])]).await.status, Status::Ok);
-        drop(listener);
-        let check = hosts(&[provider("a", true, &[&open])]).await;
-        assert!(check.status == Status::Warn && check.found.contains(&open), "{check:?}");
-        assert_eq!(hosts(&[provider("a", false, &[&open])]).await.found, "none are needed");
     }
 
     #[test]

@@ -15,6 +15,13 @@ const PROCESSES_OF_THE_HOST: u64 = 1000;
 /// Inotify instances that a container expects for each user (thaw-os, spawner).
 const INOTIFY_INSTANCES: u64 = 128;
 
+/// Connections of one container whose buffers are full: what makes the host's mark for TCP tell.
+const FULL_CONNECTIONS: u64 = 32;
+/// Largest window of a connection inside a container, bytes (`net.ipv4.tcp_rmem`; thaw-os, spawner), once for each direction.
+const WINDOWS_BYTES: u64 = 2 * 65_536;
+/// Unit of `net.ipv4.tcp_mem`, bytes: a page of x86-64.
+const PAGE_BYTES: u64 = 4096;
+
 /// A limit of the host, and what all containers together may come to.
 struct Share {
     name: &'static str,
@@ -69,6 +76,16 @@ pub(super) fn checks(host: &Host, config: &Config) -> Vec<Check> {
     let number = |name: &str| host.number(&format!("/proc/sys/kernel/pty/{name}"));
     // Containers leave the reserve to the host.
     checks.push(judged(&terminals, number("max").map(|max| max.saturating_sub(number("reserve").unwrap_or(0)))));
+    let connections = Share {
+        name: "share of TCP's memory",
+        setting: "net/ipv4/tcp_mem",
+        needed: max * FULL_CONNECTIONS * WINDOWS_BYTES,
+        fix: "Raise it with sysctl -w net.ipv4.tcp_mem='PAGES PAGES PAGES' (of 4096 bytes), or lower `container.max`.",
+    };
+    // Above the second number everybody's windows shrink (tcp(7)).
+    let pressure = host.read("/proc/sys/net/ipv4/tcp_mem").ok();
+    let pressure = pressure.as_deref().and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    checks.push(judged(&connections, pressure.map(|pages| pages.saturating_mul(PAGE_BYTES))));
     checks
 }
 
@@ -98,6 +115,7 @@ mod tests {
             ("/proc/sys/kernel/pty/max", "1504\n"),
             ("/proc/sys/kernel/pty/reserve", "1024\n"),
             ("/proc/sys/fs/file-max", "9223372036854775807\n"),
+            ("/proc/sys/net/ipv4/tcp_mem", "5000\t10240\t20000\n"),
         ];
         let (_dir, host) = host(&files);
         let found: Vec<_> = checks(&host, &config).into_iter().map(|check| (check.name, check.status)).collect();
@@ -107,8 +125,14 @@ mod tests {
         assert_eq!(status("share of terminals"), Status::Ok);
         assert_eq!(status("share of open files"), Status::Ok);
         assert_eq!(status("share of compiled filters"), Status::Ok, "a kernel without that limit");
+        assert_eq!(status("share of TCP's memory"), Status::Ok, "10 times 4 MiB");
         config.container.max = 11;
-        let few = checks(&host, &config).into_iter().find(|check| check.name == "share of terminals").unwrap();
-        assert_eq!((few.status, few.found.as_str()), (Status::Warn, "480, where containers may come to 528"));
+        for (name, said) in [
+            ("share of terminals", "480, where containers may come to 528"),
+            ("share of TCP's memory", "41943040, where containers may come to 46137344"),
+        ] {
+            let few = checks(&host, &config).into_iter().find(|check| check.name == name).unwrap();
+            assert_eq!((few.status, few.found.as_str()), (Status::Warn, said));
+        }
     }
 }
