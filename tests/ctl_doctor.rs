@@ -6,7 +6,8 @@ mod support;
 use std::net::TcpListener;
 
 use serde_json::Value;
-use support::{Daemon, HostImage, programs};
+use support::{Daemon, HostImage, eventually, programs};
+use thaw_client::types::ContainerState;
 use thaw_image::Store;
 
 fn manifest(egress: &[&str]) -> String {
@@ -40,6 +41,15 @@ async fn hosts(daemon: &Daemon) -> (String, String) {
     (check["status"].as_str().unwrap().to_owned(), check["found"].as_str().unwrap().to_owned())
 }
 
+/// Nothing but one warm container is there.
+async fn settled(daemon: &Daemon) {
+    eventually("the pool is full", || async {
+        let containers = daemon.containers().await;
+        (containers.len() == 1 && containers[0].state == ContainerState::Warm).then_some(())
+    })
+    .await;
+}
+
 async fn daemon(program: &str, egress: &[&str]) -> Daemon {
     let mut resolve = toml::Table::new();
     for name in ["open.test", "closed.test"] {
@@ -53,7 +63,7 @@ async fn daemon(program: &str, egress: &[&str]) -> Daemon {
     let image = HostImage::default().program(program).file("/home/runtime/.keep", b"");
     image.import(&store, &daemon.path(""), "app");
     daemon.launch().await;
-    daemon.settled().await;
+    settled(&daemon).await;
     daemon
 }
 
@@ -65,7 +75,7 @@ async fn doctor_asks_for_the_hosts_of_providers_through_the_proxy_of_a_container
     let open = format!("open.test:{port}");
     let good = daemon("/bin/bash", &[&open, "*.example.org:443"]).await;
     assert_eq!(hosts(&good).await, ("ok".to_owned(), "1 can be reached from containers".to_owned()));
-    good.settled().await;
+    settled(&good).await;
     good.stop().await;
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -74,13 +84,13 @@ async fn doctor_asks_for_the_hosts_of_providers_through_the_proxy_of_a_container
     let (status, found) = hosts(&bad).await;
     assert_eq!(status, "warn");
     assert!(found.contains(&format!("not reached: {closed} for app (502")), "{found}");
-    bad.settled().await;
+    settled(&bad).await;
     bad.stop().await;
 
     // Without bash this machine is asked, which does not know the name.
     let other = daemon("/bin/busybox", &[&open]).await;
     let (status, found) = hosts(&other).await;
     assert!(status == "warn" && found.starts_with(&format!("not reached: {open} for app (")), "{found}");
-    other.settled().await;
+    settled(&other).await;
     other.stop().await;
 }

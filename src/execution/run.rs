@@ -31,6 +31,7 @@ use crate::pool::Claimed;
 use crate::provider::DialectParser;
 use thaw_client::types::{ClaimPath, Collected, Delta, Event};
 use thaw_os::cgroup::Usage;
+use thaw_os::kernel::thread_cpu_time;
 
 /// Time that the pipes may stay open after every process was killed. They close at once, unless a process hangs in the
 /// kernel.
@@ -518,12 +519,6 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
     Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard }))
 }
 
-/// What this thread has used of a processor.
-fn processor_time() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec.unsigned_abs() as u32)
-}
-
 /// Publishes output and decodes it.
 struct Sink<'a, F: FnMut()> {
     handle: &'a Handle,
@@ -543,12 +538,12 @@ impl<F: FnMut()> Sink<'_, F> {
         if matches!(self.decoder.meaning, Meaning::Bytes) {
             return Duration::ZERO;
         }
-        let begun = processor_time();
+        let begun = thread_cpu_time();
         for text in self.decoder.listen(log) {
             log.push(&Event::Delta(Delta { text, at: None }));
         }
         self.decoder.checkpoint(log);
-        processor_time().saturating_sub(begun)
+        thread_cpu_time().saturating_sub(begun)
     }
 
     fn stderr(&self, all: bool) {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use thaw_client::types::ExecutionRequest;
+use thaw_client::types::{ContainerState, ExecutionRequest};
 
-use crate::support::{Daemon, prompt};
+use crate::support::{Daemon, eventually, prompt};
 
 /// A CLI that writes lines of claude's dialect as fast as it can, each of them a list that has to be read to its end.
 const MANIFEST: &str = r#"
@@ -46,7 +46,11 @@ async fn a_cli_that_floods_the_daemon_with_lines_gets_a_part_of_a_processor() {
         setup.add_provider(MANIFEST)
     })
     .await;
-    daemon.settled().await;
+    let pool = || async {
+        let containers = daemon.containers().await;
+        (containers.len() == 1 && containers[0].state == ContainerState::Warm).then_some(())
+    };
+    eventually("the pool is full", pool).await;
     let flood = ExecutionRequest { background: true, ..prompt("flood", "write") };
     let execution = daemon.client.create(&flood).await.unwrap();
     // The lines are made first, and then the burst is spent.
@@ -59,6 +63,6 @@ async fn a_cli_that_floods_the_daemon_with_lines_gets_a_part_of_a_processor() {
     let stats = daemon.client.execution(&execution.id).await.unwrap();
     println!("{share:.3} of a processor, {stats:?}");
     daemon.client.cancel(&execution.id).await.unwrap();
-    daemon.settled().await;
+    eventually("only the pool is left", pool).await;
     daemon.stop().await;
 }

@@ -69,12 +69,8 @@ pub struct Arrival {
 impl Arrival {
     /// Now.
     pub fn now() -> Self {
-        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            monotonic_ns: monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64,
-            unix_ms: unix.as_millis() as u64,
-        }
+        Self { monotonic_ns: thaw_os::kernel::since_boot().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
     }
 }
 
