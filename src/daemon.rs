@@ -281,6 +281,9 @@ impl Daemon {
         if on_stop == OnStop::Keep {
             // Everything that has been published is with the keeper; the rest is done as if we were killed.
             tracing::info!("stopping; executions and warm containers stay for the next daemon");
+            if let Some(vault) = vault {
+                vault.write_uses().await;
+            }
             std::mem::forget((executions, containers));
             return Ok(OnStop::Keep);
         }
@@ -331,6 +334,7 @@ fn open_vault(config: &Config) -> Result<Option<Arc<Vault>>, DaemonError> {
     let open = Vault::open(source, &database, settings);
     // At the start nobody else waits for this thread.
     let vault = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(open))?;
+    tokio::spawn(Arc::clone(&vault).keep_audit());
     tokio::spawn({
         let vault = Arc::clone(&vault);
         async move {

@@ -171,7 +171,11 @@ pub fn store_settings(config: &Config) -> store::Settings {
 
 pub(super) fn vault_settings(config: &Config) -> vault::Settings {
     let vault = &config.vault;
-    vault::Settings { max_credential_bytes: vault.max_credential_bytes, cache_bytes: vault.cache_bytes }
+    vault::Settings {
+        max_credential_bytes: vault.max_credential_bytes,
+        cache_bytes: vault.cache_bytes,
+        audit: vault::Bounds { age: Duration::from_secs(vault.audit_seconds), records: vault.audit_records },
+    }
 }
 
 /// Where the master key of the vault comes from; none when there is to be no vault.

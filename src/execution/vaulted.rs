@@ -5,6 +5,7 @@
 //! its end, through the mount that the container was given. By then the container may be gone, or the daemon be another
 //! one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::container::{CredentialFiles, Once, Stamp};
 use crate::provider::Provider;
@@ -66,6 +68,14 @@ impl Vaulted {
     pub(super) fn end_turn(&self) {
         drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
+}
+
+/// The credential files for the claimed container, which is about to get the credential.
+pub(super) fn files<'a>(handle: &Handle, plan: &'a Plan) -> Cow<'a, BTreeMap<String, Secret>> {
+    if let Some(vaulted) = &handle.vaulted {
+        vaulted.vault.note_use(&vaulted.loan, &vaulted.provider.name);
+    }
+    Cow::Borrowed(&plan.files)
 }
 
 impl Executions {

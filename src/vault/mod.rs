@@ -13,6 +13,8 @@
 //! A secret goes to an execution and nowhere else: there is no way to read it back. Deliberately absent: a cache of
 //! unwrapped user keys (docs/decisions.md), and a master key that the daemon makes by itself.
 
+mod audit;
+mod audit_rows;
 mod cache;
 mod check;
 mod content;
@@ -22,6 +24,7 @@ mod error;
 mod init;
 mod master;
 mod names;
+mod record;
 mod rotate;
 mod rows;
 mod seal;
@@ -32,8 +35,9 @@ mod write;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use thaw_client::types::{self, Credentials};
+use thaw_client::types::{self, AuditAction, AuditRecord, Credentials, Page};
 
+use self::audit::Audit;
 use self::cache::{Cache, Lookup};
 use self::master::MasterKeys;
 use self::rows::{Credential, Stored};
@@ -42,12 +46,17 @@ use self::used::Used;
 use crate::provider::Provider;
 use crate::store::{self, Store};
 
+pub use audit::Bounds;
 pub use check::fingerprint;
 pub use error::VaultError;
 pub use init::{InitError, init};
 pub use master::{KeySource, MasterKeyError};
+pub use record::{Asker, Query as AuditQuery, Record};
 pub use turns::Turn;
 pub use write::WrittenBack;
+
+/// Time between two writes of audit records.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an operator decides; see `[vault]` in the configuration.
 #[derive(Debug, Clone)]
@@ -56,6 +65,8 @@ pub struct Settings {
     pub max_credential_bytes: usize,
     /// Encrypted records that are kept in memory, bytes.
     pub cache_bytes: usize,
+    /// How many audit records are kept, and for how long.
+    pub audit: Bounds,
 }
 
 /// What an execution gets.
@@ -91,6 +102,7 @@ pub struct Vault {
     settings: Settings,
     cache: Mutex<Cache>,
     used: Used,
+    audit: Audit,
     turns: Turns,
     /// One change at a time.
     writing: tokio::sync::Mutex<()>,
@@ -115,7 +127,8 @@ impl Vault {
         let cache = Mutex::new(Cache::new(settings.cache_bytes));
         let (keys, used, turns) = (RwLock::new(keys), Used::default(), Turns::default());
         let writing = tokio::sync::Mutex::default();
-        let this = Self { store, source, keys, settings, cache, used, turns, writing };
+        let audit = Audit::new(settings.audit);
+        let this = Self { store, source, keys, settings, cache, used, audit, turns, writing };
         this.warm_up().await?;
         Ok(Arc::new(this))
     }
@@ -205,6 +218,7 @@ impl Vault {
         });
         let usable = usable.inspect_err(|error| {
             tracing::warn!(user, provider = name, %error, "audit: credential not handed out");
+            self.audit.note(Record::new(AuditAction::UseRefused, user, name).detail(error.to_string()));
         })?;
         let Some((credentials, row)) = usable else { return Ok(None) };
         self.used.note(user, name, crate::telemetry::unix_ms());
@@ -255,8 +269,38 @@ impl Vault {
         Ok(types::Vault { master_key: current, users, credentials, users_under_other_master_keys: others })
     }
 
-    /// Writes down when credentials were used last; called now and then, and at the end.
+    /// Puts on record that an execution has a credential.
+    pub fn note_use(&self, loan: &Loan, provider: &str) {
+        let Loan { user, execution, version } = loan;
+        self.audit.note(Record::new(AuditAction::Used, user, provider).version(*version).execution(execution));
+    }
+
+    /// What happened to a user's credentials, newest first.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<Page<AuditRecord>, VaultError> {
+        self.audit.list(&self.store, query).await
+    }
+
+    /// Writes audit records once a second, for as long as the daemon lives.
+    pub async fn keep_audit(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(AUDIT_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.write_audit().await;
+        }
+    }
+
+    async fn write_audit(&self) {
+        if let Err(error) = self.audit.write(&self.store).await {
+            tracing::warn!(%error, "audit records are not written down yet");
+        }
+    }
+
+    /// Writes down when credentials were used last, and what happened to them; called now and then, and at the end.
     pub async fn write_uses(&self) {
+        self.write_audit().await;
         match self.used.write(&self.store).await {
             Ok(written) => {
                 let mut cache = self.cache();

@@ -171,7 +171,7 @@ pub fn now_ms() -> i64 {
 }
 
 /// Unix milliseconds as a date; what no calendar has is the farthest date that it has.
-fn rfc3339(ms: i64) -> String {
+pub fn rfc3339(ms: i64) -> String {
     let date = chrono::DateTime::from_timestamp_millis(ms).unwrap_or(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     date.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }

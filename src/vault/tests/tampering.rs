@@ -41,7 +41,7 @@ async fn is_well(vault: &Vault, bed: &Bed, user: &str) {
 async fn two_users(bed: &Bed) -> Arc<Vault> {
     let vault = bed.open().await;
     for user in ["u1", "u2"] {
-        vault.put(user, &bed.provider, &login(&format!("sk-of-{user}"))).await.unwrap();
+        vault.put(user, &bed.provider, &login(&format!("sk-of-{user}")), Asker::default()).await.unwrap();
     }
     vault
 }
@@ -112,21 +112,21 @@ async fn an_earlier_record_is_refused_and_so_is_one_that_is_gone() {
     let bed = Bed::new();
     let vault = two_users(&bed).await;
     sql(&vault, "CREATE TABLE kept AS SELECT * FROM user_cli_auth WHERE user_name = 'u1'").await;
-    vault.put("u1", &bed.provider, &login("sk-of-u1-second")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-of-u1-second"), Asker::default()).await.unwrap();
     sql(&vault, "DELETE FROM user_cli_auth WHERE user_name = 'u1'").await;
     assert!(error(&vault, &bed, "u1").await.contains("its record is gone"));
     sql(&vault, "INSERT INTO user_cli_auth SELECT * FROM kept").await;
     assert!(error(&vault, &bed, "u1").await.contains("an earlier one"));
     is_well(&vault, &bed, "u2").await;
     // Storing it anew mends it.
-    vault.put("u1", &bed.provider, &login("sk-of-u1-third")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-of-u1-third"), Asker::default()).await.unwrap();
     is_well(&vault, &bed, "u1").await;
     // One that was removed does not come back.
-    vault.remove("u1", "openai").await.unwrap();
+    vault.remove("u1", "openai", Asker::default()).await.unwrap();
     sql(&vault, "INSERT INTO user_cli_auth SELECT * FROM kept").await;
     assert!(error(&vault, &bed, "u1").await.contains("it was removed"));
     // Nor does a user: the key is gone.
-    vault.remove_user("u1").await.unwrap();
+    vault.remove_user("u1", Asker::default()).await.unwrap();
     sql(&vault, "INSERT INTO user_cli_auth SELECT * FROM kept").await;
     vault.cache().forget("u1");
     assert!(vault.checkout("u1", &bed.provider, SOON).await.unwrap().is_none());
@@ -138,9 +138,9 @@ async fn a_user_whose_key_is_broken_can_begin_anew() {
     let vault = two_users(&bed).await;
     set(&vault, "wrapped_key", "vault_users", "u1", b"nothing of the kind").await;
     assert!(error(&vault, &bed, "u1").await.contains("remove them (DELETE) and store them anew"));
-    assert!(vault.put("u1", &bed.provider, &login("sk-of-u1")).await.is_err());
+    assert!(vault.put("u1", &bed.provider, &login("sk-of-u1"), Asker::default()).await.is_err());
     assert!(vault.rotate_master_key().await.is_ok(), "nothing is to be wrapped anew");
-    assert_eq!(vault.remove_user("u1").await.unwrap(), Some(1));
-    vault.put("u1", &bed.provider, &login("sk-of-u1")).await.unwrap();
+    assert_eq!(vault.remove_user("u1", Asker::default()).await.unwrap(), Some(1));
+    vault.put("u1", &bed.provider, &login("sk-of-u1"), Asker::default()).await.unwrap();
     is_well(&vault, &bed, "u1").await;
 }

@@ -560,6 +560,8 @@ impl Config {
             ("store.timeout_ms", self.store.timeout_ms),
             ("vault.key_command_timeout_seconds", self.vault.key_command_timeout_seconds),
             ("vault.max_credential_bytes", self.vault.max_credential_bytes as u64),
+            ("vault.audit_seconds", self.vault.audit_seconds),
+            ("vault.audit_records", self.vault.audit_records),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
