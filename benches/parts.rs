@@ -147,6 +147,8 @@ fn vault(criterion: &mut Criterion) {
         max_credential_bytes: 64 << 10,
         cache_bytes: 64 << 20,
         audit: vault::Bounds { age: Duration::from_secs(3600), records: 1000 },
+        refresh_ahead: Duration::from_secs(300),
+        refresh_timeout: Duration::from_secs(5),
     };
     let vault = runtime.block_on(vault::Vault::open(source, &database, settings)).unwrap();
     let providers = provider::load_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("providers")).unwrap();

@@ -175,6 +175,8 @@ pub(super) fn vault_settings(config: &Config) -> vault::Settings {
         max_credential_bytes: vault.max_credential_bytes,
         cache_bytes: vault.cache_bytes,
         audit: vault::Bounds { age: Duration::from_secs(vault.audit_seconds), records: vault.audit_records },
+        refresh_ahead: Duration::from_secs(vault.refresh_ahead_seconds),
+        refresh_timeout: Duration::from_secs(vault.refresh_timeout_seconds),
     }
 }
 

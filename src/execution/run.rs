@@ -434,7 +434,7 @@ async fn submit_late(
     let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
     let late = plan.late.as_ref().ok_or_else(|| broken("it is not for this request".to_owned()))?;
     let said = Said::new(executions.spools.file()?, &late.prompt)?;
-    let files = vaulted::files(handle, plan);
+    let files = vaulted::files(handle, plan).await?;
     {
         let cli = container.cli().ok_or_else(|| broken("there is none".to_owned()))?;
         let pipes = [cli.stdout.as_fd(), cli.stderr.as_fd(), cli.stdin.as_fd(), said.as_fd()];
@@ -488,7 +488,7 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
         Some(text) => input(text)?,
         None => (container.null_input()?, None),
     };
-    let files = vaulted::files(handle, plan);
+    let files = vaulted::files(handle, plan).await?;
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
     keep_command(handle, &container, path, &[stdout.as_fd(), stderr.as_fd()]).await;

@@ -13,32 +13,42 @@
 //! A secret goes to an execution and nowhere else: there is no way to read it back. Deliberately absent: a cache of
 //! unwrapped user keys (docs/decisions.md), and a master key that the daemon makes by itself.
 
+mod ahead;
 mod audit;
 mod audit_rows;
 mod cache;
 mod check;
 mod content;
 mod crypto;
+mod due;
 mod entries;
 mod error;
 mod init;
+mod lease;
+mod login_file;
 mod master;
 mod names;
 mod record;
 mod rotate;
 mod rows;
 mod seal;
+mod token_client;
+mod token_process;
+mod token_request;
 mod turns;
 mod used;
 mod write;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use thaw_client::config::RefreshPolicy;
 use thaw_client::types::{self, AuditAction, AuditRecord, Credentials, Page};
+use tokio_util::task::TaskTracker;
 
 use self::audit::Audit;
 use self::cache::{Cache, Lookup};
+use self::due::Failures;
 use self::master::MasterKeys;
 use self::rows::{Credential, Stored};
 use self::turns::Turns;
@@ -52,6 +62,8 @@ pub use error::VaultError;
 pub use init::{InitError, init};
 pub use master::{KeySource, MasterKeyError};
 pub use record::{Asker, Query as AuditQuery, Record};
+pub use token_client::serve as serve_refresh;
+pub use token_process::{TokenProcesses, start_with};
 pub use turns::Turn;
 pub use write::WrittenBack;
 
@@ -67,6 +79,25 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// How many audit records are kept, and for how long.
     pub audit: Bounds,
+    /// How long before its end the daemon renews a login, besides the time of the execution that gets it.
+    pub refresh_ahead: Duration,
+    /// How long a provider has to renew one.
+    pub refresh_timeout: Duration,
+}
+
+/// What an execution needs of a credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// How long it waits for another one to renew the login.
+    pub patience: Duration,
+    /// For how long the login is to last, if it can.
+    pub lasting: Duration,
+}
+
+impl From<Duration> for Need {
+    fn from(patience: Duration) -> Self {
+        Self { patience, lasting: Duration::ZERO }
+    }
 }
 
 /// What an execution gets.
@@ -80,6 +111,8 @@ pub struct Checkout {
     pub fingerprint: String,
     /// The turn at renewing it, if that is due: nobody else gets it until this is dropped.
     pub turn: Option<Turn>,
+    /// Whether the daemon renews it: then it has no refresh token, and nothing comes back.
+    pub is_managed: bool,
 }
 
 /// A credential that an execution has.
@@ -104,6 +137,10 @@ pub struct Vault {
     used: Used,
     audit: Audit,
     turns: Turns,
+    /// How logins are renewed, once the daemon can.
+    processes: OnceLock<TokenProcesses>,
+    renewals: TaskTracker,
+    failures: Failures,
     /// One change at a time.
     writing: tokio::sync::Mutex<()>,
 }
@@ -128,7 +165,9 @@ impl Vault {
         let (keys, used, turns) = (RwLock::new(keys), Used::default(), Turns::default());
         let writing = tokio::sync::Mutex::default();
         let audit = Audit::new(settings.audit);
-        let this = Self { store, source, keys, settings, cache, used, audit, turns, writing };
+        let (processes, renewals, failures) = (OnceLock::new(), TaskTracker::new(), Failures::default());
+        let this =
+            Self { store, source, keys, settings, cache, used, audit, turns, processes, renewals, failures, writing };
         this.warm_up().await?;
         Ok(Arc::new(this))
     }
@@ -178,28 +217,34 @@ impl Vault {
         self.keys.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The user's credential for a provider, if there is one. Called for an execution that is about to begin. When its
-    /// CLI would have to renew it, this waits, for as long as `patience`, until no other execution has it.
+    /// The user's credential for a provider, if there is one. Called for an execution that is about to begin. When it has
+    /// to be renewed, this waits until the daemon has done that, or until no other execution has it whose CLI will.
     ///
     /// # Errors
     /// It cannot be used any more, or what is stored is not what was stored, or another execution is still renewing it.
     pub async fn checkout(
-        &self,
+        self: &Arc<Self>,
         user: &str,
         provider: &Provider,
-        patience: Duration,
+        need: impl Into<Need>,
     ) -> Result<Option<Checkout>, VaultError> {
+        let need = need.into();
+        let policy = provider.refresh_policy();
+        if let (RefreshPolicy::RefreshAhead, Some(endpoint)) = (policy, provider.endpoint()) {
+            return self.checkout_ahead(user, provider, endpoint, need).await;
+        }
         let found = self.look(user, provider).await?;
-        if !found.as_ref().is_some_and(|(_, is_due)| *is_due) {
+        let is_due = |row: &Credential| policy == RefreshPolicy::Exclusive && row.is_renewal_due();
+        if !found.as_ref().is_some_and(|(_, row)| is_due(row)) {
             return Ok(found.map(|(checkout, _)| checkout));
         }
         // It is old by the time that the turn comes.
         drop(found);
-        let taken = tokio::time::timeout(patience, self.turns.take(user, &provider.name)).await;
+        let taken = tokio::time::timeout(need.patience, self.turns.take(user, &provider.name)).await;
         let turn = taken.map_err(|_| VaultError::Busy { user: user.to_owned(), provider: provider.name.clone() })?;
         // Whoever had it before has renewed it, or not.
         let found = self.look(user, provider).await?;
-        Ok(found.map(|(checkout, is_due)| Checkout { turn: is_due.then_some(turn), ..checkout }))
+        Ok(found.map(|(checkout, row)| Checkout { turn: is_due(&row).then_some(turn), ..checkout }))
     }
 
     /// Gives an execution that an earlier daemon had begun its turn back, before anybody else can have it.
@@ -207,8 +252,8 @@ impl Vault {
         self.turns.try_take(user, provider)
     }
 
-    /// The credential as it is now, and whether its CLI will have to renew it.
-    async fn look(&self, user: &str, provider: &Provider) -> Result<Option<(Checkout, bool)>, VaultError> {
+    /// The credential as it is now, and what is known of it.
+    async fn look(&self, user: &str, provider: &Provider) -> Result<Option<(Checkout, Credential)>, VaultError> {
         let Some(stored) = self.stored(user).await? else { return Ok(None) };
         let name = provider.name.as_str();
         let opened = seal::open(&self.keys(), &stored, name);
@@ -223,7 +268,7 @@ impl Vault {
         let Some((credentials, row)) = usable else { return Ok(None) };
         self.used.note(user, name, crate::telemetry::unix_ms());
         let (version, fingerprint) = (row.version, row.facts.fingerprint.clone());
-        Ok(Some((Checkout { credentials, version, fingerprint, turn: None }, row.is_renewal_due())))
+        Ok(Some((Checkout { credentials, version, fingerprint, turn: None, is_managed: false }, row.clone())))
     }
 
     /// What is known of the user's credential for a provider, without the secret.

@@ -119,10 +119,15 @@ impl Credential {
         }
     }
 
+    /// Whether it is a login with something to renew it with.
+    pub fn is_renewable_login(&self) -> bool {
+        self.facts.renewable && self.facts.kind == CredentialKind::Login
+    }
+
     /// Whether a CLI that gets it now will have to renew it.
     pub fn is_renewal_due(&self) -> bool {
         let is_near = self.facts.expires_at_ms.is_some_and(|end| end - now_ms() < RENEWAL_MS);
-        is_near && self.facts.renewable && self.facts.kind == CredentialKind::Login
+        is_near && self.is_renewable_login()
     }
 
     /// Whether an execution can do something with it.

@@ -59,6 +59,12 @@ impl Draft {
         self.before.as_ref().and_then(|stored| stored.credential(provider))
     }
 
+    /// The credential for a provider, if its content is this one and it is the one that is listed.
+    pub(super) fn unchanged(&self, provider: &str, fingerprint: &str) -> Option<Credential> {
+        let row = self.credential(provider).filter(|row| row.facts.fingerprint == fingerprint)?;
+        (self.entries.version(provider) == Some(row.version)).then(|| row.clone())
+    }
+
     /// All credentials, as they were.
     pub(super) fn credentials(&self) -> Vec<Credential> {
         self.before.as_ref().map(|stored| stored.credentials.clone()).unwrap_or_default()
@@ -100,6 +106,7 @@ impl Vault {
                 Ok(is_new)
             })
             .await?;
+        self.failures.forget(user, &provider.name);
         tracing::info!(user, provider = provider.name, fingerprint = facts.fingerprint, "audit: credential stored");
         let shown = self.describe(user, &provider.name).await?;
         let gone = || VaultError::Contended(user.to_owned());
@@ -330,7 +337,7 @@ pub(super) fn new_key_id() -> String {
 }
 
 /// The row of a new secret, which [`Draft::put`] completes.
-fn renewed(
+pub(super) fn renewed(
     before: Option<Credential>,
     provider: &str,
     credentials: &Credentials,

@@ -5,6 +5,7 @@
 mod support;
 
 mod admin;
+mod ahead;
 mod api;
 mod audit;
 mod postgres;

@@ -1,5 +1,6 @@
 //! The vault on a real database: what is stored, what is refused, and what happens when somebody changes the rows.
 
+mod ahead;
 mod audit;
 mod keys;
 mod model;
@@ -55,7 +56,9 @@ impl Bed {
         let key = folder.path().join("key");
         init(&key).unwrap();
         std::fs::create_dir(folder.path().join("state")).unwrap();
-        let provider = crate::provider::load_dir(Path::new("providers")).unwrap().remove("openai").unwrap();
+        let mut provider = crate::provider::load_dir(Path::new("providers")).unwrap().remove("openai").unwrap();
+        // The CLI renews its logins, and gets whole files.
+        provider.set_refresh(Some(RefreshPolicy::Exclusive), None, false).unwrap();
         let audit = Bounds { age: Duration::from_secs(3600), records: 1_000_000 };
         Self { folder, key, provider, audit }
     }
@@ -68,7 +71,13 @@ impl Bed {
     pub async fn try_open(&self) -> Result<Arc<Vault>, VaultError> {
         let state = self.folder.path().join("state");
         let source = KeySource::find(Some(&self.key), &[], Duration::ZERO, &state).unwrap();
-        let settings = Settings { max_credential_bytes: 64 << 10, cache_bytes: 1 << 20, audit: self.audit };
+        let settings = Settings {
+            max_credential_bytes: 64 << 10,
+            cache_bytes: 1 << 20,
+            audit: self.audit,
+            refresh_ahead: Duration::from_secs(300),
+            refresh_timeout: Duration::from_secs(5),
+        };
         Vault::open(source, &self.database(), settings).await
     }
 

@@ -6,17 +6,17 @@ use super::super::*;
 use super::{Bed, SOON, login, text};
 
 /// Runs SQL as somebody else would.
-async fn sql(vault: &Vault, text: &str) {
+async fn sql(vault: &Arc<Vault>, text: &str) {
     sqlx::query(sqlx::AssertSqlSafe(text.to_owned())).execute(vault.store.pool()).await.unwrap();
 }
 
-async fn bytes(vault: &Vault, column: &str, table: &str, user: &str) -> Vec<u8> {
+async fn bytes(vault: &Arc<Vault>, column: &str, table: &str, user: &str) -> Vec<u8> {
     let sql = format!("SELECT {column} FROM {table} WHERE user_name = '{user}'");
     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_one(vault.store.pool()).await.unwrap();
     row.try_get(0).unwrap()
 }
 
-async fn set(vault: &Vault, column: &str, table: &str, user: &str, value: &[u8]) {
+async fn set(vault: &Arc<Vault>, column: &str, table: &str, user: &str, value: &[u8]) {
     let sql = format!("UPDATE {table} SET {column} = $1 WHERE user_name = '{user}'");
     sqlx::query(sqlx::AssertSqlSafe(sql)).bind(value).execute(vault.store.pool()).await.unwrap();
     // The daemon would notice at its next start; here it looks at once.
@@ -24,7 +24,7 @@ async fn set(vault: &Vault, column: &str, table: &str, user: &str, value: &[u8])
 }
 
 /// The code of the error for the user.
-async fn error(vault: &Vault, bed: &Bed, user: &str) -> String {
+async fn error(vault: &Arc<Vault>, bed: &Bed, user: &str) -> String {
     vault.cache().forget(user);
     let error = vault.checkout(user, &bed.provider, SOON).await.unwrap_err();
     assert!(matches!(error, VaultError::Broken { .. } | VaultError::BrokenUser { .. }), "{error}");
@@ -32,7 +32,7 @@ async fn error(vault: &Vault, bed: &Bed, user: &str) -> String {
 }
 
 /// The user gets his own secret.
-async fn is_well(vault: &Vault, bed: &Bed, user: &str) {
+async fn is_well(vault: &Arc<Vault>, bed: &Bed, user: &str) {
     vault.cache().forget(user);
     let out = vault.checkout(user, &bed.provider, SOON).await.unwrap().unwrap();
     assert!(text(&out).contains(&format!("sk-of-{user}")));

@@ -54,6 +54,11 @@ pub struct Vault {
     pub audit_seconds: u64,
     /// Audit records that are kept of all users together; the oldest go first.
     pub audit_records: u64,
+    /// Seconds before a login is renewed, besides the time that the execution may take that gets it: for providers whose
+    /// logins the daemon renews.
+    pub refresh_ahead_seconds: u64,
+    /// Seconds that a provider has to renew a login, with all tries.
+    pub refresh_timeout_seconds: u64,
 }
 
 impl Default for Vault {
@@ -66,6 +71,8 @@ impl Default for Vault {
             cache_bytes: 64 << 20,
             audit_seconds: 90 * 24 * 60 * 60,
             audit_records: 100_000,
+            refresh_ahead_seconds: 300,
+            refresh_timeout_seconds: 20,
         }
     }
 }
