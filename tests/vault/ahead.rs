@@ -199,7 +199,7 @@ async fn a_provider_that_refuses_or_is_away_is_told_apart() {
         let answer = request(&daemon, "POST /v1/executions", body).await;
         (answer.status != 503).then_some(answer.status)
     });
-    assert_eq!(well.await, 200);
+    assert_eq!(well.await, 201);
     // One that was used by somebody else.
     put(&daemon, "u1", &over(&server.login().replace("r-", "stolen-r-"))).await;
     let problem = request(&daemon, "POST /v1/executions", body).await.problem();
