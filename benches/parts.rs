@@ -143,7 +143,13 @@ fn vault(criterion: &mut Criterion) {
     let source = vault::KeySource::find(Some(&key), &[], Duration::ZERO, Path::new("/nonexistent")).unwrap();
     let file = folder.path().join("store.db");
     let database = store::Settings { url: None, file, connections: 1, timeout: Duration::from_secs(5) };
-    let settings = vault::Settings { max_credential_bytes: 64 << 10, cache_bytes: 64 << 20 };
+    let settings = vault::Settings {
+        max_credential_bytes: 64 << 10,
+        cache_bytes: 64 << 20,
+        audit: vault::Bounds { age: Duration::from_secs(3600), records: 1000 },
+        refresh_ahead: Duration::from_secs(300),
+        refresh_timeout: Duration::from_secs(5),
+    };
     let vault = runtime.block_on(vault::Vault::open(source, &database, settings)).unwrap();
     let providers = provider::load_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("providers")).unwrap();
     let mut login = Credentials::default();
@@ -151,7 +157,8 @@ fn vault(criterion: &mut Criterion) {
         format!(r#"{{"claudeAiOauth":{{"accessToken":"{0}","refreshToken":"{0}","scopes":["a"]}}}}"#, "x".repeat(400));
     login.files = BTreeMap::from([(".credentials.json".to_owned(), Secret::new(tokens))]);
     for number in 0..1000 {
-        runtime.block_on(vault.put(&format!("u{number}"), &providers["anthropic"], &login)).unwrap();
+        let user = format!("u{number}");
+        runtime.block_on(vault.put(&user, &providers["anthropic"], &login, vault::Asker::default())).unwrap();
     }
     criterion.bench_function("vault: a user's login", |bencher| {
         bencher.iter(|| {

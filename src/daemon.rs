@@ -45,7 +45,7 @@ use crate::jobs::Jobs;
 use crate::keeper::{self, Keeper};
 use crate::pool::{PoolMetrics, Scheduler};
 use crate::telemetry::DaemonMetrics;
-use crate::vault::Vault;
+use crate::vault::{self, TokenProcesses, Vault};
 use thaw_client::config::{self, Config, OnStop};
 use thaw_os::cgroup::{Hierarchy, own_memory_limit};
 use thaw_os::spawner::Spawner;
@@ -133,7 +133,8 @@ impl Daemon {
             begun.keeper = Some((Arc::clone(&keeper), Arc::clone(&hierarchy)));
         }
         let settings = container_settings(config, made_by);
-        let spawner = Spawner::start(program, init, settings.create_timeout, own_metrics.spawner_failures.clone());
+        let spawner =
+            Spawner::start(program.clone(), init, settings.create_timeout, own_metrics.spawner_failures.clone());
         let keeps = Some(Arc::clone(&keeper));
         let throttle = RefillThrottle::new(refill_throttle_settings(config));
         let isolation = Arc::new(Native::new(spawner));
@@ -163,6 +164,16 @@ impl Daemon {
             served.insert(name, one);
         }
         policies.insert(execution::IMAGE_LABEL.to_owned(), Arc::clone(&image_runs.egress));
+        let refreshes = survivors.refreshes();
+        if let Some(vault) = &vault {
+            let resolve = config.egress.resolve.clone();
+            let start = vault::start_with(program, Arc::clone(&hierarchy));
+            let processes = TokenProcesses::new(start, Some(Arc::clone(&keeper)), resolve);
+            let provider = |name: &str| served.get(name).map(|served: &execution::Served| &*served.provider);
+            vault.serve_refreshes(processes, refreshes, provider);
+        } else {
+            refreshes.iter().for_each(|(key, _)| keeper.forget(key));
+        }
         let images_to_run = Images::new(Arc::clone(&images), Arc::clone(&scheduler), image_runs);
         let memory = own_memory_limit(hierarchy.layout());
         let settings = execution::Settings::of(config).within(memory, config.container.max);
@@ -282,6 +293,9 @@ impl Daemon {
         if on_stop == OnStop::Keep {
             // Everything that has been published is with the keeper; the rest is done as if we were killed.
             tracing::info!("stopping; executions and warm containers stay for the next daemon");
+            if let Some(vault) = vault {
+                vault.write_uses().await;
+            }
             std::mem::forget((executions, containers));
             return Ok(OnStop::Keep);
         }
@@ -308,6 +322,10 @@ impl Daemon {
             tracing::error!("something did not end in time; the next start clears it away");
         }
         if let Some(vault) = vault {
+            // The keeper holds what is to come of them.
+            if tokio::time::timeout(STOP_TIMEOUT, vault.finish_refreshes()).await.is_err() {
+                tracing::error!("a login was being renewed for longer than it may take");
+            }
             vault.write_uses().await;
         }
         keeper.end().await;
@@ -332,6 +350,7 @@ fn open_vault(config: &Config) -> Result<Option<Arc<Vault>>, DaemonError> {
     let open = Vault::open(source, &database, settings);
     // At the start nobody else waits for this thread.
     let vault = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(open))?;
+    tokio::spawn(Arc::clone(&vault).keep_audit());
     tokio::spawn({
         let vault = Arc::clone(&vault);
         async move {

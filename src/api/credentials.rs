@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, FromRequestParts, Path, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
 use super::lookup::is_id;
-use super::{ApiError, PeerCredentials, body};
+use super::{ApiError, PeerCredentials, body, filter};
 use crate::provider::Provider;
-use crate::vault::Vault;
-use thaw_client::types::{Credential, Credentials, List, Problem, USER_RULE, UserKey, Vault as VaultStatus, is_user};
+use crate::vault::{Asker, AuditQuery, Vault};
+use thaw_client::types::{
+    AuditRecord, Credential, Credentials, List, Page, Problem, USER_RULE, UserKey, Vault as VaultStatus, is_user,
+};
 
 /// Whose credentials: the user in the path, checked.
 #[derive(Debug)]
@@ -55,6 +57,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Which {
     }
 }
 
+fn asker(peer: PeerCredentials) -> Asker {
+    Asker { uid: Some(peer.uid), pid: peer.pid }
+}
+
 fn vault(state: &super::State) -> Result<&Vault, ApiError> {
     state.vault.as_deref().ok_or_else(|| {
         let detail = "the vault is off, because thawd has no master key: run `thawd vault init`, set `vault.key_file` in \
@@ -93,7 +99,7 @@ pub async fn remove_all(
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     Owner(user): Owner,
 ) -> Result<StatusCode, ApiError> {
-    let removed = vault(&state)?.remove_user(&user).await?;
+    let removed = vault(&state)?.remove_user(&user, asker(peer)).await?;
     removed.ok_or_else(|| ApiError::not_found("credential of user", &user))?;
     tracing::info!(user, peer_uid = peer.uid, peer_pid = peer.pid, "audit: all credentials removed by request");
     Ok(StatusCode::NO_CONTENT)
@@ -147,7 +153,7 @@ pub async fn put(
     let mut credentials = Credentials::default();
     credentials.files = provider.file_names(std::mem::take(&mut given.files)).map_err(twice)?;
     credentials.env = provider.without_aliases(std::mem::take(&mut given.env)).map_err(twice)?;
-    let (stored, is_new) = vault.put(&user, provider, &credentials).await?;
+    let (stored, is_new) = vault.put(&user, provider, &credentials, asker(peer)).await?;
     tracing::info!(
         user,
         provider = name,
@@ -171,7 +177,7 @@ pub async fn remove(
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     Which(user, provider): Which,
 ) -> Result<StatusCode, ApiError> {
-    if !vault(&state)?.remove(&user, &provider).await? {
+    if !vault(&state)?.remove(&user, &provider, asker(peer)).await? {
         return Err(ApiError::not_found("credential for provider", &provider));
     }
     tracing::info!(user, provider, peer_uid = peer.uid, peer_pid = peer.pid, "audit: credential removed by request");
@@ -188,9 +194,10 @@ pub async fn remove(
         (status = 503, body = Problem)))]
 pub async fn rotate_user_key(
     State(state): State<Arc<super::State>>,
+    ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     Owner(user): Owner,
 ) -> Result<Json<UserKey>, ApiError> {
-    let rotated = vault(&state)?.rotate_user_key(&user).await?;
+    let rotated = vault(&state)?.rotate_user_key(&user, asker(peer)).await?;
     rotated.map(Json).ok_or_else(|| ApiError::not_found("credential of user", &user))
 }
 
@@ -208,4 +215,23 @@ pub async fn status(State(state): State<Arc<super::State>>) -> Result<Json<Vault
     (status = 503, body = Problem)))]
 pub async fn rotate_master_key(State(state): State<Arc<super::State>>) -> Result<Json<VaultStatus>, ApiError> {
     Ok(Json(vault(&state)?.rotate_master_key().await?))
+}
+
+/// Lists what happened to the credentials of a user, newest first: changes, uses, renewals and refusals.
+///
+/// With `limit`, `next_cursor` in the answer is what to give as `cursor` for the next page.
+#[utoipa::path(get, path = "/v1/users/{user}/audit", operation_id = "listAuditRecords", tag = "vault",
+    params(("user" = String, Path, description = "user", min_length = 1, max_length = 128,
+        pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$"),
+        filter::AuditParameters),
+    responses((status = 200, body = Page<AuditRecord>), (status = 400, body = Problem),
+        (status = 409, description = "the vault is off (`vault_off`)", body = Problem), (status = 503, body = Problem)))]
+pub async fn audit(
+    State(state): State<Arc<super::State>>,
+    Owner(user): Owner,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<AuditRecord>>, ApiError> {
+    let vault = vault(&state)?;
+    let filter::Audit { provider, limit, cursor } = filter::audit(query.as_deref().unwrap_or_default())?;
+    Ok(Json(vault.audit(&AuditQuery { user, provider, limit, cursor }).await?))
 }

@@ -118,6 +118,45 @@ pub fn parse(query: &str) -> Result<ExecutionFilter, ApiError> {
     Ok(filter)
 }
 
+/// Most audit records that are given at once when no `limit` is asked for.
+const AUDIT_PAGE: usize = 100;
+
+/// Query parameters of a list of audit records, as they are described.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "read by utoipa only; `audit` takes each by itself, for the sake of its errors")]
+pub struct AuditParameters {
+    /// Only those about this provider.
+    #[param(pattern = "^[a-z0-9-]+$", max_length = 32)]
+    provider: Option<String>,
+    /// Most to be listed; 100 when absent.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// The `next_cursor` of the page before this one.
+    #[param(pattern = "^[a-z0-9-]+$", max_length = 64)]
+    cursor: Option<String>,
+}
+
+/// Which audit records are asked for.
+#[derive(Debug)]
+pub struct Audit {
+    /// About this provider.
+    pub provider: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+    /// Behind this one.
+    pub cursor: Option<String>,
+}
+
+/// Reads the query of a list of audit records. That there is no other parameter, and none twice, was checked.
+///
+/// # Errors
+/// 400 `invalid_query`.
+pub fn audit(query: &str) -> Result<Audit, ApiError> {
+    let filter = parse(query)?;
+    Ok(Audit { provider: filter.provider, limit: filter.limit.unwrap_or(AUDIT_PAGE), cursor: filter.cursor })
+}
+
 /// How long a request waits: `30s`, `500ms`, `2m`; a number alone is seconds.
 ///
 /// # Errors

@@ -117,6 +117,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/users/{user}/credentials", get(credentials::list).delete(credentials::remove_all))
         .route("/v1/users/{user}/credentials/{provider}", get(credentials::get).put(credentials::put))
         .route("/v1/users/{user}/credentials/{provider}", delete(credentials::remove))
+        .route("/v1/users/{user}/audit", get(credentials::audit))
         .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
         .route("/v1/vault", get(credentials::status))
         .route("/v1/vault/rotate-key", post(credentials::rotate_master_key))

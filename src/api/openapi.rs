@@ -56,6 +56,7 @@ use thaw_client::types;
         credentials::get,
         credentials::put,
         credentials::remove,
+        credentials::audit,
         credentials::rotate_user_key,
         credentials::status,
         credentials::rotate_master_key,

@@ -110,6 +110,7 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
         VaultError::Expired { .. } => (StatusCode::CONFLICT, "credential_expired"),
         VaultError::MasterKey(_) | VaultError::UnknownMasterKey { .. } => (StatusCode::CONFLICT, "master_key"),
         VaultError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "credential_busy"),
+        VaultError::NotRenewed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "credential_not_renewed"),
         VaultError::Contended(_) => (StatusCode::SERVICE_UNAVAILABLE, "credential_contended"),
         VaultError::Store(error) if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
         VaultError::Store(_) => (StatusCode::CONFLICT, "store_unusable"),

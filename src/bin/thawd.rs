@@ -66,6 +66,9 @@ enum Internal {
         #[arg(long = "cgroup", value_name = "DIRECTORY")]
         cgroups: Vec<PathBuf>,
     },
+    /// Asks a provider to renew a login, for the daemon, which starts it; not for use by hand
+    #[command(hide = true)]
+    Refresh,
     /// Keeps a delegated cgroup for the daemon's containers, whoever restarts the daemon: thawd-containers.service
     #[command(hide = true)]
     Hold,
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Some(Internal::Keeper { timeout, cgroups }) => {
             thawd::keeper::serve(Duration::from_secs(timeout), &cgroups).context("keeper")
         }
+        Some(Internal::Refresh) => thawd::vault::serve_refresh().context("refresh"),
         Some(Internal::Hold) => hold(),
         Some(Internal::Paper { directory }) => paper(&directory).context("paper"),
         None => run(&arguments),

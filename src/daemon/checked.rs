@@ -58,8 +58,11 @@ pub(super) struct CheckedProvider {
 impl Checked {
     pub(super) fn new(config: &Config) -> Result<Self, DaemonError> {
         let image_runs = image_settings(config)?;
-        let check = |(name, provider): (String, Provider)| {
+        let check = |(name, mut provider): (String, Provider)| {
             let changes = config.provider.get(&name).cloned().unwrap_or_default();
+            provider
+                .set_refresh(changes.refresh, changes.token_url.as_deref(), changes.base_url.is_some())
+                .map_err(|problem| DaemonError::Refresh { provider: name.clone(), problem })?;
             let policy = Arc::new(policy(config, &name, &provider, &changes)?);
             let plans = prestart_plans(&name, &provider, &changes)?;
             let base_url = changes.base_url;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::directory_lock::DirectoryLockError;
 use crate::egress::PolicyError;
 use crate::keeper::KeeperError;
-use crate::provider::{InvocationError, ManifestError};
+use crate::provider::{Invalid, InvocationError, ManifestError};
 use crate::telemetry::TelemetryError;
 use crate::vault::VaultError;
 use thaw_image::StoreError;
@@ -61,6 +61,14 @@ pub enum DaemonError {
         provider: String,
         /// Why, and what to do.
         problem: PrestartProblem,
+    },
+    /// Nobody could renew its logins as the configuration says.
+    #[error("provider `{provider}`: {problem}")]
+    Refresh {
+        /// Which provider.
+        provider: String,
+        /// What is wrong.
+        problem: Invalid,
     },
     /// The configuration names a provider that has no manifest.
     #[error("the configuration has [provider.{name}], but there is no manifest {name}.toml in {}", directory.display())]

@@ -171,7 +171,13 @@ pub fn store_settings(config: &Config) -> store::Settings {
 
 pub(super) fn vault_settings(config: &Config) -> vault::Settings {
     let vault = &config.vault;
-    vault::Settings { max_credential_bytes: vault.max_credential_bytes, cache_bytes: vault.cache_bytes }
+    vault::Settings {
+        max_credential_bytes: vault.max_credential_bytes,
+        cache_bytes: vault.cache_bytes,
+        audit: vault::Bounds { age: Duration::from_secs(vault.audit_seconds), records: vault.audit_records },
+        refresh_ahead: Duration::from_secs(vault.refresh_ahead_seconds),
+        refresh_timeout: Duration::from_secs(vault.refresh_timeout_seconds),
+    }
 }
 
 /// Where the master key of the vault comes from; none when there is to be no vault.

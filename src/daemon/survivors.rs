@@ -14,22 +14,32 @@ use thaw_os::cgroup::Hierarchy;
 pub(super) struct Survivors {
     executions: BTreeMap<Key, Kept>,
     containers: BTreeMap<String, Orphan>,
+    /// Renewals of logins that were under way.
+    refreshes: Vec<(Key, Kept)>,
 }
 
 impl Survivors {
     pub(super) fn find(containers: &Containers, kept: BTreeMap<Key, Kept>) -> Self {
         let (mut executions, mut containers_kept, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let mut refreshes = Vec::new();
         for (key, kept) in kept {
             match key {
                 Key::Container(id) => drop(containers_kept.insert(id, kept)),
                 key @ (Key::Execution(_) | Key::Transit(..)) => drop(executions.insert(key, kept)),
+                key @ Key::Refresh(_) => refreshes.push((key, kept)),
                 Key::Unknown(_) => unknown += 1,
             }
         }
         if unknown > 0 {
             tracing::info!(unknown, "a newer daemon's things stay with the keeper");
         }
-        Self { executions, containers: containers.orphans(containers_kept).into_iter().collect() }
+        let containers = containers.orphans(containers_kept).into_iter().collect();
+        Self { executions, containers, refreshes }
+    }
+
+    /// The renewals of logins that were under way.
+    pub(super) fn refreshes(&mut self) -> Vec<(Key, Kept)> {
+        std::mem::take(&mut self.refreshes)
     }
 
     /// The ids of containers that live.

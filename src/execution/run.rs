@@ -22,7 +22,7 @@ use super::said::Said;
 use super::state::Submitted as SubmittedCommand;
 use super::stdin::input;
 use super::told::{announce, finish, say_why};
-use super::vaulted::WriteBack;
+use super::vaulted::{self, WriteBack};
 use super::{Executions, Handle, StartError, waiting, workspace};
 use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
 use crate::failpoints;
@@ -435,6 +435,7 @@ async fn submit_late(
     let broken = |reason: String| StartError::Container(ContainerError::Prestart(reason));
     let late = plan.late.as_ref().ok_or_else(|| broken("it is not for this request".to_owned()))?;
     let said = Said::new(executions.spools.file()?, &late.prompt)?;
+    let files = vaulted::files(handle, plan).await?;
     {
         let cli = container.cli().ok_or_else(|| broken("there is none".to_owned()))?;
         let pipes = [cli.stdout.as_fd(), cli.stderr.as_fd(), cli.stdin.as_fd(), said.as_fd()];
@@ -445,9 +446,9 @@ async fn submit_late(
     let Cli { process, mut driver, stdin, stdout, stderr } =
         container.take_cli().ok_or_else(|| broken("there is none".to_owned()))?;
     let env = BTreeMap::new();
-    let request = late.request(&plan.files, &env);
+    let request = late.request(&files, &env);
     if driver.plan().mounts_files(&request) {
-        let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
     }
     if !plan.work.is_empty() {
@@ -488,6 +489,7 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
         Some(text) => input(text)?,
         None => (container.null_input()?, None),
     };
+    let files = vaulted::files(handle, plan).await?;
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
     keep_command(handle, &container, path, &[stdout.as_fd(), stderr.as_fd()]).await;
@@ -496,8 +498,8 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
         container.tighten(limits)?;
     }
     failpoints::at("claim.raised");
-    if !plan.files.is_empty() {
-        let files: Vec<(&str, &str)> = plan.files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+    if !files.is_empty() {
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
         container.inject(&files)?;
     }
     if !plan.work.is_empty() {

@@ -5,6 +5,7 @@
 //! its end, through the mount that the container was given. By then the container may be gone, or the daemon be another
 //! one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +16,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::container::{CredentialFiles, Once, Stamp};
 use crate::provider::Provider;
-use crate::vault::{self, Loan, Turn, Vault, WrittenBack};
+use crate::vault::{self, Loan, Need, Turn, Vault, WrittenBack};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Time between two checks of a running command's files: one system call for each file.
@@ -41,6 +43,9 @@ pub struct Lent {
     /// Whether it got it in order to renew it.
     #[serde(default)]
     had_turn: bool,
+    /// Whether the daemon renews it: then nothing comes back.
+    #[serde(default)]
+    is_managed: bool,
 }
 
 /// A credential of the vault that an execution has.
@@ -68,6 +73,28 @@ impl Vaulted {
     }
 }
 
+/// The credential files for the claimed container, which is about to get the credential: a login that the daemon renews
+/// as it is now, since the request may have waited for its container.
+pub(super) async fn files<'a>(
+    handle: &Handle,
+    plan: &'a Plan,
+) -> Result<Cow<'a, BTreeMap<String, Secret>>, StartError> {
+    let Some(vaulted) = &handle.vaulted else { return Ok(Cow::Borrowed(&plan.files)) };
+    let (loan, name) = (&vaulted.loan, &vaulted.provider.name);
+    if vaulted.lent.is_managed {
+        let need = Need { patience: plan.queue_timeout, lasting: plan.timeout };
+        // Removed meanwhile: the request was accepted with it.
+        if let Some(mut now) = vaulted.vault.checkout(&loan.user, &vaulted.provider, need).await?
+            && now.is_managed
+        {
+            vaulted.vault.note_use(&Loan { version: now.version, ..loan.clone() }, name);
+            return Ok(Cow::Owned(std::mem::take(&mut now.credentials.files)));
+        }
+    }
+    vaulted.vault.note_use(loan, name);
+    Ok(Cow::Borrowed(&plan.files))
+}
+
 impl Executions {
     /// The request with the user's stored credential, if it names a provider and no `credentials`, and one is stored.
     /// Empty `credentials` mean none.
@@ -86,13 +113,16 @@ impl Executions {
         let Some(served) = self.served.get(&request.provider) else { return Ok((request, None)) };
         let patience = request.queue_timeout_ms.map_or(self.settings().queue_timeout, Duration::from_millis);
         let patience = patience.min(self.settings().max_queue_timeout);
-        let checkout = vault.checkout(&request.user, &served.provider, patience).await.map_err(|error| {
+        let lasting = request.timeout_ms.map_or(served.provider.timeouts.default, Duration::from_millis);
+        let need = Need { patience, lasting };
+        let checkout = vault.checkout(&request.user, &served.provider, need).await.map_err(|error| {
             let error = StartError::from(error);
             self.metrics.refused(&served.provider.name, &error);
             error
         })?;
         let Some(checkout) = checkout else { return Ok((request, None)) };
-        let files = checkout.credentials.files.keys().cloned().collect();
+        let is_managed = checkout.is_managed;
+        let files = if is_managed { Vec::new() } else { checkout.credentials.files.keys().cloned().collect() };
         let (version, fingerprint, had_turn) = (checkout.version, checkout.fingerprint, checkout.turn.is_some());
         tracing::info!(
             user = request.user,
@@ -101,7 +131,7 @@ impl Executions {
             to_renew = had_turn,
             "audit: credential used"
         );
-        let lent = Lent { version, fingerprint, files, had_turn };
+        let lent = Lent { version, fingerprint, files, had_turn, is_managed };
         request.credentials = Some(checkout.credentials);
         Ok((request, Some((lent, checkout.turn))))
     }

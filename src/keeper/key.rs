@@ -14,6 +14,8 @@ pub enum Key {
     Execution(String),
     /// The transit pipe of a stream of an execution: id, and name of the stream.
     Transit(String, String),
+    /// A renewal of a login that is under way, by its id: the socket that the answer comes to.
+    Refresh(String),
     /// Something that this version does not know, as JSON: a newer daemon's. It stays where it is.
     Unknown(String),
 }
@@ -25,6 +27,7 @@ enum Known {
     Container(String),
     Execution(String),
     Transit(String, String),
+    Refresh(String),
 }
 
 impl Key {
@@ -34,6 +37,7 @@ impl Key {
             Ok(Known::Container(id)) => Self::Container(id),
             Ok(Known::Execution(id)) => Self::Execution(id),
             Ok(Known::Transit(execution, stream)) => Self::Transit(execution, stream),
+            Ok(Known::Refresh(id)) => Self::Refresh(id),
             Err(_) => Self::Unknown(value.to_string()),
         }
     }
@@ -44,6 +48,7 @@ impl Key {
             Self::Container(id) => Known::Container(id),
             Self::Execution(id) => Known::Execution(id),
             Self::Transit(execution, stream) => Known::Transit(execution, stream),
+            Self::Refresh(id) => Known::Refresh(id),
             Self::Unknown(json) => return serde_json::from_str(&json).unwrap_or(Value::String(json)),
         };
         serde_json::to_value(known).unwrap_or_default()
@@ -58,6 +63,7 @@ impl Key {
                 Self::Transit(id.to_owned(), stream.to_owned())
             }
             (Some("e"), None) if plain(name) => Self::Execution(name.to_owned()),
+            (Some("refresh/r"), Some((_, id))) if plain(id) => Self::Refresh(id.to_owned()),
             (Some("c"), None) if plain(name) => Self::Container(name.to_owned()),
             _ => Self::Unknown(Value::String(name.to_owned()).to_string()),
         }
@@ -68,6 +74,8 @@ impl Key {
         match self {
             Self::Container(id) | Self::Execution(id) => id.clone(),
             Self::Transit(execution, stream) => format!("{execution}/{stream}"),
+            // An earlier version's keeper does not care what it means, and neither does that version's daemon.
+            Self::Refresh(id) => format!("refresh/{id}"),
             Self::Unknown(json) => serde_json::from_str(json).unwrap_or_else(|_| json.clone()),
         }
     }
@@ -92,6 +100,7 @@ mod tests {
             (json!({"container": "c-01"}), Key::Container("c-01".to_owned())),
             (json!({"execution": "e-01"}), Key::Execution("e-01".to_owned())),
             (json!({"transit": ["e-01", "stdout"]}), Key::Transit("e-01".to_owned(), "stdout".to_owned())),
+            (json!({"refresh": "r-01"}), Key::Refresh("r-01".to_owned())),
             (json!({"sandbox": "s-01"}), unknown(&json!({"sandbox": "s-01"}))),
             (
                 json!({"container": {"id": "c-01", "half": 2}}),
@@ -113,6 +122,7 @@ mod tests {
             ("c-01", Key::Container("c-01".to_owned())),
             ("e-01", Key::Execution("e-01".to_owned())),
             ("e-01/stdout", Key::Transit("e-01".to_owned(), "stdout".to_owned())),
+            ("refresh/r-01", Key::Refresh("r-01".to_owned())),
             ("s-01", unknown("s-01")),
             ("e", unknown("e")),
             ("e-01/a/b", unknown("e-01/a/b")),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{dialect::Dialect, prestart::Prestart};
+use super::{dialect::Dialect, prestart::Prestart, refresh::Refresh};
 
 /// One provider: a CLI in an image, with everything needed to run it. Fields have the names of the TOML keys; a field
 /// with another name says so.
@@ -188,6 +188,9 @@ pub struct CredentialSpec {
     /// What is in these files, by name: how the vault checks one before it keeps it. Absent: any text.
     #[serde(default)]
     pub formats: BTreeMap<String, FileFormat>,
+    /// Who renews logins.
+    #[serde(default)]
+    pub refresh: Refresh,
     /// Other names that a request may give to these files.
     #[serde(default)]
     pub file_aliases: BTreeMap<String, String>,

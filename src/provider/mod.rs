@@ -10,9 +10,11 @@
 
 mod credentials;
 pub mod dialect;
+mod endpoint;
 mod invocation;
 mod manifest;
 pub mod prestart;
+mod refresh;
 mod template;
 mod validate;
 
@@ -23,11 +25,13 @@ use std::{
 
 pub use credentials::CredentialError;
 pub use dialect::{Dialect, DialectParser, Verdict};
+pub use endpoint::Endpoint;
 pub use invocation::{Invocation, InvocationError, PromptSpec};
 pub use manifest::{
     Command, Condition, CredentialSpec, Effort, FileFormat, ModelTimeout, Models, PromptVia, Provider, ResourceClass,
     Resources, Timeouts, When,
 };
+pub use refresh::{Encoding, Refresh};
 pub use validate::Invalid;
 
 /// Why the manifests could not be loaded.

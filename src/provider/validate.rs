@@ -150,6 +150,7 @@ impl Provider {
                 return invalid("credentials.env", format!("has {name}, which `env` sets already"));
             }
         }
+        self.validate_refresh()?;
         if spec.required && !self.command.argv.is_empty() && spec.files.is_empty() && spec.env.is_empty() {
             return invalid(
                 "credentials",

@@ -7,10 +7,11 @@ use super::{Changes, Store, StoreError};
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Version n is reached by the n-th. `{blob}` stands for the type of bytes, which the databases name differently.
-const MIGRATIONS: [&[&str]; 1] = [&[
-    // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
-    // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
-    "CREATE TABLE vault_users (
+const MIGRATIONS: [&[&str]; 2] = [
+    &[
+        // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
+        // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
+        "CREATE TABLE vault_users (
         user_name TEXT PRIMARY KEY NOT NULL,
         key_id TEXT NOT NULL,
         master_key TEXT NOT NULL,
@@ -19,8 +20,8 @@ const MIGRATIONS: [&[&str]; 1] = [&[
         revision BIGINT NOT NULL,
         created_at_ms BIGINT NOT NULL
     )",
-    // A credential. `sealed` is the secret, encrypted with the user's key; the other columns are what is shown of it.
-    "CREATE TABLE user_cli_auth (
+        // A credential. `sealed` is the secret, encrypted with the user's key; the other columns are what is shown of it.
+        "CREATE TABLE user_cli_auth (
         user_name TEXT NOT NULL,
         provider TEXT NOT NULL,
         version BIGINT NOT NULL,
@@ -40,7 +41,33 @@ const MIGRATIONS: [&[&str]; 1] = [&[
         refreshed_at_ms BIGINT,
         PRIMARY KEY (user_name, provider)
     )",
-]];
+    ],
+    &[
+        // What happened to credentials. No secret is in it.
+        "CREATE TABLE vault_audit (
+        id TEXT PRIMARY KEY NOT NULL,
+        at_ms BIGINT NOT NULL,
+        user_name TEXT NOT NULL,
+        provider TEXT,
+        action TEXT NOT NULL,
+        version BIGINT,
+        execution TEXT,
+        detail TEXT,
+        peer_uid BIGINT,
+        peer_pid BIGINT
+    )",
+        "CREATE INDEX vault_audit_of_user ON vault_audit (user_name, id)",
+        "CREATE INDEX vault_audit_at ON vault_audit (at_ms)",
+        // Which daemon is renewing which login, so that others wait for it: with a database that several share.
+        "CREATE TABLE vault_refreshes (
+        user_name TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        holder TEXT NOT NULL,
+        until_ms BIGINT NOT NULL,
+        PRIMARY KEY (user_name, provider)
+    )",
+    ],
+];
 
 /// Number by which PostgreSQL knows the lock that daemons take in turns for this: `thawd` in ASCII.
 const LOCK: i64 = 0x0074_6861_7764;

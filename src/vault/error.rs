@@ -82,6 +82,19 @@ pub enum VaultError {
         /// For which provider.
         provider: String,
     },
+    /// The provider could not be asked to renew it, and it is over.
+    #[error(
+        "the login of user {user:?} for {provider:?} is over, and could not be renewed: {reason}; it is tried again, and \
+         `thawctl credentials audit` tells since when"
+    )]
+    NotRenewed {
+        /// Whose.
+        user: String,
+        /// For which provider.
+        provider: String,
+        /// Why.
+        reason: String,
+    },
     /// Somebody else changed the same user's credentials again and again.
     #[error("the credentials of user {0:?} are being changed by others; try again")]
     Contended(String),
@@ -92,7 +105,7 @@ impl VaultError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::Contended(_) | Self::Busy { .. } => true,
+            Self::Contended(_) | Self::Busy { .. } | Self::NotRenewed { .. } => true,
             _ => false,
         }
     }

@@ -13,28 +13,42 @@
 //! A secret goes to an execution and nowhere else: there is no way to read it back. Deliberately absent: a cache of
 //! unwrapped user keys (docs/decisions.md), and a master key that the daemon makes by itself.
 
+mod ahead;
+mod audit;
+mod audit_rows;
 mod cache;
 mod check;
 mod content;
 mod crypto;
+mod due;
 mod entries;
 mod error;
 mod init;
+mod lease;
+mod login_file;
 mod master;
 mod names;
+mod record;
 mod rotate;
 mod rows;
 mod seal;
+mod token_client;
+mod token_process;
+mod token_request;
 mod turns;
 mod used;
 mod write;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use thaw_client::types::{self, Credentials};
+use thaw_client::config::RefreshPolicy;
+use thaw_client::types::{self, AuditAction, AuditRecord, Credentials, Page};
+use tokio_util::task::TaskTracker;
 
+use self::audit::Audit;
 use self::cache::{Cache, Lookup};
+use self::due::Failures;
 use self::master::MasterKeys;
 use self::rows::{Credential, Stored};
 use self::turns::Turns;
@@ -42,12 +56,19 @@ use self::used::Used;
 use crate::provider::Provider;
 use crate::store::{self, Store};
 
+pub use audit::Bounds;
 pub use check::fingerprint;
 pub use error::VaultError;
 pub use init::{InitError, init};
 pub use master::{KeySource, MasterKeyError};
+pub use record::{Asker, Query as AuditQuery, Record};
+pub use token_client::serve as serve_refresh;
+pub use token_process::{TokenProcesses, start_with};
 pub use turns::Turn;
 pub use write::WrittenBack;
+
+/// Time between two writes of audit records.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an operator decides; see `[vault]` in the configuration.
 #[derive(Debug, Clone)]
@@ -56,6 +77,27 @@ pub struct Settings {
     pub max_credential_bytes: usize,
     /// Encrypted records that are kept in memory, bytes.
     pub cache_bytes: usize,
+    /// How many audit records are kept, and for how long.
+    pub audit: Bounds,
+    /// How long before its end the daemon renews a login, besides the time of the execution that gets it.
+    pub refresh_ahead: Duration,
+    /// How long a provider has to renew one.
+    pub refresh_timeout: Duration,
+}
+
+/// What an execution needs of a credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// How long it waits for another one to renew the login.
+    pub patience: Duration,
+    /// For how long the login is to last, if it can.
+    pub lasting: Duration,
+}
+
+impl From<Duration> for Need {
+    fn from(patience: Duration) -> Self {
+        Self { patience, lasting: Duration::ZERO }
+    }
 }
 
 /// What an execution gets.
@@ -69,6 +111,8 @@ pub struct Checkout {
     pub fingerprint: String,
     /// The turn at renewing it, if that is due: nobody else gets it until this is dropped.
     pub turn: Option<Turn>,
+    /// Whether the daemon renews it: then it has no refresh token, and nothing comes back.
+    pub is_managed: bool,
 }
 
 /// A credential that an execution has.
@@ -91,7 +135,12 @@ pub struct Vault {
     settings: Settings,
     cache: Mutex<Cache>,
     used: Used,
+    audit: Audit,
     turns: Turns,
+    /// How logins are renewed, once the daemon can.
+    processes: OnceLock<TokenProcesses>,
+    renewals: TaskTracker,
+    failures: Failures,
     /// One change at a time.
     writing: tokio::sync::Mutex<()>,
 }
@@ -115,7 +164,10 @@ impl Vault {
         let cache = Mutex::new(Cache::new(settings.cache_bytes));
         let (keys, used, turns) = (RwLock::new(keys), Used::default(), Turns::default());
         let writing = tokio::sync::Mutex::default();
-        let this = Self { store, source, keys, settings, cache, used, turns, writing };
+        let audit = Audit::new(settings.audit);
+        let (processes, renewals, failures) = (OnceLock::new(), TaskTracker::new(), Failures::default());
+        let this =
+            Self { store, source, keys, settings, cache, used, audit, turns, processes, renewals, failures, writing };
         this.warm_up().await?;
         Ok(Arc::new(this))
     }
@@ -165,28 +217,34 @@ impl Vault {
         self.keys.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The user's credential for a provider, if there is one. Called for an execution that is about to begin. When its
-    /// CLI would have to renew it, this waits, for as long as `patience`, until no other execution has it.
+    /// The user's credential for a provider, if there is one. Called for an execution that is about to begin. When it has
+    /// to be renewed, this waits until the daemon has done that, or until no other execution has it whose CLI will.
     ///
     /// # Errors
     /// It cannot be used any more, or what is stored is not what was stored, or another execution is still renewing it.
     pub async fn checkout(
-        &self,
+        self: &Arc<Self>,
         user: &str,
         provider: &Provider,
-        patience: Duration,
+        need: impl Into<Need>,
     ) -> Result<Option<Checkout>, VaultError> {
+        let need = need.into();
+        let policy = provider.refresh_policy();
+        if let (RefreshPolicy::RefreshAhead, Some(endpoint)) = (policy, provider.endpoint()) {
+            return self.checkout_ahead(user, provider, endpoint, need).await;
+        }
         let found = self.look(user, provider).await?;
-        if !found.as_ref().is_some_and(|(_, is_due)| *is_due) {
+        let is_due = |row: &Credential| policy == RefreshPolicy::Exclusive && row.is_renewal_due();
+        if !found.as_ref().is_some_and(|(_, row)| is_due(row)) {
             return Ok(found.map(|(checkout, _)| checkout));
         }
         // It is old by the time that the turn comes.
         drop(found);
-        let taken = tokio::time::timeout(patience, self.turns.take(user, &provider.name)).await;
+        let taken = tokio::time::timeout(need.patience, self.turns.take(user, &provider.name)).await;
         let turn = taken.map_err(|_| VaultError::Busy { user: user.to_owned(), provider: provider.name.clone() })?;
         // Whoever had it before has renewed it, or not.
         let found = self.look(user, provider).await?;
-        Ok(found.map(|(checkout, is_due)| Checkout { turn: is_due.then_some(turn), ..checkout }))
+        Ok(found.map(|(checkout, row)| Checkout { turn: is_due(&row).then_some(turn), ..checkout }))
     }
 
     /// Gives an execution that an earlier daemon had begun its turn back, before anybody else can have it.
@@ -194,8 +252,8 @@ impl Vault {
         self.turns.try_take(user, provider)
     }
 
-    /// The credential as it is now, and whether its CLI will have to renew it.
-    async fn look(&self, user: &str, provider: &Provider) -> Result<Option<(Checkout, bool)>, VaultError> {
+    /// The credential as it is now, and what is known of it.
+    async fn look(&self, user: &str, provider: &Provider) -> Result<Option<(Checkout, Credential)>, VaultError> {
         let Some(stored) = self.stored(user).await? else { return Ok(None) };
         let name = provider.name.as_str();
         let opened = seal::open(&self.keys(), &stored, name);
@@ -205,11 +263,12 @@ impl Vault {
         });
         let usable = usable.inspect_err(|error| {
             tracing::warn!(user, provider = name, %error, "audit: credential not handed out");
+            self.audit.note(Record::new(AuditAction::UseRefused, user, name).detail(error.to_string()));
         })?;
         let Some((credentials, row)) = usable else { return Ok(None) };
         self.used.note(user, name, crate::telemetry::unix_ms());
         let (version, fingerprint) = (row.version, row.facts.fingerprint.clone());
-        Ok(Some((Checkout { credentials, version, fingerprint, turn: None }, row.is_renewal_due())))
+        Ok(Some((Checkout { credentials, version, fingerprint, turn: None, is_managed: false }, row.clone())))
     }
 
     /// What is known of the user's credential for a provider, without the secret.
@@ -255,8 +314,38 @@ impl Vault {
         Ok(types::Vault { master_key: current, users, credentials, users_under_other_master_keys: others })
     }
 
-    /// Writes down when credentials were used last; called now and then, and at the end.
+    /// Puts on record that an execution has a credential.
+    pub fn note_use(&self, loan: &Loan, provider: &str) {
+        let Loan { user, execution, version } = loan;
+        self.audit.note(Record::new(AuditAction::Used, user, provider).version(*version).execution(execution));
+    }
+
+    /// What happened to a user's credentials, newest first.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<Page<AuditRecord>, VaultError> {
+        self.audit.list(&self.store, query).await
+    }
+
+    /// Writes audit records once a second, for as long as the daemon lives.
+    pub async fn keep_audit(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(AUDIT_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.write_audit().await;
+        }
+    }
+
+    async fn write_audit(&self) {
+        if let Err(error) = self.audit.write(&self.store).await {
+            tracing::warn!(%error, "audit records are not written down yet");
+        }
+    }
+
+    /// Writes down when credentials were used last, and what happened to them; called now and then, and at the end.
     pub async fn write_uses(&self) {
+        self.write_audit().await;
         match self.used.write(&self.store).await {
             Ok(written) => {
                 let mut cache = self.cache();

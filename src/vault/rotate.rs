@@ -1,9 +1,10 @@
 //! New keys for what is stored, while it is used.
 
-use thaw_client::types::{self, UserKey};
+use thaw_client::types::{self, AuditAction, UserKey};
 
 use super::crypto;
 use super::error::VaultError;
+use super::record::{Asker, Record};
 use super::rows;
 use super::write::new_key_id;
 use super::{Vault, seal};
@@ -16,7 +17,7 @@ impl Vault {
     ///
     /// # Errors
     /// One of the credentials cannot be read: it has to be stored anew or removed first.
-    pub async fn rotate_user_key(&self, user: &str) -> Result<Option<UserKey>, VaultError> {
+    pub async fn rotate_user_key(&self, user: &str, by: Asker) -> Result<Option<UserKey>, VaultError> {
         let done = self
             .change(user, |draft| {
                 let rows = draft.credentials();
@@ -35,6 +36,8 @@ impl Vault {
                 for (row, credentials) in opened {
                     draft.put(row, &credentials);
                 }
+                let detail = format!("the key is {}", draft.user.key_id);
+                draft.record(Record::of_user(AuditAction::KeyRotated, user).by(by).detail(detail));
                 Ok(Some(UserKey { user: user.to_owned(), key: draft.user.key_id.clone(), credentials: count }))
             })
             .await?;

@@ -119,10 +119,15 @@ impl Credential {
         }
     }
 
+    /// Whether it is a login with something to renew it with.
+    pub fn is_renewable_login(&self) -> bool {
+        self.facts.renewable && self.facts.kind == CredentialKind::Login
+    }
+
     /// Whether a CLI that gets it now will have to renew it.
     pub fn is_renewal_due(&self) -> bool {
         let is_near = self.facts.expires_at_ms.is_some_and(|end| end - now_ms() < RENEWAL_MS);
-        is_near && self.facts.renewable && self.facts.kind == CredentialKind::Login
+        is_near && self.is_renewable_login()
     }
 
     /// Whether an execution can do something with it.
@@ -171,7 +176,7 @@ pub fn now_ms() -> i64 {
 }
 
 /// Unix milliseconds as a date; what no calendar has is the farthest date that it has.
-fn rfc3339(ms: i64) -> String {
+pub fn rfc3339(ms: i64) -> String {
     let date = chrono::DateTime::from_timestamp_millis(ms).unwrap_or(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     date.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }

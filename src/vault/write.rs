@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use thaw_client::types::{self, CredentialKind, Credentials};
+use thaw_client::types::{self, AuditAction, CredentialKind, Credentials};
 
 use super::crypto::{self, Key};
 use super::entries::Entries;
 use super::error::VaultError;
 use super::names::Names;
+use super::record::{Asker, Record};
 use super::rows::{self, Credential, Facts, Stored, User, now_ms};
-use super::{Loan, Vault, check, seal};
+use super::{Loan, Vault, audit_rows, check, seal};
 use crate::provider::Provider;
 
 /// How often a change is tried when other daemons change the same user.
@@ -43,12 +44,25 @@ pub(super) struct Draft {
     /// Credentials that change.
     changed: Vec<Credential>,
     removed: Vec<String>,
+    /// What is put on record with the change.
+    records: Vec<Record>,
 }
 
 impl Draft {
+    /// Puts something on record, if the change holds.
+    pub(super) fn record(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
     /// The credential for a provider, as it was.
     fn credential(&self, provider: &str) -> Option<&Credential> {
         self.before.as_ref().and_then(|stored| stored.credential(provider))
+    }
+
+    /// The credential for a provider, if its content is this one and it is the one that is listed.
+    pub(super) fn unchanged(&self, provider: &str, fingerprint: &str) -> Option<Credential> {
+        let row = self.credential(provider).filter(|row| row.facts.fingerprint == fingerprint)?;
+        (self.entries.version(provider) == Some(row.version)).then(|| row.clone())
     }
 
     /// All credentials, as they were.
@@ -57,12 +71,14 @@ impl Draft {
     }
 
     /// Seals a secret and lists it as the next version.
-    pub(super) fn put(&mut self, mut row: Credential, credentials: &Credentials) {
+    pub(super) fn put(&mut self, mut row: Credential, credentials: &Credentials) -> u64 {
         row.version = self.entries.next_version();
         row.key_id.clone_from(&self.user.key_id);
         row.sealed = seal::seal_record(&self.user.name, &row, &self.key, credentials);
         self.entries.put(&row.provider, row.version, &row.sealed);
+        let version = row.version;
         self.changed.push(row);
+        version
     }
 }
 
@@ -77,16 +93,20 @@ impl Vault {
         user: &str,
         provider: &Provider,
         credentials: &Credentials,
+        by: Asker,
     ) -> Result<(types::Credential, bool), VaultError> {
         let facts = check::examine(provider, credentials, self.settings.max_credential_bytes, now_ms())?;
         let is_new = self
             .change(user, |draft| {
                 let before = draft.credential(&provider.name).cloned();
                 let is_new = before.is_none();
-                draft.put(renewed(before, &provider.name, credentials, facts.clone(), None), credentials);
+                let row = renewed(before, &provider.name, credentials, facts.clone(), None);
+                let version = draft.put(row, credentials);
+                draft.record(Record::new(AuditAction::Stored, user, &provider.name).version(version).by(by));
                 Ok(is_new)
             })
             .await?;
+        self.failures.forget(user, &provider.name);
         tracing::info!(user, provider = provider.name, fingerprint = facts.fingerprint, "audit: credential stored");
         let shown = self.describe(user, &provider.name).await?;
         let gone = || VaultError::Contended(user.to_owned());
@@ -124,14 +144,18 @@ impl Vault {
                     Ok(facts) => {
                         let mut row = renewed(Some(row), name, credentials, facts.clone(), Some(now_ms()));
                         row.renewed_by = Some(execution.clone());
-                        draft.put(row, credentials);
+                        let version = draft.put(row, credentials);
+                        let record = Record::new(AuditAction::Renewed, user, name).version(version);
+                        draft.record(record.execution(execution));
                         Ok(WrittenBack::Stored)
                     }
                     Err(error) => {
                         let before = draft.opened(&row)?;
                         let reason = format!("the CLI has left a file that cannot be used: {error}");
+                        let record = Record::new(AuditAction::Refused, user, name).detail(reason.as_str());
                         let row = Credential { refused: Some(reason), updated_at_ms: now_ms(), ..row };
-                        draft.put(row, &before);
+                        let version = draft.put(row, &before);
+                        draft.record(record.version(version).execution(execution));
                         Ok(WrittenBack::Refused)
                     }
                 }
@@ -144,6 +168,8 @@ impl Vault {
             }
             WrittenBack::Foreign => {
                 tracing::warn!(user, provider = name, execution, "audit: credential of another account not taken back");
+                let record = Record::new(AuditAction::NotTaken, user, name).version(*version).execution(execution);
+                self.audit.note(record.detail("it is of another account, or another kind of credential"));
             }
             WrittenBack::Overtaken => {
                 tracing::info!(
@@ -152,6 +178,8 @@ impl Vault {
                     execution,
                     "audit: a newer credential was stored meanwhile; it stays"
                 );
+                let record = Record::new(AuditAction::NotTaken, user, name).version(*version).execution(execution);
+                self.audit.note(record.detail("a newer one was stored, or it was removed, meanwhile"));
             }
             WrittenBack::Refused => {
                 let error = examined.err().map(|error| error.to_string()).unwrap_or_default();
@@ -165,11 +193,14 @@ impl Vault {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn remove(&self, user: &str, provider: &str) -> Result<bool, VaultError> {
+    pub async fn remove(&self, user: &str, provider: &str, by: Asker) -> Result<bool, VaultError> {
         let removed = self
             .change(user, |draft| {
                 let was = draft.entries.remove(provider) | draft.credential(provider).is_some();
-                draft.removed.extend(was.then(|| provider.to_owned()));
+                if was {
+                    draft.removed.push(provider.to_owned());
+                    draft.record(Record::new(AuditAction::Removed, user, provider).by(by));
+                }
                 Ok(was)
             })
             .await?;
@@ -185,15 +216,20 @@ impl Vault {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn remove_user(&self, user: &str) -> Result<Option<u64>, VaultError> {
+    pub async fn remove_user(&self, user: &str, by: Asker) -> Result<Option<u64>, VaultError> {
         let _turn = self.writing.lock().await;
         let mut changes = self.store.begin().await?;
         let existed = rows::remove_user(&mut *changes, user).await?;
         let credentials = rows::remove_credentials(&mut *changes, user).await?;
+        let is_change = existed || credentials > 0;
+        if is_change {
+            audit_rows::add(&mut *changes, &Record::of_user(AuditAction::AllRemoved, user).by(by)).await?;
+        }
         changes.commit().await?;
+        self.audit.note_written(usize::from(is_change));
         self.cache().remove(user);
         self.store.forget_deleted().await?;
-        if existed || credentials > 0 {
+        if is_change {
             tracing::info!(user, credentials, "audit: the user's key and credentials removed");
             return Ok(Some(credentials));
         }
@@ -245,12 +281,12 @@ impl Vault {
                 (user, key, Entries::default())
             }
         };
-        Ok(Draft { before, user, key, entries, changed: Vec::new(), removed: Vec::new() })
+        Ok(Draft { before, user, key, entries, changed: Vec::new(), removed: Vec::new(), records: Vec::new() })
     }
 
     /// Whether it holds: nobody else has changed the user.
     async fn commit(&self, draft: Draft) -> Result<bool, VaultError> {
-        let Draft { before, mut user, key, entries, changed, removed } = draft;
+        let Draft { before, mut user, key, entries, changed, removed, records } = draft;
         let revision = user.revision;
         user.revision += 1;
         user.entries = seal::seal_entries(&user, &key, &entries);
@@ -268,9 +304,13 @@ impl Vault {
         for provider in &removed {
             rows::remove_credential(&mut *changes, &user.name, provider).await?;
         }
+        for record in &records {
+            audit_rows::add(&mut *changes, record).await?;
+        }
         // From here on the database may or may not have it, until it says so.
         self.cache().forget(&user.name);
         changes.commit().await?;
+        self.audit.note_written(records.len());
         let mut credentials = before.map(|stored| stored.credentials.clone()).unwrap_or_default();
         credentials.retain(|row| {
             !removed.contains(&row.provider) && !changed.iter().any(|other| other.provider == row.provider)
@@ -297,7 +337,7 @@ pub(super) fn new_key_id() -> String {
 }
 
 /// The row of a new secret, which [`Draft::put`] completes.
-fn renewed(
+pub(super) fn renewed(
     before: Option<Credential>,
     provider: &str,
     credentials: &Credentials,

@@ -20,6 +20,20 @@ impl Process {
         Some(Self { pid, parent: fields[1].parse().ok()?, started: fields[19].parse().ok()? })
     }
 
+    /// Whether it has this text anywhere in its memory.
+    pub fn has_in_memory(&self, text: &str) -> bool {
+        use std::os::unix::fs::FileExt;
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap();
+        let memory = fs::File::open(format!("/proc/{}/mem", self.pid)).unwrap();
+        maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|access| access.starts_with('r'))).any(|line| {
+            let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+            let mut bytes = vec![0; (to - from) as usize];
+            // What cannot be read is the kernel's ([vvar]).
+            memory.read_exact_at(&mut bytes, from).is_ok() && String::from_utf8_lossy(&bytes).contains(text)
+        })
+    }
+
     /// Whether it still exists, be it as a zombie.
     pub fn exists(&self) -> bool {
         Self::now(self.pid).is_some_and(|now| now.started == self.started)

@@ -17,6 +17,7 @@ mod podman;
 mod program;
 pub mod programs;
 mod setup;
+mod token_server;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub use outcome::{Outcome, bytes, collect, command, prompt, shell};
 pub use podman::{configure_podman, podman};
 pub use program::{Program, Value};
 pub use setup::Setup;
+pub use token_server::{Mood, TokenServer};
 
 /// Longest wait for something that should happen soon: generous, because the test bed is slow and machines are busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -5,7 +5,9 @@
 mod support;
 
 mod admin;
+mod ahead;
 mod api;
+mod audit;
 mod postgres;
 mod renewal;
 mod used;
@@ -31,9 +33,11 @@ pub fn prepare(change: impl FnOnce(Setup) -> Setup) -> Daemon {
     let daemon = Daemon::prepare(change);
     init(&daemon);
     let file = daemon.path("thawd.toml");
-    let config = std::fs::read_to_string(&file).unwrap();
-    let key = daemon.path("vault.key");
-    std::fs::write(&file, format!("{config}\n[vault]\nkey_file = {:?}\n", key.to_str().unwrap())).unwrap();
+    let mut config: toml::Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    let vault = config.entry("vault").or_insert_with(|| toml::Table::new().into());
+    let key = daemon.path("vault.key").to_str().unwrap().to_owned();
+    vault.as_table_mut().unwrap().insert("key_file".to_owned(), key.into());
+    std::fs::write(&file, config.to_string()).unwrap();
     daemon
 }
 

@@ -66,27 +66,13 @@ async fn what_was_used_is_in_no_memory_of_the_daemon_any_more() {
     let me = Process::now(daemon.pid()).unwrap();
     let family = [me, daemon.keeper().unwrap(), daemon.spawner().unwrap()];
     // It is not the search that finds nothing.
-    assert!(has_in_memory(&family[0], "/v1/executions"));
+    assert!(family[0].has_in_memory("/v1/executions"));
     for process in family {
         for secret in ["marker-9c41f7", "marker-renewed-9c41f7"] {
-            assert!(!has_in_memory(&process, secret), "{secret}: {}", process.command_line());
+            assert!(!process.has_in_memory(secret), "{secret}: {}", process.command_line());
         }
     }
     daemon.stop().await;
-}
-
-/// Whether a process has this text anywhere in its memory.
-fn has_in_memory(process: &Process, text: &str) -> bool {
-    use std::os::unix::fs::FileExt;
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap();
-    let memory = std::fs::File::open(format!("/proc/{}/mem", process.pid)).unwrap();
-    maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|access| access.starts_with('r'))).any(|line| {
-        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
-        let mut bytes = vec![0; (to - from) as usize];
-        // What cannot be read is the kernel's ([vvar]).
-        memory.read_exact_at(&mut bytes, from).is_ok() && String::from_utf8_lossy(&bytes).contains(text)
-    })
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ pub(super) enum Command {
     Ls(Owner),
     /// Remove a credential of a user, or all of them
     Rm(Remove),
+    /// List what happened to a user's credentials, newest first
+    Audit(Audit),
     /// Encrypt with a new key what is kept of a user, or every user's key with a new master key
     RotateKey(Rotate),
 }
@@ -69,6 +71,18 @@ pub(super) struct Remove {
     owner: Owner,
 }
 
+/// Arguments of `thawctl credentials audit`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Audit {
+    /// Provider; all of them otherwise
+    provider: Option<String>,
+    /// Most records to list
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    #[command(flatten)]
+    owner: Owner,
+}
+
 /// Arguments of `thawctl credentials rotate-key`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Rotate {
@@ -89,6 +103,7 @@ pub(super) async fn run(client: &Client, command: Command, format: &Format) -> R
             let what = provider.unwrap_or_else(|| "everything".to_owned());
             Ok(print(&format!("removed {what} of {user}\n"))?)
         }
+        Command::Audit(args) => audit(client, args, format).await,
         Command::RotateKey(args) => rotate(client, args, format).await,
     }
 }
@@ -139,6 +154,40 @@ fn rows(items: Vec<types::Credential>) -> String {
     });
     let columns = ["PROVIDER", "KIND", "ACCOUNT", "STATE", "VERSION", "EXPIRES", "LAST USED", "UPDATED", "FINGERPRINT"];
     table(columns, rows)
+}
+
+/// Most records that the daemon gives at once.
+const PAGE: u64 = 1000;
+
+async fn audit(client: &Client, args: Audit, format: &Format) -> Result<(), CtlError> {
+    let user = args.owner.name();
+    let (mut items, mut cursor) = (Vec::<Value>::new(), None);
+    loop {
+        let left = args.limit.saturating_sub(items.len() as u64).min(PAGE);
+        let page = client.audit(&user, args.provider.as_deref(), left as usize, cursor.as_deref()).await?;
+        let types::Page { items: more, next_cursor } = page;
+        items.extend(more);
+        cursor = next_cursor;
+        if cursor.is_none() || items.len() as u64 >= args.limit {
+            break;
+        }
+    }
+    format.print(&items, &Fields::of::<types::AuditRecord>(), || Ok(audit_rows(view::typed(&items)?)))
+}
+
+fn audit_rows(items: Vec<types::AuditRecord>) -> String {
+    let rows = items.into_iter().map(|item| {
+        [
+            item.at.chars().take(19).collect::<String>().replace('T', " "),
+            view::word(&item.action),
+            item.provider.unwrap_or_default(),
+            item.version.map(|version| version.to_string()).unwrap_or_default(),
+            item.execution.unwrap_or_default(),
+            item.peer_uid.map(|uid| uid.to_string()).unwrap_or_default(),
+            item.detail.unwrap_or_default(),
+        ]
+    });
+    table(["AT", "ACTION", "PROVIDER", "VERSION", "EXECUTION", "UID", "DETAIL"], rows)
 }
 
 async fn rotate(client: &Client, args: Rotate, format: &Format) -> Result<(), CtlError> {
@@ -195,6 +244,9 @@ mod tests {
         parse(&["rm", "openai"]).unwrap();
         parse(&["rm", "--all", "-u", "u1"]).unwrap();
         assert!(parse(&["rm"]).is_err() && parse(&["rm", "openai", "--all"]).is_err());
+        parse(&["audit", "-u", "u1"]).unwrap();
+        parse(&["audit", "openai", "-n", "5"]).unwrap();
+        assert!(parse(&["audit", "-n", "0"]).is_err());
         parse(&["rotate-key", "--master"]).unwrap();
         assert!(parse(&["rotate-key", "--master", "--user", "u1"]).is_err());
     }

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use thaw_client::time::Timestamp;
 use thaw_client::types::{
-    ClaimPath, Container, ContainerState, Credential, CredentialKind, CredentialState, Credentials, DaemonVersion,
-    Execution, ExecutionRequest, ExecutionState, ExecutionStats, Exit, ExitReason, Image, ImagePrune, Job, JobKind,
-    JobState, LimitsInForce, List, Page, Pool, PoolChange, PoolMemory, Problem, Provider, Secret, Stage, Usage,
-    UserKey, Vault,
+    AuditAction, AuditRecord, ClaimPath, Container, ContainerState, Credential, CredentialKind, CredentialState,
+    Credentials, DaemonVersion, Execution, ExecutionRequest, ExecutionState, ExecutionStats, Exit, ExitReason, Image,
+    ImagePrune, Job, JobKind, JobState, LimitsInForce, List, Page, Pool, PoolChange, PoolMemory, Problem, Provider,
+    Secret, Stage, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -168,6 +168,9 @@ fn answer(operation: &str) -> Option<Value> {
         "listImages" => value(&List { items: vec![image()] }),
         "listCredentials" => value(&List { items: vec![credential()] }),
         "getCredential" | "putCredential" => value(&credential()),
+        "listAuditRecords" => {
+            value(&Page { items: vec![audit_record()], next_cursor: text("a-01kb9w3v0v6p7x2c4m5n8q9r0s") })
+        }
         "rotateUserKey" => value(&UserKey {
             user: "auth0|5f7c8ec7c33c6c004bbafe82".to_owned(),
             key: "k-01kb9w3v0v6p7x2c4m5n8q9r0s".to_owned(),
@@ -323,6 +326,21 @@ fn credential() -> Credential {
         expires_at: None,
         last_used_at: None,
         last_refresh_at: None,
+    }
+}
+
+fn audit_record() -> AuditRecord {
+    AuditRecord {
+        id: "a-01kb9w3v0v6p7x2c4m5n8q9r0s".to_owned(),
+        at: Timestamp::from_unix_ms(CREATED).to_string(),
+        user: "auth0|5f7c8ec7c33c6c004bbafe82".to_owned(),
+        provider: text("openai"),
+        action: AuditAction::Used,
+        version: Some(1),
+        execution: text("e-01kb9w3v0v6p7x2c4m5n8q9r0s"),
+        detail: None,
+        peer_uid: None,
+        peer_pid: None,
     }
 }
 

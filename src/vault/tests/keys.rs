@@ -18,7 +18,10 @@ async fn the_master_key_is_changed_user_by_user_and_can_be_interrupted() {
     let bed = Bed::new();
     let vault = bed.open().await;
     for number in 0..150 {
-        vault.put(&format!("u{number}"), &bed.provider, &login(&format!("sk-{number}"))).await.unwrap();
+        vault
+            .put(&format!("u{number}"), &bed.provider, &login(&format!("sk-{number}")), Asker::default())
+            .await
+            .unwrap();
     }
     let first = vault.status().await.unwrap().master_key;
     let old = put_before(&bed);
@@ -63,7 +66,7 @@ async fn the_master_key_is_changed_user_by_user_and_can_be_interrupted() {
 async fn a_rotation_without_the_old_key_changes_nothing() {
     let bed = Bed::new();
     let vault = bed.open().await;
-    vault.put("u1", &bed.provider, &login("sk-one")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
     std::fs::write(&bed.key, STANDARD.encode(*crypto::new_key())).unwrap();
     let error = vault.rotate_master_key().await.unwrap_err();
     assert!(matches!(error, VaultError::UnknownMasterKey { users: 1, .. }), "{error}");
@@ -74,16 +77,16 @@ async fn a_rotation_without_the_old_key_changes_nothing() {
 async fn a_user_gets_a_new_key_and_the_others_keep_theirs() {
     let bed = Bed::new();
     let vault = bed.open().await;
-    vault.put("u1", &bed.provider, &login("sk-one")).await.unwrap();
-    vault.put("u2", &bed.provider, &login("sk-two")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
+    vault.put("u2", &bed.provider, &login("sk-two"), Asker::default()).await.unwrap();
     let key = async |user: &str| rows::user(&vault.store, user).await.unwrap().unwrap().user.key_id;
     let before = (key("u1").await, key("u2").await);
     let shown = vault.describe("u1", "openai").await.unwrap().unwrap();
-    let rotated = vault.rotate_user_key("u1").await.unwrap().unwrap();
+    let rotated = vault.rotate_user_key("u1", Asker::default()).await.unwrap().unwrap();
     assert_eq!((rotated.credentials, rotated.key == before.0, rotated.key == key("u1").await), (1, false, true));
     assert_eq!(key("u2").await, before.1);
     let after = vault.describe("u1", "openai").await.unwrap().unwrap();
     assert_eq!((after.fingerprint, after.updated_at), (shown.fingerprint, shown.updated_at), "it is the same secret");
     assert!(text(&vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap()).contains("sk-one"));
-    assert!(vault.rotate_user_key("u3").await.unwrap().is_none());
+    assert!(vault.rotate_user_key("u3", Asker::default()).await.unwrap().is_none());
 }

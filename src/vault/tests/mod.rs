@@ -1,5 +1,7 @@
 //! The vault on a real database: what is stored, what is refused, and what happens when somebody changes the rows.
 
+mod ahead;
+mod audit;
 mod keys;
 mod model;
 mod tampering;
@@ -22,6 +24,7 @@ pub struct Bed {
     pub folder: tempfile::TempDir,
     pub key: PathBuf,
     pub provider: Provider,
+    pub audit: Bounds,
 }
 
 /// A login with this access token, as codex keeps it.
@@ -53,8 +56,11 @@ impl Bed {
         let key = folder.path().join("key");
         init(&key).unwrap();
         std::fs::create_dir(folder.path().join("state")).unwrap();
-        let provider = crate::provider::load_dir(Path::new("providers")).unwrap().remove("openai").unwrap();
-        Self { folder, key, provider }
+        let mut provider = crate::provider::load_dir(Path::new("providers")).unwrap().remove("openai").unwrap();
+        // The CLI renews its logins, and gets whole files.
+        provider.set_refresh(Some(RefreshPolicy::Exclusive), None, false).unwrap();
+        let audit = Bounds { age: Duration::from_secs(3600), records: 1_000_000 };
+        Self { folder, key, provider, audit }
     }
 
     pub fn database(&self) -> store::Settings {
@@ -65,7 +71,13 @@ impl Bed {
     pub async fn try_open(&self) -> Result<Arc<Vault>, VaultError> {
         let state = self.folder.path().join("state");
         let source = KeySource::find(Some(&self.key), &[], Duration::ZERO, &state).unwrap();
-        let settings = Settings { max_credential_bytes: 64 << 10, cache_bytes: 1 << 20 };
+        let settings = Settings {
+            max_credential_bytes: 64 << 10,
+            cache_bytes: 1 << 20,
+            audit: self.audit,
+            refresh_ahead: Duration::from_secs(300),
+            refresh_timeout: Duration::from_secs(5),
+        };
         Vault::open(source, &self.database(), settings).await
     }
 
@@ -79,10 +91,10 @@ async fn what_is_stored_is_handed_out_again_also_by_the_next_daemon() {
     let bed = Bed::new();
     let vault = bed.open().await;
     assert!(vault.checkout("u1", &bed.provider, SOON).await.unwrap().is_none());
-    let (shown, is_new) = vault.put("u1", &bed.provider, &login("sk-one")).await.unwrap();
+    let (shown, is_new) = vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
     assert!(is_new && shown.state == CredentialState::Valid && shown.version == 1 && shown.files == ["auth.json"]);
     assert!(shown.last_used_at.is_none());
-    let (again, is_new) = vault.put("u1", &bed.provider, &login("sk-two")).await.unwrap();
+    let (again, is_new) = vault.put("u1", &bed.provider, &login("sk-two"), Asker::default()).await.unwrap();
     assert!(!is_new && again.version == 2 && again.created_at == shown.created_at);
     assert_ne!(again.fingerprint, shown.fingerprint);
     let out = vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
@@ -96,12 +108,15 @@ async fn what_is_stored_is_handed_out_again_also_by_the_next_daemon() {
     let vault = bed.open().await;
     assert!(text(&vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap()).contains("sk-two"));
     assert!(vault.list("u1").await.unwrap()[0].last_used_at.is_some());
-    assert!(vault.remove("u1", "openai").await.unwrap() && !vault.remove("u1", "openai").await.unwrap());
+    assert!(
+        vault.remove("u1", "openai", Asker::default()).await.unwrap()
+            && !vault.remove("u1", "openai", Asker::default()).await.unwrap()
+    );
     assert!(vault.checkout("u1", &bed.provider, SOON).await.unwrap().is_none());
-    let (anew, is_new) = vault.put("u1", &bed.provider, &login("sk-three")).await.unwrap();
+    let (anew, is_new) = vault.put("u1", &bed.provider, &login("sk-three"), Asker::default()).await.unwrap();
     assert!(is_new && anew.version == 3, "no version is used twice: {}", anew.version);
-    assert_eq!(vault.remove_user("u1").await.unwrap(), Some(1));
-    assert_eq!(vault.remove_user("u1").await.unwrap(), None);
+    assert_eq!(vault.remove_user("u1", Asker::default()).await.unwrap(), Some(1));
+    assert_eq!(vault.remove_user("u1", Asker::default()).await.unwrap(), None);
     let status = vault.status().await.unwrap();
     assert_eq!((status.users, status.credentials, status.users_under_other_master_keys), (0, 0, 0));
 }
@@ -111,9 +126,9 @@ async fn nothing_of_a_secret_is_in_the_database_in_the_clear() {
     let bed = Bed::new();
     let vault = bed.open().await;
     let marker = "sk-marker-7d1e5b";
-    vault.put("u1", &bed.provider, &login(marker)).await.unwrap();
+    vault.put("u1", &bed.provider, &login(marker), Asker::default()).await.unwrap();
     vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
-    vault.rotate_user_key("u1").await.unwrap();
+    vault.rotate_user_key("u1", Asker::default()).await.unwrap();
     let mut looked = 0;
     for entry in std::fs::read_dir(bed.folder.path().join("state")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -129,7 +144,7 @@ async fn nothing_of_a_secret_is_in_the_database_in_the_clear() {
 async fn what_a_cli_renewed_replaces_only_what_it_had() {
     let bed = Bed::new();
     let vault = bed.open().await;
-    vault.put("u1", &bed.provider, &login("sk-one")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
     let first = vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
     let by = async |execution: &str, version, secret: &Credentials, settled| {
         let loan = Loan { user: "u1".to_owned(), execution: execution.to_owned(), version };
@@ -158,9 +173,9 @@ async fn what_a_cli_renewed_replaces_only_what_it_had() {
     assert!(shown.reason.unwrap().contains("neither `OPENAI_API_KEY` nor `tokens`"));
     let error = vault.checkout("u1", &bed.provider, SOON).await.unwrap_err();
     assert!(matches!(error, VaultError::Refused { .. }), "{error}");
-    vault.put("u1", &bed.provider, &login("sk-new")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-new"), Asker::default()).await.unwrap();
     assert!(text(&vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap()).contains("sk-new"));
-    vault.remove("u1", "openai").await.unwrap();
+    vault.remove("u1", "openai", Asker::default()).await.unwrap();
     assert_eq!(back(5, &login("sk-gone")).await, WrittenBack::Overtaken, "a removed one does not come back");
 }
 
@@ -170,7 +185,9 @@ async fn many_changes_at_once_are_one_after_the_other() {
     let vault = bed.open().await;
     let tasks = (0..20).map(|number| {
         let (vault, provider) = (Arc::clone(&vault), bed.provider.clone());
-        tokio::spawn(async move { vault.put("u1", &provider, &login(&format!("sk-{number}"))).await.unwrap().1 })
+        tokio::spawn(async move {
+            vault.put("u1", &provider, &login(&format!("sk-{number}")), Asker::default()).await.unwrap().1
+        })
     });
     let mut new = 0;
     for task in tasks.collect::<Vec<_>>() {

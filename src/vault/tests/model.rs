@@ -43,7 +43,7 @@ async fn whatever_is_done_in_whatever_order_the_vault_has_what_was_stored_last()
         };
         match numbers.below(12) {
             0..3 => {
-                vault.put(&user, &bed.provider, &login(&secret)).await.unwrap();
+                vault.put(&user, &bed.provider, &login(&secret), Asker::default()).await.unwrap();
                 stored(&mut model, &user, &secret);
             }
             3..6 => {
@@ -58,15 +58,18 @@ async fn whatever_is_done_in_whatever_order_the_vault_has_what_was_stored_last()
                     stored(&mut model, &user, &secret);
                 }
             }
-            6 => assert_eq!(vault.remove(&user, "openai").await.unwrap(), model.remove(&user).is_some()),
+            6 => assert_eq!(
+                vault.remove(&user, "openai", Asker::default()).await.unwrap(),
+                model.remove(&user).is_some()
+            ),
             7 => {
-                let count = vault.remove_user(&user).await.unwrap();
+                let count = vault.remove_user(&user, Asker::default()).await.unwrap();
                 assert_eq!(count.unwrap_or_default(), u64::from(model.remove(&user).is_some()), "step {step}");
                 // The key is gone, and with it everything that could be taken for something later.
                 last.remove(&user);
             }
             8 => {
-                if vault.rotate_user_key(&user).await.unwrap().is_some() {
+                if vault.rotate_user_key(&user, Asker::default()).await.unwrap().is_some() {
                     let content = model[&user].1.clone();
                     stored(&mut model, &user, &content);
                 }

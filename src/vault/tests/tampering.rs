@@ -6,17 +6,17 @@ use super::super::*;
 use super::{Bed, SOON, login, text};
 
 /// Runs SQL as somebody else would.
-async fn sql(vault: &Vault, text: &str) {
+async fn sql(vault: &Arc<Vault>, text: &str) {
     sqlx::query(sqlx::AssertSqlSafe(text.to_owned())).execute(vault.store.pool()).await.unwrap();
 }
 
-async fn bytes(vault: &Vault, column: &str, table: &str, user: &str) -> Vec<u8> {
+async fn bytes(vault: &Arc<Vault>, column: &str, table: &str, user: &str) -> Vec<u8> {
     let sql = format!("SELECT {column} FROM {table} WHERE user_name = '{user}'");
     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_one(vault.store.pool()).await.unwrap();
     row.try_get(0).unwrap()
 }
 
-async fn set(vault: &Vault, column: &str, table: &str, user: &str, value: &[u8]) {
+async fn set(vault: &Arc<Vault>, column: &str, table: &str, user: &str, value: &[u8]) {
     let sql = format!("UPDATE {table} SET {column} = $1 WHERE user_name = '{user}'");
     sqlx::query(sqlx::AssertSqlSafe(sql)).bind(value).execute(vault.store.pool()).await.unwrap();
     // The daemon would notice at its next start; here it looks at once.
@@ -24,7 +24,7 @@ async fn set(vault: &Vault, column: &str, table: &str, user: &str, value: &[u8])
 }
 
 /// The code of the error for the user.
-async fn error(vault: &Vault, bed: &Bed, user: &str) -> String {
+async fn error(vault: &Arc<Vault>, bed: &Bed, user: &str) -> String {
     vault.cache().forget(user);
     let error = vault.checkout(user, &bed.provider, SOON).await.unwrap_err();
     assert!(matches!(error, VaultError::Broken { .. } | VaultError::BrokenUser { .. }), "{error}");
@@ -32,7 +32,7 @@ async fn error(vault: &Vault, bed: &Bed, user: &str) -> String {
 }
 
 /// The user gets his own secret.
-async fn is_well(vault: &Vault, bed: &Bed, user: &str) {
+async fn is_well(vault: &Arc<Vault>, bed: &Bed, user: &str) {
     vault.cache().forget(user);
     let out = vault.checkout(user, &bed.provider, SOON).await.unwrap().unwrap();
     assert!(text(&out).contains(&format!("sk-of-{user}")));
@@ -41,7 +41,7 @@ async fn is_well(vault: &Vault, bed: &Bed, user: &str) {
 async fn two_users(bed: &Bed) -> Arc<Vault> {
     let vault = bed.open().await;
     for user in ["u1", "u2"] {
-        vault.put(user, &bed.provider, &login(&format!("sk-of-{user}"))).await.unwrap();
+        vault.put(user, &bed.provider, &login(&format!("sk-of-{user}")), Asker::default()).await.unwrap();
     }
     vault
 }
@@ -112,21 +112,21 @@ async fn an_earlier_record_is_refused_and_so_is_one_that_is_gone() {
     let bed = Bed::new();
     let vault = two_users(&bed).await;
     sql(&vault, "CREATE TABLE kept AS SELECT * FROM user_cli_auth WHERE user_name = 'u1'").await;
-    vault.put("u1", &bed.provider, &login("sk-of-u1-second")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-of-u1-second"), Asker::default()).await.unwrap();
     sql(&vault, "DELETE FROM user_cli_auth WHERE user_name = 'u1'").await;
     assert!(error(&vault, &bed, "u1").await.contains("its record is gone"));
     sql(&vault, "INSERT INTO user_cli_auth SELECT * FROM kept").await;
     assert!(error(&vault, &bed, "u1").await.contains("an earlier one"));
     is_well(&vault, &bed, "u2").await;
     // Storing it anew mends it.
-    vault.put("u1", &bed.provider, &login("sk-of-u1-third")).await.unwrap();
+    vault.put("u1", &bed.provider, &login("sk-of-u1-third"), Asker::default()).await.unwrap();
     is_well(&vault, &bed, "u1").await;
     // One that was removed does not come back.
-    vault.remove("u1", "openai").await.unwrap();
+    vault.remove("u1", "openai", Asker::default()).await.unwrap();
     sql(&vault, "INSERT INTO user_cli_auth SELECT * FROM kept").await;
     assert!(error(&vault, &bed, "u1").await.contains("it was removed"));
     // Nor does a user: the key is gone.
-    vault.remove_user("u1").await.unwrap();
+    vault.remove_user("u1", Asker::default()).await.unwrap();
     sql(&vault, "INSERT INTO user_cli_auth SELECT * FROM kept").await;
     vault.cache().forget("u1");
     assert!(vault.checkout("u1", &bed.provider, SOON).await.unwrap().is_none());
@@ -138,9 +138,9 @@ async fn a_user_whose_key_is_broken_can_begin_anew() {
     let vault = two_users(&bed).await;
     set(&vault, "wrapped_key", "vault_users", "u1", b"nothing of the kind").await;
     assert!(error(&vault, &bed, "u1").await.contains("remove them (DELETE) and store them anew"));
-    assert!(vault.put("u1", &bed.provider, &login("sk-of-u1")).await.is_err());
+    assert!(vault.put("u1", &bed.provider, &login("sk-of-u1"), Asker::default()).await.is_err());
     assert!(vault.rotate_master_key().await.is_ok(), "nothing is to be wrapped anew");
-    assert_eq!(vault.remove_user("u1").await.unwrap(), Some(1));
-    vault.put("u1", &bed.provider, &login("sk-of-u1")).await.unwrap();
+    assert_eq!(vault.remove_user("u1", Asker::default()).await.unwrap(), Some(1));
+    vault.put("u1", &bed.provider, &login("sk-of-u1"), Asker::default()).await.unwrap();
     is_well(&vault, &bed, "u1").await;
 }

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde::de::DeserializeOwned;
 
 use super::{ANSWER_TIMEOUT, Client, ClientError, is_id};
-use crate::types::{Credentials, List, USER_RULE, is_user};
+use crate::types::{Credentials, List, Page, USER_RULE, is_user};
 
 /// A user as a segment of a path: what has a meaning there is percent-encoded (RFC 3986, section 2.1).
 fn segment(user: &str) -> Result<String, ClientError> {
@@ -64,6 +64,24 @@ impl Client {
     pub async fn remove_credential(&self, user: &str, provider: Option<&str>) -> Result<(), ClientError> {
         let path = provider.map_or_else(|| path(user), |provider| path_of(user, provider))?;
         self.send(self.request(Method::DELETE, &path).timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// What happened to the credentials of a user, newest first: a page of at most `limit`, behind `cursor`.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn audit<T: DeserializeOwned>(
+        &self,
+        user: &str,
+        provider: Option<&str>,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Page<T>, ClientError> {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(provider.map(|provider| ("provider", provider.to_owned())));
+        query.extend(cursor.map(|cursor| ("cursor", cursor.to_owned())));
+        let path = format!("/v1/users/{}/audit", segment(user)?);
+        self.json(self.request(Method::GET, &path).timeout(ANSWER_TIMEOUT).query(&query)).await
     }
 
     /// Gives a user a new key.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 mod connections;
 mod egress;
 mod reclaim;
+mod refresh;
 mod telemetry;
 mod units;
 mod vault;
@@ -15,6 +16,7 @@ mod vault;
 pub use connections::{Connections, TURNED_AWAY};
 pub use egress::{Egress, LimitSettings, TotalSettings};
 pub use reclaim::ReclaimMode;
+pub use refresh::{RefreshPolicy, token_url_problem};
 pub use telemetry::{Log, LogFormat, MetricsSettings};
 pub use vault::{Store, Vault};
 
@@ -504,6 +506,10 @@ pub struct Provider {
     pub egress: Vec<String>,
     /// Hosts that its containers may reach instead of those of the manifest and of `base_url`; not together with `egress`.
     pub egress_replace: Option<Vec<String>>,
+    /// Who renews its users' logins, instead of what the manifest says: `refresh-ahead`, `exclusive` or `shared`.
+    pub refresh: Option<RefreshPolicy>,
+    /// Another token endpoint than the manifest's, for `refresh-ahead`.
+    pub token_url: Option<String>,
 }
 
 impl Config {
@@ -560,6 +566,9 @@ impl Config {
             ("store.timeout_ms", self.store.timeout_ms),
             ("vault.key_command_timeout_seconds", self.vault.key_command_timeout_seconds),
             ("vault.max_credential_bytes", self.vault.max_credential_bytes as u64),
+            ("vault.audit_seconds", self.vault.audit_seconds),
+            ("vault.audit_records", self.vault.audit_records),
+            ("vault.refresh_timeout_seconds", self.vault.refresh_timeout_seconds),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -663,6 +672,9 @@ impl Config {
             }
         }
         for (name, own) in &self.provider {
+            if let Some(problem) = own.token_url.as_deref().and_then(token_url_problem) {
+                return Err((format!("provider.{name}.token_url"), problem));
+            }
             if let Some(problem) = own.base_url.as_deref().and_then(base_url_problem) {
                 return Err((format!("provider.{name}.base_url"), problem));
             }

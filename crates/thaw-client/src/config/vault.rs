@@ -50,6 +50,15 @@ pub struct Vault {
     /// Encrypted credentials that are kept in memory, bytes, so that an execution does not wait for the disk. Only with
     /// SQLite: in a shared database, another daemon may have changed them.
     pub cache_bytes: usize,
+    /// Seconds for which audit records are kept.
+    pub audit_seconds: u64,
+    /// Audit records that are kept of all users together; the oldest go first.
+    pub audit_records: u64,
+    /// Seconds before a login is renewed, besides the time that the execution may take that gets it: for providers whose
+    /// logins the daemon renews.
+    pub refresh_ahead_seconds: u64,
+    /// Seconds that a provider has to renew a login, with all tries.
+    pub refresh_timeout_seconds: u64,
 }
 
 impl Default for Vault {
@@ -60,6 +69,10 @@ impl Default for Vault {
             key_command_timeout_seconds: 10,
             max_credential_bytes: 64 << 10,
             cache_bytes: 64 << 20,
+            audit_seconds: 90 * 24 * 60 * 60,
+            audit_records: 100_000,
+            refresh_ahead_seconds: 300,
+            refresh_timeout_seconds: 20,
         }
     }
 }

@@ -92,3 +92,64 @@ pub struct UserKey {
     /// Credentials that were encrypted with it.
     pub credentials: u64,
 }
+
+/// What happened to a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditAction {
+    /// The user's credential was stored by request.
+    Stored,
+    /// It was removed by request.
+    Removed,
+    /// Everything of the user was removed by request, the user's key first.
+    AllRemoved,
+    /// The user's credentials were encrypted with a new key.
+    KeyRotated,
+    /// An execution got it.
+    Used,
+    /// An execution was to get it, and did not.
+    UseRefused,
+    /// The CLI of an execution renewed it.
+    Renewed,
+    /// What the CLI of an execution made of it was not taken.
+    NotTaken,
+    /// The daemon renewed it.
+    Refreshed,
+    /// The daemon tried to renew it, in vain.
+    RefreshFailed,
+    /// The provider refused to renew it.
+    Refused,
+    /// The provider was asked whether it is good.
+    Checked,
+}
+
+/// Something that happened to a credential. No secret is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditRecord {
+    /// Id of the record; later ones sort behind earlier ones.
+    pub id: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Whose credential.
+    pub user: String,
+    /// For which provider; absent where it was about everything of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// What happened.
+    pub action: AuditAction,
+    /// Which version it was, or became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Which execution it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<String>,
+    /// Why, where there is a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// User of the process that asked for it, by uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_uid: Option<u32>,
+    /// Its process id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_pid: Option<i32>,
+}

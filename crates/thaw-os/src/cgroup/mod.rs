@@ -457,6 +457,14 @@ impl Hierarchy {
         Ok(path)
     }
 
+    /// Moves a process to the keeper's cgroup, where it lives on when the daemon's own cgroup is cleared.
+    ///
+    /// # Errors
+    /// There is no such cgroup or process.
+    pub fn move_to_keeper(&self, pid: u32) -> std::io::Result<()> {
+        std::fs::write(self.core.join(KEEPER).join("cgroup.procs"), pid.to_string())
+    }
+
     /// Waits until the keeper's process has ended by itself; kills it after a second.
     ///
     /// # Errors
