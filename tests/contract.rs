@@ -167,6 +167,9 @@ async fn every_operation_answers_as_it_is_described() {
         create(request)
     };
     let executions = "/v1/executions";
+    let sandboxes = "/v1/sandboxes";
+    let named = "/v1/users/{user}/sandboxes/{name}";
+    let its = |rest: &str| format!("{sandboxes}/s{rest}");
     let gone = format!("{executions}/{ended}/stdout?offset=0");
     let one = |id: &str, rest: &str| format!("{executions}/{id}{rest}");
     type Ask<'a> = (&'a str, &'a str, String, &'a [(&'a str, &'a str)], Vec<u8>, u16);
@@ -244,6 +247,28 @@ async fn every_operation_answers_as_it_is_described() {
         ("GET", "/v1/executions/{id}/files", one("E", "/files?path=a"), &[], none(), 400),
         ("POST", "/v1/images/use", "/v1/images/use".into(), &[JSON], create(json!({})), 400),
         ("POST", "/v1/images/use", "/v1/images/use".into(), &[JSON], vec![b' '; 4097], 413),
+        ("POST", sandboxes, sandboxes.into(), &[JSON], create(json!({ "template": "nobody", "user": "u2" })), 400),
+        ("POST", sandboxes, sandboxes.into(), &[JSON], vec![b' '; 4097], 413),
+        ("GET", sandboxes, sandboxes.into(), &[], none(), 200),
+        ("GET", sandboxes, format!("{sandboxes}?limit=0"), &[], none(), 400),
+        ("GET", "/v1/sandboxes/{id}", its(""), &[], none(), 404),
+        ("GET", "/v1/sandboxes/{id}", format!("{sandboxes}/S"), &[], none(), 400),
+        ("PATCH", "/v1/sandboxes/{id}", its(""), &[JSON], create(json!({})), 404),
+        ("PATCH", "/v1/sandboxes/{id}", its(""), &[JSON], create(json!({ "name": "x" })), 400),
+        ("DELETE", "/v1/sandboxes/{id}", its(""), &[], none(), 404),
+        ("POST", "/v1/sandboxes/{id}/freeze", its("/freeze"), &[], none(), 404),
+        ("POST", "/v1/sandboxes/{id}/wake", its("/wake"), &[], none(), 404),
+        ("GET", named, "/v1/users/u2/sandboxes/dev".into(), &[], none(), 404),
+        ("GET", named, "/v1/users/u2/sandboxes/DEV".into(), &[], none(), 400),
+        ("PUT", named, "/v1/users/u2/sandboxes/dev".into(), &[JSON], create(json!({ "template": "nobody" })), 400),
+        (
+            "POST",
+            executions,
+            executions.into(),
+            &[JSON],
+            create(json!({ "sandbox": "s", "user": "u2", "command": ["x"] })),
+            404,
+        ),
         // Without a master key there is no vault.
         ("GET", "/v1/vault", "/v1/vault".into(), &[], none(), 409),
         ("POST", "/v1/vault/rotate-key", "/v1/vault/rotate-key".into(), &[], none(), 409),

@@ -7,10 +7,11 @@ use super::{Changes, Store, StoreError};
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Version n is reached by the n-th. `{blob}` stands for the type of bytes, which the databases name differently.
-const MIGRATIONS: [&[&str]; 1] = [&[
-    // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
-    // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
-    "CREATE TABLE vault_users (
+const MIGRATIONS: [&[&str]; 2] = [
+    &[
+        // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
+        // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
+        "CREATE TABLE vault_users (
         user_name TEXT PRIMARY KEY NOT NULL,
         key_id TEXT NOT NULL,
         master_key TEXT NOT NULL,
@@ -19,8 +20,8 @@ const MIGRATIONS: [&[&str]; 1] = [&[
         revision BIGINT NOT NULL,
         created_at_ms BIGINT NOT NULL
     )",
-    // A credential. `sealed` is the secret, encrypted with the user's key; the other columns are what is shown of it.
-    "CREATE TABLE user_cli_auth (
+        // A credential. `sealed` is the secret, encrypted with the user's key; the other columns are what is shown of it.
+        "CREATE TABLE user_cli_auth (
         user_name TEXT NOT NULL,
         provider TEXT NOT NULL,
         version BIGINT NOT NULL,
@@ -40,7 +41,26 @@ const MIGRATIONS: [&[&str]; 1] = [&[
         refreshed_at_ms BIGINT,
         PRIMARY KEY (user_name, provider)
     )",
-]];
+    ],
+    &[
+        // A sandbox of this host. `env_names`, `labels` and `lifecycle` are JSON; values of variables are not written down.
+        "CREATE TABLE sandboxes (
+        id TEXT PRIMARY KEY NOT NULL,
+        user_name TEXT NOT NULL,
+        name TEXT,
+        template TEXT NOT NULL,
+        state TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT,
+        since_ms BIGINT NOT NULL,
+        created_at_ms BIGINT NOT NULL,
+        used_at_ms BIGINT NOT NULL,
+        env_names TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        lifecycle TEXT NOT NULL
+    )",
+    ],
+];
 
 /// Number by which PostgreSQL knows the lock that daemons take in turns for this: `thawd` in ASCII.
 const LOCK: i64 = 0x0074_6861_7764;
