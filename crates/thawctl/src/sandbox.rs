@@ -246,6 +246,10 @@ fn chosen(items: Vec<Value>, user: &str, typed: &str) -> Result<Value, CtlError>
     let beginning: Vec<&Value> = items.iter().filter(begins).collect();
     let found = [exact, by_name, gone, beginning].into_iter().find(|found| !found.is_empty()).unwrap_or_default();
     match &found[..] {
+        [] if typed.starts_with("e-") => Err(CtlError::Usage(format!(
+            "{typed:?} names an execution, whose container is destroyed with it: `thawctl sandbox create PROVIDER` makes one \
+             that lives on"
+        ))),
         [] => Err(CtlError::Usage(format!(
             "there is no sandbox {typed:?} of {user}, and none whose id begins so; `thawctl sandbox ls` lists them, and \
              USER/NAME names another user's"
