@@ -30,8 +30,8 @@ use self::images::image_store;
 use self::reach::Reach;
 pub use self::settings::store_settings;
 use self::settings::{
-    container_settings, egress_total, key_source, metrics_limits, refill_throttle_settings, scheduler_settings,
-    vault_settings,
+    container_settings, egress_total, key_source, metrics_limits, refill_throttle_settings, sandbox_settings,
+    scheduler_settings, vault_settings,
 };
 use self::survivors::{Begun, Survivors};
 use self::templates::serve_provider;
@@ -44,6 +44,8 @@ use crate::feed::Feed;
 use crate::jobs::Jobs;
 use crate::keeper::{self, Keeper};
 use crate::pool::{PoolMetrics, Scheduler};
+use crate::sandbox::{self, Sandboxes};
+use crate::store::{self, Store};
 use crate::telemetry::DaemonMetrics;
 use crate::vault::{self, TokenProcesses, Vault};
 use thaw_client::config::{self, Config, OnStop};
@@ -63,6 +65,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Daemon {
     executions: Arc<Executions>,
+    sandboxes: Arc<Sandboxes>,
     containers: Arc<Containers>,
     keeper: Arc<Keeper>,
     state: Arc<api::State>,
@@ -100,7 +103,14 @@ impl Daemon {
             DirectoryLock::take(&paths.state_dir, "paths.state_dir")?,
             DirectoryLock::take(&paths.run_dir, "paths.run_dir")?,
         ];
-        let vault = open_vault(config)?;
+        let local = store::Settings { url: None, ..store_settings(config) };
+        let store = if is_read_only {
+            None
+        } else {
+            open_store(&local, key_source(config).is_some() && config.store.url.is_none())?
+        };
+        let rows = store.as_ref().map(|store| wait(sandbox::written(store))).transpose()?.unwrap_or_default();
+        let vault = open_vault(config, store.as_ref())?;
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -178,10 +188,21 @@ impl Daemon {
         let memory = own_memory_limit(hierarchy.layout());
         let settings = execution::Settings::of(config).within(memory, config.container.max);
         let keeps = Some(Arc::clone(&keeper));
-        let services =
-            execution::Services { metrics, spools, keeper: keeps, feed: Arc::clone(&feed), vault: vault.clone() };
+        let templates =
+            served.iter().map(|(name, one): (&String, &execution::Served)| (name.clone(), one.pool.clone()));
+        let database = (!is_read_only).then(|| sandbox::Database::new(local, store));
+        let services = sandbox::Services { database, keeper: keeps.clone(), feed: Arc::clone(&feed) };
+        let sandboxes = Arc::new(Sandboxes::new(sandbox_settings(config), templates.collect(), services));
+        let services = execution::Services {
+            metrics,
+            spools,
+            keeper: keeps,
+            feed: Arc::clone(&feed),
+            vault: vault.clone(),
+            sandboxes: Arc::clone(&sandboxes),
+        };
         let executions = Arc::new(Executions::new(settings, served, images_to_run, services));
-        survivors.go_on(&executions, |provider, allowed| {
+        survivors.go_on(&executions, (&sandboxes, rows), |provider, allowed| {
             // A provider that was removed is still that of what runs.
             let kept = || Policy::new(allowed, config.egress.resolve.clone(), config.egress.allow_private.clone());
             policies.get(provider).cloned().or_else(|| kept().ok().map(Arc::new))
@@ -193,6 +214,7 @@ impl Daemon {
         }
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
+            sandboxes: Arc::clone(&sandboxes),
             containers: Arc::clone(&containers),
             images,
             vault,
@@ -215,6 +237,7 @@ impl Daemon {
         begun.succeeded();
         Ok(Self {
             executions,
+            sandboxes,
             containers,
             keeper,
             state,
@@ -259,18 +282,19 @@ impl Daemon {
     /// # Errors
     /// The listener failed.
     pub async fn serve(self, stop: CancellationToken) -> Result<OnStop, DaemonError> {
-        let Self { executions, containers, keeper, state, listener, socket, on_stop, .. } = self;
+        let Self { executions, sandboxes, containers, keeper, state, listener, socket, on_stop, .. } = self;
         let Self { made_socket, connections, metrics_listener, directories: _alive, run_dir, socket_group, .. } = self;
         let metrics = metrics_listener.map(|(listener, limits)| {
             tokio::spawn(api::serve_metrics(listener, Arc::clone(&state), limits, stop.clone()))
         });
         let forget = tokio::spawn({
-            let (executions, vault) = (Arc::clone(&executions), state.vault.clone());
+            let (executions, sandboxes, vault) = (Arc::clone(&executions), Arc::clone(&sandboxes), state.vault.clone());
             async move {
                 let mut interval = tokio::time::interval(FORGET_INTERVAL);
                 loop {
                     interval.tick().await;
                     executions.forget_expired();
+                    sandboxes.forget_expired();
                     if let Some(vault) = &vault {
                         vault.write_uses().await;
                     }
@@ -292,11 +316,11 @@ impl Daemon {
         stop.cancelled().await;
         if on_stop == OnStop::Keep {
             // Everything that has been published is with the keeper; the rest is done as if we were killed.
-            tracing::info!("stopping; executions and warm containers stay for the next daemon");
+            tracing::info!("stopping; executions, sandboxes and warm containers stay for the next daemon");
             if let Some(vault) = vault {
                 vault.write_uses().await;
             }
-            std::mem::forget((executions, containers));
+            std::mem::forget((executions, sandboxes, containers));
             return Ok(OnStop::Keep);
         }
         tracing::info!("stopping");
@@ -310,6 +334,7 @@ impl Daemon {
         }
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
             executions.shut_down().await;
+            sandboxes.shut_down().await;
             for served in executions.served().values() {
                 served.pool.stop().await;
                 for (prestarted, _) in &served.prestarted {
@@ -342,14 +367,28 @@ impl Daemon {
     }
 }
 
+/// Waits for what is quick; at the start nobody else waits for this thread.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
+}
+
+/// Opens the database of this host, if there is one or it is `needed`: SQLite whatever `store.url` says, since sandboxes are
+/// of one host, and so are their rows.
+fn open_store(local: &store::Settings, needed: bool) -> Result<Option<Store>, DaemonError> {
+    let is_there = needed || local.file.exists();
+    Ok(is_there.then(|| wait(Store::open(local))).transpose()?)
+}
+
 /// Opens the vault if there is a master key. Its users' keys that are wrapped with an older one are wrapped anew beside
 /// everything else.
-fn open_vault(config: &Config) -> Result<Option<Arc<Vault>>, DaemonError> {
+fn open_vault(config: &Config, local: Option<&Store>) -> Result<Option<Arc<Vault>>, DaemonError> {
     let Some(source) = key_source(config) else { return Ok(None) };
     let (database, settings) = (store_settings(config), vault_settings(config));
-    let open = Vault::open(source, &database, settings);
-    // At the start nobody else waits for this thread.
-    let vault = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(open))?;
+    let vault = match local {
+        // SQLite has one connection, which sandboxes have too.
+        Some(local) if database.url.is_none() => wait(Vault::open_in(source, local.clone(), settings))?,
+        _ => wait(Vault::open(source, &database, settings))?,
+    };
     tokio::spawn(Arc::clone(&vault).keep_audit());
     tokio::spawn({
         let vault = Arc::clone(&vault);

@@ -12,8 +12,14 @@ use std::process::{Command, Stdio};
 use support::Daemon;
 
 /// Pages whose commands are run. One page's blocks share a folder, in order.
-const PAGES: [&str; 5] =
-    ["docs/thawctl.md", "docs/quick-start.md", "docs/controllers.md", "docs/own-provider.md", "README.md"];
+const PAGES: [&str; 6] = [
+    "docs/thawctl.md",
+    "docs/quick-start.md",
+    "docs/controllers.md",
+    "docs/own-provider.md",
+    "docs/sandboxes.md",
+    "README.md",
+];
 
 /// A provider that answers 201 to whatever it is asked, on the image of the tests.
 fn manifest(name: &str, file: &str, variable: &str) -> String {

@@ -167,6 +167,9 @@ async fn every_operation_answers_as_it_is_described() {
         create(request)
     };
     let executions = "/v1/executions";
+    let sandboxes = "/v1/sandboxes";
+    let named = "/v1/users/{user}/sandboxes/{name}";
+    let its = |rest: &str| format!("{sandboxes}/s{rest}");
     let gone = format!("{executions}/{ended}/stdout?offset=0");
     let one = |id: &str, rest: &str| format!("{executions}/{id}{rest}");
     type Ask<'a> = (&'a str, &'a str, String, &'a [(&'a str, &'a str)], Vec<u8>, u16);
@@ -244,6 +247,28 @@ async fn every_operation_answers_as_it_is_described() {
         ("GET", "/v1/executions/{id}/files", one("E", "/files?path=a"), &[], none(), 400),
         ("POST", "/v1/images/use", "/v1/images/use".into(), &[JSON], create(json!({})), 400),
         ("POST", "/v1/images/use", "/v1/images/use".into(), &[JSON], vec![b' '; 4097], 413),
+        ("POST", sandboxes, sandboxes.into(), &[JSON], create(json!({ "template": "nobody", "user": "u2" })), 400),
+        ("POST", sandboxes, sandboxes.into(), &[JSON], vec![b' '; 4097], 413),
+        ("GET", sandboxes, sandboxes.into(), &[], none(), 200),
+        ("GET", sandboxes, format!("{sandboxes}?limit=0"), &[], none(), 400),
+        ("GET", "/v1/sandboxes/{id}", its(""), &[], none(), 404),
+        ("GET", "/v1/sandboxes/{id}", format!("{sandboxes}/S"), &[], none(), 400),
+        ("PATCH", "/v1/sandboxes/{id}", its(""), &[JSON], create(json!({})), 404),
+        ("PATCH", "/v1/sandboxes/{id}", its(""), &[JSON], create(json!({ "name": "x" })), 400),
+        ("DELETE", "/v1/sandboxes/{id}", its(""), &[], none(), 404),
+        ("POST", "/v1/sandboxes/{id}/freeze", its("/freeze"), &[], none(), 404),
+        ("POST", "/v1/sandboxes/{id}/wake", its("/wake"), &[], none(), 404),
+        ("GET", named, "/v1/users/u2/sandboxes/dev".into(), &[], none(), 404),
+        ("GET", named, "/v1/users/u2/sandboxes/DEV".into(), &[], none(), 400),
+        ("PUT", named, "/v1/users/u2/sandboxes/dev".into(), &[JSON], create(json!({ "template": "nobody" })), 400),
+        (
+            "POST",
+            executions,
+            executions.into(),
+            &[JSON],
+            create(json!({ "sandbox": "s", "user": "u2", "command": ["x"] })),
+            404,
+        ),
         // Without a master key there is no vault.
         ("GET", "/v1/vault", "/v1/vault".into(), &[], none(), 409),
         ("POST", "/v1/vault/rotate-key", "/v1/vault/rotate-key".into(), &[], none(), 409),
@@ -285,6 +310,60 @@ async fn every_operation_answers_as_it_is_described() {
     for (method, path) in described {
         let asked = contract.asked.iter().any(|(had, at, _)| had.to_lowercase() == *method && at == path);
         assert!(asked, "{method} {path} was not asked");
+    }
+    daemon.stop().await;
+}
+
+/// A sandbox from its creation to its end, and a command in it.
+#[tokio::test]
+async fn every_operation_on_a_sandbox_answers_as_it_is_described() {
+    let document: Value = serde_json::from_str(include_str!("../docs/openapi.json")).unwrap();
+    let mut contract = Contract { document, asked: BTreeSet::new() };
+    let daemon = Daemon::start(|setup| setup.pool(1).set("sandbox.max", 2).set("sandbox.max_per_user", 1)).await;
+    let body = |user: &str| json!({ "template": "test", "user": user, "name": "dev", "env": { "A": "b" } }).to_string();
+    let (collection, item) = ("/v1/sandboxes", "/v1/sandboxes/{id}");
+    let named = "/v1/users/{user}/sandboxes/{name}";
+    let key = [JSON, KEY];
+    let made = daemon.http("POST /v1/sandboxes", &key, body("u1").as_bytes()).await;
+    contract.check("POST", collection, &made);
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let its = |rest: &str| format!("{collection}/{id}{rest}");
+    let command = json!({ "sandbox": id, "user": "u1", "command": ["echo", "x"] }).to_string();
+    let other = json!({ "template": "test", "labels": { "a": "b" } }).to_string();
+    let asks = [
+        ("POST", collection, collection.to_owned(), body("u1"), 409),
+        ("POST", "/v1/executions", "/v1/executions".to_owned(), command, 201),
+        ("GET", collection, format!("{collection}?user=u1&state=active&limit=1"), String::new(), 200),
+        ("GET", item, its(""), String::new(), 200),
+        ("PATCH", item, its(""), json!({ "labels": { "x": "y" } }).to_string(), 200),
+        ("GET", named, "/v1/users/u1/sandboxes/dev".to_owned(), String::new(), 200),
+        ("PUT", named, "/v1/users/u1/sandboxes/dev".to_owned(), other.clone(), 409),
+        ("PUT", named, "/v1/users/u1/sandboxes/two".to_owned(), other.clone(), 429),
+        ("PUT", named, "/v1/users/u2/sandboxes/dev".to_owned(), other.clone(), 201),
+        ("PUT", named, "/v1/users/u2/sandboxes/dev".to_owned(), other.clone(), 200),
+        ("PUT", named, "/v1/users/u3/sandboxes/dev".to_owned(), other, 503),
+        ("POST", "/v1/sandboxes/{id}/wake", its("/wake"), String::new(), 200),
+    ];
+    for (method, path, target, body, status) in asks {
+        let answer = daemon.http(&format!("{method} {target}"), &[JSON], body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{method} {target}: {}", answer.text());
+        contract.check(method, path, &answer);
+    }
+    let other = daemon.http("POST /v1/sandboxes", &key, body("u1").replace("dev", "two").as_bytes()).await;
+    assert_eq!(other.status, 422);
+    contract.check("POST", collection, &other);
+    // Once the command has ended.
+    let frozen = support::eventually("it can be frozen", || async {
+        let answer = daemon.http(&format!("POST {}", its("/freeze")), &[], b"").await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    contract.check("POST", "/v1/sandboxes/{id}/freeze", &frozen);
+    for (target, status) in [(its(""), 204), (its("/wake"), 409)] {
+        let (method, path) = if status == 204 { ("DELETE", item) } else { ("POST", "/v1/sandboxes/{id}/wake") };
+        let answer = daemon.http(&format!("{method} {target}"), &[], b"").await;
+        assert_eq!(answer.status, status, "{target}: {}", answer.text());
+        contract.check(method, path, &answer);
     }
     daemon.stop().await;
 }

@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use support::{Daemon, shell};
+use thaw_client::types::Sandbox;
 use tokio::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -160,6 +161,10 @@ async fn schemathesis_finds_no_answer_that_is_not_described() {
         if execution.exit.is_none() {
             daemon.client.cancel(&execution.id).await.unwrap();
         }
+    }
+    let all = Default::default();
+    for sandbox in daemon.client.sandboxes_where::<Sandbox>(&all).await.unwrap().items {
+        daemon.client.delete_sandbox(&sandbox.id).await.unwrap();
     }
     daemon.settled().await;
     daemon.stop().await;

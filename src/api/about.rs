@@ -9,7 +9,7 @@ use super::filter::{MAX_PAGE, MAX_WAIT};
 use thaw_client::types::{DaemonVersion, LimitsInForce, MAX_USER};
 
 /// What came to `/v1` since its beginning. Names stay; see docs/compatibility.md.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 13] = [
     "collected_files",
     "daemon_events",
     "delete_execution",
@@ -20,6 +20,7 @@ const FEATURES: [&str; 12] = [
     "idempotency_key",
     "image_use",
     "image_verbs",
+    "sandboxes",
     "user_names_of_identity_systems",
     "vault",
 ];

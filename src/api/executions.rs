@@ -5,17 +5,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::idempotency::{REPLAYED, idempotency_key};
 use super::lookup::{Id, find};
 use super::{ApiError, PeerCredentials, accept, body, events, filter, output, request_id};
-use crate::execution::{Asked, Audience, Begun, Cursor, DeleteError, IdempotencyKey, Stream};
+use crate::execution::{Asked, Audience, Begun, Cursor, DeleteError, Stream};
 use thaw_client::time::Timestamp;
 use thaw_client::types::{Execution, ExecutionRequest, ExecutionState, ExecutionStats, Page, Problem};
-
-/// Says that an answer is that of an earlier request with the same key.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Starts an execution.
 ///
@@ -34,6 +32,9 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// one started, from its first event on, and with the header `Idempotency-Replayed: true`. While the first is still on
 /// its way, the second waits with it. A key is a user's own, and is kept as long as the execution, also when the daemon
 /// restarts. A request that started nothing has not used up its key.
+///
+/// With `sandbox`, the command runs in that sandbox beside whatever else does, and wakes it. What it leaves running goes on
+/// after its end, when nobody reads its output any more. It ends with the sandbox.
 #[utoipa::path(post, path = "/v1/executions", operation_id = "createExecution", tag = "executions", params(
     ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters, a UUID for example",
         pattern = "^[ -~]+$", min_length = 1, max_length = 255)),
@@ -48,7 +49,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
     (status = 400, description = "the request is wrong; see `code`", body = Problem),
     (status = 406, description = "`Accept` leaves no form of the answer", body = Problem),
     (status = 408, description = "the body did not arrive in time", body = Problem),
-    (status = 409, description = "cancelled before it started", body = Problem),
+    (status = 404, description = "the user has no such sandbox", body = Problem),
+    (status = 409, description = "cancelled before it started, or the sandbox is gone (`sandbox_gone`)", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
     (status = 422, description = "the key stands for another request (`idempotency_key_reused`)", body = Problem),
     (status = 429, description = "the user has too many executions (`user_limit`); try again after `Retry-After`",
@@ -93,17 +95,6 @@ pub async fn create(
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-fn idempotency_key(headers: &HeaderMap, request: &ExecutionRequest) -> Result<Option<IdempotencyKey>, ApiError> {
-    let mut given = headers.get_all("idempotency-key").iter();
-    let Some(key) = given.next() else { return Ok(None) };
-    let wrong = |detail: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail);
-    if given.next().is_some() {
-        return Err(wrong("`Idempotency-Key` is given more than once".to_owned()));
-    }
-    let key = IdempotencyKey::new(key.to_str().unwrap_or_default(), request);
-    key.map(Some).map_err(|error| wrong(error.to_string()))
 }
 
 /// Lists the executions that the daemon knows, newest first: those that wait or run, and ended ones for a while.
@@ -172,12 +163,18 @@ pub async fn delete(
         (status = 500, body = Problem)))]
 pub async fn stats(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<ExecutionStats>, ApiError> {
     let handle = find(&state, &id)?;
+    let execution = handle.describe();
     let usage = {
         let (containers, id) = (Arc::clone(&state.containers), id.clone());
-        let read = tokio::task::spawn_blocking(move || containers.usage_of(&id)).await;
+        // What is used in a sandbox is used by all of it.
+        let shared = execution.sandbox.as_ref().and_then(|_| execution.container.clone());
+        let read = tokio::task::spawn_blocking(move || match shared {
+            Some(container) => containers.usage_in(&container),
+            None => containers.usage_of(&id),
+        })
+        .await;
         read.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "containers", error.to_string()))?
     };
-    let execution = handle.describe();
     let usage = usage.filter(|_| execution.state != ExecutionState::Exited);
     let exit = execution.exit.as_ref();
     Ok(Json(ExecutionStats {

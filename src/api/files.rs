@@ -38,7 +38,7 @@ pub struct Which {
 /// They are there when the execution has ended, for as long as its output. A path whose name is not UTF-8 is in the archive
 /// alone.
 #[utoipa::path(get, path = "/v1/executions/{id}/files", operation_id = "readFiles", tag = "executions", params(
-    ("id" = String, Path, description = "execution id"), Which),
+    ("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64), Which),
     responses((status = 200, description = "the list, or with `path` the file", content(
             (List<CollectedFile> = "application/json"), (Vec<u8> = "application/octet-stream"))),
         (status = 400, body = Problem),
@@ -75,7 +75,7 @@ pub async fn files(
 
 /// Everything that was collected of an execution's files, as one tar archive.
 #[utoipa::path(get, path = "/v1/executions/{id}/archive", operation_id = "readArchive", tag = "executions",
-    params(("id" = String, Path, description = "execution id")),
+    params(("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
     responses((status = 200, content_type = "application/x-tar", body = String, description = "the archive"),
         (status = 400, body = Problem),
         (status = 404, description = "no such execution, or nothing was to be collected", body = Problem),

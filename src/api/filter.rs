@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use super::ApiError;
 use super::lookup::is_id;
-use thaw_client::types::{ExecutionFilter, ExecutionState, USER_RULE, is_user};
+use thaw_client::types::{ExecutionFilter, ExecutionState, SandboxFilter, SandboxState, USER_RULE, is_user};
 
 /// How the name of a parameter begins that asks for a label.
 pub const LABEL: &str = "label.";
@@ -57,6 +57,28 @@ pub struct Parameters {
     cursor: Option<String>,
 }
 
+/// Query parameters of a list of sandboxes, as they are described.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "read by utoipa only; `parse_sandboxes` takes each by itself, for the sake of its errors")]
+pub struct SandboxParameters {
+    /// Only this user's.
+    #[param(pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$", max_length = 128)]
+    user: Option<String>,
+    /// Only those in this state.
+    state: Option<SandboxState>,
+    /// Only those with these labels: each property is a parameter of its own, named `label.` and the label's name
+    /// (`label.team=red`).
+    #[param(style = Form, explode, value_type = Option<BTreeMap<String, String>>)]
+    labels: Option<BTreeMap<String, String>>,
+    /// Most to be listed; all of them when absent.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// The `next_cursor` of the page before this one.
+    #[param(pattern = "^[a-z0-9-]+$", max_length = 64)]
+    cursor: Option<String>,
+}
+
 fn wrong(detail: String) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", detail)
 }
@@ -80,6 +102,44 @@ pub fn provider(value: &str) -> Result<String, ApiError> {
     Err(wrong("`provider` must be the name of a provider, or `image`".to_owned()))
 }
 
+fn limit(value: &str) -> Result<usize, ApiError> {
+    let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
+    limit.ok_or_else(|| wrong(format!("`limit` must be from 1 to {MAX_PAGE}")))
+}
+
+fn cursor(value: String) -> Result<String, ApiError> {
+    if is_id(&value) {
+        Ok(value)
+    } else {
+        Err(wrong("`cursor` must be the `next_cursor` of the page before".to_owned()))
+    }
+}
+
+/// Reads the query of a list of sandboxes. That there is no other parameter, and none twice, was checked.
+///
+/// # Errors
+/// 400 `invalid_query`.
+pub fn parse_sandboxes(query: &str) -> Result<SandboxFilter, ApiError> {
+    let mut filter = SandboxFilter::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "user" => filter.user = Some(user(&value)?),
+            "state" => {
+                let state = SandboxState::ALL.into_iter().find(|state| state.name() == value);
+                let known = || SandboxState::ALL.map(SandboxState::name).join(", ");
+                filter.state = Some(state.ok_or_else(|| wrong(format!("`state` must be one of {}", known())))?);
+            }
+            "limit" => filter.limit = Some(limit(&value)?),
+            "cursor" => filter.cursor = Some(cursor(value.into_owned())?),
+            label => {
+                let label = label.strip_prefix(LABEL).unwrap_or_default().to_owned();
+                filter.labels.insert(label, value.into_owned());
+            }
+        }
+    }
+    Ok(filter)
+}
+
 /// Reads the query of a list of executions. That there is no other parameter, and none twice, was checked.
 ///
 /// # Errors
@@ -99,16 +159,8 @@ pub fn parse(query: &str) -> Result<ExecutionFilter, ApiError> {
                 let hint = "`since` is no time (a `+` in it has to be written %2B)";
                 filter.since = Some(value.parse().map_err(|error| wrong(format!("{hint}: {error}")))?);
             }
-            "limit" => {
-                let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
-                filter.limit = Some(limit.ok_or_else(|| wrong(format!("`limit` must be from 1 to {MAX_PAGE}")))?);
-            }
-            "cursor" => {
-                if !is_id(&value) {
-                    return Err(wrong("`cursor` must be the `next_cursor` of the page before".to_owned()));
-                }
-                filter.cursor = Some(value.into_owned());
-            }
+            "limit" => filter.limit = Some(limit(&value)?),
+            "cursor" => filter.cursor = Some(cursor(value.into_owned())?),
             label => {
                 let label = label.strip_prefix(LABEL).unwrap_or_default().to_owned();
                 filter.labels.insert(label, value.into_owned());
@@ -215,6 +267,21 @@ mod tests {
         ] {
             let problem = parse(bad).unwrap_err().problem();
             assert_eq!((problem.status, problem.code.as_str()), (400, "invalid_query"), "{bad}");
+            assert!(problem.detail.contains(about), "{bad}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn sandboxes_are_asked_for_in_the_same_way() {
+        let filter = parse_sandboxes("user=u&state=frozen&label.team=red&limit=7&cursor=s-1").unwrap();
+        assert_eq!((filter.user.as_deref(), filter.state), (Some("u"), Some(SandboxState::Frozen)));
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(filter.query()).finish();
+        assert_eq!(parse_sandboxes(&query).unwrap(), filter);
+        for (bad, about) in
+            [("state=running", "creating, active, frozen, gone"), ("limit=0", "`limit`"), ("user=", "`user`")]
+        {
+            let problem = parse_sandboxes(bad).unwrap_err().problem();
+            assert_eq!(problem.code, "invalid_query", "{bad}");
             assert!(problem.detail.contains(about), "{bad}: {}", problem.detail);
         }
     }

@@ -20,6 +20,9 @@ pub async fn containers(State(state): State<Arc<super::State>>) -> Result<Json<L
     for container in &mut items {
         let execution = container.execution.as_ref().and_then(|id| state.executions.get(id));
         container.user = execution.map(|execution| execution.user().to_owned());
+        if let Some(sandbox) = container.sandbox.as_ref().and_then(|id| state.sandboxes.get(id)) {
+            container.user = Some(sandbox.user().to_owned());
+        }
     }
     Ok(Json(List { items }))
 }

@@ -9,6 +9,7 @@ mod executions;
 mod feed;
 mod files;
 mod filter;
+mod idempotency;
 mod image_pull;
 mod image_use;
 mod image_verbs;
@@ -23,6 +24,7 @@ mod problem;
 mod process;
 mod query;
 mod request_id;
+mod sandboxes;
 mod server;
 mod stall;
 mod status;
@@ -41,6 +43,7 @@ use crate::container::Containers;
 use crate::execution::Executions;
 use crate::feed::Feed;
 use crate::jobs::Jobs;
+use crate::sandbox::Sandboxes;
 use crate::vault::Vault;
 use thaw_image::Store;
 
@@ -54,6 +57,8 @@ pub use server::{PeerCredentials, bind, serve};
 pub struct State {
     /// Executions, and through them providers and pools.
     pub executions: Arc<Executions>,
+    /// Sandboxes.
+    pub sandboxes: Arc<Sandboxes>,
     /// Containers.
     pub containers: Arc<Containers>,
     /// Images.
@@ -107,6 +112,11 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/executions/{id}/files", get(files::files))
         .route("/v1/executions/{id}/archive", get(files::archive))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
+        .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
+        .route("/v1/sandboxes/{id}", get(sandboxes::get).patch(sandboxes::change).delete(sandboxes::delete))
+        .route("/v1/sandboxes/{id}/freeze", post(sandboxes::freeze))
+        .route("/v1/sandboxes/{id}/wake", post(sandboxes::wake))
+        .route("/v1/users/{user}/sandboxes/{name}", get(sandboxes::named).put(sandboxes::put))
         .route("/v1/events", get(feed::stream))
         .route("/v1/version", get(about::version))
         .route("/v1/pools", get(pools::list))

@@ -11,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use self::finish::Answers;
 use super::{
     about, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, metrics, output, pools,
-    status,
+    sandboxes, status,
 };
 use thaw_client::types;
 
@@ -24,6 +24,7 @@ use thaw_client::types;
     servers((url = "http://localhost", description = "The daemon's Unix socket, /run/thawd/thawd.sock; the host is a formality")),
     tags(
         (name = "executions", description = "Runs of a command or of a provider's CLI, each in a container of its own"),
+        (name = "sandboxes", description = "Containers of users that live on between commands"),
         (name = "pools", description = "Warm containers"),
         (name = "containers", description = "Containers that exist"),
         (name = "providers", description = "What can be asked"),
@@ -43,6 +44,15 @@ use thaw_client::types;
         output::stderr,
         files::files,
         files::archive,
+        sandboxes::create,
+        sandboxes::list,
+        sandboxes::get,
+        sandboxes::change,
+        sandboxes::delete,
+        sandboxes::freeze,
+        sandboxes::wake,
+        sandboxes::named,
+        sandboxes::put,
         pools::list,
         pools::get,
         pools::change,
@@ -137,8 +147,11 @@ mod tests {
         for (what, operation) in operations() {
             let name = operation["operationId"].as_str().unwrap();
             let verbs = ["get", "list", "create", "delete", "change", "cancel", "read", "stream", "put"];
-            let verbs =
-                [&verbs[..], &["build", "import", "prune", "pull", "verify", "replace", "login", "rotate"]].concat();
+            let verbs = [
+                &verbs[..],
+                &["build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "wake"],
+            ]
+            .concat();
             let verb = verbs.iter().find_map(|verb| name.strip_prefix(verb));
             let is_camel = verb.is_some_and(|noun| noun.starts_with(|first: char| first.is_ascii_uppercase()));
             assert!(is_camel, "{what}: operation_id {name:?} must be a verb and a noun, as in listExecutions");

@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 use crate::container::ContainerError;
 use crate::execution::StartError;
 use crate::pool::{ClaimError, Unavailable};
+use crate::sandbox::SandboxError;
+use crate::store::StoreError;
 use crate::vault::VaultError;
 use thaw_client::types::Problem;
 
@@ -60,23 +62,21 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Who has waited in vain, or could not even wait, finds nothing better a second later.
+    fn be_patient(&mut self) {
+        if matches!(self.code, "queue_full" | "queue_timeout" | "sandbox_limit" | "sandbox_user_limit") {
+            self.retry_after = BUSY_RETRY_AFTER;
+        }
+    }
+}
+
 impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         let (status, code) = match &error {
             StartError::Request(request) => (StatusCode::BAD_REQUEST, request.code()),
-            StartError::Claim(ClaimError::Short(Unavailable::Limit(_))) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "container_limit")
-            }
-            StartError::Claim(ClaimError::Short(Unavailable::Host(_))) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "host_pressure")
-            }
-            StartError::Claim(ClaimError::QueueFull { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
-            StartError::Claim(ClaimError::QueueTimeout { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
+            StartError::Claim(error) => of_claim(error),
             StartError::UserLimit(_) => (StatusCode::TOO_MANY_REQUESTS, "user_limit"),
-            StartError::Claim(ClaimError::NotReady(_) | ClaimError::Short(Unavailable::NotYet)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready")
-            }
-            StartError::Claim(ClaimError::Create(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => {
                 (StatusCode::BAD_REQUEST, "invalid_credentials")
             }
@@ -88,15 +88,63 @@ impl From<StartError> for ApiError {
             StartError::Cancelled | StartError::Left => (StatusCode::CONFLICT, "cancelled"),
             StartError::Container(_) | StartError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
             StartError::Vault(error) => of_vault(error),
-            StartError::Claim(ClaimError::Stopped) | StartError::Stopped => {
-                (StatusCode::SERVICE_UNAVAILABLE, "shutting_down")
-            }
+            StartError::Sandbox(error) => of_sandbox(error),
+            StartError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };
         let mut this = Self::new(status, code, error.to_string());
-        // Who has waited in vain, or could not even wait, finds nothing better a second later.
-        if matches!(code, "queue_full" | "queue_timeout") {
-            this.retry_after = BUSY_RETRY_AFTER;
+        this.be_patient();
+        this
+    }
+}
+
+/// Code of a claim that failed; all of them may succeed later.
+fn of_claim(error: &ClaimError) -> (StatusCode, &'static str) {
+    match error {
+        ClaimError::Short(Unavailable::Limit(_)) => (StatusCode::SERVICE_UNAVAILABLE, "container_limit"),
+        ClaimError::Short(Unavailable::Host(_)) => (StatusCode::SERVICE_UNAVAILABLE, "host_pressure"),
+        ClaimError::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+        ClaimError::QueueTimeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
+        ClaimError::NotReady(_) | ClaimError::Short(Unavailable::NotYet) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "provider_not_ready")
         }
+        ClaimError::Create(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
+        ClaimError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+    }
+}
+
+fn of_store(error: &StoreError) -> (StatusCode, &'static str) {
+    if error.is_transient() {
+        (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+    } else {
+        (StatusCode::CONFLICT, "store_unusable")
+    }
+}
+
+fn of_sandbox(error: &SandboxError) -> (StatusCode, &'static str) {
+    match error {
+        SandboxError::InvalidField { .. } => (StatusCode::BAD_REQUEST, "invalid_field"),
+        SandboxError::UnknownTemplate { .. } => (StatusCode::BAD_REQUEST, "unknown_template"),
+        SandboxError::NameTaken { .. } => (StatusCode::CONFLICT, "name_taken"),
+        SandboxError::Different { .. } => (StatusCode::CONFLICT, "sandbox_differs"),
+        SandboxError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+        SandboxError::UserLimit(_) => (StatusCode::TOO_MANY_REQUESTS, "sandbox_user_limit"),
+        SandboxError::Limit(_) => (StatusCode::SERVICE_UNAVAILABLE, "sandbox_limit"),
+        SandboxError::Claim(error) => of_claim(error),
+        SandboxError::Container(_) | SandboxError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
+        SandboxError::Store(error) => of_store(error),
+        SandboxError::ReadOnly => (StatusCode::CONFLICT, "store_unusable"),
+        SandboxError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
+        SandboxError::Gone { .. } => (StatusCode::CONFLICT, "sandbox_gone"),
+        SandboxError::Busy { .. } => (StatusCode::CONFLICT, "sandbox_busy"),
+        SandboxError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+    }
+}
+
+impl From<SandboxError> for ApiError {
+    fn from(error: SandboxError) -> Self {
+        let (status, code) = of_sandbox(&error);
+        let mut this = Self::new(status, code, error.to_string());
+        this.be_patient();
         this
     }
 }
@@ -112,8 +160,7 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
         VaultError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "credential_busy"),
         VaultError::NotRenewed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "credential_not_renewed"),
         VaultError::Contended(_) => (StatusCode::SERVICE_UNAVAILABLE, "credential_contended"),
-        VaultError::Store(error) if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
-        VaultError::Store(_) => (StatusCode::CONFLICT, "store_unusable"),
+        VaultError::Store(error) => of_store(error),
     }
 }
 

@@ -237,6 +237,12 @@ impl Containers {
         self.describe(&entry).usage
     }
 
+    /// What a container has been used for since its claim; none of one that is not claimed. Blocks as the above.
+    pub fn usage_in(&self, container: &str) -> Option<types::Usage> {
+        let entry = self.registry.entries().get(container).cloned()?;
+        self.describe(&entry).usage
+    }
+
     fn describe(&self, entry: &Entry) -> types::Container {
         // A container under destruction has no figures left.
         let usage = self.hierarchy.usage(&entry.cgroup).unwrap_or_default();
@@ -251,6 +257,10 @@ impl Containers {
             execution: match &status.holder {
                 Some(Holder::Execution(id)) => Some(id.clone()),
                 Some(Holder::Sandbox(_)) | None => None,
+            },
+            sandbox: match &status.holder {
+                Some(Holder::Sandbox(id)) => Some(id.clone()),
+                Some(Holder::Execution(_)) | None => None,
             },
             user: None,
             claimed_at_ms: serving.map(|claimed| claimed.at_ms),

@@ -73,6 +73,11 @@ impl<By: Holds> Held<By> {
         self.container.template()
     }
 
+    /// What it may use.
+    pub fn limits(&self) -> &Limits {
+        self.container.teardown.entry().limits()
+    }
+
     /// Usage before the claim.
     pub fn baseline(&self) -> Usage {
         self.container.baseline
@@ -154,11 +159,6 @@ impl Once {
         Ok(())
     }
 
-    /// What it may use.
-    pub fn limits(&self) -> &Limits {
-        self.container.teardown.entry().limits()
-    }
-
     /// Hands its command over, which starts when the container thaws.
     ///
     /// # Errors
@@ -184,7 +184,43 @@ impl Sandbox {
     /// # Errors
     /// The container is gone, or too many commands have ended without their owner having taken notice.
     pub async fn start(&self, command: &Encoded, stdio: &Stdio<'_>) -> Result<Process, ContainerError> {
-        self.container.processes.submit_in_turn(command, self.container.id(), stdio).await
+        let process = self.reserve()?;
+        self.begin(&process, command, stdio).await?;
+        Ok(process)
+    }
+
+    /// The place of a command that is to begin. Its tag is its own already, for the note that lets it survive the daemon.
+    ///
+    /// # Errors
+    /// Too many commands have ended without their owner having taken notice.
+    pub fn reserve(&self) -> Result<Process, ContainerError> {
+        self.container.processes.reserve()
+    }
+
+    /// Starts a command in its place. Waits while the container is frozen and its socket is full.
+    ///
+    /// # Errors
+    /// The container is gone.
+    pub async fn begin(&self, process: &Process, command: &Encoded, stdio: &Stdio<'_>) -> Result<(), ContainerError> {
+        self.container.processes.submit_in_turn(process, command, self.container.id(), stdio).await
+    }
+
+    /// Waits until the container has ended by itself: its `thaw-init` is gone, and everything in it. Can be called again.
+    pub async fn ended(&self) {
+        self.container.processes.over().await;
+    }
+
+    /// Whether it has.
+    pub fn has_ended(&self) -> bool {
+        self.container.processes.is_over()
+    }
+
+    /// Input that is empty, for a command that reads nothing.
+    ///
+    /// # Errors
+    /// The daemon has no descriptor left.
+    pub fn null_input(&self) -> Result<OwnedFd, ContainerError> {
+        self.container.null_input()
     }
 
     /// Freezes the container with everything in it; returns once the kernel has confirmed the freeze.

@@ -76,6 +76,8 @@ pub(super) struct Processes {
 struct Shared {
     control: Control,
     state: Mutex<State>,
+    /// Set when no more reports will come: the container has ended.
+    over: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -168,7 +170,9 @@ impl Shared {
                     Phase::Broken(unexpected.map(|report| report.0))
                 }
             };
-            return self.lock().end(phase);
+            self.lock().end(phase);
+            self.over.send_replace(true);
+            return;
         }
     }
 
@@ -224,13 +228,24 @@ impl Processes {
         control.look_from_the_start()?;
         let state =
             State { commands: BTreeMap::new(), left: VecDeque::new(), first_tag, next_tag: first_tag, over: None };
-        let shared = Arc::new(Shared { control, state: Mutex::new(state) });
+        let shared = Arc::new(Shared { control, state: Mutex::new(state), over: watch::Sender::new(false) });
         let resumed = {
             let mut state = shared.lock();
             running.iter().map(|tag| shared.register(&mut state, *tag)).collect()
         };
         let task = tokio::spawn(Arc::clone(&shared).read()).abort_handle();
         Ok((Self { shared, task }, resumed))
+    }
+
+    /// Waits until the container has ended: no more reports will come. Can be called again.
+    pub async fn over(&self) {
+        // The sender exists for as long as `self`.
+        let _ = self.shared.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Whether it has.
+    pub fn is_over(&self) -> bool {
+        *self.shared.over.borrow()
     }
 
     /// First tag of this daemon.
@@ -253,20 +268,27 @@ impl Processes {
         Ok(process)
     }
 
-    /// As [`Self::submit`], but waits while the socket is full.
+    /// The place of a command that is to be submitted: from now on its tag is its own.
+    ///
+    /// # Errors
+    /// Too many commands have ended without their owner having taken notice.
+    pub fn reserve(&self) -> Result<Process, ContainerError> {
+        self.shared.next()
+    }
+
+    /// As [`Self::submit`], for a place that was reserved; waits while the socket is full.
     ///
     /// # Errors
     /// The container is gone.
     pub async fn submit_in_turn(
         &self,
+        process: &Process,
         command: &Encoded,
         host_name: &str,
         stdio: &Stdio<'_>,
-    ) -> Result<Process, ContainerError> {
-        let process = self.shared.next()?;
+    ) -> Result<(), ContainerError> {
         let sent = self.shared.control.spawn_in_turn(process.tag, command, host_name, stdio).await;
-        sent.map_err(ContainerError::Control)?;
-        Ok(process)
+        sent.map_err(ContainerError::Control)
     }
 }
 

@@ -90,6 +90,9 @@ pub enum DaemonError {
     /// Credentials of users.
     #[error("the vault cannot be opened: {0}")]
     Vault(#[from] VaultError),
+    /// The database of sandboxes.
+    #[error(transparent)]
+    Database(#[from] crate::store::StoreError),
     /// Something else of the operating system.
     #[error("{what}: {source}")]
     Io {

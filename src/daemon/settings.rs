@@ -10,7 +10,7 @@ use crate::egress::{self, Policy};
 use crate::execution::ImageSettings;
 use crate::pool::{self, AdmissionSettings, SchedulerSettings};
 use crate::provider::{Provider, ResourceClass};
-use crate::{store, vault};
+use crate::{sandbox, store, vault};
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
 use thaw_os::cgroup::{CPU_PERIOD_US, Limits, Reclaim};
@@ -63,6 +63,18 @@ pub(super) fn container_settings(config: &Config, made_by: String) -> container:
         proxy_port: config.egress.port,
         egress: (&config.egress.limits).into(),
         mount_point: config.paths.run_dir.clone(),
+    }
+}
+
+pub(super) fn sandbox_settings(config: &Config) -> sandbox::Settings {
+    let sandbox = &config.sandbox;
+    sandbox::Settings {
+        freeze_after: Duration::from_secs(sandbox.freeze_after_seconds),
+        max: sandbox.max,
+        max_per_user: sandbox.max_per_user,
+        retention: Duration::from_secs(sandbox.retention_seconds),
+        retained: sandbox.retained,
+        queue_timeout: Duration::from_millis(config.queue.timeout_ms),
     }
 }
 

@@ -8,11 +8,13 @@ use crate::container::{Containers, Orphan};
 use crate::egress::Policy;
 use crate::execution::{self, Executions};
 use crate::keeper::{Keeper, Kept, Key};
+use crate::sandbox::{Row, Sandboxes};
 use thaw_os::cgroup::Hierarchy;
 
 /// What an earlier daemon left with the keeper.
 pub(super) struct Survivors {
     executions: BTreeMap<Key, Kept>,
+    sandboxes: BTreeMap<String, Kept>,
     containers: BTreeMap<String, Orphan>,
     /// Renewals of logins that were under way.
     refreshes: Vec<(Key, Kept)>,
@@ -20,11 +22,13 @@ pub(super) struct Survivors {
 
 impl Survivors {
     pub(super) fn find(containers: &Containers, kept: BTreeMap<Key, Kept>) -> Self {
-        let (mut executions, mut containers_kept, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let (mut executions, mut sandboxes) = (BTreeMap::new(), BTreeMap::new());
+        let (mut containers_kept, mut unknown) = (BTreeMap::new(), 0);
         let mut refreshes = Vec::new();
         for (key, kept) in kept {
             match key {
                 Key::Container(id) => drop(containers_kept.insert(id, kept)),
+                Key::Sandbox(id) => drop(sandboxes.insert(id, kept)),
                 key @ (Key::Execution(_) | Key::Transit(..)) => drop(executions.insert(key, kept)),
                 key @ Key::Refresh(_) => refreshes.push((key, kept)),
                 Key::Unknown(_) => unknown += 1,
@@ -34,7 +38,7 @@ impl Survivors {
             tracing::info!(unknown, "a newer daemon's things stay with the keeper");
         }
         let containers = containers.orphans(containers_kept).into_iter().collect();
-        Self { executions, containers, refreshes }
+        Self { executions, sandboxes, containers, refreshes }
     }
 
     /// The renewals of logins that were under way.
@@ -62,15 +66,18 @@ impl Survivors {
     pub(super) fn go_on(
         mut self,
         executions: &Arc<Executions>,
+        (sandboxes, rows): (&Sandboxes, Vec<Row>),
         egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) {
-        let survivors = executions.adopt(self.executions, &mut self.containers, egress);
-        if survivors != execution::Adopted::default() {
-            let execution::Adopted { running, ended, lost } = survivors;
+        let tags = execution::tags_in_sandboxes(&self.executions);
+        let mut survivors = sandboxes.adopt(rows, self.sandboxes, &mut self.containers, &tags, &egress);
+        let adopted = executions.adopt(self.executions, &mut self.containers, &mut survivors, egress);
+        if adopted != execution::Adopted::default() {
+            let execution::Adopted { running, ended, lost } = adopted;
             tracing::info!(running, ended, lost, "executions of an earlier daemon");
         }
         for id in self.containers.keys() {
-            tracing::warn!(container = %id, "destroyed: an earlier daemon left it, and no execution has it");
+            tracing::warn!(container = %id, "destroyed: an earlier daemon left it, and no execution or sandbox has it");
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::place::Place;
 use super::{Handle, StartError};
-use crate::container::Once;
+use crate::container::Exited;
 use crate::output::{Noted, Recovered};
 use crate::provider::Verdict;
 use thaw_client::types::{Exit, ExitReason};
@@ -117,7 +118,9 @@ pub(super) fn never_ran(error: &StartError, received: Instant) -> Exit {
 
 /// A command whose output has been read to the end.
 pub(super) struct Finished<'a> {
-    pub(super) container: &'a Once,
+    pub(super) container: &'a Place,
+    /// What a command in a sandbox has used itself; the container's usage is everybody's.
+    pub(super) exited: Option<Exited>,
     /// Usage of the container before the claim.
     pub(super) baseline: &'a Usage,
     pub(super) since: Instant,
@@ -154,12 +157,19 @@ pub(super) fn after(exit: Exit, first: &Exit) -> Exit {
 
 /// Works out the `exit` event and the usage.
 pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: Option<Stop>) -> Ended {
-    let Finished { container, baseline, since, verdict } = finished;
+    let Finished { container, exited, baseline, since, verdict } = finished;
     let usage = container.usage().unwrap_or_else(|error| {
         tracing::warn!(%error, "no usage figures");
         *baseline
     });
-    let used = usage.since(baseline);
+    let mut used = usage.since(baseline);
+    let mut memory_peak_bytes = usage.memory_peak_bytes;
+    if container.own().is_none() {
+        // Of one that was killed with its sandbox nothing is known.
+        let (cpu, rss) = exited.map_or((Duration::ZERO, 0), |exited| (exited.cpu, exited.max_rss_bytes));
+        used.cpu_us = u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX);
+        (used.throttled_us, used.memory_peak_bytes, memory_peak_bytes) = (0, rss, rss);
+    }
     let oom = used.oom_kills > 0;
     let (code, signal) = match end {
         End::Status(status) if libc::WIFEXITED(status) => (Some(libc::WEXITSTATUS(status)), None),
@@ -178,7 +188,11 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
             (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
         }
         (None, End::NotStarted(_)) => (ExitReason::Exited, Some("the command could not be executed".to_owned())),
-        (None, End::Vanished) => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
+        (None, End::Vanished) => match container.why_gone() {
+            Some((why, true)) => (ExitReason::Killed, Some(format!("its sandbox is gone: {why}"))),
+            Some((why, false)) => (ExitReason::Lost, Some(format!("its sandbox is gone: {why}"))),
+            None => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
+        },
         (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),
         (None, _) => (ExitReason::Exited, None),
     };
@@ -200,7 +214,7 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
         detail,
         duration_ms: since.elapsed().as_millis() as u64,
         cpu_ms: used.cpu_us / 1000,
-        memory_peak_bytes: usage.memory_peak_bytes,
+        memory_peak_bytes,
         collected: None,
         request_id: None,
         at: None,

@@ -19,11 +19,6 @@ const HEAP_OPTIONS: [&str; 3] = ["--max-old-space-size", "--max_old_space_size",
 /// young generation (30 MiB of them anonymous in an idle Node 22).
 const BESIDE_HEAP_BYTES: u64 = 128 << 20;
 
-/// Whether a variable can have this name. As with Kubernetes and Docker, only an empty name, `=` and NUL are refused.
-pub fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['=', '\0'])
-}
-
 /// Whether a provider's CLI finds its own files, its way out or its libraries by this variable, so that another value
 /// breaks it in a way that nobody understands.
 pub fn is_the_clis(name: &str) -> bool {
@@ -110,7 +105,8 @@ fn size_heap(memory_bytes: u64, env: &mut BTreeMap<String, String>) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{complete, is_name};
+    use super::complete;
+    use thaw_client::types::is_variable as is_name;
 
     fn completed(memory_mib: u64, given: &[(&str, &str)]) -> (BTreeMap<String, String>, Vec<&'static str>) {
         let mut env = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::idempotency::IdempotencyKey;
 use super::{Handle, Settings};
+use crate::idempotency::IdempotencyKey;
 use thaw_client::types;
 
 /// All of them.

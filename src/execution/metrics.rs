@@ -228,6 +228,7 @@ impl ExecutionMetrics {
             StartError::Container(error @ ContainerError::Credentials(_)) if !error.is_broken() => "credentials",
             StartError::Container(_) | StartError::Io(_) => "container",
             StartError::Vault(_) => "vault",
+            StartError::Sandbox(_) => "sandbox",
             StartError::Claim(ClaimError::Stopped) | StartError::Stopped => "stopped",
         };
         self.refusals.get_or_create(&ReasonLabels { provider: provider.to_owned(), reason }).inc();

@@ -14,11 +14,12 @@ mod clock;
 mod decoder;
 mod ending;
 mod environment;
-mod idempotency;
 mod image_run;
+mod inside;
 mod known;
 mod late;
 mod metrics;
+mod place;
 mod plan;
 mod resumable;
 mod run;
@@ -48,9 +49,11 @@ use tracing::Instrument;
 use crate::container::ContainerError;
 use crate::egress::Policy;
 use crate::feed::Feed;
+use crate::idempotency::IdempotencyKey;
 use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
 use crate::provider::{Dialect, Provider, prestart};
+use crate::sandbox::{SandboxError, Sandboxes};
 use crate::vault::{Vault, VaultError};
 use thaw_client::config::Config;
 use thaw_client::time::Timestamp;
@@ -59,14 +62,14 @@ use thaw_client::types::{self, DaemonEvent, DaemonEventKind};
 pub use crate::output::{
     Cursor, Dropped, Files, Limits as LogLimits, Log, Numbered, Patience, Rendered, Spools, Stream,
 };
-pub use idempotency::{IdempotencyKey, InvalidKey};
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, has_workspace, runtime_name};
 use known::Known;
 pub use metrics::ExecutionMetrics;
+use place::InSandbox;
 pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
 pub use settings::Settings;
 use state::{State, Step, Submitted};
-pub use survive::Adopted;
+pub use survive::{Adopted, tags_in_sandboxes};
 use times::Times;
 use users::Users;
 use waiting::Waiting;
@@ -121,6 +124,9 @@ pub enum StartError {
     /// The user's credential in the vault cannot be used.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The sandbox cannot be used.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The user has the most executions that one user may have.
     #[error("the user has {0} executions already, the most that one may have (`execution.max_per_user`)")]
     UserLimit(usize),
@@ -188,6 +194,8 @@ pub enum Audience {
 pub struct Handle {
     id: String,
     provider: String,
+    /// The sandbox that it runs in, if there is one.
+    sandbox: Option<InSandbox>,
     user: String,
     model: Option<String>,
     /// The command as it is shown; none for a prompt.
@@ -230,6 +238,7 @@ impl Handle {
         let mut event = DaemonEvent::new(kind);
         event.provider = Some(self.provider.clone());
         event.execution = Some(self.id.clone());
+        event.sandbox = self.sandbox.as_ref().map(|sandbox| sandbox.id.clone());
         event.user = Some(self.user.clone());
         particulars(&mut event);
         self.feed.publish(event);
@@ -294,6 +303,7 @@ impl Handle {
         types::Execution {
             id: self.id.clone(),
             provider: self.provider.clone(),
+            sandbox: self.sandbox.as_ref().map(|sandbox| sandbox.id.clone()),
             user: self.user.clone(),
             model: self.model.clone(),
             command: self.shown.clone(),
@@ -418,6 +428,7 @@ pub struct Executions {
     keeper: Option<Arc<Keeper>>,
     /// Source of credentials for requests that bring none.
     vault: Option<Arc<Vault>>,
+    sandboxes: Arc<Sandboxes>,
     feed: Arc<Feed>,
     shutdown: CancellationToken,
 }
@@ -435,18 +446,20 @@ pub struct Services {
     pub feed: Arc<Feed>,
     /// Source of credentials for requests that bring none; without a vault, each request brings its own.
     pub vault: Option<Arc<Vault>>,
+    /// Where commands run that name a sandbox.
+    pub sandboxes: Arc<Sandboxes>,
 }
 
 impl Executions {
     /// A list without executions.
     pub fn new(settings: Settings, served: BTreeMap<String, Served>, images: Images, services: Services) -> Self {
-        let Services { metrics, spools, keeper, feed, vault } = services;
+        let Services { metrics, spools, keeper, feed, vault, sandboxes } = services;
         for provider in served.keys().map(String::as_str).chain([image_run::LABEL]) {
             metrics.expect(provider);
         }
         let (known, users, shutdown) = (Mutex::default(), Users::default(), CancellationToken::new());
         let settings = RwLock::new(settings);
-        Self { settings, served, images, metrics, known, users, spools, keeper, vault, feed, shutdown }
+        Self { settings, served, images, metrics, known, users, spools, keeper, vault, sandboxes, feed, shutdown }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -499,6 +512,7 @@ impl Executions {
         let handle = Arc::new(Handle {
             id,
             provider: plan.provider.clone(),
+            sandbox: plan.in_sandbox(),
             user: plan.user.clone(),
             model: plan.model.clone(),
             shown: plan.shown.clone(),
@@ -601,6 +615,14 @@ impl Executions {
 
     /// Checks a request. For an image this reads files of the image, and therefore runs on a blocking thread.
     async fn plan(self: &Arc<Self>, request: types::ExecutionRequest) -> Result<Plan, StartError> {
+        if let Some(id) = &request.sandbox {
+            let sandbox = self.sandboxes.get(id);
+            let template =
+                sandbox.as_ref().map(|sandbox| sandbox.template()).filter(|name| self.served.contains_key(*name));
+            let label = template.unwrap_or(NOBODY);
+            let plan = inside::plan(request, self, &self.sandboxes);
+            return plan.inspect_err(|error| self.metrics.refused(label, error));
+        }
         // Metric labels are bounded: a provider that does not exist gets a fixed label.
         let label = match (&request.image, self.served.get(&request.provider)) {
             (Some(_), _) => image_run::LABEL,

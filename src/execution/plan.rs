@@ -2,6 +2,7 @@
 //! here, before anything starts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::{Zeroize, Zeroizing};
@@ -15,19 +16,15 @@ use crate::container::{Command, CommandError, Encoded, WORKSPACE};
 use crate::pool::Pool;
 use crate::provider::prestart;
 use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
+use crate::sandbox::Handle as Sandbox;
 use thaw_client::content::Content;
-use thaw_client::types::{Credentials, ExecutionRequest, Secret, USER_RULE, is_user};
+use thaw_client::types::{
+    Credentials, ExecutionRequest, LABELS_RULE, Secret, USER_RULE, are_labels, is_user, is_variable,
+};
 use thaw_os::cgroup::Limits;
 
 /// User and group id of `runtime` in every image.
 pub const RUNTIME_USER: u32 = 1000;
-
-/// Longest name of a label, characters.
-const MAX_LABEL_NAME: usize = 64;
-
-/// Most labels, and the longest label value, characters.
-const MAX_LABELS: usize = 32;
-const MAX_LABEL_VALUE: usize = 256;
 
 /// Least memory that a request may ask for, bytes: below it hardly a program starts.
 const MIN_MEMORY: u64 = 16 << 20;
@@ -87,6 +84,20 @@ pub enum RequestError {
     /// The image cannot be run.
     #[error(transparent)]
     Image(#[from] ImageRunError),
+    /// A field that does not go with `sandbox`.
+    #[error("`{field}` does not go with `sandbox`: {why}")]
+    NotWithSandbox {
+        /// Which field.
+        field: &'static str,
+        /// Why not, or what to do instead.
+        why: &'static str,
+    },
+    /// The sandbox's template is not there any more.
+    #[error("the sandbox was made from the provider {name:?}, which the configuration does not have any more")]
+    NoTemplate {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl RequestError {
@@ -108,6 +119,8 @@ impl RequestError {
             Self::ProviderOrImage => "provider_or_image",
             Self::OnlyWithProvider(_) => "only_with_provider",
             Self::OnlyWithImage(_) => "only_with_image",
+            Self::NotWithSandbox { .. } => "not_with_sandbox",
+            Self::NoTemplate { .. } => "unknown_template",
             Self::Image(ImageRunError::Unknown(_)) => "unknown_image",
             Self::Image(ImageRunError::Workspace { .. }) => "no_workspace",
             Self::Image(_) => "invalid_image",
@@ -146,8 +159,12 @@ pub struct Plan {
     pub(super) program: String,
     /// Limits below those of the class.
     pub(super) limits: Option<Limits>,
-    /// Where the container comes from.
+    /// Where the container comes from, if there is no `sandbox`.
     pub(super) origin: Origin,
+    /// The sandbox that it runs in.
+    pub(super) sandbox: Option<Arc<Sandbox>>,
+    /// Whether the sandbox is not idle while it runs.
+    pub(super) holds: bool,
     /// What a prestarted CLI would get, if one can take this request.
     pub(super) late: Option<Late>,
     /// The command, encoded for `thaw-init`.
@@ -261,6 +278,8 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         program: command.argv.first().cloned().unwrap_or_default(),
         limits,
         origin: runnable.origin,
+        sandbox: None,
+        holds: true,
         late: None,
         command: command.encode()?,
         stdin: request.stdin.map(Content::into_bytes),
@@ -435,6 +454,8 @@ fn provider_plan(
         program: command.argv.first().cloned().unwrap_or_default(),
         limits,
         origin: Origin::Pool(target.pool.clone(), prestarted),
+        sandbox: None,
+        holds: true,
         late,
         command: encoded?,
         stdin: task.stdin,
@@ -444,6 +465,60 @@ fn provider_plan(
         queue_timeout,
         start_timeout: task.start_timeout,
         dialect: task.dialect,
+    })
+}
+
+/// The plan of a command in a sandbox of `target`; the request's names were checked, and what does not go with a sandbox
+/// was refused.
+pub(super) fn inside(
+    mut request: ExecutionRequest,
+    target: &Served,
+    sandbox: Arc<Sandbox>,
+    settings: &Settings,
+) -> Result<Plan, RequestError> {
+    force_env(&mut request)?;
+    let Some(argv) = request.command.take() else {
+        let (field, why) = ("sandbox", "needs a `command`, which is what runs in it");
+        return Err(RequestError::InvalidField { field: field.to_owned(), problem: why.to_owned() });
+    };
+    let provider = &target.provider;
+    let timeout = timeout(request.timeout_ms, provider.timeouts.default, settings)?;
+    let mut own = sandbox.env().clone();
+    own.extend(std::mem::take(&mut request.env));
+    provider.add_aliased(&mut own);
+    let mut env =
+        environment(target, provider, settings, provider.env.clone().into_iter().collect(), &BTreeMap::new(), &own);
+    let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
+    let command = Command {
+        argv,
+        env: env.into_iter().collect(),
+        with_host_name,
+        cwd: request.workdir.unwrap_or_else(|| provider.home.clone()),
+        user: RUNTIME_USER,
+        group: RUNTIME_USER,
+        groups: Vec::new(),
+        rlimits: Vec::new(),
+    };
+    Ok(Plan {
+        provider: provider.name.clone(),
+        user: request.user,
+        model: None,
+        labels: request.labels,
+        shown: Some(shown(&command.argv)),
+        program: command.argv.first().cloned().unwrap_or_default(),
+        limits: None,
+        origin: Origin::Pool(target.pool.clone(), None),
+        sandbox: Some(sandbox),
+        holds: !request.background,
+        late: None,
+        command: command.encode()?,
+        stdin: request.stdin.map(Content::into_bytes),
+        files: BTreeMap::new(),
+        work: Work::default(),
+        timeout,
+        queue_timeout: Duration::ZERO,
+        start_timeout: None,
+        dialect: None,
     })
 }
 
@@ -519,7 +594,7 @@ fn force_env(request: &mut ExecutionRequest) -> Result<(), RequestError> {
     Ok(())
 }
 
-fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
+pub(super) fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     let invalid = |field: &str, problem: &str| {
         Err(RequestError::InvalidField { field: field.to_owned(), problem: problem.to_owned() })
     };
@@ -527,7 +602,7 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
         return invalid("user", USER_RULE);
     }
     for (name, value) in request.env.iter().chain(&request.forced_env) {
-        if !environment::is_name(name) {
+        if !is_variable(name) {
             return invalid("env", "names must not be empty or contain `=` or a NUL character");
         }
         if value.contains('\0') {
@@ -539,14 +614,8 @@ fn check_names(request: &ExecutionRequest) -> Result<(), RequestError> {
     {
         return invalid("workdir", "must be an absolute path of less than 4096 bytes, without a zero byte");
     }
-    let label = |text: &str| !text.is_empty() && text.len() <= MAX_LABEL_NAME && text.chars().all(|c| !c.is_control());
-    let value = |text: &str| text.len() <= MAX_LABEL_VALUE && text.chars().all(|c| !c.is_control());
-    if request.labels.len() > MAX_LABELS || !request.labels.iter().all(|(k, v)| label(k) && value(v)) {
-        return invalid(
-            "labels",
-            "must be at most 32, with names of 1 to 64 and values of up to 256 characters, none of them control \
-             characters",
-        );
+    if !are_labels(&request.labels) {
+        return invalid("labels", LABELS_RULE);
     }
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 use std::os::fd::OwnedFd;
 
+use super::place::Place;
 use super::state::Submitted;
-use crate::container::{Once, Process};
+use crate::container::Process;
 
 /// What is needed to go on with a command.
 pub(super) struct Resumable {
-    pub(super) container: Once,
+    pub(super) container: Place,
     pub(super) process: Process,
     pub(super) command: Submitted,
     /// Standard output and standard error.

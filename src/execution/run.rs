@@ -14,8 +14,10 @@ use super::clock;
 use super::clock::at;
 use super::decoder::{Decoder, Meaning};
 use super::ending::{End, Ended, Finished, Stop, after, conclude, naming, never_ran};
+use super::inside;
 use super::late::Conversation;
 use super::metrics::Origin;
+use super::place::Place;
 use super::plan::Plan;
 use super::resumable::Resumable;
 use super::said::Said;
@@ -24,7 +26,7 @@ use super::stdin::input;
 use super::told::{announce, finish, say_why};
 use super::vaulted::{self, WriteBack};
 use super::{Executions, Handle, StartError, waiting, workspace};
-use crate::container::{ClaimGuard, Cli, Container, ContainerError, Once, Process, Stdio};
+use crate::container::{ClaimGuard, Cli, Container, ContainerError, Exited, Once, Process, Stdio};
 use crate::failpoints;
 use crate::output::{Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
@@ -45,8 +47,10 @@ const CLAIM_ATTEMPTS: u32 = 3;
 
 /// An execution whose command runs.
 pub(super) struct Running {
-    container: Once,
+    container: Place,
     process: Process,
+    /// How the command ended, once it has.
+    exited: Option<Exited>,
     baseline: Usage,
     since: Instant,
     /// Time at which the execution times out.
@@ -77,7 +81,12 @@ impl Running {
         let since = clock::instant(command.since);
         Ok(Self {
             process,
-            baseline: container.baseline(),
+            exited: None,
+            baseline: match &container {
+                Place::Own(container) => container.baseline(),
+                // Of everybody in it, so that only what is killed from now on counts.
+                Place::Sandbox(inside) => inside.container().usage().map_err(io::Error::other)?,
+            },
             since,
             deadline: handle.deadline.get().map_or(since + handle.timeout, |until| clock::instant(*until)),
             from: 0,
@@ -85,7 +94,7 @@ impl Running {
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
             decoder,
-            write_back: WriteBack::start(handle, &container, true),
+            write_back: container.own().and_then(|own| WriteBack::start(handle, own, true)),
             guard: None,
             container,
         })
@@ -102,8 +111,8 @@ impl Running {
     /// Works out the end, when the output has been read to the end or never will be.
     fn conclude(&mut self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
         let verdict = std::mem::replace(&mut self.decoder.meaning, Meaning::Bytes).verdict();
-        let Self { container, baseline, since, .. } = self;
-        let finished = Finished { container, baseline, since: *since, verdict };
+        let Self { container, exited, baseline, since, .. } = self;
+        let finished = Finished { container, exited: *exited, baseline, since: *since, verdict };
         conclude(handle, finished, end, stop)
     }
 }
@@ -159,6 +168,10 @@ async fn start(
     plan: &mut Plan,
     received: Instant,
 ) -> Result<(Running, Option<(i32, String)>), StartError> {
+    // Whatever begins in a sandbox does not end by being given up.
+    if plan.sandbox.is_some() {
+        return begin(executions, handle, plan, received).await;
+    }
     tokio::select! {
         begun = begin(executions, handle, plan, received) => begun,
         () = handle.cancel.cancelled() => Err(StartError::Cancelled),
@@ -228,7 +241,7 @@ pub(super) async fn go_on(
     if !recovered.announced {
         let command = handle.submitted();
         let (path, prestarted) = command.map_or((ClaimPath::Cold, false), |command| (command.path, command.prestarted));
-        announce(handle, &running.container, path, prestarted, running.since.elapsed());
+        announce(handle, running.container.id(), path, prestarted, running.since.elapsed());
     }
     // Publish what was read but not published, and the part of the answer that was not.
     handle.log.publish(Stream::Stdout, false);
@@ -252,7 +265,8 @@ pub(super) async fn go_on(
 
 /// What was asked for of the files that it left.
 async fn collected(executions: &Executions, handle: &Handle, running: &Running) -> Option<Collected> {
-    let collected = workspace::collect_from(handle, &running.container, executions.settings().files.collect).await;
+    let container = running.container.own()?;
+    let collected = workspace::collect_from(handle, container, executions.settings().files.collect).await;
     failpoints::at("end.collected");
     collected
 }
@@ -288,6 +302,11 @@ async fn begin(
                 let failed = failed.map(|(code, why)| (code, naming(&plan.program, &why)));
                 break (container, path, submitted, failed);
             }
+            Err(error) if plan.sandbox.is_some() => {
+                // It may begin later, with nobody who knows of it.
+                container.kill(&submitted.process);
+                return Err(error.into());
+            }
             // It died after it was given everything, and has reported no start: the next one is as good.
             Err(error) if may_try_another(&error, path, attempts) => {
                 tracing::warn!(container = container.id(), %error, "claimed container died");
@@ -307,7 +326,7 @@ async fn begin(
     let claim = received.elapsed();
     let origin = Origin::of(path, conversation.is_some());
     executions.metrics.claimed(&plan.provider, origin, claim);
-    announce(handle, &container, path, conversation.is_some(), claim);
+    announce(handle, container.id(), path, conversation.is_some(), claim);
     if let Some((mut writer, sent)) = stdin
         && let Some(text) = plan.stdin.take()
     {
@@ -327,13 +346,14 @@ async fn begin(
         (None, Some(dialect)) => Decoder::new(handle, Meaning::Dialect(DialectParser::new(dialect))),
         (None, None) => Decoder::new(handle, Meaning::Bytes),
     };
-    let write_back = WriteBack::start(handle, &container, false);
+    let write_back = container.own().and_then(|own| WriteBack::start(handle, own, false));
     let since = Instant::now();
     let _ = handle.deadline.set(clock::now() + handle.timeout);
     Ok((
         Running {
             container,
             process,
+            exited: None,
             baseline,
             since,
             deadline: since + handle.timeout,
@@ -343,7 +363,7 @@ async fn begin(
             stderr: handle.source(stderr, Stream::Stderr)?,
             decoder,
             write_back,
-            guard: Some(guard),
+            guard,
         },
         failed,
     ))
@@ -373,13 +393,19 @@ async fn hand_over(
     handle: &Handle,
     plan: &Plan,
     attempts: &mut u32,
-) -> Result<(Once, ClaimPath, Submitted), StartError> {
+) -> Result<(Place, ClaimPath, Submitted), StartError> {
+    if let Some(sandbox) = &plan.sandbox {
+        let begun = inside::submit(executions, handle, plan, sandbox).await?;
+        let inside::Begun { place, process, baseline, stdin, stdout, stderr } = begun;
+        let submitted = Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard: None };
+        return Ok((place, ClaimPath::Warm, submitted));
+    }
     if plan.late.is_some()
         && let Some(claimed) = plan.origin.claim_prestarted().await?
     {
         let id = claimed.container.id().to_owned();
         match submit_late(executions, handle, plan, claimed).await {
-            Ok((container, submitted)) => return Ok((container, ClaimPath::Warm, submitted)),
+            Ok((container, submitted)) => return Ok((Place::Own(container), ClaimPath::Warm, submitted)),
             // The CLI got no prompt, so any other container may be used instead.
             Err(error) => {
                 tracing::warn!(container = %id, %error, "prestarted CLI unusable")
@@ -395,7 +421,7 @@ async fn hand_over(
             false => submit(handle, plan, claimed).await,
         };
         match submitted {
-            Ok((container, submitted)) => return Ok((container, path, submitted)),
+            Ok((container, submitted)) => return Ok((Place::Own(container), path, submitted)),
             Err(StartError::Container(error))
                 if may_try_another(&error, path, *attempts)
                     || (is_prestarted && path == ClaimPath::Warm && *attempts < CLAIM_ATTEMPTS) =>
@@ -420,8 +446,8 @@ struct Submitted {
     stderr: OwnedFd,
     /// What is understood of a CLI that runs already, and said to it.
     conversation: Option<Decoder>,
-    /// To be dropped at the first byte of output.
-    guard: ClaimGuard,
+    /// To be dropped at the first byte of output; none in a sandbox, which was claimed before.
+    guard: Option<ClaimGuard>,
 }
 
 /// Hands everything to a CLI that waits in the frozen container.
@@ -465,7 +491,10 @@ async fn submit_late(
     // The CLI finds it when it thaws.
     decoder.meaning.send_some();
     let baseline = container.baseline();
-    Ok((container, Submitted { process, baseline, stdin: None, stdout, stderr, conversation: Some(decoder), guard }))
+    Ok((
+        container,
+        Submitted { process, baseline, stdin: None, stdout, stderr, conversation: Some(decoder), guard: Some(guard) },
+    ))
 }
 
 /// Lets the next daemon know whose the container was, and what is in it, before it is claimed.
@@ -518,7 +547,7 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
     failpoints::at("claim.submitted");
     handle.log.note_submitted();
     failpoints::at("claim.noted");
-    Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard }))
+    Ok((container, Submitted { process, baseline, stdin, stdout, stderr, conversation: None, guard: Some(guard) }))
 }
 
 /// Publishes output and decodes it.
@@ -562,7 +591,8 @@ async fn follow(
     first_grace: Duration,
     stop: Option<(Stop, Duration)>,
 ) -> (End, Option<Stop>) {
-    let Running { container, process, stdout, stderr, since, deadline, from, begun, decoder, guard, .. } = running;
+    let Running { container, process, exited, stdout, stderr, since, deadline, from, begun, decoder, guard, .. } =
+        running;
     let mut silent = handle.log.spool(Stream::Stdout).length() == *from;
     // The earlier daemon has recorded the time of what it began.
     let mut unheard = begun.filter(|_| silent);
@@ -575,7 +605,7 @@ async fn follow(
     };
     let mut sink = Sink { handle, decoder, on_first };
     let kill_grace = executions.settings().kill_grace;
-    let mut kill_at = stop.map(|(reason, since)| ask_to_end(process, reason, since + kill_grace));
+    let mut kill_at = stop.map(|(reason, since)| ask_to_end(container, process, reason, since + kill_grace));
     let mut stop = stop.map(|(reason, _)| reason);
     let deadline = tokio::time::Instant::from_std(*deadline);
     let start_deadline = handle.start_timeout.map(|timeout| tokio::time::Instant::from_std(*since + timeout));
@@ -609,7 +639,10 @@ async fn follow(
             () = progress(handle, seen, waits_until), if !is_read => None,
             () = sink.decoder.meaning.send() => None,
             ended = process.ended() => break match ended {
-                Ok(Some(exited)) => End::Status(exited.status),
+                Ok(Some(how)) => {
+                    *exited = Some(how);
+                    End::Status(how.status)
+                }
                 Ok(None) => End::Vanished,
                 Err(error) => match error.exit_code() {
                     // The report was meant for an earlier daemon, which could not pass it on.
@@ -630,7 +663,7 @@ async fn follow(
             () = &mut abandoned, if stop.is_none() => Some(Stop::Cancelled),
             () = at(kill_at) => {
                 kill_at = None;
-                kill(container);
+                container.kill(process);
                 None
             }
         };
@@ -640,13 +673,22 @@ async fn follow(
             let noted = handle.log.note_stop(reason as u8);
             let reason = Stop::noted(noted).unwrap_or(reason);
             stop = Some(reason);
-            kill_at = Some(ask_to_end(process, reason, noted.at + kill_grace));
+            kill_at = Some(ask_to_end(container, process, reason, noted.at + kill_grace));
         }
     };
     guard.take();
     failpoints::at("end.seen");
     // Everything that the command left running is killed. Then the pipes end, without losing a byte written before.
-    kill(container);
+    container.clear();
+    if container.own().is_none() {
+        // What runs on in the sandbox may have them too. What the command itself has written is there.
+        if stdout.take_rest() {
+            sink.stdout(false);
+        }
+        if stderr.take_rest() {
+            sink.stderr(false);
+        }
+    }
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
         while stdout.is_open() || stderr.is_open() {
             tokio::select! {
@@ -666,7 +708,8 @@ async fn follow(
 
 /// Sends SIGTERM first: a CLI may be writing a renewed token. Returns when to kill: at `kill_at`, by the clock of
 /// [`clock::now`], or now.
-fn ask_to_end(process: &Process, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
+fn ask_to_end(container: &Place, process: &Process, reason: Stop, kill_at: Duration) -> tokio::time::Instant {
+    container.rouse();
     let polite = reason != Stop::Shutdown && process.signal(libc::SIGTERM).is_ok();
     let now = tokio::time::Instant::now();
     if polite { now + kill_at.saturating_sub(clock::now()) } else { now }
@@ -677,11 +720,5 @@ async fn progress(handle: &Handle, seen: u64, until: Option<tokio::time::Instant
     match until {
         Some(until) => handle.log.progress(seen, until).await,
         None => std::future::pending().await,
-    }
-}
-
-fn kill(container: &Once) {
-    if let Err(error) = container.kill() {
-        tracing::error!(%error, "could not kill the container");
     }
 }

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::clock::now;
 use super::ending::Stop;
-use super::idempotency::IdempotencyKey;
+use super::place::{InSandbox, Place};
 use super::resumable::Resumable;
 use super::state::{Assignment, State, Step, Submitted};
 use super::times::{self, Times};
@@ -22,11 +22,13 @@ use super::vaulted::Lent;
 use super::waiting::Waiting;
 use super::workspace::Collection;
 use super::{Executions, Handle, run, told};
-use crate::container::Orphan;
+use crate::container::{Orphan, Process};
 use crate::egress::Policy;
+use crate::idempotency::IdempotencyKey;
 use crate::keeper::{Kept, Key};
 use crate::output::{self, Files, Log, Recovered, Shelter, Source, Stream};
 use crate::provider::Dialect;
+use crate::sandbox::{Survivor, Use};
 use thaw_client::types::{ExecutionState, Exit, ExitReason};
 
 /// Detail of an execution whose command was not submitted, or cannot be resumed.
@@ -37,6 +39,9 @@ const LOST: &str = "the daemon was restarted, and this execution could not survi
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Note {
     provider: String,
+    /// The sandbox that it runs in.
+    #[serde(default)]
+    sandbox: Option<InSandbox>,
     user: String,
     model: Option<String>,
     /// Absent in notes of a daemon that did not show commands.
@@ -75,6 +80,7 @@ impl Handle {
         let Some(keeper) = &self.keeper else { return };
         let note = Note {
             provider: self.provider.clone(),
+            sandbox: self.sandbox.clone(),
             user: self.user.clone(),
             model: self.model.clone(),
             shown: self.shown.clone(),
@@ -143,36 +149,58 @@ pub struct Adopted {
     pub lost: usize,
 }
 
+/// Tags of the commands in sandboxes that an earlier daemon had, by container.
+pub fn tags_in_sandboxes(kept: &BTreeMap<Key, Kept>) -> BTreeMap<String, Vec<u32>> {
+    let mut tags = BTreeMap::<String, Vec<u32>>::new();
+    for kept in kept.iter().filter(|(key, _)| matches!(key, Key::Execution(_))).map(|(_, kept)| kept) {
+        // One that is not understood is told so when it is adopted.
+        let note = serde_json::from_str::<Note>(&kept.note).ok();
+        if let Some(command) = note.and_then(|note| note.sandbox.and(note.command)) {
+            tags.entry(command.container).or_default().push(command.tag);
+        }
+    }
+    tags
+}
+
+/// The container of an execution of an earlier daemon.
+#[allow(clippy::large_enum_variant, reason = "made once for each execution of an earlier daemon")]
+enum Found {
+    Own(Option<Orphan>),
+    Sandbox(Option<(Use, Process)>),
+}
+
 impl Executions {
-    /// Resumes what an earlier daemon left: `kept` by execution, `orphans` by container. `egress` makes the egress
+    /// Resumes what an earlier daemon left: `kept` by execution, `orphans` by container, `survivors` by container too, for
+    /// executions in sandboxes. `egress` makes the egress
     /// policy of a provider from the list that the earlier daemon had. Containers of executions are removed from
     /// `orphans`.
     pub fn adopt(
         self: &Arc<Self>,
         kept: BTreeMap<Key, Kept>,
         orphans: &mut BTreeMap<String, Orphan>,
+        survivors: &mut BTreeMap<String, Survivor>,
         egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Adopted {
-        let mut survivors = Adopted::default();
+        let mut adopted = Adopted::default();
         let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.into_iter().partition(|(key, _)| matches!(key, Key::Transit(..)));
         for (key, kept) in kept {
             let Key::Execution(id) = key else { continue };
             let on_the_way = STREAMS.map(|stream| transits.remove(&output::transit_key(&id, stream)));
-            let outcome = self.adopt_one(&id, kept, on_the_way, orphans, &egress);
+            let outcome = self.adopt_one(&id, kept, on_the_way, (&mut *orphans, &mut *survivors), &egress);
             match outcome {
-                Ok(ExecutionState::Running) => survivors.running += 1,
-                Ok(_) => survivors.ended += 1,
+                Ok(ExecutionState::Running) => adopted.running += 1,
+                Ok(_) => adopted.ended += 1,
                 Err(reason) => {
                     tracing::warn!(execution = %id, %reason, "an execution did not survive");
-                    survivors.lost += 1;
+                    adopted.lost += 1;
                 }
             }
         }
         for key in transits.keys() {
             self.forget_kept(key);
         }
-        survivors
+        adopted
     }
 
     fn adopt_one(
@@ -180,7 +208,7 @@ impl Executions {
         id: &str,
         kept: Kept,
         on_the_way: [Option<Kept>; 2],
-        orphans: &mut BTreeMap<String, Orphan>,
+        (orphans, survivors): (&mut BTreeMap<String, Orphan>, &mut BTreeMap<String, Survivor>),
         egress: &impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
         let understood = self.understand(kept).inspect_err(|_| {
@@ -198,15 +226,26 @@ impl Executions {
             // Before anything goes on, which may keep another one under the same name.
             self.forget_kept(&output::transit_key(id, stream));
         }
-        let orphan = note.command.as_ref().and_then(|command| orphans.remove(&command.container));
-        let policy = egress(&note.provider, orphan.as_ref().map_or(&[], Orphan::allowed));
+        let container = note.command.as_ref().map(|command| &command.container);
+        let found = match (&note.sandbox, &recovered.exit) {
+            (None, _) => Found::Own(container.and_then(|container| orphans.remove(container))),
+            (Some(_), Some(_)) => Found::Sandbox(None),
+            (Some(inside), None) => Found::Sandbox(
+                note.command
+                    .as_ref()
+                    .filter(|_| recovered.submitted)
+                    .and_then(|command| survivors.get_mut(&command.container)?.resume(command.tag, inside.holds)),
+            ),
+        };
+        let allowed = if let Found::Own(Some(orphan)) = &found { orphan.allowed() } else { &[] };
+        let policy = egress(&note.provider, allowed);
         let handle = Arc::new(self.revive(id, note, log, &recovered, collection));
         self.known().insert(Arc::clone(&handle));
         if recovered.exit.is_some() {
             self.ended(&handle, true);
             return Ok(ExecutionState::Exited);
         }
-        let running = resumable(&handle, &recovered, orphan, pipes, policy).and_then(|resumable| {
+        let running = resumable(&handle, &recovered, found, pipes, policy).and_then(|resumable| {
             let running = run::Running::resume(&handle, &recovered, resumable);
             running.map_err(|error| error.to_string())
         });
@@ -257,6 +296,7 @@ impl Executions {
         Handle {
             id: id.to_owned(),
             provider: note.provider,
+            sandbox: note.sandbox,
             user: note.user,
             model: note.model,
             shown: note.shown,
@@ -317,7 +357,7 @@ struct Understood {
 fn resumable(
     handle: &Handle,
     recovered: &Recovered,
-    orphan: Option<Orphan>,
+    found: Found,
     pipes: Vec<OwnedFd>,
     policy: Option<Arc<Policy>>,
 ) -> Result<Resumable, String> {
@@ -325,7 +365,6 @@ fn resumable(
     if !recovered.submitted {
         return Err("its command had not been handed over".to_owned());
     }
-    let orphan = orphan.ok_or("its container is gone")?;
     let mut pipes = pipes.into_iter();
     let mut two = || pipes.next().zip(pipes.next()).map(|(first, second)| [first, second]);
     let output = two().ok_or("its output was not kept")?;
@@ -333,6 +372,14 @@ fn resumable(
     if command.prestarted && conversation.is_none() {
         return Err("what was said to its CLI was not kept".to_owned());
     }
+    let orphan = match found {
+        Found::Own(orphan) => orphan.ok_or("its container is gone")?,
+        Found::Sandbox(inside) => {
+            let (inside, process) = inside.ok_or("its sandbox is gone")?;
+            let container = Place::Sandbox(inside);
+            return Ok(Resumable { container, process, command, output, conversation: None });
+        }
+    };
     let policy = policy.ok_or("it is not known any more where it may connect to")?;
     // Log lines of the egress proxy belong to the execution from here on.
     let _entered = handle.span.enter();
@@ -340,7 +387,7 @@ fn resumable(
     let (container, process) = claimed.map_err(|error| error.to_string())?;
     // The earlier daemon may have been killed just before the thaw.
     container.thaw().map_err(|error| error.to_string())?;
-    Ok(Resumable { container, process, command, output, conversation })
+    Ok(Resumable { container: Place::Own(container), process, command, output, conversation })
 }
 
 /// The `exit` event of an execution that cannot be resumed. If it was to end anyway, that reason counts: whoever

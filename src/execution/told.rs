@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use super::Handle;
 use super::state::{Assignment, Step};
-use crate::container::Once;
 use crate::failpoints;
 use crate::output::Stream;
 use thaw_client::time::Timestamp;
 use thaw_client::types::{ClaimPath, DaemonEventKind, Event, Exit, Stage, Started};
 
 /// Writes the `started` event.
-pub(super) fn announce(handle: &Handle, container: &Once, path: ClaimPath, prestarted: bool, claim: Duration) {
-    handle.step(Step::Announce(Assignment { container: container.id().to_owned(), path }));
+pub(super) fn announce(handle: &Handle, container: &str, path: ClaimPath, prestarted: bool, claim: Duration) {
+    handle.step(Step::Announce(Assignment { container: container.to_owned(), path }));
     let now = Timestamp::now();
     handle.times().starts(now);
     handle.log.push(&Event::Started(Started {
         execution: handle.id.clone(),
-        container: container.id().to_owned(),
+        container: container.to_owned(),
         path,
         prestarted,
         claim_us: claim.as_micros() as u64,
@@ -26,7 +25,7 @@ pub(super) fn announce(handle: &Handle, container: &Once, path: ClaimPath, prest
     }));
     handle.publish(DaemonEventKind::ExecutionStarted, |event| {
         event.at = now;
-        event.container = Some(container.id().to_owned());
+        event.container = Some(container.to_owned());
         event.path = Some(path);
         event.stage = Some(if prestarted { Stage::Prestarted } else { Stage::Created });
     });

@@ -522,16 +522,16 @@ mod tests {
 
     #[test]
     fn what_a_keeper_of_the_last_version_holds_is_not_lost() {
-        let items = ["c-1", "e-1", "e-1/stdout", "s-1"].map(|name| item(name.into()));
-        let [c, e, t, s] = items;
-        let (socket, _its) = keeper(&[json!({"hello": {"version": NAMES}}), c, e, t, s, json!("done")]);
+        let items = ["c-1", "e-1", "e-1/stdout", "v-1"].map(|name| item(name.into()));
+        let [c, e, t, v] = items;
+        let (socket, _its) = keeper(&[json!({"hello": {"version": NAMES}}), c, e, t, v, json!("done")]);
         let reached = take_kept(socket).unwrap();
         let keys: Vec<Key> = reached.kept.into_keys().collect();
         let expected = [
             Key::Container("c-1".to_owned()),
             Key::Execution("e-1".to_owned()),
             Key::Transit("e-1".to_owned(), "stdout".to_owned()),
-            Key::Unknown("\"s-1\"".to_owned()),
+            Key::Unknown("\"v-1\"".to_owned()),
         ];
         assert_eq!(keys, expected);
         let state = |version| {
@@ -540,7 +540,7 @@ mod tests {
         };
         // It is told in names, and one that this version started in keys.
         let told: Vec<Value> = keys.iter().map(|key| state(NAMES).write(key)).collect();
-        assert_eq!(told, ["c-1", "e-1", "e-1/stdout", "s-1"]);
+        assert_eq!(told, ["c-1", "e-1", "e-1/stdout", "v-1"]);
         assert_eq!(state(VERSION).write(&keys[0]), json!({"container": "c-1"}));
     }
 

@@ -12,6 +12,8 @@ pub enum Key {
     Container(String),
     /// An execution's, by its id: its log, and while it runs its pipes.
     Execution(String),
+    /// A sandbox's, by its id: which container it has, and what is nowhere on a disk.
+    Sandbox(String),
     /// The transit pipe of a stream of an execution: id, and name of the stream.
     Transit(String, String),
     /// A renewal of a login that is under way, by its id: the socket that the answer comes to.
@@ -26,6 +28,7 @@ pub enum Key {
 enum Known {
     Container(String),
     Execution(String),
+    Sandbox(String),
     Transit(String, String),
     Refresh(String),
 }
@@ -36,6 +39,7 @@ impl Key {
         match Known::deserialize(value) {
             Ok(Known::Container(id)) => Self::Container(id),
             Ok(Known::Execution(id)) => Self::Execution(id),
+            Ok(Known::Sandbox(id)) => Self::Sandbox(id),
             Ok(Known::Transit(execution, stream)) => Self::Transit(execution, stream),
             Ok(Known::Refresh(id)) => Self::Refresh(id),
             Err(_) => Self::Unknown(value.to_string()),
@@ -47,6 +51,7 @@ impl Key {
         let known = match self.clone() {
             Self::Container(id) => Known::Container(id),
             Self::Execution(id) => Known::Execution(id),
+            Self::Sandbox(id) => Known::Sandbox(id),
             Self::Transit(execution, stream) => Known::Transit(execution, stream),
             Self::Refresh(id) => Known::Refresh(id),
             Self::Unknown(json) => return serde_json::from_str(&json).unwrap_or(Value::String(json)),
@@ -64,6 +69,7 @@ impl Key {
             }
             (Some("e"), None) if plain(name) => Self::Execution(name.to_owned()),
             (Some("refresh/r"), Some((_, id))) if plain(id) => Self::Refresh(id.to_owned()),
+            (Some("s"), None) if plain(name) => Self::Sandbox(name.to_owned()),
             (Some("c"), None) if plain(name) => Self::Container(name.to_owned()),
             _ => Self::Unknown(Value::String(name.to_owned()).to_string()),
         }
@@ -72,7 +78,7 @@ impl Key {
     /// As such a name.
     pub fn write_name(&self) -> String {
         match self {
-            Self::Container(id) | Self::Execution(id) => id.clone(),
+            Self::Container(id) | Self::Execution(id) | Self::Sandbox(id) => id.clone(),
             Self::Transit(execution, stream) => format!("{execution}/{stream}"),
             // An earlier version's keeper does not care what it means, and neither does that version's daemon.
             Self::Refresh(id) => format!("refresh/{id}"),
@@ -101,7 +107,8 @@ mod tests {
             (json!({"execution": "e-01"}), Key::Execution("e-01".to_owned())),
             (json!({"transit": ["e-01", "stdout"]}), Key::Transit("e-01".to_owned(), "stdout".to_owned())),
             (json!({"refresh": "r-01"}), Key::Refresh("r-01".to_owned())),
-            (json!({"sandbox": "s-01"}), unknown(&json!({"sandbox": "s-01"}))),
+            (json!({"sandbox": "s-01"}), Key::Sandbox("s-01".to_owned())),
+            (json!({"volume": "v-01"}), unknown(&json!({"volume": "v-01"}))),
             (
                 json!({"container": {"id": "c-01", "half": 2}}),
                 unknown(&json!({"container": {"id": "c-01", "half": 2}})),
@@ -123,7 +130,8 @@ mod tests {
             ("e-01", Key::Execution("e-01".to_owned())),
             ("e-01/stdout", Key::Transit("e-01".to_owned(), "stdout".to_owned())),
             ("refresh/r-01", Key::Refresh("r-01".to_owned())),
-            ("s-01", unknown("s-01")),
+            ("s-01", Key::Sandbox("s-01".to_owned())),
+            ("v-01", unknown("v-01")),
             ("e", unknown("e")),
             ("e-01/a/b", unknown("e-01/a/b")),
             ("", unknown("")),

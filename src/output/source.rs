@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::pipe::PIPE_BYTES;
 use super::spool::Spool;
 use super::transit::{Shelter, Transit};
 use thaw_os::kernel::Watched;
@@ -118,6 +119,35 @@ impl Source {
         self.pace.spent(time);
     }
 
+    /// Moves what the pipe holds now, and reads no further: others may still have its other end. Returns whether there
+    /// was anything.
+    pub fn take_rest(&mut self) -> bool {
+        let Some(pipe) = self.pipe.take() else { return false };
+        // A command may have made it larger (fcntl(2), F_SETPIPE_SZ).
+        let mut left = rustix::pipe::fcntl_getpipe_size(pipe.fd()).unwrap_or(PIPE_BYTES);
+        let mut any = false;
+        // A pipe holds no more than that, and what is written from now on is not wanted.
+        while left > 0 {
+            let moved = match &self.transit {
+                Some(transit) => transit.pass(pipe.fd(), &self.spool, left),
+                None => self.spool.take(pipe.fd(), left),
+            };
+            match moved {
+                Ok(0) => break,
+                Ok(length) => (left, any) = (left.saturating_sub(length), true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::error!(%error, "the rest of a command's output cannot be read");
+                    break;
+                }
+            }
+        }
+        self.transit = None;
+        self.spool.settle();
+        any
+    }
+
     /// Moves the next piece. Returns `false` at the end; then pending for ever. Dropping the future loses no output.
     pub async fn read(&mut self) -> bool {
         let Some(pipe) = &self.pipe else { return std::future::pending().await };
@@ -195,6 +225,17 @@ mod tests {
         assert_eq!(cut(5, true), [(5, 1)], "an unfinished character is not lost at the end");
         assert_eq!(cut(6, true), []);
         assert_eq!(*spool.read(0, 6), [b"a", euro, b"b", &euro[..1]].concat());
+    }
+
+    #[tokio::test]
+    async fn the_rest_is_taken_although_somebody_could_still_write() {
+        let spool = spool();
+        let (mut source, mut writer) = source(&spool);
+        writer.write_all(b"said before the end").unwrap();
+        assert!(source.take_rest() && !source.is_open());
+        assert_eq!(&*spool.read(0, spool.length()), b"said before the end");
+        assert!(!source.take_rest(), "only once");
+        assert_eq!(writer.write_all(b"too late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::{Changes, Store, StoreError};
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Version n is reached by the n-th. `{blob}` stands for the type of bytes, which the databases name differently.
-const MIGRATIONS: [&[&str]; 2] = [
+const MIGRATIONS: [&[&str]; 3] = [
     &[
         // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
         // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
@@ -65,6 +65,24 @@ const MIGRATIONS: [&[&str]; 2] = [
         holder TEXT NOT NULL,
         until_ms BIGINT NOT NULL,
         PRIMARY KEY (user_name, provider)
+    )",
+    ],
+    &[
+        // A sandbox of this host. `env_names`, `labels` and `lifecycle` are JSON; values of variables are not written down.
+        "CREATE TABLE sandboxes (
+        id TEXT PRIMARY KEY NOT NULL,
+        user_name TEXT NOT NULL,
+        name TEXT,
+        template TEXT NOT NULL,
+        state TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT,
+        since_ms BIGINT NOT NULL,
+        created_at_ms BIGINT NOT NULL,
+        used_at_ms BIGINT NOT NULL,
+        env_names TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        lifecycle TEXT NOT NULL
     )",
     ],
 ];

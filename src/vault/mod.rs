@@ -155,8 +155,25 @@ impl Vault {
         database: &store::Settings,
         settings: Settings,
     ) -> Result<Arc<Self>, VaultError> {
+        // A key that cannot be read is told of before a database is made.
         let keys = source.read()?;
-        let store = Store::open(database).await?;
+        Self::with((source, keys), Store::open(database).await?, settings).await
+    }
+
+    /// The same, in a database that is open.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_in(source: KeySource, store: Store, settings: Settings) -> Result<Arc<Self>, VaultError> {
+        let keys = source.read()?;
+        Self::with((source, keys), store, settings).await
+    }
+
+    async fn with(
+        (source, keys): (KeySource, MasterKeys),
+        store: Store,
+        settings: Settings,
+    ) -> Result<Arc<Self>, VaultError> {
         let unknown = rows::master_keys(&store).await?.into_iter().find(|(id, _)| !keys.has(id));
         if let Some((id, users)) = unknown {
             return Err(VaultError::UnknownMasterKey { id, users });

@@ -1,4 +1,5 @@
-"""What schemathesis cannot know of the daemon that it tries: which provider there is, and which commands end."""
+"""What schemathesis cannot know of the daemon that it tries: which provider there is, which commands end, and what sandboxes
+are made from."""
 
 import schemathesis
 
@@ -12,3 +13,20 @@ def map_body(ctx, body):
         if isinstance(body.get("command"), list):
             body["command"] = ["true"]
     return body
+
+
+def of_test(body):
+    """Sandboxes are made from the provider that there is."""
+    if isinstance(body, dict) and isinstance(body.get("template"), str) and body["template"]:
+        body["template"] = "test"
+    return body
+
+
+@schemathesis.hook("map_body").apply_to(method="POST", path="/v1/sandboxes")
+def map_body(ctx, body):
+    return of_test(body)
+
+
+@schemathesis.hook("map_body").apply_to(method="PUT", path="/v1/users/{user}/sandboxes/{name}")
+def map_body(ctx, body):
+    return of_test(body)

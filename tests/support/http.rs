@@ -48,6 +48,11 @@ impl Answer {
     }
 
     /// The problem document that the answer must be (RFC 9457).
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The error that it is.
     pub fn problem(&self) -> Problem {
         assert_eq!(self.header("content-type").as_deref(), Some("application/problem+json"), "{}", self.text());
         let problem: Problem = serde_json::from_slice(&self.body).unwrap();

@@ -24,6 +24,7 @@ pub struct Seen {
 
 impl Seen {
     /// Whether it was answered by a CLI that waited for it.
+    #[allow(dead_code, reason = "not every test has such CLIs")]
     pub fn is_prestarted(&self) -> bool {
         self.events.iter().any(|(_, event)| matches!(event, Event::Started(started) if started.prestarted))
     }

@@ -92,7 +92,7 @@ async fn what_a_newer_daemon_keeps_stays_where_it_is() {
     daemon.settled().await;
     daemon.kill();
     // Another kind, a known one with more to it, and one that is no object.
-    let newer = [json!({"sandbox": "s-01"}), json!({"container": {"id": "c-01", "half": 2}}), json!(["vault", 7])];
+    let newer = [json!({"volume": "v-01"}), json!({"container": {"id": "c-01", "half": 2}}), json!(["vault", 7])];
     {
         let (talk, _) = Talk::begin(&daemon.path("run"));
         for key in &newer {

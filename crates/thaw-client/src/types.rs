@@ -20,6 +20,8 @@ mod credentials;
 mod feed;
 mod job;
 mod list;
+mod names;
+mod sandbox;
 mod user;
 
 pub use about::{DaemonVersion, ExecutionStats, LimitsInForce};
@@ -27,6 +29,11 @@ pub use credentials::{AuditAction, AuditRecord, Credential, CredentialKind, Cred
 pub use feed::{DaemonEvent, DaemonEventKind};
 pub use job::{ImageDamage, ImagePrune, ImagePull, ImageVerification, Job, JobKind, JobState};
 pub use list::{ExecutionFilter, Page};
+pub use names::{LABELS_RULE, MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, are_labels, is_variable};
+pub use sandbox::{
+    NamedSandboxRequest, Sandbox, SandboxChange, SandboxFilter, SandboxLifecycle, SandboxReason, SandboxRequest,
+    SandboxState,
+};
 pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
@@ -41,6 +48,12 @@ pub struct ExecutionRequest {
     /// its entrypoint, environment, user and working directory stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Id of a sandbox of this user, to run `command` in it. It is neither given together with `provider` nor with
+    /// `image`; what a container has from its claim on (`credentials`, `files`, `archive`, `collect`, limits) is not
+    /// given either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)]
+    pub sandbox: Option<String>,
     /// Whose execution this is: 1 to 128 characters, as identity systems name their users (`alice@example.org`,
     /// `auth0|5f7c`). Letters, digits and `_ @ | + : / = -`, and dots between them. Letters of either case are different.
     #[schema(min_length = 1, max_length = 128, pattern = r"^[A-Za-z0-9_@|+:/=-]+(\.[A-Za-z0-9_@|+:/=-]+)*$")]
@@ -212,8 +225,11 @@ pub enum ExitReason {
 pub struct Execution {
     /// Identifier, `[a-z0-9-]`.
     pub id: String,
-    /// Provider name.
+    /// Provider name; of one in a sandbox, that of the sandbox's template.
     pub provider: String,
+    /// The sandbox that it runs in, if it has no container of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// Whose it is.
     pub user: String,
     /// Model used, when a prompt was given.
@@ -551,7 +567,10 @@ pub struct Container {
     /// Execution that it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<String>,
-    /// Whose execution that is.
+    /// Sandbox that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// Whose execution or sandbox that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Since when it serves it, Unix milliseconds.

@@ -54,6 +54,17 @@ pub(super) fn executions() -> ArgValueCompleter {
     })
 }
 
+/// Ids of sandboxes, and names as whoever has them is called.
+pub(super) fn sandboxes() -> ArgValueCompleter {
+    live("/v1/sandboxes", |item| {
+        let (id, user) = (plain(item.get("id")), plain(item.get("user")));
+        let name = plain(item.get("name"));
+        let help = format!("{} {name} {user}", plain(item.get("state")));
+        let named = (!name.is_empty()).then(|| format!("{user}/{name}"));
+        [Some(id), named].into_iter().flatten().map(|text| (text, help.clone())).collect()
+    })
+}
+
 /// Users that have executions.
 pub(super) fn users() -> ArgValueCompleter {
     live("/v1/executions", |item| vec![(plain(item.get("user")), String::new())])

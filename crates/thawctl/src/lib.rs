@@ -14,6 +14,7 @@ mod daemon_config;
 mod doctor;
 mod env_file;
 mod events;
+mod exec;
 mod exit;
 mod fields;
 mod files;
@@ -35,6 +36,7 @@ mod recipes;
 mod request;
 mod run;
 mod run_args;
+mod sandbox;
 mod setup;
 mod speak;
 mod stdin;
@@ -84,6 +86,11 @@ struct Cli {
 enum Command {
     /// Run a prompt, or a command after `--`, and stream its output
     Run(Box<run_args::Args>),
+    /// Run a command in a sandbox and stream its output
+    Exec(Box<exec::Args>),
+    /// Create, list, freeze, wake and end sandboxes: containers that live on between commands
+    #[command(subcommand)]
+    Sandbox(sandbox::Command),
     /// List the executions that run; with -a also those that ended, newest first
     Ps(ps::PsArgs),
     /// List the pools: how many warm containers are wanted and there
@@ -238,6 +245,8 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
     let format = &cli.format;
     match cli.command {
         Command::Run(args) => return Box::pin(run::run(&client, *args, &profile, format)).await,
+        Command::Exec(args) => return Box::pin(exec::exec(&client, *args, &profile, format)).await,
+        Command::Sandbox(command) => return Box::pin(sandbox::run(&client, command, &profile, format)).await,
         Command::Cancel(args) => return cancel::cancel(&client, &args).await,
         Command::Rm(args) => return cancel::rm(&client, &args).await,
         Command::Events(args) => return events::events(&client, &args, format).await,

@@ -58,6 +58,7 @@ pub(super) fn build(mut args: Args, profile: &Profile) -> Result<ExecutionReques
     };
     Ok(ExecutionRequest {
         provider,
+        sandbox: None,
         image: args.image,
         user: args.user.or_else(|| profile.user.clone()).unwrap_or_else(current_user),
         prompt,

@@ -1,6 +1,7 @@
 //! `thawctl run`: starts an execution, streams it, and ends with its exit code.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use super::profile::Profile;
 use super::run_args::Args;
 use super::{CtlError, exit, files, request, speak};
 use thaw_client::client::Client;
-use thaw_client::types::{Event, Execution};
+use thaw_client::types::{Event, Execution, ExecutionRequest};
 
 /// Runs it and gives the exit code.
 pub(super) async fn run(client: &Client, args: Args, profile: &Profile, format: &Format) -> Result<u8, CtlError> {
@@ -31,6 +32,33 @@ pub(super) async fn run(client: &Client, args: Args, profile: &Profile, format: 
     let output = args.output.clone();
     let request = request::build(args, profile)?;
     request::check_size(client, &request).await?;
+    let limit = match (request.timeout_ms, &request.image) {
+        (Some(_), _) => Limit::Asked,
+        (None, Some(_)) => Limit::Image,
+        (None, None) => Limit::Manifest(request.provider.clone()),
+    };
+    execute(client, request, How { mode, verbose, output, limit }, format).await
+}
+
+/// How an execution is shown.
+pub(super) struct How {
+    pub(super) mode: Mode,
+    /// Tell which container was used, and timings.
+    pub(super) verbose: bool,
+    /// Where what was collected is written to.
+    pub(super) output: Option<PathBuf>,
+    /// Where its time limit comes from.
+    pub(super) limit: Limit,
+}
+
+/// Starts an execution and shows it to its end; one in the background is only named.
+pub(super) async fn execute(
+    client: &Client,
+    request: ExecutionRequest,
+    how: How,
+    format: &Format,
+) -> Result<u8, CtlError> {
+    let How { mode, verbose, output, limit } = how;
     if request.background {
         let execution = client.create(&request).await.map_err(|error| speak::run_error(error, &request))?;
         let item = serde_json::to_value(&execution).map_err(io::Error::from)?;
@@ -42,11 +70,6 @@ pub(super) async fn run(client: &Client, args: Args, profile: &Profile, format: 
     }
 
     let interrupts = Interrupts::install(client.clone())?;
-    let limit = match (request.timeout_ms, &request.image) {
-        (Some(_), _) => Limit::Asked,
-        (None, Some(_)) => Limit::Image,
-        (None, None) => Limit::Manifest(request.provider.clone()),
-    };
     let who = if request.prompt.is_some() { Who::Cli } else { Who::Command };
     let mut printer = Printer::new(io::stdout(), io::stderr(), Style { mode, who, verbose, timestamps: false, limit });
     let mut stream = client.execute_stream(&request).await.map_err(|error| speak::run_error(error, &request))?;

@@ -178,7 +178,7 @@ fn cpus(text: &str) -> Result<f64, String> {
 }
 
 /// Parses `KEY=VALUE`.
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("must have the form KEY=VALUE".to_owned()),
@@ -193,7 +193,7 @@ pub(super) fn name_path(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.filter(|duration| duration.as_millis() > 0).ok_or_else(|| "must be a number of seconds above 0".to_owned())
 }

@@ -100,14 +100,14 @@ pub(super) async fn containers(client: &Client, args: &ListArgs, format: &Format
                     true => format!("{}, frozen", word(&container.state)),
                     false => word(&container.state),
                 },
-                args.id(&container.execution.unwrap_or_default()),
+                args.id(&container.execution.or(container.sandbox).unwrap_or_default()),
                 container.pid.map(|pid| pid.to_string()).unwrap_or_default(),
                 age(container.created_at_ms, now),
                 bytes(container.memory_bytes),
                 format!("{} ms", container.cpu_ms),
             ]
         });
-        table(["CONTAINER", "PROVIDER", "STATE", "EXECUTION", "PID", "AGE", "MEMORY", "CPU"], rows)
+        table(["CONTAINER", "PROVIDER", "STATE", "HOLDER", "PID", "AGE", "MEMORY", "CPU"], rows)
     };
     args.list(client, "/v1/containers", format, "id", rows).await
 }

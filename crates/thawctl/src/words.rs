@@ -3,14 +3,19 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands without a counterpart, and one sentence each.
-const COMMANDS: [(&str, &str); 31] = [
-    ("exec", "every execution has a container of its own: run another command with `thawctl run PROVIDER -- CMD`"),
+const COMMANDS: [(&str, &str); 30] = [
     ("cp", "files go in and out with a run: see `thawctl run --help`, and `-i` for standard input"),
     ("start", "an execution that ended cannot be started again: `thawctl run` starts another one"),
     ("restart", "an execution cannot be restarted: `thawctl cancel ID`, then `thawctl run`"),
-    ("create", "nothing is created without being run: `thawctl run`, or `thawctl pool set` for warm containers"),
-    ("pause", "warm containers are frozen by the daemon; one that runs cannot be paused: `thawctl cancel ID` ends it"),
-    ("unpause", "a frozen container is thawed by the `thawctl run` that gets it"),
+    (
+        "create",
+        "what lives on is a sandbox: `thawctl sandbox create`; else `thawctl run`, or `thawctl pool set` for warm containers",
+    ),
+    (
+        "pause",
+        "sandboxes are frozen with `thawctl sandbox freeze`; an execution cannot be paused: `thawctl cancel ID` ends it",
+    ),
+    ("unpause", "a sandbox is woken with `thawctl sandbox wake`, and by each command in it"),
     ("container", "executions are what `thawctl ps` lists, their containers are in `thawctl containers`"),
     ("commit", "a container is destroyed with its execution: make images with `thawctl image build`"),
     ("diff", "a container is destroyed with its execution, and its files with it"),

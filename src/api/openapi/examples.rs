@@ -9,8 +9,9 @@ use thaw_client::time::Timestamp;
 use thaw_client::types::{
     AuditAction, AuditRecord, ClaimPath, Container, ContainerState, Credential, CredentialKind, CredentialState,
     Credentials, DaemonVersion, Execution, ExecutionRequest, ExecutionState, ExecutionStats, Exit, ExitReason, Image,
-    ImagePrune, Job, JobKind, JobState, LimitsInForce, List, Page, Pool, PoolChange, PoolMemory, Problem, Provider,
-    Secret, Stage, Usage, UserKey, Vault,
+    ImagePrune, Job, JobKind, JobState, LimitsInForce, List, NamedSandboxRequest, Page, Pool, PoolChange, PoolMemory,
+    Problem, Provider, Sandbox, SandboxChange, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState, Secret,
+    Stage, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -116,6 +117,25 @@ fn requests(operation: &str) -> Vec<(&'static str, Value)> {
             ),
         ],
         "pullImage" => vec![("tools", json!({ "reference": "registry.example.com/team/tools:1" }))],
+        "createSandbox" => vec![(
+            "named",
+            value(&SandboxRequest {
+                name: text("dev"),
+                user: "alice@example.org".to_owned(),
+                template: "openai".to_owned(),
+                env: BTreeMap::from([("EDITOR".to_owned(), "vi".to_owned())]),
+                labels: labels(),
+                lifecycle: SandboxLifecycle { destroy_after_s: Some(86_400), ..SandboxLifecycle::default() },
+            }),
+        )],
+        "putSandbox" => vec![(
+            "plain",
+            value(&NamedSandboxRequest { template: "openai".to_owned(), ..NamedSandboxRequest::default() }),
+        )],
+        "changeSandbox" => {
+            let lifecycle = Some(SandboxLifecycle { keep_active: true, ..SandboxLifecycle::default() });
+            vec![("lifecycle", value(&SandboxChange { lifecycle, ..SandboxChange::default() }))]
+        }
         "putImageToUse" => vec![("image", json!({ "image": "openai" }))],
         "putCredential" => vec![("key", value(&key()))],
         "changePools" => vec![
@@ -143,6 +163,9 @@ fn answer(operation: &str) -> Option<Value> {
             memory_peak_bytes: 94_371_840,
             usage: Some(usage()),
         }),
+        "createSandbox" | "putSandbox" | "getSandbox" | "getNamedSandbox" | "changeSandbox" | "freezeSandbox"
+        | "wakeSandbox" => value(&sandbox()),
+        "listSandboxes" => value(&Page { items: vec![sandbox()], next_cursor: text("s-01kb9w3v0v6p7x2c4m5n8q9r0s") }),
         "listPools" | "getPools" | "changePools" => value(&List { items: vec![pool()] }),
         "listContainers" => value(&List { items: vec![container()] }),
         "listProviders" => value(&List {
@@ -212,10 +235,31 @@ fn answer(operation: &str) -> Option<Value> {
     })
 }
 
+fn sandbox() -> Sandbox {
+    Sandbox {
+        id: "s-01kb9w3v0v6p7x2c4m5n8q9r0s".to_owned(),
+        name: text("dev"),
+        user: "alice@example.org".to_owned(),
+        template: "openai".to_owned(),
+        state: SandboxState::Active,
+        reason: SandboxReason::Used,
+        detail: None,
+        since: Timestamp::from_unix_ms(CREATED + 90_000),
+        created_at: Timestamp::from_unix_ms(CREATED),
+        used_at: Timestamp::from_unix_ms(CREATED + 90_500),
+        container: text("c-01kb9w2t4d5f6g7h8j9k0m1n2p"),
+        commands: 0,
+        env: vec!["EDITOR".to_owned()],
+        labels: BTreeMap::from([("team".to_owned(), "red".to_owned())]),
+        lifecycle: SandboxLifecycle { destroy_after_s: Some(86_400), ..SandboxLifecycle::default() },
+    }
+}
+
 fn execution(exit: Option<Exit>) -> Execution {
     Execution {
         id: "e-01kb9w3v0v6p7x2c4m5n8q9r0s".to_owned(),
         provider: "openai".to_owned(),
+        sandbox: None,
         user: "auth0|5f7c8ec7c33c6c004bbafe82".to_owned(),
         model: text("gpt-5.5"),
         command: None,
@@ -296,6 +340,7 @@ fn container() -> Container {
         stage: Stage::Created,
         state: ContainerState::Claimed,
         execution: text("e-01kb9w3v0v6p7x2c4m5n8q9r0s"),
+        sandbox: None,
         user: text("auth0|5f7c8ec7c33c6c004bbafe82"),
         claimed_at_ms: Some(CREATED + 2),
         usage: Some(usage()),

@@ -78,25 +78,53 @@ pub fn constrain(document: &mut Value) {
     // As negations, because generators of clients take `oneOf` beside `properties` for a choice between types.
     request["not"] = json!({ "anyOf": [
         given(&["provider", "image"]),
-        { "not": { "anyOf": [given(&["provider"]), given(&["image"])] } },
+        given(&["provider", "sandbox"]),
+        { "not": { "anyOf": [given(&["provider"]), given(&["image"]), given(&["sandbox"])] } },
+        given(&["sandbox", "image"]),
+        given(&["sandbox", "prompt"]),
+        given(&["sandbox", "credentials"]),
+        given(&["sandbox", "entrypoint"]),
+        given(&["sandbox", "archive"]),
+        given(&["sandbox", "memory_bytes"]),
+        given(&["sandbox", "cpus"]),
+        given(&["sandbox", "queue_timeout_ms"]),
+        given(&["sandbox", "files"]),
+        given(&["sandbox", "collect"]),
+        given(&["sandbox", "model"]),
+        given(&["sandbox", "effort"]),
+        { "allOf": [given(&["sandbox"]), { "not": given(&["command"]) }] },
         given(&["prompt", "command"]),
         given(&["prompt", "image"]),
         given(&["provider", "entrypoint"]),
         { "allOf": [given(&["provider"]), { "not": { "anyOf": [given(&["prompt"]), given(&["command"])] } }] },
     ] });
     // Texts end at a NUL character, and names of variables at `=` too.
-    let labels = &mut request["properties"]["labels"];
-    labels["maxProperties"] = json!(32);
-    labels["additionalProperties"] = json!({ "type": "string", "maxLength": 256, "pattern": PRINTABLE });
-    labels["propertyNames"] = json!({ "minLength": 1, "maxLength": 64, "pattern": PRINTABLE });
-    for variables in ["env", "forced_env"] {
-        let env = &mut request["properties"][variables];
+    for of in ["ExecutionRequest", "SandboxRequest", "NamedSandboxRequest", "SandboxChange"] {
+        let labels = &mut schemas[of]["properties"]["labels"];
+        labels["maxProperties"] = json!(32);
+        labels["additionalProperties"] = json!({ "type": "string", "maxLength": 256, "pattern": PRINTABLE });
+        labels["propertyNames"] = json!({ "minLength": 1, "maxLength": 64, "pattern": PRINTABLE });
+    }
+    for (of, variables) in [
+        ("ExecutionRequest", "env"),
+        ("ExecutionRequest", "forced_env"),
+        ("SandboxRequest", "env"),
+        ("NamedSandboxRequest", "env"),
+    ] {
+        let env = &mut schemas[of]["properties"][variables];
         env["additionalProperties"] = json!({ "type": "string", "pattern": "^[^\\u0000]*$" });
         env["propertyNames"] = json!({ "pattern": "^[^=\\u0000]+$" });
     }
-    for parameter in document["paths"]["/v1/executions"]["get"]["parameters"].as_array_mut().into_iter().flatten() {
-        if parameter["name"] == "labels" {
-            parameter["schema"]["propertyNames"] = json!({ "pattern": "^label\\.." });
+    // Idleness either freezes it or does not.
+    schemas["SandboxLifecycle"]["not"] = json!({ "allOf": [
+        given(&["freeze_after_s"]),
+        { "required": ["keep_active"], "properties": { "keep_active": { "const": true } } },
+    ] });
+    for path in ["/v1/executions", "/v1/sandboxes"] {
+        for parameter in document["paths"][path]["get"]["parameters"].as_array_mut().into_iter().flatten() {
+            if parameter["name"] == "labels" {
+                parameter["schema"]["propertyNames"] = json!({ "pattern": "^label\\.." });
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{ANSWER_TIMEOUT, Client, ClientError, is_id};
 use crate::types::{Credentials, List, Page, USER_RULE, is_user};
 
 /// A user as a segment of a path: what has a meaning there is percent-encoded (RFC 3986, section 2.1).
-fn segment(user: &str) -> Result<String, ClientError> {
+pub(super) fn segment(user: &str) -> Result<String, ClientError> {
     if !is_user(user) {
         return Err(ClientError::Protocol(format!("{user:?} is no user: the name {USER_RULE}")));
     }

@@ -8,6 +8,7 @@ mod error;
 mod feed;
 mod files;
 mod images;
+mod sandboxes;
 mod stream;
 
 use std::path::{Path, PathBuf};

@@ -81,6 +81,8 @@ pub struct Config {
     pub container: Container,
     /// Executions and their output.
     pub execution: Execution,
+    /// Containers of users that live on between commands.
+    pub sandbox: Sandbox,
     /// What images may be like.
     pub image: Image,
     /// Commands in images without a provider.
@@ -383,6 +385,28 @@ impl Default for Execution {
     }
 }
 
+/// `[sandbox]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sandbox {
+    /// Seconds without a command after which a sandbox is frozen, if its lifecycle does not say.
+    pub freeze_after_seconds: u64,
+    /// Sandboxes at the same time; each takes a place of `container.max`, for as long as it lives.
+    pub max: usize,
+    /// Sandboxes of one user at the same time; beyond it a request gets 429.
+    pub max_per_user: usize,
+    /// Seconds for which a sandbox that is gone is still listed, so that it tells why.
+    pub retention_seconds: u64,
+    /// Those that are listed at most, whatever their age.
+    pub retained: usize,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self { freeze_after_seconds: 60, max: 25, max_per_user: 5, retention_seconds: 86_400, retained: 1_000 }
+    }
+}
+
 /// `[daemon]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -550,6 +574,8 @@ impl Config {
             ("pool.scale_down_idle_seconds", self.pool.scale_down_idle_seconds),
             ("pool.held_creations", self.pool.held_creations as u64),
             ("execution.max_per_user", self.execution.max_per_user as u64),
+            ("sandbox.freeze_after_seconds", self.sandbox.freeze_after_seconds),
+            ("sandbox.max_per_user", self.sandbox.max_per_user as u64),
             ("execution.files_entries", self.execution.files_entries),
             ("execution.collect_entries", self.execution.collect_entries),
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),

@@ -18,6 +18,14 @@ pub enum DaemonEventKind {
     ExecutionExited,
     /// Somebody deleted an execution that had ended.
     ExecutionDeleted,
+    /// A sandbox has its container; see `sandbox` and `container`.
+    SandboxCreated,
+    /// The processes of a sandbox are frozen; `detail` says why.
+    SandboxFrozen,
+    /// They run again; `detail` says why.
+    SandboxWoken,
+    /// A sandbox is gone; `detail` says why.
+    SandboxGone,
     /// How many warm containers a pool wants has changed; see `target` and `detail`.
     PoolChanged,
     /// A pool cannot be filled; see `detail`.
@@ -36,11 +44,15 @@ pub enum DaemonEventKind {
 
 impl DaemonEventKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::ExecutionQueued,
         Self::ExecutionStarted,
         Self::ExecutionExited,
         Self::ExecutionDeleted,
+        Self::SandboxCreated,
+        Self::SandboxFrozen,
+        Self::SandboxWoken,
+        Self::SandboxGone,
         Self::PoolChanged,
         Self::PoolFailing,
         Self::PoolRecovered,
@@ -57,6 +69,10 @@ impl DaemonEventKind {
             Self::ExecutionStarted => "execution_started",
             Self::ExecutionExited => "execution_exited",
             Self::ExecutionDeleted => "execution_deleted",
+            Self::SandboxCreated => "sandbox_created",
+            Self::SandboxFrozen => "sandbox_frozen",
+            Self::SandboxWoken => "sandbox_woken",
+            Self::SandboxGone => "sandbox_gone",
             Self::PoolChanged => "pool_changed",
             Self::PoolFailing => "pool_failing",
             Self::PoolRecovered => "pool_recovered",
@@ -81,6 +97,9 @@ pub struct DaemonEvent {
     /// To which execution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<String>,
+    /// To which sandbox, or in which one the execution runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// Whose that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -121,6 +140,7 @@ impl DaemonEvent {
             at: Timestamp::now(),
             provider: None,
             execution: None,
+            sandbox: None,
             user: None,
             job: None,
             container: None,

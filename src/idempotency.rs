@@ -1,9 +1,7 @@
-//! Keys by which a client asks for the same execution again without getting another one.
+//! Keys by which a client asks for the same execution or sandbox again without getting another one.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
-
-use thaw_client::types::ExecutionRequest;
 
 /// Longest key, characters.
 const MAX_KEY: usize = 255;
@@ -26,7 +24,7 @@ impl IdempotencyKey {
     ///
     /// # Errors
     /// [`InvalidKey`].
-    pub fn new(key: &str, request: &ExecutionRequest) -> Result<Self, InvalidKey> {
+    pub fn new(key: &str, request: &impl Serialize) -> Result<Self, InvalidKey> {
         if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
             return Err(InvalidKey);
         }
@@ -47,6 +45,8 @@ impl IdempotencyKey {
 
 #[cfg(test)]
 mod tests {
+    use thaw_client::types::ExecutionRequest;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,103 @@
+//! Where the command of an execution runs: in a container of its own, or in a sandbox.
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::{ContainerError, Once, Process};
+use crate::sandbox::Use;
+use thaw_os::cgroup::{Limits, Usage};
+
+/// The sandbox that an execution asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSandbox {
+    /// Its id.
+    pub id: String,
+    /// Whether the sandbox is not idle while the command runs.
+    pub holds: bool,
+}
+
+/// The container of a command.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the larger one is the usual one, and a claim allocates nothing for it")]
+pub enum Place {
+    /// Destroyed with the execution.
+    Own(Once),
+    /// Others may run in it, and it lives on.
+    Sandbox(Use),
+}
+
+impl Place {
+    /// Id of the container.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Own(container) => container.id(),
+            Self::Sandbox(inside) => inside.container().id(),
+        }
+    }
+
+    /// The container that is the execution's alone.
+    pub fn own(&self) -> Option<&Once> {
+        if let Self::Own(container) = self { Some(container) } else { None }
+    }
+
+    /// Usage of the container since its creation.
+    ///
+    /// # Errors
+    /// The control files cannot be read.
+    pub fn usage(&self) -> Result<Usage, ContainerError> {
+        match self {
+            Self::Own(container) => container.usage(),
+            Self::Sandbox(inside) => inside.container().usage(),
+        }
+    }
+
+    /// What the container may use.
+    pub fn limits(&self) -> &Limits {
+        match self {
+            Self::Own(container) => container.limits(),
+            Self::Sandbox(inside) => inside.container().limits(),
+        }
+    }
+
+    /// Lets what was submitted run. A sandbox is awake already.
+    ///
+    /// # Errors
+    /// The control file cannot be written.
+    pub fn thaw(&self) -> Result<(), ContainerError> {
+        self.own().map_or(Ok(()), Once::thaw)
+    }
+
+    /// Makes sure that the command can do what it is about to be told: one in a frozen sandbox hears no signal.
+    pub fn rouse(&self) {
+        if let Self::Sandbox(inside) = self {
+            inside.rouse();
+        }
+    }
+
+    /// Kills the command. Of a container of its own, everything is killed.
+    pub fn kill(&self, process: &Process) {
+        let killed = match self {
+            Self::Own(container) => container.kill(),
+            Self::Sandbox(_) => process.signal(libc::SIGKILL),
+        };
+        if let Err(error) = killed {
+            tracing::error!(%error, "could not kill the command");
+        }
+    }
+
+    /// Kills what a command has left running, where nobody wants it.
+    pub fn clear(&self) {
+        if let Self::Own(container) = self
+            && let Err(error) = container.kill()
+        {
+            tracing::error!(%error, "could not kill the container");
+        }
+    }
+
+    /// Why the sandbox is gone, if it is, and whether somebody or something decided that.
+    pub fn why_gone(&self) -> Option<(String, bool)> {
+        use thaw_client::types::SandboxReason::{Idle, Requested, Stopped};
+        let Self::Sandbox(inside) = self else { return None };
+        let why = inside.sandbox().why_gone()?;
+        Some((why, matches!(inside.sandbox().reason(), Idle | Requested | Stopped)))
+    }
+}

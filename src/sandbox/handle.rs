@@ -1,0 +1,344 @@
+//! What others see and ask of one sandbox. Everything that changes is changed by its owner task.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::SandboxError;
+use super::rows::Row;
+use crate::container::Sandbox as Container;
+use crate::idempotency::IdempotencyKey;
+use thaw_client::time::Timestamp;
+use thaw_client::types::{self, SandboxChange, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState};
+
+/// The answer to somebody who asks.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, SandboxError>>;
+
+/// What its owner is asked.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A command is about to begin. With `holds`, the sandbox is not idle until it has left.
+    Enter {
+        holds: bool,
+        reply: Reply<Use>,
+    },
+    /// A command of an earlier daemon goes on; its [`Use`] exists already.
+    Joined {
+        holds: bool,
+    },
+    /// A command has ended.
+    Leave {
+        holds: bool,
+    },
+    /// A command in the background has to end, for which it must run: it holds from now on.
+    Rouse,
+    Freeze(Reply<()>),
+    Wake(Reply<()>),
+    Change(SandboxChange, Reply<()>),
+    End(SandboxReason, Reply<()>),
+}
+
+/// What changes of it.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub state: SandboxState,
+    pub reason: SandboxReason,
+    pub detail: Option<String>,
+    pub since_ms: u64,
+    pub used_at_ms: u64,
+    pub container: Option<String>,
+    pub commands: usize,
+    pub labels: BTreeMap<String, String>,
+    pub lifecycle: SandboxLifecycle,
+}
+
+/// Shared view of a sandbox.
+#[derive(Debug)]
+pub struct Handle {
+    id: String,
+    name: Option<String>,
+    user: String,
+    template: String,
+    env: BTreeMap<String, String>,
+    /// Names of `env`; of one that is gone they are all that is known.
+    env_names: Vec<String>,
+    key: Option<IdempotencyKey>,
+    created_at_ms: u64,
+    view: Mutex<View>,
+    state: watch::Sender<SandboxState>,
+    inbox: mpsc::UnboundedSender<Message>,
+    span: tracing::Span,
+}
+
+/// A handle's inbox, for its owner.
+pub(super) type Inbox = mpsc::UnboundedReceiver<Message>;
+
+impl Handle {
+    /// One that is to be created.
+    pub(super) fn new(id: String, request: SandboxRequest, key: Option<IdempotencyKey>) -> (Arc<Self>, Inbox) {
+        let now = crate::telemetry::unix_ms();
+        let view = View {
+            state: SandboxState::Creating,
+            reason: SandboxReason::Created,
+            detail: None,
+            since_ms: now,
+            used_at_ms: now,
+            container: None,
+            commands: 0,
+            labels: request.labels,
+            lifecycle: request.lifecycle,
+        };
+        let env_names = request.env.keys().cloned().collect();
+        let (name, user, template) = (request.name, request.user, request.template);
+        Self::build(id, (name, user, template), (request.env, env_names), key, now, view)
+    }
+
+    /// One of an earlier daemon, with what was kept of it in memory.
+    pub(super) fn revive(
+        row: Row,
+        env: BTreeMap<String, String>,
+        key: Option<IdempotencyKey>,
+        container: Option<String>,
+    ) -> (Arc<Self>, Inbox) {
+        let view = View {
+            state: row.state,
+            reason: row.reason,
+            detail: row.detail,
+            since_ms: row.since_ms,
+            used_at_ms: row.used_at_ms,
+            container,
+            commands: 0,
+            labels: row.labels,
+            lifecycle: row.lifecycle,
+        };
+        let names = (row.name, row.user, row.template);
+        Self::build(row.id, names, (env, row.env), key, row.created_at_ms, view)
+    }
+
+    fn build(
+        id: String,
+        (name, user, template): (Option<String>, String, String),
+        (env, env_names): (BTreeMap<String, String>, Vec<String>),
+        key: Option<IdempotencyKey>,
+        created_at_ms: u64,
+        view: View,
+    ) -> (Arc<Self>, Inbox) {
+        let (inbox, messages) = mpsc::unbounded_channel();
+        let state = watch::Sender::new(view.state);
+        // Its level is error, because a filter for warnings would otherwise remove the fields.
+        let span = tracing::error_span!(parent: None, "sandbox", sandbox = id, template, user);
+        let view = Mutex::new(view);
+        (
+            Arc::new(Self { id, name, user, template, env, env_names, key, created_at_ms, view, state, inbox, span }),
+            messages,
+        )
+    }
+
+    pub(super) fn view(&self) -> MutexGuard<'_, View> {
+        // Each change leaves the value whole, so a panic elsewhere does not spoil it.
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait for a state which one it is now.
+    pub(super) fn publish_state(&self) {
+        let state = self.view().state;
+        self.state.send_replace(state);
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The user that it belongs to.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The provider whose container it is.
+    pub fn template(&self) -> &str {
+        &self.template
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Variables of every command in it.
+    pub fn env(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
+    /// Span of its log lines.
+    pub fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
+    pub(super) fn key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_ref()
+    }
+
+    /// Its state.
+    pub fn state(&self) -> SandboxState {
+        self.view().state
+    }
+
+    /// Why it is gone, as a sentence that continues one about the sandbox; `None` while it is not.
+    pub fn why_gone(&self) -> Option<String> {
+        let view = self.view();
+        (view.state == SandboxState::Gone).then(|| {
+            let why = match view.reason {
+                SandboxReason::Requested => "somebody deleted it",
+                SandboxReason::Idle => "it was idle for too long",
+                SandboxReason::Stopped => "the daemon was stopped",
+                SandboxReason::Lost => "it did not survive a restart",
+                SandboxReason::Ended => "its container ended",
+                SandboxReason::Created | SandboxReason::Used => "it was not created",
+            };
+            view.detail.as_ref().map_or_else(|| why.to_owned(), |detail| format!("{why}: {detail}"))
+        })
+    }
+
+    /// Why it is in its state.
+    pub fn reason(&self) -> SandboxReason {
+        self.view().reason
+    }
+
+    /// As the API shows it.
+    pub fn describe(&self) -> types::Sandbox {
+        let view = self.view().clone();
+        types::Sandbox {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            user: self.user.clone(),
+            template: self.template.clone(),
+            state: view.state,
+            reason: view.reason,
+            detail: view.detail,
+            since: Timestamp::from_unix_ms(view.since_ms),
+            created_at: Timestamp::from_unix_ms(self.created_at_ms),
+            used_at: Timestamp::from_unix_ms(view.used_at_ms),
+            container: view.container,
+            commands: view.commands,
+            env: self.env_names.clone(),
+            labels: view.labels,
+            lifecycle: view.lifecycle,
+        }
+    }
+
+    /// As it is written down.
+    pub(super) fn row(&self) -> Row {
+        let view = self.view().clone();
+        Row {
+            id: self.id.clone(),
+            user: self.user.clone(),
+            name: self.name.clone(),
+            template: self.template.clone(),
+            state: view.state,
+            reason: view.reason,
+            detail: view.detail,
+            since_ms: view.since_ms,
+            created_at_ms: self.created_at_ms,
+            used_at_ms: view.used_at_ms,
+            env: self.env_names.clone(),
+            labels: view.labels,
+            lifecycle: view.lifecycle,
+        }
+    }
+
+    /// The request that would give it as it is now.
+    pub(super) fn as_request(&self) -> SandboxRequest {
+        let view = self.view();
+        SandboxRequest {
+            name: self.name.clone(),
+            user: self.user.clone(),
+            template: self.template.clone(),
+            env: self.env.clone(),
+            labels: view.labels.clone(),
+            lifecycle: view.lifecycle,
+        }
+    }
+
+    /// Whether it fits everything that is asked for.
+    pub(super) fn fits(&self, filter: &types::SandboxFilter) -> bool {
+        let types::SandboxFilter { user, state, labels, limit: _, cursor } = filter;
+        let view = self.view();
+        user.as_ref().is_none_or(|user| *user == self.user)
+            && state.is_none_or(|state| state == view.state)
+            && labels.iter().all(|(name, value)| view.labels.get(name) == Some(value))
+            && cursor.as_ref().is_none_or(|cursor| self.id < *cursor)
+    }
+
+    /// Waits until it has its container, or never will have one.
+    pub(super) async fn settled(&self) {
+        // The sender exists for as long as `self`.
+        let _ = self.state.subscribe().wait_for(|state| *state != SandboxState::Creating).await;
+    }
+
+    pub(super) fn gone(&self) -> SandboxError {
+        let why = self.why_gone().unwrap_or_else(|| "it has just ended".to_owned());
+        SandboxError::Gone { id: self.id.clone(), why }
+    }
+
+    /// Asks its owner.
+    pub(super) async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, SandboxError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(message(reply)).map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Lets a command in, and wakes the sandbox for it. It is not idle while a command `holds` it.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be woken.
+    pub async fn enter(&self, holds: bool) -> Result<Use, SandboxError> {
+        self.ask(|reply| Message::Enter { holds, reply }).await
+    }
+
+    /// Tells its owner of a command that an earlier daemon had let in.
+    pub(super) fn joined(self: &Arc<Self>, container: &Arc<Container>, holds: bool) -> Use {
+        let _ = self.inbox.send(Message::Joined { holds });
+        Use::new(self, container, holds)
+    }
+}
+
+/// A command's part in a sandbox, until it is dropped.
+#[derive(Debug)]
+pub struct Use {
+    container: Arc<Container>,
+    handle: Arc<Handle>,
+    holds: AtomicBool,
+}
+
+impl Use {
+    pub(super) fn new(handle: &Arc<Handle>, container: &Arc<Container>, holds: bool) -> Self {
+        Self { container: Arc::clone(container), handle: Arc::clone(handle), holds: AtomicBool::new(holds) }
+    }
+
+    /// Its container.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// The sandbox.
+    pub fn sandbox(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// Wakes the sandbox, if it is frozen, and keeps it awake for as long as this exists: the command has to end.
+    pub fn rouse(&self) {
+        if !self.holds.swap(true, Ordering::AcqRel) {
+            let _ = self.handle.inbox.send(Message::Rouse);
+        }
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        // Without an owner there is nobody who counts.
+        let _ = self.handle.inbox.send(Message::Leave { holds: *self.holds.get_mut() });
+    }
+}

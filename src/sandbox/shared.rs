@@ -1,0 +1,76 @@
+//! What every sandbox makes use of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::Handle;
+use super::rows::Rows;
+use super::state::{self, Step};
+use crate::feed::Feed;
+use crate::keeper::Keeper;
+use thaw_client::types::{DaemonEvent, DaemonEventKind, SandboxReason};
+
+/// Settings of all sandboxes; see `[sandbox]` in the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Time of idleness after which a sandbox is frozen, if its lifecycle does not say.
+    pub freeze_after: Duration,
+    /// Sandboxes at the same time.
+    pub max: usize,
+    /// Sandboxes of one user at the same time.
+    pub max_per_user: usize,
+    /// How long one that is gone is known.
+    pub retention: Duration,
+    /// Most of them.
+    pub retained: usize,
+    /// How long a creation waits for a container.
+    pub queue_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub settings: Settings,
+    pub rows: Arc<Rows>,
+    pub keeper: Option<Arc<Keeper>>,
+    pub feed: Arc<Feed>,
+}
+
+impl Shared {
+    /// Takes a step of a sandbox: what is shown, what is written down, and what those are told who watch.
+    pub fn step(&self, handle: &Handle, step: Step, reason: SandboxReason, detail: Option<String>) {
+        let container = {
+            let mut view = handle.view();
+            match state::after(view.state, step) {
+                Ok(state) => view.state = state,
+                Err(error) => {
+                    tracing::error!(%error, "a bug: a step of a sandbox is left out");
+                    return;
+                }
+            }
+            (view.reason, view.detail) = (reason, detail.clone());
+            view.since_ms = crate::telemetry::unix_ms();
+            let container = view.container.clone();
+            if step == Step::End {
+                view.container = None;
+            }
+            container
+        };
+        self.rows.note(handle.row());
+        handle.publish_state();
+        let kind = match step {
+            Step::Begin => DaemonEventKind::SandboxCreated,
+            Step::Freeze => DaemonEventKind::SandboxFrozen,
+            Step::Wake => DaemonEventKind::SandboxWoken,
+            Step::End => DaemonEventKind::SandboxGone,
+        };
+        let said =
+            detail.as_ref().map_or_else(|| reason.name().to_owned(), |more| format!("{}: {more}", reason.name()));
+        tracing::info!(reason = said, "sandbox {}", kind.name().trim_start_matches("sandbox_"));
+        let mut event = DaemonEvent::new(kind);
+        event.provider = Some(handle.template().to_owned());
+        event.sandbox = Some(handle.id().to_owned());
+        event.user = Some(handle.user().to_owned());
+        (event.container, event.detail) = (container, Some(said));
+        self.feed.publish(event);
+    }
+}
