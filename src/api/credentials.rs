@@ -22,7 +22,7 @@ pub struct Owner(String);
 
 /// Which credential: user and provider in the path, checked.
 #[derive(Debug)]
-pub struct Which(String, String);
+pub struct Which(pub String, pub String);
 
 fn checked(user: &str) -> Result<(), ApiError> {
     if is_user(user) {
@@ -57,19 +57,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Which {
     }
 }
 
-fn asker(peer: PeerCredentials) -> Asker {
+/// The process at the other end, as the vault puts it on record.
+pub fn asker(peer: PeerCredentials) -> Asker {
     Asker { uid: Some(peer.uid), pid: peer.pid }
 }
 
-fn vault(state: &super::State) -> Result<&Vault, ApiError> {
-    state.vault.as_deref().ok_or_else(|| {
+/// The vault, if there is one.
+pub fn vault(state: &super::State) -> Result<&Arc<Vault>, ApiError> {
+    state.vault.as_ref().ok_or_else(|| {
         let detail = "the vault is off, because thawd has no master key: run `thawd vault init`, set `vault.key_file` in \
                       thawd.toml and restart thawd (docs/vault.md)";
         ApiError::new(StatusCode::CONFLICT, "vault_off", detail)
     })
 }
 
-fn provider<'a>(state: &'a super::State, name: &str) -> Result<&'a Provider, ApiError> {
+/// A provider that is served.
+pub fn provider<'a>(state: &'a super::State, name: &str) -> Result<&'a Provider, ApiError> {
     let served = state.executions.served().get(name).ok_or_else(|| ApiError::not_found("provider", name))?;
     Ok(&served.provider)
 }

@@ -3,6 +3,7 @@
 mod about;
 mod accept;
 mod body;
+mod credential_check;
 mod credentials;
 mod events;
 mod executions;
@@ -127,6 +128,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/users/{user}/credentials", get(credentials::list).delete(credentials::remove_all))
         .route("/v1/users/{user}/credentials/{provider}", get(credentials::get).put(credentials::put))
         .route("/v1/users/{user}/credentials/{provider}", delete(credentials::remove))
+        .route("/v1/users/{user}/credentials/{provider}/check", post(credential_check::check))
         .route("/v1/users/{user}/audit", get(credentials::audit))
         .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
         .route("/v1/vault", get(credentials::status))

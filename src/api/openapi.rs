@@ -10,8 +10,8 @@ use utoipa::openapi::OpenApi;
 
 use self::finish::Answers;
 use super::{
-    about, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, metrics, output, pools,
-    sandboxes, status,
+    about, credential_check, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, metrics,
+    output, pools, sandboxes, status,
 };
 use thaw_client::types;
 
@@ -66,6 +66,7 @@ use thaw_client::types;
         credentials::get,
         credentials::put,
         credentials::remove,
+        credential_check::check,
         credentials::audit,
         credentials::rotate_user_key,
         credentials::status,
@@ -146,7 +147,7 @@ mod tests {
         let mut names = BTreeSet::new();
         for (what, operation) in operations() {
             let name = operation["operationId"].as_str().unwrap();
-            let verbs = ["get", "list", "create", "delete", "change", "cancel", "read", "stream", "put"];
+            let verbs = ["get", "list", "create", "delete", "change", "cancel", "read", "stream", "put", "check"];
             let verbs = [
                 &verbs[..],
                 &["build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "wake"],

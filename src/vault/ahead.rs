@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use thaw_client::config::RefreshPolicy;
 use thaw_client::types::{AuditAction, Credentials};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -89,6 +90,29 @@ impl Vault {
     pub async fn finish_refreshes(&self) {
         self.renewals.close();
         self.renewals.wait().await;
+    }
+
+    /// Has the provider renew a login now, whether or not it is time: what it says of it. None if the daemon does not renew
+    /// it.
+    ///
+    /// # Errors
+    /// It cannot be used any more, or another execution has it for longer than `patience`.
+    pub async fn check_by_refresh(
+        self: &Arc<Self>,
+        user: &str,
+        provider: &Provider,
+        patience: Duration,
+    ) -> Result<Option<Result<(), String>>, VaultError> {
+        let endpoint = provider.endpoint().filter(|_| provider.refresh_policy() == RefreshPolicy::RefreshAhead);
+        let Some(endpoint) = endpoint else { return Ok(None) };
+        let Some(Found::Managed(_)) = self.look_lean(user, provider, endpoint).await? else { return Ok(None) };
+        let busy = || VaultError::Busy { user: user.to_owned(), provider: provider.name.clone() };
+        let turn = tokio::time::timeout(patience, self.turns.take(user, &provider.name)).await;
+        let renewal = self.begin_refresh(user, provider, turn.map_err(|_| busy())?);
+        let outcome = renewal.await.unwrap_or_else(|_| Err("the daemon stops".to_owned()));
+        // A refusal is an error from here on.
+        self.look(user, provider).await?;
+        Ok(Some(outcome))
     }
 
     /// The login as an execution gets it. When it would be over before the execution, this waits until it is renewed.

@@ -337,6 +337,13 @@ impl Vault {
         self.audit.note(Record::new(AuditAction::Used, user, provider).version(*version).execution(execution));
     }
 
+    /// Puts on record that the provider was asked whether a credential is good, and what it said.
+    pub fn note_check(&self, user: &str, provider: &str, execution: Option<&str>, found: &str, by: Asker) {
+        tracing::info!(user, provider, execution, found, "audit: credential checked");
+        let record = Record::new(AuditAction::Checked, user, provider).detail(found).by(by);
+        self.audit.note(Record { execution: execution.map(str::to_owned), ..record });
+    }
+
     /// What happened to a user's credentials, newest first.
     ///
     /// # Errors

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use thaw_client::types::{AuditAction, AuditRecord, CredentialState, Page};
+use thaw_client::types::{AuditAction, AuditRecord, CheckMethod, CheckOutcome, CredentialCheck, CredentialState, Page};
 use toml::Table;
 
 use super::{prepare, put, request, shown, with_vault};
-use crate::support::{Daemon, Mood, Process, Setup, TokenServer, eventually, shell};
+use crate::support::{Daemon, Mood, Process, Setup, TokenServer, eventually, programs, shell};
 
 /// A provider whose logins the daemon renews here.
 fn provider(server: &TokenServer, setup: Setup) -> Setup {
@@ -266,4 +266,71 @@ async fn an_operator_chooses_who_renews() {
     let mut daemon = prepare(|setup| setup.set("provider.test.token_url", "http://auth.test/token"));
     let said = daemon.refused().await;
     assert!(said.contains("provider.test.token_url") && said.contains("[::1] only"), "{said}");
+}
+
+#[tokio::test]
+async fn a_check_says_what_the_provider_says() {
+    let server = TokenServer::start(Duration::from_secs(3600));
+    let daemon = with_vault(|setup| provider(&server, setup)).await;
+    let path = "POST /v1/users/u1/credentials/test/check";
+    assert_eq!(request(&daemon, path, "").await.problem().code, "not_found");
+    put(&daemon, "u1", &server.login()).await;
+    let check = async || {
+        let answer = request(&daemon, path, "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice::<CredentialCheck>(&answer.body).unwrap()
+    };
+    let good = check().await;
+    assert_eq!((good.outcome, good.method, good.credential.version), (CheckOutcome::Good, CheckMethod::Refresh, 2));
+    server.state().mood = Mood::Answers("404 Not Found", String::new());
+    let unknown = check().await;
+    assert_eq!((unknown.outcome, unknown.detail.as_deref()), (CheckOutcome::Unknown, Some("404 Not Found")));
+    assert_eq!(unknown.credential.state, CredentialState::Valid, "nothing is held against it");
+    let thawctl = || {
+        let mut command = std::process::Command::new(programs::thawctl());
+        command.arg("--socket").arg(daemon.socket()).args(["credentials", "check", "test", "-u", "u1"]);
+        let done = command.output().unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap())
+    };
+    let said = "test of u1: unknown (asked to renew the login): 404 Not Found\n";
+    assert_eq!(thawctl(), (Some(1), said.to_owned()));
+    server.state().mood = Mood::Well;
+    assert_eq!(thawctl(), (Some(0), "test of u1: good (asked to renew the login)\n".to_owned()));
+    server.state().mood = Mood::Answers("400 Bad Request", r#"{"error":"invalid_grant"}"#.to_owned());
+    let refused = check().await;
+    assert_eq!((refused.outcome, refused.credential.state), (CheckOutcome::Refused, CredentialState::Refused));
+    assert!(refused.detail.unwrap().contains("invalid_grant"));
+    let asked = server.state().renewals;
+    assert_eq!((check().await.method, server.state().renewals), (CheckMethod::Stored, asked));
+    assert_eq!(actions(&daemon).await.iter().filter(|action| **action == AuditAction::Checked).count(), 6);
+
+    // A key of a provider without a CLI can be asked about in no way.
+    let mut key = thaw_client::types::Credentials::default();
+    key.env.insert("TEST_TOKEN".to_owned(), thaw_client::types::Secret::new("key-1".to_owned()));
+    let _: thaw_client::types::Credential = daemon.client.put_credential("u1", "test", &key).await.unwrap();
+    let problem = request(&daemon, path, "").await.problem();
+    assert_eq!((problem.status, problem.code.as_str()), (409, "cannot_check"));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_is_checked_by_a_prompt_of_the_cli() {
+    let daemon = with_vault(|setup| {
+        setup
+            .provider("command.argv", vec!["sh", "-c", "read line; [ \"$TEST_TOKEN\" = good ] && echo OK"])
+            .provider("models.default", "m")
+            .provider("models.allowed", vec!["m"])
+    })
+    .await;
+    for (text, outcome) in [("good", CheckOutcome::Good), ("bad", CheckOutcome::Unknown)] {
+        let mut key = thaw_client::types::Credentials::default();
+        key.env.insert("TEST_TOKEN".to_owned(), thaw_client::types::Secret::new(text.to_owned()));
+        let _: thaw_client::types::Credential = daemon.client.put_credential("u1", "test", &key).await.unwrap();
+        let found: CredentialCheck = daemon.client.check_credential("u1", "test").await.unwrap();
+        assert_eq!((found.outcome, found.method), (outcome, CheckMethod::Prompt), "{:?}", found.detail);
+        let execution = daemon.client.execution(&found.execution.unwrap()).await.unwrap();
+        assert_eq!((execution.user.as_str(), execution.exit.unwrap().success), ("u1", outcome == CheckOutcome::Good));
+        assert_eq!(found.detail.is_none(), outcome == CheckOutcome::Good);
+    }
+    daemon.stop().await;
 }

@@ -15,6 +15,7 @@ async fn without_a_master_key_there_is_no_vault_and_nothing_else_changes() {
         ("PUT /v1/users/u1/credentials/test", r#"{"files":{"token":"x"}}"#),
         ("DELETE /v1/users/u1/credentials/test", ""),
         ("DELETE /v1/users/u1/credentials", ""),
+        ("POST /v1/users/u1/credentials/test/check", ""),
         ("GET /v1/users/u1/audit", ""),
         ("POST /v1/users/u1/rotate-key", ""),
         ("POST /v1/vault/rotate-key", ""),

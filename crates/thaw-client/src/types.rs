@@ -25,7 +25,10 @@ mod sandbox;
 mod user;
 
 pub use about::{DaemonVersion, ExecutionStats, LimitsInForce};
-pub use credentials::{AuditAction, AuditRecord, Credential, CredentialKind, CredentialState, UserKey, Vault};
+pub use credentials::{
+    AuditAction, AuditRecord, CheckMethod, CheckOutcome, Credential, CredentialCheck, CredentialKind, CredentialState,
+    UserKey, Vault,
+};
 pub use feed::{DaemonEvent, DaemonEventKind};
 pub use job::{ImageDamage, ImagePrune, ImagePull, ImageVerification, Job, JobKind, JobState};
 pub use list::{ExecutionFilter, Page};

@@ -20,6 +20,8 @@ pub(super) enum Command {
     Ls(Owner),
     /// Remove a credential of a user, or all of them
     Rm(Remove),
+    /// Ask the provider whether a credential is good: by renewing the login, or by a short prompt
+    Check(Check),
     /// List what happened to a user's credentials, newest first
     Audit(Audit),
     /// Encrypt with a new key what is kept of a user, or every user's key with a new master key
@@ -71,6 +73,18 @@ pub(super) struct Remove {
     owner: Owner,
 }
 
+/// Arguments of `thawctl credentials check`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Where thawd renews the provider's logins, it renews this one now. Otherwise the provider's CLI asks a short prompt, which costs \
+what that costs. Exits with 0 if the credential is good, and with 1 if it is refused or nothing could be learned.")]
+pub(super) struct Check {
+    /// Provider
+    provider: String,
+    #[command(flatten)]
+    owner: Owner,
+}
+
 /// Arguments of `thawctl credentials audit`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Audit {
@@ -93,19 +107,38 @@ pub(super) struct Rotate {
     owner: Owner,
 }
 
-pub(super) async fn run(client: &Client, command: Command, format: &Format) -> Result<(), CtlError> {
+pub(super) async fn run(client: &Client, command: Command, format: &Format) -> Result<u8, CtlError> {
     match command {
+        Command::Check(args) => return check(client, args, format).await,
         Command::Put(args) => put(client, args, format).await,
         Command::Ls(owner) => list(client, &owner.name(), format).await,
         Command::Rm(Remove { provider, owner, .. }) => {
             let user = owner.name();
             client.remove_credential(&user, provider.as_deref()).await?;
             let what = provider.unwrap_or_else(|| "everything".to_owned());
-            Ok(print(&format!("removed {what} of {user}\n"))?)
+            Ok::<_, CtlError>(print(&format!("removed {what} of {user}\n"))?)
         }
         Command::Audit(args) => audit(client, args, format).await,
         Command::RotateKey(args) => rotate(client, args, format).await,
-    }
+    }?;
+    Ok(0)
+}
+
+/// The credential is refused, or nothing is known of it.
+const NOT_GOOD: u8 = 1;
+
+async fn check(client: &Client, args: Check, format: &Format) -> Result<u8, CtlError> {
+    let user = args.owner.name();
+    let json: Value = client.check_credential(&user, &args.provider).await?;
+    let found: types::CredentialCheck = parsed(&json)?;
+    let detail = found.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+    let how = match found.method {
+        types::CheckMethod::Refresh => " (asked to renew the login)",
+        types::CheckMethod::Prompt => " (asked a prompt)",
+        types::CheckMethod::Stored => "",
+    };
+    object(&json, format, format!("{} of {user}: {}{how}{detail}\n", args.provider, view::word(&found.outcome)))?;
+    Ok(if found.outcome == types::CheckOutcome::Good { 0 } else { NOT_GOOD })
 }
 
 async fn put(client: &Client, args: Put, format: &Format) -> Result<(), CtlError> {
@@ -244,6 +277,7 @@ mod tests {
         parse(&["rm", "openai"]).unwrap();
         parse(&["rm", "--all", "-u", "u1"]).unwrap();
         assert!(parse(&["rm"]).is_err() && parse(&["rm", "openai", "--all"]).is_err());
+        parse(&["check", "openai", "-u", "u1"]).unwrap();
         parse(&["audit", "-u", "u1"]).unwrap();
         parse(&["audit", "openai", "-n", "5"]).unwrap();
         assert!(parse(&["audit", "-n", "0"]).is_err());

@@ -267,7 +267,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Ps(args) => ps::ps(&client, &args, format).await?,
         Command::Pools(args) => view::pools(&client, &args, format).await?,
         Command::Pool(command) => pool::pool(&client, command, format).await?,
-        Command::Credentials(command) => credentials::run(&client, command, format).await?,
+        Command::Credentials(command) => return credentials::run(&client, command, format).await,
         Command::Containers(args) => view::containers(&client, &args, format).await?,
         Command::Providers(args) => view::providers(&client, &args, format).await?,
         Command::Images(args) => view::images(&client, &args, format).await?,

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use thaw_client::time::Timestamp;
 use thaw_client::types::{
-    AuditAction, AuditRecord, ClaimPath, Container, ContainerState, Credential, CredentialKind, CredentialState,
-    Credentials, DaemonVersion, Execution, ExecutionRequest, ExecutionState, ExecutionStats, Exit, ExitReason, Image,
-    ImagePrune, Job, JobKind, JobState, LimitsInForce, List, NamedSandboxRequest, Page, Pool, PoolChange, PoolMemory,
-    Problem, Provider, Sandbox, SandboxChange, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState, Secret,
-    Stage, Usage, UserKey, Vault,
+    AuditAction, AuditRecord, CheckMethod, CheckOutcome, ClaimPath, Container, ContainerState, Credential,
+    CredentialCheck, CredentialKind, CredentialState, Credentials, DaemonVersion, Execution, ExecutionRequest,
+    ExecutionState, ExecutionStats, Exit, ExitReason, Image, ImagePrune, Job, JobKind, JobState, LimitsInForce, List,
+    NamedSandboxRequest, Page, Pool, PoolChange, PoolMemory, Problem, Provider, Sandbox, SandboxChange,
+    SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState, Secret, Stage, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -191,6 +191,13 @@ fn answer(operation: &str) -> Option<Value> {
         "listImages" => value(&List { items: vec![image()] }),
         "listCredentials" => value(&List { items: vec![credential()] }),
         "getCredential" | "putCredential" => value(&credential()),
+        "checkCredential" => value(&CredentialCheck {
+            outcome: CheckOutcome::Good,
+            method: CheckMethod::Refresh,
+            detail: None,
+            execution: None,
+            credential: credential(),
+        }),
         "listAuditRecords" => {
             value(&Page { items: vec![audit_record()], next_cursor: text("a-01kb9w3v0v6p7x2c4m5n8q9r0s") })
         }

@@ -66,6 +66,14 @@ impl Client {
         self.send(self.request(Method::DELETE, &path).timeout(ANSWER_TIMEOUT)).await.map(drop)
     }
 
+    /// Has the provider asked whether a credential is good. That takes as long as a renewal or a short prompt.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn check_credential<T: DeserializeOwned>(&self, user: &str, provider: &str) -> Result<T, ClientError> {
+        self.json(self.request(Method::POST, &format!("{}/check", path_of(user, provider)?))).await
+    }
+
     /// What happened to the credentials of a user, newest first: a page of at most `limit`, behind `cursor`.
     ///
     /// # Errors

@@ -93,6 +93,47 @@ pub struct UserKey {
     pub credentials: u64,
 }
 
+/// What asking the provider came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckOutcome {
+    /// The provider took it.
+    Good,
+    /// The provider will not take it any more: log in again.
+    Refused,
+    /// Nothing is known: the provider could not be asked, or the CLI failed for whatever reason; see `detail`.
+    Unknown,
+}
+
+/// How the provider was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckMethod {
+    /// The daemon had the login renewed.
+    Refresh,
+    /// The provider's CLI asked a short prompt.
+    Prompt,
+    /// Nobody was asked: the credential is known not to be usable.
+    Stored,
+}
+
+/// What is known of a credential after its provider was asked.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CredentialCheck {
+    /// What asking the provider came to.
+    pub outcome: CheckOutcome,
+    /// How it was asked.
+    pub method: CheckMethod,
+    /// What it said, where it is not `good`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The execution that asked a prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<String>,
+    /// The credential as it is now.
+    pub credential: Credential,
+}
+
 /// What happened to a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
