@@ -146,7 +146,8 @@ impl Executions {
     ) -> Option<Vaulted> {
         let ((lent, turn), vault) = (lent?, self.vault.clone()?);
         let provider = Arc::clone(&self.served.get(provider)?.provider);
-        let loan = Loan { user: user.to_owned(), execution: id.to_owned(), version: lent.version };
+        let fingerprint = lent.fingerprint.clone();
+        let loan = Loan { user: user.to_owned(), execution: id.to_owned(), version: lent.version, fingerprint };
         let fingerprint = Mutex::new(lent.fingerprint.clone());
         Some(Vaulted { vault, provider, loan, lent, fingerprint, turn: Mutex::new(turn) })
     }

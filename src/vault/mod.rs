@@ -124,6 +124,8 @@ pub struct Loan {
     pub execution: String,
     /// Which version was handed out.
     pub version: u64,
+    /// Its content: it has another version, and is the same one, once the user has got a new key.
+    pub fingerprint: String,
 }
 
 /// The vault of a daemon.
@@ -333,7 +335,7 @@ impl Vault {
 
     /// Puts on record that an execution has a credential.
     pub fn note_use(&self, loan: &Loan, provider: &str) {
-        let Loan { user, execution, version } = loan;
+        let Loan { user, execution, version, .. } = loan;
         self.audit.note(Record::new(AuditAction::Used, user, provider).version(*version).execution(execution));
     }
 

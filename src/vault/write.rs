@@ -126,7 +126,7 @@ impl Vault {
         credentials: &Credentials,
         settled: bool,
     ) -> Result<WrittenBack, VaultError> {
-        let (name, Loan { user, execution, version }) = (provider.name.as_str(), loan);
+        let (name, Loan { user, execution, version, fingerprint }) = (provider.name.as_str(), loan);
         let examined = check::examine(provider, credentials, self.settings.max_credential_bytes, now_ms());
         if examined.is_err() && !settled {
             return Ok(WrittenBack::Unfinished);
@@ -134,7 +134,8 @@ impl Vault {
         let outcome = self
             .change(user, |draft| {
                 let Some(row) = draft.credential(name).cloned() else { return Ok(WrittenBack::Overtaken) };
-                let is_its_own = row.version == *version || row.renewed_by.as_ref() == Some(execution);
+                let is_same = row.version == *version || row.facts.fingerprint == *fingerprint;
+                let is_its_own = is_same || row.renewed_by.as_ref() == Some(execution);
                 if !is_its_own || draft.entries.version(name) != Some(row.version) {
                     return Ok(WrittenBack::Overtaken);
                 }

@@ -9,7 +9,7 @@ use super::{prepare, put, request, shown, with_vault};
 use crate::support::{Daemon, Mood, Process, Setup, TokenServer, eventually, programs, shell};
 
 /// A provider whose logins the daemon renews here.
-fn provider(server: &TokenServer, setup: Setup) -> Setup {
+pub fn provider(server: &TokenServer, setup: Setup) -> Setup {
     let formats = Table::from_iter([("token".to_owned(), "claude-credentials".into())]);
     let addresses = Table::from_iter([("auth.test".to_owned(), vec!["127.0.0.1"].into())]);
     let refresh = Table::from_iter([
@@ -26,7 +26,7 @@ fn provider(server: &TokenServer, setup: Setup) -> Setup {
 }
 
 /// A script of a CLI that asks with what its file has, and cannot renew it: there is no refresh token.
-fn script(server: &TokenServer) -> String {
+pub fn script(server: &TokenServer) -> String {
     format!(
         r#"cd ~/.test
         ! grep -q 'refreshToken\|r-[0-9]' token || {{ echo "it has a refresh token"; exit 3; }}

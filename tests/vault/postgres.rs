@@ -3,11 +3,12 @@
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use thaw_client::types::UserKey;
 
-use super::{MARKER, prepare, put, request, shown};
-use crate::support::{Daemon, Setup, eventually};
+use super::{MARKER, ahead, prepare, put, request, shown};
+use crate::support::{Daemon, Setup, TokenServer, eventually};
 
 /// A server that listens on a socket in a folder of its own.
 struct Postgres {
@@ -64,12 +65,12 @@ impl Drop for Postgres {
 }
 
 /// Daemons with one database and one master key.
-async fn daemons(postgres: &Postgres, count: usize) -> Vec<Daemon> {
+async fn daemons(postgres: &Postgres, count: usize, change: impl Fn(Setup) -> Setup) -> Vec<Daemon> {
     let mut all: Vec<Daemon> = Vec::new();
     for number in 0..count {
         let id_start = 1_879_048_192 + 8_000_000 * number as i64;
         let setup = |setup: Setup| setup.set("store.url", postgres.url()).set("container.id_start", id_start).pool(1);
-        let mut daemon = prepare(setup);
+        let mut daemon = prepare(|given| change(setup(given)));
         if let Some(first) = all.first() {
             std::fs::copy(first.path("vault.key"), daemon.path("vault.key")).unwrap();
         }
@@ -82,7 +83,7 @@ async fn daemons(postgres: &Postgres, count: usize) -> Vec<Daemon> {
 #[tokio::test]
 async fn two_daemons_share_what_one_of_them_stored() {
     let postgres = Postgres::start().await;
-    let daemons = daemons(&postgres, 2).await;
+    let daemons = daemons(&postgres, 2, |setup| setup).await;
     let [one, two] = daemons.as_slice() else { unreachable!() };
     put(one, "u1", "token-1").await;
     assert_eq!(two.sh("cat ~/.test/token").await.exited(0).text(), "token-1");
@@ -111,6 +112,33 @@ async fn two_daemons_share_what_one_of_them_stored() {
     assert_eq!(request(one, "POST /v1/executions", body).await.problem().code, "invalid_field");
     assert_eq!(request(one, "DELETE /v1/users/u1/credentials", "").await.status, 204);
     assert_eq!(request(two, "GET /v1/users/u1/credentials/test", "").await.status, 404);
+    for daemon in daemons {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn two_daemons_renew_a_login_one_at_a_time() {
+    let postgres = Postgres::start().await;
+    let server = TokenServer::start(Duration::from_secs(2));
+    let daemons = daemons(&postgres, 2, |setup| ahead::provider(&server, setup)).await;
+    let [one, two] = daemons.as_slice() else { unreachable!() };
+    put(one, "u1", &server.login()).await;
+    let mut run = crate::support::shell(&ahead::script(&server));
+    run.user = "u1".to_owned();
+    // Both need it at the same moment, round after round.
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let runs = (0..12).map(|number| if number % 2 == 0 { one } else { two }).map(|daemon| daemon.run(&run));
+        for outcome in futures_util::future::join_all(runs).await {
+            assert!(outcome.exited(0).text().starts_with("answer to a-"));
+        }
+    }
+    {
+        let state = server.state();
+        assert_eq!((&state.refused, &state.over), (&Vec::new(), &Vec::new()), "{state:?}");
+        assert!(state.last > 4 && state.renewals + 1 == state.last, "{state:?}");
+    }
     for daemon in daemons {
         daemon.stop().await;
     }

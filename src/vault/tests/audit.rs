@@ -21,7 +21,8 @@ async fn each_change_use_and_refusal_is_on_record_without_a_secret() {
     let vault = bed.open().await;
     let by = Asker { uid: Some(1000), pid: Some(7) };
     vault.put("u1", &bed.provider, &login("sk-one"), by).await.unwrap();
-    let loan = |version| Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version };
+    let loan =
+        |version| Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version, fingerprint: String::new() };
     vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
     vault.note_use(&loan(1), "openai");
     let back = async |version, secret: &Credentials| {
@@ -69,7 +70,7 @@ async fn each_change_use_and_refusal_is_on_record_without_a_secret() {
 async fn a_page_ends_where_the_next_one_begins() {
     let bed = Bed::new();
     let vault = bed.open().await;
-    let loan = Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version: 1 };
+    let loan = Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version: 1, fingerprint: String::new() };
     (0..7).for_each(|_| vault.note_use(&loan, "openai"));
     let mut query = AuditQuery { user: "u1".to_owned(), provider: None, limit: 3, cursor: None };
     let mut pages = Vec::new();
@@ -91,7 +92,8 @@ async fn the_oldest_records_go_first_by_number_and_by_age() {
     let mut bed = Bed::new();
     bed.audit = Bounds { records: 5, ..bed.audit };
     let vault = bed.open().await;
-    let loan = |version| Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version };
+    let loan =
+        |version| Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version, fingerprint: String::new() };
     for version in 1..=20 {
         vault.note_use(&loan(version), "openai");
         vault.write_uses().await;
@@ -112,7 +114,8 @@ async fn uses_that_cannot_be_written_are_bounded_and_those_of_late_are_kept() {
     let bed = Bed::new();
     let vault = bed.open().await;
     vault.store.pool().close().await;
-    let loan = |version| Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version };
+    let loan =
+        |version| Loan { user: "u1".to_owned(), execution: "e-1".to_owned(), version, fingerprint: String::new() };
     (0..audit::MAX_UNWRITTEN as u64 + 10).for_each(|version| vault.note_use(&loan(version), "openai"));
     let query = AuditQuery { user: "u1".to_owned(), provider: None, limit: 1, cursor: None };
     vault.audit(&query).await.unwrap_err();

@@ -147,7 +147,7 @@ async fn what_a_cli_renewed_replaces_only_what_it_had() {
     vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
     let first = vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
     let by = async |execution: &str, version, secret: &Credentials, settled| {
-        let loan = Loan { user: "u1".to_owned(), execution: execution.to_owned(), version };
+        let loan = Loan { user: "u1".to_owned(), execution: execution.to_owned(), version, fingerprint: String::new() };
         vault.write_back(&loan, &bed.provider, secret, settled).await.unwrap()
     };
     let back = async |version, secret: &Credentials| by(&format!("e-{version}"), version, secret, true).await;
@@ -196,4 +196,18 @@ async fn many_changes_at_once_are_one_after_the_other() {
     assert_eq!(new, 1);
     let out = vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
     assert_eq!(out.version, 20);
+}
+
+#[tokio::test]
+async fn what_a_cli_renewed_is_taken_back_although_the_user_has_got_a_new_key() {
+    let bed = Bed::new();
+    let vault = bed.open().await;
+    vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
+    let out = vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap();
+    vault.rotate_user_key("u1", Asker::default()).await.unwrap().unwrap();
+    let (user, execution) = ("u1".to_owned(), "e-1".to_owned());
+    let loan = Loan { user, execution, version: out.version, fingerprint: out.fingerprint.clone() };
+    let back = vault.write_back(&loan, &bed.provider, &login("sk-two"), true).await.unwrap();
+    assert_eq!(back, WrittenBack::Stored);
+    assert!(text(&vault.checkout("u1", &bed.provider, SOON).await.unwrap().unwrap()).contains("sk-two"));
 }

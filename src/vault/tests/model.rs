@@ -50,7 +50,8 @@ async fn whatever_is_done_in_whatever_order_the_vault_has_what_was_stored_last()
                 // A CLI renews what it has, or what it had some time ago.
                 let has = model.get(&user).map_or(0, |(version, _)| *version);
                 let version = has.saturating_sub(numbers.below(2));
-                let loan = Loan { user: user.clone(), execution: format!("e-{step}"), version };
+                let loan =
+                    Loan { user: user.clone(), execution: format!("e-{step}"), version, fingerprint: String::new() };
                 let back = vault.write_back(&loan, &bed.provider, &login(&secret), true).await.unwrap();
                 let is_current = has > 0 && version == has;
                 assert_eq!(back == WrittenBack::Stored, is_current, "step {step}: {back:?}");
