@@ -127,7 +127,12 @@ async fn a_database_from_before_the_records_is_brought_up_to_date() {
     let bed = Bed::new();
     let vault = bed.open().await;
     vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
-    for sql in ["DROP TABLE vault_audit", "DROP TABLE vault_refreshes", "DELETE FROM thawd_schema WHERE version > 1"] {
+    for sql in [
+        "DROP TABLE sandboxes",
+        "DROP TABLE vault_audit",
+        "DROP TABLE vault_refreshes",
+        "DELETE FROM thawd_schema WHERE version > 1",
+    ] {
         sqlx::query(sql).execute(vault.store.pool()).await.unwrap();
     }
     drop(vault);
