@@ -272,6 +272,7 @@ async fn every_operation_answers_as_it_is_described() {
         // Without a master key there is no vault.
         ("GET", "/v1/vault", "/v1/vault".into(), &[], none(), 409),
         ("POST", "/v1/vault/rotate-key", "/v1/vault/rotate-key".into(), &[], none(), 409),
+        ("GET", "/v1/users/{user}/audit", "/v1/users/u1/audit".into(), &[], none(), 409),
         ("GET", "/v1/users/{user}/credentials", "/v1/users/u1/credentials".into(), &[], none(), 409),
         ("DELETE", "/v1/users/{user}/credentials", "/v1/users/u1/credentials".into(), &[], none(), 409),
         ("POST", "/v1/users/{user}/rotate-key", "/v1/users/u1/rotate-key".into(), &[], none(), 409),
