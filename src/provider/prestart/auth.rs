@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 use super::credential::{Credential, Tokens};
@@ -53,6 +54,11 @@ struct TokenFields<'a> {
     refresh_token: Option<&'a str>,
     #[serde(default)]
     account_id: Option<&'a str>,
+    /// Where the login was made, and by which codex: of use only to whoever renews it.
+    #[serde(default, rename = "oauth_provenance")]
+    _oauth_provenance: IgnoredAny,
+    #[serde(default, rename = "login_owner_id")]
+    _login_owner_id: IgnoredAny,
 }
 
 #[derive(Default, Deserialize)]
@@ -138,6 +144,20 @@ mod tests {
             Ok(_) => panic!("usable: {content}"),
             Err(problem) => problem,
         }
+    }
+
+    #[test]
+    fn a_file_as_codex_0_169_writes_it_is_of_a_known_shape() {
+        let mut whole: Value = serde_json::from_str(&file(2_000_000, "rt")).unwrap();
+        whole["auth_mode"] = json!("chatgpt");
+        whole["tokens"]["oauth_provenance"] = json!({"issuer": "https://auth.openai.com", "client_id": "app_x"});
+        whole["tokens"]["login_owner_id"] = json!("b1c2");
+        let text = whole.to_string();
+        let Ok(Credential::Tokens(tokens)) = read(&text, now()) else { panic!("{:?}", problem(&text)) };
+        assert!(tokens.renewable && tokens.account == "acct_1");
+        // What else there is may mean anything.
+        whole["tokens"]["unheard_of"] = json!(1);
+        assert_eq!(problem(&whole.to_string()), Unusable::Shape);
     }
 
     #[test]
