@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -34,6 +34,10 @@ const LAST_WRITE_PATIENCE: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const RETRIES: u32 = 600;
 
+/// How long ago a login that the daemon renews may have been looked at when a container gets it. A request that had its
+/// container at once needs no second look.
+const FRESH: Duration = Duration::from_millis(100);
+
 /// What the next daemon must know of the credential.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Lent {
@@ -55,6 +59,8 @@ pub struct Vaulted {
     provider: Arc<Provider>,
     loan: Loan,
     lent: Lent,
+    /// When it was looked at.
+    seen: Instant,
     /// Fingerprint of the credential that is known to be stored.
     fingerprint: Mutex<String>,
     /// The turn to renew the credential, until it is renewed or the execution has ended.
@@ -81,7 +87,7 @@ pub(super) async fn files<'a>(
 ) -> Result<Cow<'a, BTreeMap<String, Secret>>, StartError> {
     let Some(vaulted) = &handle.vaulted else { return Ok(Cow::Borrowed(&plan.files)) };
     let (loan, name) = (&vaulted.loan, &vaulted.provider.name);
-    if vaulted.lent.is_managed {
+    if vaulted.lent.is_managed && vaulted.seen.elapsed() > FRESH {
         let need = Need { patience: plan.queue_timeout, lasting: plan.timeout };
         // Removed meanwhile: the request was accepted with it.
         if let Some(mut now) = vaulted.vault.checkout(&loan.user, &vaulted.provider, need).await?
@@ -149,7 +155,7 @@ impl Executions {
         let fingerprint = lent.fingerprint.clone();
         let loan = Loan { user: user.to_owned(), execution: id.to_owned(), version: lent.version, fingerprint };
         let fingerprint = Mutex::new(lent.fingerprint.clone());
-        Some(Vaulted { vault, provider, loan, lent, fingerprint, turn: Mutex::new(turn) })
+        Some(Vaulted { vault, provider, loan, lent, seen: Instant::now(), fingerprint, turn: Mutex::new(turn) })
     }
 }
 

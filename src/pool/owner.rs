@@ -607,10 +607,12 @@ impl Owner {
             // Its creation began before another image was taken over. Dropping it destroys it.
             return self.publish();
         }
-        if self.has_stale {
-            // Each new one replaces an old one, also when claims take the new ones as fast as they come: the pool may never
-            // be full again under load, and the old ones would stay.
-            self.drop_one();
+        // Each new one replaces an old one, also when claims take the new ones as fast as they come: the pool may never be
+        // full again under load, and the old ones would stay. Claims may have taken the last of them.
+        if self.has_stale
+            && let Some(at) = self.warm.iter().position(|container| self.is_stale(container))
+        {
+            self.warm.remove(at);
         }
         self.warm.push_back(container);
         self.trim();

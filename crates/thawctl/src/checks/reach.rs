@@ -13,6 +13,8 @@ use thaw_client::types::{Credentials, Event, ExecutionRequest, Provider};
 const CONNECT: Duration = Duration::from_secs(3);
 /// Longest time for all hosts of one provider.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for a container.
+const QUEUE: Duration = Duration::from_secs(5);
 /// User whose executions these are.
 const USER: &str = "thawctl-doctor";
 /// Says `HOST STATUS-LINE` for each host: bash opens the connection to the proxy by itself. A host that says nothing within
@@ -114,6 +116,7 @@ async fn answers(client: &Client, provider: &str, hosts: &[&str]) -> Result<BTre
         command: Some(command.map(str::to_owned).collect()),
         credentials: Some(Credentials::default()),
         timeout_ms: Some(PATIENCE.as_millis() as u64),
+        queue_timeout_ms: Some(QUEUE.as_millis() as u64),
         ..Default::default()
     };
     let said = |error: ClientError| error.to_string();
