@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing::Instrument;
+use zeroize::Zeroizing;
 
 use super::Sandboxes;
 use super::handle::{Handle, Use};
@@ -36,7 +37,7 @@ struct Note {
 pub(super) fn keep(keeper: &Keeper, handle: &Handle, container: &str) -> io::Result<()> {
     let file = rustix::fs::memfd_create("thawd-sandbox", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = File::from(file);
-    file.write_all(&serde_json::to_vec(handle.env())?)?;
+    file.write_all(&Zeroizing::new(serde_json::to_vec(handle.env())?))?;
     let claimed_at_ms = crate::telemetry::unix_ms();
     let note = Note { container: container.to_owned(), claimed_at_ms, key: handle.key().cloned() };
     let file = Arc::new(OwnedFd::from(file));
@@ -49,7 +50,7 @@ fn read(kept: &Kept) -> Result<(Note, BTreeMap<String, String>), String> {
     let file = kept.fds.first().ok_or("its variables were not kept")?;
     let variables = (|| {
         let file = File::from(file.try_clone()?);
-        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+        let mut bytes = Zeroizing::new(vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?]);
         file.read_exact_at(&mut bytes, 0)?;
         Ok::<_, io::Error>(serde_json::from_slice(&bytes)?)
     })();
