@@ -4,6 +4,8 @@
 //! downloads the tools.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "cli/refused.rs"]
+mod refused;
 mod support;
 #[path = "cli/tools.rs"]
 mod tools;

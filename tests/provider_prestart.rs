@@ -219,6 +219,32 @@ fn codex_begins_the_turn_when_the_account_is_known() {
 }
 
 #[test]
+fn codex_and_claude_say_that_a_token_was_refused_before_anything_was_done() {
+    let jwt = "e30.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln";
+    // As the vault hands out a login that the daemon renews.
+    let file = json!({"tokens": {"id_token": jwt, "access_token": jwt, "refresh_token": "", "account_id": "acct"}});
+    let asked = json!({"id": 0, "method": "account/chatgptAuthTokens/refresh", "params": {"reason": "unauthorized"}});
+    let item = |kind: &str| json!({"method": "item/started", "params": {"threadId": "t1", "item": {"type": kind, "id": "i1"}}});
+    for (kind, is_repeatable) in [("userMessage", true), ("reasoning", true), ("commandExecution", false)] {
+        let mut bench = Bench::new("openai", named("auth.json", &file.to_string()), Names::new());
+        codex(&mut bench);
+        bench.claim().unwrap();
+        bench.says(&[json!({"method": "account/login/completed", "params": {"success": true}}), item(kind)]);
+        bench.answers(asked.clone());
+        bench.fails(&[turn("failed", &json!({"message": "auth refresh request failed"}))]);
+        let dialogue = bench.driver.dialogue();
+        assert_eq!((dialogue.was_refused(), dialogue.wants_renewal()), (is_repeatable, false), "{kind}");
+    }
+    let mut bench = Bench::key("anthropic-node", "CLAUDE_CODE_OAUTH_TOKEN");
+    claude(&mut bench);
+    bench.claim().unwrap();
+    assert!(!bench.driver.dialogue().was_refused());
+    bench.fails(&[json!({"type": "result", "subtype": "success", "is_error": true, "api_error_status": 401,
+        "result": "Not logged in"})]);
+    assert!(bench.driver.dialogue().was_refused());
+}
+
+#[test]
 fn codex_fails() {
     let mut bench = Bench::key("openai", "OPENAI_API_KEY");
     codex_turn(&mut bench);

@@ -81,13 +81,23 @@ impl Decoder {
     }
 
     /// Whether [`Self::wants_renewal`] may come to be true.
-    pub(super) fn may_want_renewal(&self) -> bool {
-        matches!(&self.meaning, Meaning::Conversation(conversation) if conversation.may_want_renewal())
+    pub(super) fn may_want_renewal(&self, is_managed: bool) -> bool {
+        match &self.meaning {
+            Meaning::Bytes => false,
+            Meaning::Dialect(_) => is_managed,
+            Meaning::Conversation(conversation) => is_managed || conversation.may_want_renewal(),
+        }
     }
 
-    /// Whether the credential was refused, and another CLI could renew it.
-    pub(super) fn wants_renewal(&self) -> bool {
-        matches!(&self.meaning, Meaning::Conversation(conversation) if conversation.wants_renewal())
+    /// Whether the credential was refused before anything was said or done, and could be renewed: by the daemon if that is
+    /// who renews it, else by a CLI that has the file.
+    pub(super) fn wants_renewal(&self, is_managed: bool) -> bool {
+        match &self.meaning {
+            Meaning::Bytes => false,
+            Meaning::Dialect(parser) => is_managed && parser.was_refused(),
+            Meaning::Conversation(conversation) if is_managed => conversation.was_refused(),
+            Meaning::Conversation(conversation) => conversation.wants_renewal(),
+        }
     }
 
     /// From where an earlier daemon was in a conversation; `pipes` are the CLI's standard input and what is said to it.

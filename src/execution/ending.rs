@@ -137,6 +137,14 @@ pub(super) struct Ended {
 }
 
 impl Ended {
+    /// The same, with the reason for which the request was not made a second time.
+    pub(super) fn because(mut self, error: &StartError) -> Self {
+        tracing::warn!(%error, "the execution is not asked again");
+        let said = self.exit.detail.take().unwrap_or_else(|| "the provider refused the access token".to_owned());
+        self.exit.detail = Some(format!("{said}; it was not asked again: {error}"));
+        self
+    }
+
     /// Adds the usage of the execution's first command.
     pub(super) fn after(mut self, first: &Self) -> Self {
         self.exit = after(self.exit, &first.exit);

@@ -201,6 +201,11 @@ impl Conversation {
         self.dialogue.wants_renewal()
     }
 
+    /// Whether the provider refused the credential, before anything was said or done.
+    pub fn was_refused(&self) -> bool {
+        self.dialogue.was_refused()
+    }
+
     /// Whether the CLI has given its whole answer, or failed.
     pub fn is_over(&self) -> bool {
         self.verdict.is_some()

@@ -30,7 +30,7 @@ use crate::container::{ClaimGuard, Cli, Container, ContainerError, Exited, Once,
 use crate::failpoints;
 use crate::output::{Recovered, Source, Stream, output_pipe};
 use crate::pool::Claimed;
-use crate::provider::DialectParser;
+use crate::provider::{Dialect, DialectParser};
 use thaw_client::types::{ClaimPath, Collected, Delta, Event};
 use thaw_os::cgroup::Usage;
 use thaw_os::kernel::thread_cpu_time;
@@ -138,7 +138,7 @@ pub async fn run(
     };
     let _ = started.send(Ok(()));
     let (end, stop) = follow_to_the_end(executions, &handle, &mut running, failed).await;
-    let refused = stop.is_none() && running.decoder.wants_renewal();
+    let refused = stop.is_none() && running.decoder.wants_renewal(handle.has_managed_login());
     let deadline = running.deadline;
     let mut ended = running.conclude(&handle, end, stop);
     if !refused {
@@ -179,8 +179,9 @@ async fn start(
     }
 }
 
-/// Repeats the request in a container without a CLI: the provider refused the access token, and a CLI that has the
-/// credential file can renew it. The client gets a second `started`; the time limit stays that of the first.
+/// Repeats the request: the provider refused the access token, before anything was said or done. A login that the daemon
+/// renews is renewed first; another one is left to a CLI that has the credential file, in a container without a prestarted
+/// one. The client gets a second `started`; the time limit stays that of the first.
 async fn once_more(
     executions: &Arc<Executions>,
     handle: &Arc<Handle>,
@@ -188,8 +189,23 @@ async fn once_more(
     deadline: Instant,
     first: Ended,
 ) -> (Ended, Option<Running>) {
-    tracing::info!(container = %first.container, "the provider refused the access token: once more with a CLI that can renew it");
+    tracing::info!(container = %first.container, "the provider refused the access token: once more with a renewed one");
     let begun = Instant::now();
+    if handle.has_managed_login() {
+        let renewed = tokio::select! {
+            renewed = vaulted::renew(handle, deadline.saturating_duration_since(begun)) => renewed,
+            () = handle.cancel.cancelled() => Err(StartError::Cancelled),
+            () = executions.shutdown.cancelled() => Err(StartError::Stopped),
+        };
+        match renewed {
+            Ok(()) => {}
+            Err(error @ (StartError::Cancelled | StartError::Stopped)) => {
+                let ended = Ended { exit: never_ran(&error, begun), used: Usage::default(), ..first.clone() };
+                return (ended.after(&first), None);
+            }
+            Err(error) => return (first.because(&error), None),
+        }
+    }
     match start(executions, handle, plan, begun).await {
         Ok((mut running, failed)) => {
             running.deadline = deadline;
@@ -202,10 +218,7 @@ async fn once_more(
             let ended = Ended { exit: never_ran(&error, begun), used: Usage::default(), ..first.clone() };
             (ended.after(&first), None)
         }
-        Err(error) => {
-            tracing::warn!(%error, "it cannot be asked again");
-            (first, None)
-        }
+        Err(error) => (first.because(&error), None),
     }
 }
 
@@ -318,9 +331,16 @@ async fn begin(
     };
     let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     failpoints::at("run.started");
-    let may_be_asked_again = matches!(&conversation, Some(decoder) if decoder.may_want_renewal());
+    let is_managed = handle.has_managed_login();
+    let may_be_asked_again = match &conversation {
+        Some(decoder) => decoder.may_want_renewal(is_managed),
+        None => is_managed && plan.dialect.is_some_and(Dialect::tells_refusals),
+    };
     if !may_be_asked_again {
         plan.forget_secrets();
+    } else if is_managed {
+        // The next container would get another one.
+        plan.files.clear();
     }
     plan.late = None;
     let claim = received.elapsed();
@@ -328,7 +348,7 @@ async fn begin(
     executions.metrics.claimed(&plan.provider, origin, claim);
     announce(handle, container.id(), path, conversation.is_some(), claim);
     if let Some((mut writer, sent)) = stdin
-        && let Some(text) = plan.stdin.take()
+        && let Some(text) = if may_be_asked_again { plan.stdin.clone() } else { plan.stdin.take() }
     {
         // In a task of its own: a command that reads slowly, or never, must not delay the reading of its output. The
         // write fails when the command closes its end of the pipe.

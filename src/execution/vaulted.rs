@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::plan::Plan;
 use super::{Executions, Handle, StartError};
 use crate::container::{CredentialFiles, Once, Stamp};
 use crate::provider::Provider;
-use crate::vault::{self, Loan, Need, Turn, Vault, WrittenBack};
+use crate::vault::{self, Loan, Need, Turn, Vault, VaultError, WrittenBack};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
 
 /// Time between two checks of a running command's files: one system call for each file.
@@ -61,7 +62,9 @@ pub struct Vaulted {
     lent: Lent,
     /// When it was looked at.
     seen: Instant,
-    /// Fingerprint of the credential that is known to be stored.
+    /// Whether what was looked at is not to be used any more: the provider refused it.
+    is_stale: AtomicBool,
+    /// Fingerprint of the credential that is known to be stored, or of the managed one that a container got last.
     fingerprint: Mutex<String>,
     /// The turn to renew the credential, until it is renewed or the execution has ended.
     turn: Mutex<Option<Turn>>,
@@ -71,6 +74,15 @@ impl Vaulted {
     /// The note for the next daemon.
     pub(super) fn note(&self) -> Lent {
         self.lent.clone()
+    }
+
+    /// Fingerprint of what is known to be stored.
+    fn known(&self) -> String {
+        self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn knows(&self, fingerprint: String) {
+        *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = fingerprint;
     }
 
     /// Passes the turn on to other executions.
@@ -87,18 +99,40 @@ pub(super) async fn files<'a>(
 ) -> Result<Cow<'a, BTreeMap<String, Secret>>, StartError> {
     let Some(vaulted) = &handle.vaulted else { return Ok(Cow::Borrowed(&plan.files)) };
     let (loan, name) = (&vaulted.loan, &vaulted.provider.name);
-    if vaulted.lent.is_managed && vaulted.seen.elapsed() > FRESH {
+    let is_stale = vaulted.is_stale.load(Ordering::Relaxed);
+    if vaulted.lent.is_managed && (is_stale || vaulted.seen.elapsed() > FRESH) {
         let need = Need { patience: plan.queue_timeout, lasting: plan.timeout };
         // Removed meanwhile: the request was accepted with it.
         if let Some(mut now) = vaulted.vault.checkout(&loan.user, &vaulted.provider, need).await?
             && now.is_managed
         {
             vaulted.vault.note_use(&Loan { version: now.version, ..loan.clone() }, name);
+            vaulted.knows(now.fingerprint);
             return Ok(Cow::Owned(std::mem::take(&mut now.credentials.files)));
+        }
+        if is_stale {
+            let reason = "it was removed or replaced meanwhile".to_owned();
+            return Err(VaultError::NotRenewed { user: loan.user.clone(), provider: name.clone(), reason }.into());
         }
     }
     vaulted.vault.note_use(loan, name);
     Ok(Cow::Borrowed(&plan.files))
+}
+
+/// Has the daemon renew the login that the provider has refused in a container.
+pub(super) async fn renew(handle: &Handle, patience: Duration) -> Result<(), StartError> {
+    let Some(vaulted) = &handle.vaulted else { return Ok(()) };
+    let refused = vaulted.known();
+    vaulted.vault.renew_refused(&vaulted.loan.user, &vaulted.provider, &refused, patience).await?;
+    vaulted.is_stale.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+impl Handle {
+    /// Whether it has a login of the vault that the daemon renews.
+    pub(super) fn has_managed_login(&self) -> bool {
+        self.vaulted.as_ref().is_some_and(|vaulted| vaulted.lent.is_managed)
+    }
 }
 
 impl Executions {
@@ -155,7 +189,8 @@ impl Executions {
         let fingerprint = lent.fingerprint.clone();
         let loan = Loan { user: user.to_owned(), execution: id.to_owned(), version: lent.version, fingerprint };
         let fingerprint = Mutex::new(lent.fingerprint.clone());
-        Some(Vaulted { vault, provider, loan, lent, seen: Instant::now(), fingerprint, turn: Mutex::new(turn) })
+        let (seen, is_stale, turn) = (Instant::now(), AtomicBool::new(false), Mutex::new(turn));
+        Some(Vaulted { vault, provider, loan, lent, seen, is_stale, fingerprint, turn })
     }
 }
 
@@ -253,7 +288,7 @@ impl Vaulted {
             }
         };
         let fingerprint = vault::fingerprint(&credentials);
-        if *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) == fingerprint {
+        if self.known() == fingerprint {
             return;
         }
         for _ in 0..RETRIES {
@@ -262,7 +297,7 @@ impl Vaulted {
                 Ok(WrittenBack::Unfinished) => return,
                 Ok(_) => {
                     self.end_turn();
-                    *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = fingerprint;
+                    self.knows(fingerprint);
                     return;
                 }
                 Err(error) if error.is_transient() => tokio::time::sleep(RETRY_INTERVAL).await,

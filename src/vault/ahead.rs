@@ -34,6 +34,9 @@ const LEASE_SLACK: Duration = Duration::from_secs(15);
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
 const STORE_TRIES: u32 = 600;
 
+/// How long ago a login may have been renewed whose access token the provider refuses: another one would be refused too.
+const JUST_RENEWED: Duration = Duration::from_secs(60);
+
 /// A login without its refresh token, and what it is like.
 struct Lean {
     checkout: Checkout,
@@ -113,6 +116,49 @@ impl Vault {
         // A refusal is an error from here on.
         self.look(user, provider).await?;
         Ok(Some(outcome))
+    }
+
+    /// Has a login renewed whose access token the provider has refused: the one with the fingerprint `refused`. If another
+    /// one is stored by now, there is nothing to do.
+    ///
+    /// # Errors
+    /// It cannot be renewed, was renewed just before, or somebody else renews it for longer than `patience`.
+    pub async fn renew_refused(
+        self: &Arc<Self>,
+        user: &str,
+        provider: &Provider,
+        refused: &str,
+        patience: Duration,
+    ) -> Result<(), VaultError> {
+        let until = Instant::now() + patience;
+        let busy = || VaultError::Busy { user: user.to_owned(), provider: provider.name.clone() };
+        let not_renewed = |reason: &str| {
+            let (user, provider, reason) = (user.to_owned(), provider.name.clone(), reason.to_owned());
+            Err(VaultError::NotRenewed { user, provider, reason })
+        };
+        let Some(endpoint) = provider.endpoint() else { return not_renewed("thawd does not renew it") };
+        let turn = tokio::time::timeout(patience, self.turns.take(user, &provider.name)).await.map_err(|_| busy())?;
+        let Some(Found::Managed(lean)) = self.look_lean(user, provider, endpoint).await? else {
+            return not_renewed("it was removed or replaced meanwhile");
+        };
+        if lean.checkout.fingerprint != refused {
+            return Ok(());
+        }
+        if let Some(reason) = self.failures.pausing(user, &provider.name) {
+            return not_renewed(&reason);
+        }
+        let age = lean.row.refreshed_at_ms.map(|at| now_ms().saturating_sub(at));
+        if age.and_then(|ms| u64::try_from(ms).ok()).is_some_and(|ms| Duration::from_millis(ms) < JUST_RENEWED) {
+            return not_renewed("it was renewed a moment ago, and the provider refuses the new one too");
+        }
+        drop(lean);
+        let renewal = self.begin_refresh(user, provider, turn);
+        match tokio::time::timeout(until.saturating_duration_since(Instant::now()), renewal).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(reason))) => not_renewed(&reason),
+            Ok(Err(_)) => not_renewed("the daemon stops"),
+            Err(_) => Err(busy()),
+        }
     }
 
     /// The login as an execution gets it. When it would be over before the execution, this waits until it is renewed.

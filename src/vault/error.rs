@@ -84,7 +84,7 @@ pub enum VaultError {
     },
     /// The provider could not be asked to renew it, and it is over.
     #[error(
-        "the login of user {user:?} for {provider:?} is over, and could not be renewed: {reason}; it is tried again, and \
+        "the login of user {user:?} for {provider:?} is over or was refused, and could not be renewed: {reason}; it is tried again, and \
          `thawctl credentials audit` tells since when"
     )]
     NotRenewed {

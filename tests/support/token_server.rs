@@ -37,6 +37,8 @@ pub struct Issued {
     /// The last request to the token endpoint.
     pub request: String,
     pub mood: Mood,
+    /// Access tokens up to this number are refused, however long they would last.
+    pub revoked: u32,
 }
 
 pub struct TokenServer {
@@ -63,6 +65,7 @@ impl TokenServer {
             over: Vec::new(),
             request: String::new(),
             mood: Mood::Well,
+            revoked: 0,
         }));
         std::thread::spawn({
             let state = Arc::clone(&state);
@@ -134,6 +137,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<Issued>, lifetime: Duration) {
 
 fn is_good(state: &Issued, access: &str, lifetime: Duration) -> bool {
     let number = access.strip_prefix("a-").and_then(|number| number.parse().ok());
+    let number = number.filter(|number| *number > state.revoked);
     number.and_then(|number: u32| state.at.get(&number)).is_some_and(|at| at.elapsed() < lifetime)
 }
 

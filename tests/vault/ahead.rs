@@ -41,7 +41,7 @@ fn over(login: &str) -> String {
     login.replace("\"expiresAt\":", "\"expiresAt\":1,\"x\":")
 }
 
-async fn actions(daemon: &Daemon) -> Vec<AuditAction> {
+pub async fn actions(daemon: &Daemon) -> Vec<AuditAction> {
     let answer = request(daemon, "GET /v1/users/u1/audit?limit=1000", "").await;
     let page: Page<AuditRecord> = serde_json::from_slice(&answer.body).unwrap();
     page.items.into_iter().rev().map(|record| record.action).collect()

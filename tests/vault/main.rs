@@ -9,6 +9,7 @@ mod ahead;
 mod api;
 mod audit;
 mod postgres;
+mod refused;
 mod renewal;
 mod used;
 

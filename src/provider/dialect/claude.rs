@@ -16,12 +16,30 @@ pub(super) struct Claude {
     result: Option<Result<(), String>>,
     /// Last reason for which a request was repeated.
     last_retry: Option<String>,
+    /// Whether the model said anything: text, a thought, a call of a tool.
+    #[serde(default)]
+    acted: bool,
+    /// Whether the CLI found that the login is not taken.
+    #[serde(default)]
+    refused: bool,
 }
+
+/// The CLI's word for a login that the provider does not take, or that is over.
+const NOT_TAKEN: &str = "authentication_failed";
+
+/// HTTP status of a login that is not taken (RFC 9110, section 15.5.2).
+const UNAUTHORIZED: u64 = 401;
 
 impl Claude {
     pub(super) fn read(&mut self, line: &Value) -> Option<String> {
         // Sub-agents print too, but their text is not the answer.
         let own = line["parent_tool_use_id"].is_null();
+        self.refused |= line["error"] == NOT_TAKEN || line["api_error_status"] == UNAUTHORIZED;
+        self.acted |= match line["type"].as_str() {
+            Some("stream_event") => true,
+            Some("assistant") => line["message"]["model"] != "<synthetic>",
+            _ => false,
+        };
         match line["type"].as_str()? {
             "stream_event" if own => return self.event(&line["event"]),
             // An error text comes as a message of a made-up model; the error is part of the verdict.
@@ -96,6 +114,10 @@ impl Claude {
         let separator = if std::mem::take(&mut self.new_block) && self.spoke { "\n\n" } else { "" };
         self.spoke = true;
         Some(format!("{separator}{text}"))
+    }
+
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused && !self.acted && matches!(self.result, Some(Err(_)))
     }
 
     pub(super) fn verdict(self) -> Result<(), String> {

@@ -41,6 +41,13 @@ pub enum Dialect {
     Plain,
 }
 
+impl Dialect {
+    /// Whether its output tells that the provider refused the token; see [`DialectParser::was_refused`].
+    pub fn tells_refusals(self) -> bool {
+        matches!(self, Self::CodexExecJson | Self::ClaudeStreamJson)
+    }
+}
+
 /// Whether the CLI succeeded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
@@ -99,6 +106,16 @@ impl DialectParser {
             deltas.extend(self.read(&line));
         }
         deltas
+    }
+
+    /// Whether the provider refused the token, before the CLI had said or done anything: then the same may be asked again
+    /// with another one. gemini does not say it here: what it prints of a login that is refused is on standard error.
+    pub fn was_refused(&self) -> bool {
+        match &self.state {
+            State::Codex(state) => state.was_refused(),
+            State::Claude(state) => state.was_refused(),
+            State::Gemini(_) | State::Text(_) | State::Plain => false,
+        }
     }
 
     /// Returns the verdict once the output has ended. A last line without a newline counts.

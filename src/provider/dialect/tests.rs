@@ -282,3 +282,46 @@ fn long_errors_are_shortened() {
 fn plain_output_says_nothing() {
     assert_eq!(parse(Dialect::Plain, GEMINI), (vec![], Verdict::default()));
 }
+
+#[test]
+fn a_refused_token_is_told_until_something_was_said_or_done() {
+    let refused = |dialect, output: &str| {
+        let mut parser = DialectParser::new(dialect);
+        parser.push(output.as_bytes());
+        parser.was_refused()
+    };
+    let codex = |before: &str, message: &str| {
+        let failed = format!(r#"{{"type":"turn.failed","error":{{"message":"{message}"}}}}"#);
+        refused(Dialect::CodexExecJson, &format!("{{\"type\":\"turn.started\"}}\n{before}\n{failed}\n"))
+    };
+    let unauthorized = "unexpected status 401 Unauthorized: Incorrect API key provided, url: http://a.test/";
+    let warning = r#"{"type":"item.completed","item":{"type":"error","message":"no metadata"}}"#;
+    assert!(codex("", unauthorized) && codex(warning, unauthorized));
+    assert!(codex("", "exceeded retry limit, last status: 401 Unauthorized"));
+    assert!(codex("", "Your access token could not be refreshed. Please log out and sign in again."));
+    assert!(!codex("", "exceeded retry limit, last status: 429 Too Many Requests"));
+    for item in ["agent_message", "command_execution", "file_change", "mcp_tool_call"] {
+        let item = format!(r#"{{"type":"item.started","item":{{"type":"{item}"}}}}"#);
+        assert!(!codex(&item, unauthorized), "{item}");
+    }
+    assert!(!refused(Dialect::CodexExecJson, CODEX));
+
+    let claude = |before: &str, end: &str| refused(Dialect::ClaudeStreamJson, &format!("{before}\n{end}\n"));
+    let retry = r#"{"type":"system","subtype":"api_retry","error_status":401,"error":"authentication_failed"}"#;
+    let end =
+        r#"{"is_error":true,"subtype":"success","api_error_status":401,"result":"Not logged in","type":"result"}"#;
+    let plain = r#"{"is_error":true,"subtype":"success","result":"Not logged in","type":"result"}"#;
+    let synthetic =
+        r#"{"type":"assistant","message":{"model":"<synthetic>","content":[]},"error":"authentication_failed"}"#;
+    assert!(claude("", end) && claude(retry, end) && claude(synthetic, plain) && !claude("", plain));
+    assert!(!claude(retry, ""), "it has not ended yet");
+    assert!(!claude(retry, CLAUDE), "it went well in the end");
+    for said in [
+        r#"{"type":"stream_event","event":{"type":"message_start"}}"#,
+        r#"{"type":"assistant","message":{"model":"claude-sonnet-4-5","content":[{"type":"tool_use"}]}}"#,
+    ] {
+        assert!(!claude(said, end), "{said}");
+    }
+    let gemini = r#"{"type":"result","status":"error","error":{"message":"[API Error: 401]"}}"#;
+    assert!(!refused(Dialect::GeminiStreamJson, gemini));
+}

@@ -15,11 +15,14 @@ use crate::provider::dialect::{Dialect, DialectParser, Verdict, words};
 pub(super) struct Claude {
     /// `None` once the verdict was taken from the decoder.
     parser: Option<DialectParser>,
+    /// Whether the provider refused the credential before anything was said.
+    #[serde(default)]
+    refused: bool,
 }
 
 impl Default for Claude {
     fn default() -> Self {
-        Self { parser: Some(DialectParser::new(Dialect::ClaudeStreamJson)) }
+        Self { parser: Some(DialectParser::new(Dialect::ClaudeStreamJson)), refused: false }
     }
 }
 
@@ -89,6 +92,7 @@ impl Claude {
         if message["type"] == "result"
             && let Some(parser) = self.parser.take()
         {
+            self.refused = parser.was_refused();
             let verdict = parser.finish();
             steps.push(Step::Done(match verdict.success {
                 Some(true) => Ok(()),
@@ -96,6 +100,10 @@ impl Claude {
             }));
         }
         steps
+    }
+
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused
     }
 
     pub(super) fn finish(self) -> Verdict {

@@ -12,6 +12,9 @@ const THREAD: u64 = 1;
 const LOGIN: u64 = 2;
 const TURN: u64 = 3;
 
+/// Items of a turn that change nothing, and that are no part of the answer by themselves.
+const WITHOUT_EFFECT: [&str; 4] = ["userMessage", "agentMessage", "reasoning", "error"];
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Codex {
     thread: String,
@@ -23,6 +26,9 @@ pub(super) struct Codex {
     renewable: bool,
     /// Whether codex asked for another token because the provider refused this one.
     refused: bool,
+    /// Whether codex did anything besides answering: a command, a change of a file.
+    #[serde(default)]
+    acted: bool,
     /// Last error that codex reported.
     last_error: Option<String>,
 }
@@ -226,6 +232,11 @@ impl Codex {
         if params["threadId"].as_str().is_some_and(|thread| thread != self.thread) {
             return Vec::new();
         }
+        if method.starts_with("item/")
+            && params["item"]["type"].as_str().is_some_and(|kind| !WITHOUT_EFFECT.contains(&kind))
+        {
+            self.acted = true;
+        }
         match method {
             "account/login/completed" => {
                 // codex continues when it could not look up the account, and reports more in the turn if that matters.
@@ -273,7 +284,11 @@ impl Codex {
     }
 
     pub(super) fn wants_renewal(&self) -> bool {
-        self.refused && self.renewable && !self.answer.spoke
+        self.was_refused() && self.renewable
+    }
+
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused && !self.answer.spoke && !self.acted
     }
 
     pub(super) fn last_error(self) -> Option<String> {

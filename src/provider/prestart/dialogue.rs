@@ -151,6 +151,16 @@ impl Dialogue {
         matches!(&self.state, State::Codex(state) if state.wants_renewal())
     }
 
+    /// Whether the provider refused the credential, and nothing had been said or done before: then the same request may be
+    /// tried once more with another credential.
+    pub fn was_refused(&self) -> bool {
+        match &self.state {
+            State::Codex(state) => state.was_refused(),
+            State::Claude(state) => state.was_refused(),
+            State::Gemini(_) => false,
+        }
+    }
+
     /// The verdict when its output has ended without [`Action::Done`] or [`Action::Failed`].
     pub fn finish(self) -> Verdict {
         let last = match self.state {

@@ -44,6 +44,11 @@ pub fn answer(host: &str, path: &str, body: &Value) -> Option<Value> {
     Some(answer)
 }
 
+/// Whether a renewal comes with an empty refresh token, as the file has it that leaves renewing to somebody else.
+pub fn has_nothing_to_renew_with(body: &Value) -> bool {
+    body["grant_type"] == "refresh_token" && body["refresh_token"] == ""
+}
+
 fn oauth_token(host: &str, body: &Value) -> Value {
     let openai = host.contains("openai") || body["client_id"].as_str().is_some_and(|id| id.starts_with("app_"));
     if openai {
@@ -73,6 +78,8 @@ mod tests {
         assert_eq!(openai["id_token"].as_str().unwrap().split('.').count(), 3);
         let by_client = answer("upstream.test", "/oauth/token", &json!({"client_id": "app_x"})).unwrap();
         assert_eq!(by_client["refresh_token"], "rt-offline");
+        let renewal = |token: &str| json!({"grant_type": "refresh_token", "refresh_token": token});
+        assert!(has_nothing_to_renew_with(&renewal("")) && !has_nothing_to_renew_with(&renewal("rt")));
         let anthropic = answer("platform.claude.com", "/v1/oauth/token", &json!({})).unwrap();
         assert_eq!(anthropic["access_token"], "sk-ant-oat01-offline");
         assert!(answer("oauth2.googleapis.com", "/token", &json!(null)).is_some());

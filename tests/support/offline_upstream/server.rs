@@ -48,12 +48,14 @@ struct Settings {
     only: Option<Api>,
     /// How many more requests misbehave; `None` means all.
     remaining: Option<u32>,
+    /// Behave again once a login was renewed.
+    until_renewed: bool,
 }
 
 impl State {
     /// A well-behaved upstream.
     pub fn new(recorder: Recorder, token_delay: Duration) -> Arc<Self> {
-        let settings = Settings { token_delay, misbehaviour: None, only: None, remaining: None };
+        let settings = Settings { token_delay, misbehaviour: None, only: None, remaining: None, until_renewed: false };
         Arc::new(Self { recorder, settings: Mutex::new(settings) })
     }
 
@@ -87,6 +89,9 @@ struct Control {
     api: Option<Api>,
     /// Misbehave this many times, then behave.
     times: Option<u32>,
+    /// Behave again once somebody has renewed a login here.
+    #[serde(default)]
+    until_renewed: bool,
     token_delay_ms: Option<u64>,
 }
 
@@ -123,6 +128,7 @@ async fn control(extract::State(state): extract::State<Arc<State>>, Json(control
         settings.misbehaviour = misbehaviour;
         settings.only = control.api;
         settings.remaining = control.times;
+        settings.until_renewed = control.until_renewed;
     }
     if let Some(delay) = control.token_delay_ms {
         settings.token_delay = Duration::from_millis(delay);
@@ -152,6 +158,15 @@ async fn provider(extract::State(state): extract::State<Arc<State>>, request: Re
     });
 
     let Some(api) = call.api() else {
+        if path.ends_with("/oauth/token") {
+            if accounts::has_nothing_to_renew_with(&body) {
+                return error(Api::Openai, StatusCode::UNAUTHORIZED);
+            }
+            let mut settings = state.settings();
+            if std::mem::take(&mut settings.until_renewed) {
+                settings.misbehaviour = None;
+            }
+        }
         return match accounts::answer(host(&head), path, &body) {
             Some(answer) => Json(answer).into_response(),
             None => error(Api::Openai, StatusCode::NOT_FOUND),
