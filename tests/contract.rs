@@ -258,6 +258,15 @@ async fn every_operation_answers_as_it_is_described() {
         ("DELETE", "/v1/sandboxes/{id}", its(""), &[], none(), 404),
         ("POST", "/v1/sandboxes/{id}/freeze", its("/freeze"), &[], none(), 404),
         ("POST", "/v1/sandboxes/{id}/wake", its("/wake"), &[], none(), 404),
+        ("GET", "/v1/sandboxes/{id}/files", its("/files?path=/tmp"), &[], none(), 404),
+        ("PUT", "/v1/sandboxes/{id}/files", its("/files?path=/tmp/x"), &[], none(), 404),
+        ("DELETE", "/v1/sandboxes/{id}/files", its("/files?path=/tmp/x"), &[], none(), 404),
+        ("GET", "/v1/sandboxes/{id}/files/list", its("/files/list?path=/tmp"), &[], none(), 404),
+        ("GET", "/v1/sandboxes/{id}/files/stat", its("/files/stat?path=/tmp"), &[], none(), 404),
+        ("POST", "/v1/sandboxes/{id}/files/mkdir", its("/files/mkdir"), &[JSON], create(json!({ "path": "/x" })), 404),
+        ("POST", "/v1/sandboxes/{id}/files/move", its("/files/move"), &[JSON], create(json!({ "from": "/x" })), 400),
+        ("GET", "/v1/sandboxes/{id}/archive", its("/archive?path=/tmp"), &[], none(), 404),
+        ("PUT", "/v1/sandboxes/{id}/archive", its("/archive?path=/tmp"), &[], none(), 404),
         ("GET", named, "/v1/users/u2/sandboxes/dev".into(), &[], none(), 404),
         ("GET", named, "/v1/users/u2/sandboxes/DEV".into(), &[], none(), 400),
         ("PUT", named, "/v1/users/u2/sandboxes/dev".into(), &[JSON], create(json!({ "template": "nobody" })), 400),
@@ -355,6 +364,33 @@ async fn every_operation_on_a_sandbox_answers_as_it_is_described() {
     ];
     for (method, path, target, body, status) in asks {
         let answer = daemon.http(&format!("{method} {target}"), &[JSON], body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{method} {target}: {}", answer.text());
+        contract.check(method, path, &answer);
+    }
+    let files = "/v1/sandboxes/{id}/files";
+    let (make, rename) =
+        (json!({ "path": "/tmp/d" }).to_string(), json!({ "from": "/tmp/f", "to": "/tmp/d/f" }).to_string());
+    let (list, stat) = ("/v1/sandboxes/{id}/files/list", "/v1/sandboxes/{id}/files/stat");
+    let (mkdir, mv) = ("/v1/sandboxes/{id}/files/mkdir", "/v1/sandboxes/{id}/files/move");
+    for (method, path, target, body, status) in [
+        ("PUT", files, its("/files?path=/tmp/f"), "content", 201),
+        ("PUT", files, its("/files?path=/tmp/f"), "content", 200),
+        ("PUT", files, its("/files?path=/etc/f"), "content", 403),
+        ("GET", files, its("/files?path=/tmp/f"), "", 200),
+        ("GET", files, its("/files?path=/tmp"), "", 409),
+        ("GET", list, its("/files/list?path=/tmp&limit=1"), "", 200),
+        ("GET", stat, its("/files/stat?path=/tmp/f"), "", 200),
+        ("GET", stat, its("/files/stat?path=/tmp/none"), "", 404),
+        ("POST", mkdir, its("/files/mkdir"), &make, 201),
+        ("POST", mkdir, its("/files/mkdir"), &make, 409),
+        ("POST", mv, its("/files/move"), &rename, 200),
+        ("POST", mv, its("/files/move"), &rename, 404),
+        ("GET", "/v1/sandboxes/{id}/archive", its("/archive?path=/tmp/d"), "", 200),
+        ("PUT", "/v1/sandboxes/{id}/archive", its("/archive?path=/tmp/d"), "no archive", 400),
+        ("DELETE", files, its("/files?path=/tmp/d"), "", 409),
+        ("DELETE", files, its("/files?path=/tmp/d&recursive=true"), "", 204),
+    ] {
+        let answer = daemon.http(&format!("{method} {target}"), &[], body.as_bytes()).await;
         assert_eq!(answer.status, status, "{method} {target}: {}", answer.text());
         contract.check(method, path, &answer);
     }

@@ -25,12 +25,15 @@ mod problem;
 mod process;
 mod query;
 mod request_id;
+mod sandbox_archive;
+mod sandbox_files;
 mod sandboxes;
 mod server;
 mod stall;
 mod status;
 mod strict;
 mod text_format;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -117,6 +120,13 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/sandboxes/{id}", get(sandboxes::get).patch(sandboxes::change).delete(sandboxes::delete))
         .route("/v1/sandboxes/{id}/freeze", post(sandboxes::freeze))
         .route("/v1/sandboxes/{id}/wake", post(sandboxes::wake))
+        .route("/v1/sandboxes/{id}/files", get(sandbox_files::read).put(sandbox_files::put))
+        .route("/v1/sandboxes/{id}/files", delete(sandbox_files::remove))
+        .route("/v1/sandboxes/{id}/files/list", get(sandbox_files::list))
+        .route("/v1/sandboxes/{id}/files/stat", get(sandbox_files::stat))
+        .route("/v1/sandboxes/{id}/files/mkdir", post(sandbox_files::make_directory))
+        .route("/v1/sandboxes/{id}/files/move", post(sandbox_files::rename))
+        .route("/v1/sandboxes/{id}/archive", get(sandbox_archive::read).put(sandbox_archive::put))
         .route("/v1/users/{user}/sandboxes/{name}", get(sandboxes::named).put(sandboxes::put))
         .route("/v1/events", get(feed::stream))
         .route("/v1/version", get(about::version))

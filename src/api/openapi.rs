@@ -11,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use self::finish::Answers;
 use super::{
     about, credential_check, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, metrics,
-    output, pools, sandboxes, status,
+    output, pools, sandbox_archive, sandbox_files, sandboxes, status,
 };
 use thaw_client::types;
 
@@ -53,6 +53,15 @@ use thaw_client::types;
         sandboxes::wake,
         sandboxes::named,
         sandboxes::put,
+        sandbox_files::read,
+        sandbox_files::put,
+        sandbox_files::remove,
+        sandbox_files::list,
+        sandbox_files::stat,
+        sandbox_files::make_directory,
+        sandbox_files::rename,
+        sandbox_archive::read,
+        sandbox_archive::put,
         pools::list,
         pools::get,
         pools::change,
@@ -150,7 +159,7 @@ mod tests {
             let verbs = ["get", "list", "create", "delete", "change", "cancel", "read", "stream", "put", "check"];
             let verbs = [
                 &verbs[..],
-                &["build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "wake"],
+                &["build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "wake", "move"],
             ]
             .concat();
             let verb = verbs.iter().find_map(|verb| name.strip_prefix(verb));

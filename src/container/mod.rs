@@ -19,6 +19,7 @@ mod command;
 mod containers;
 mod control;
 mod credentials;
+mod files;
 mod fingerprint;
 mod holder;
 mod isolation;
@@ -60,6 +61,9 @@ pub use survive::Orphan;
 pub use terminal::{Terminal, WindowSize};
 pub use workspace::{NO_WORKSPACE, WORKSPACE};
 
+pub use thaw_os::files::{
+    Condition, FileError, FileKind, FileLimits, Files, Info as FileInfo, NewFile, Place, Why as FileProblem,
+};
 pub use thaw_wire::{INIT_ID, MAX_GROUPS, Rlimit};
 
 /// State of a container, as the API shows it.

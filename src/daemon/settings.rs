@@ -74,6 +74,8 @@ pub(super) fn sandbox_settings(config: &Config) -> sandbox::Settings {
         max_per_user: sandbox.max_per_user,
         retention: Duration::from_secs(sandbox.retention_seconds),
         retained: sandbox.retained,
+        file_calls: sandbox.file_calls,
+        files: sandbox::FileLimits { bytes: sandbox.file_bytes, entries: sandbox.file_entries },
         queue_timeout: Duration::from_millis(config.queue.timeout_ms),
     }
 }

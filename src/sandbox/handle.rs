@@ -24,6 +24,10 @@ pub(super) enum Message {
         holds: bool,
         reply: Reply<Use>,
     },
+    /// A call for its files begins. It wakes nothing, and keeps the sandbox from being idle.
+    Call(Reply<Call>),
+    /// Such a call has ended.
+    CallOver,
     /// A command of an earlier daemon goes on; its [`Use`] exists already.
     Joined {
         holds: bool,
@@ -70,6 +74,8 @@ pub struct Handle {
     state: watch::Sender<SandboxState>,
     inbox: mpsc::UnboundedSender<Message>,
     span: tracing::Span,
+    /// Held while a file takes the place of another one.
+    turn: Arc<Mutex<()>>,
 }
 
 /// A handle's inbox, for its owner.
@@ -131,7 +137,21 @@ impl Handle {
         let span = tracing::error_span!(parent: None, "sandbox", sandbox = id, template, user);
         let view = Mutex::new(view);
         (
-            Arc::new(Self { id, name, user, template, env, env_names, key, created_at_ms, view, state, inbox, span }),
+            Arc::new(Self {
+                id,
+                name,
+                user,
+                template,
+                env,
+                env_names,
+                key,
+                created_at_ms,
+                view,
+                state,
+                inbox,
+                span,
+                turn: Arc::default(),
+            }),
             messages,
         )
     }
@@ -298,10 +318,47 @@ impl Handle {
         self.ask(|reply| Message::Enter { holds, reply }).await
     }
 
+    /// Begins a call for its files.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) async fn call(&self) -> Result<Call, SandboxError> {
+        self.ask(Message::Call).await
+    }
+
+    pub(super) fn turn(&self) -> &Arc<Mutex<()>> {
+        &self.turn
+    }
+
     /// Tells its owner of a command that an earlier daemon had let in.
     pub(super) fn joined(self: &Arc<Self>, container: &Arc<Container>, holds: bool) -> Use {
         let _ = self.inbox.send(Message::Joined { holds });
         Use::new(self, container, holds)
+    }
+}
+
+/// A call for files of a sandbox, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Call {
+    container: Arc<Container>,
+    handle: Arc<Handle>,
+}
+
+impl Call {
+    pub fn new(handle: &Arc<Handle>, container: &Arc<Container>) -> Self {
+        Self { container: Arc::clone(container), handle: Arc::clone(handle) }
+    }
+
+    /// The container whose files they are.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Without an owner there is nobody who counts.
+        let _ = self.handle.inbox.send(Message::CallOver);
     }
 }
 

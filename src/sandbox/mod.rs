@@ -11,9 +11,10 @@
 //! in the database (`rows`); what runs, and in which container, is with the keeper (`survive`).
 //!
 //! Called by `api` and by `execution`, whose commands run in sandboxes. Deliberately absent: a way back into a pool, the
-//! commands themselves, files, and anything that brings back a sandbox whose container is gone.
+//! commands themselves, and anything that brings back a sandbox whose container is gone.
 
 mod create;
+mod files;
 mod handle;
 mod owner;
 mod rows;
@@ -25,6 +26,7 @@ mod survive;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -39,6 +41,8 @@ use rows::Rows;
 use shared::Shared;
 use thaw_client::types::{self, SandboxChange, SandboxReason, SandboxRequest, SandboxState};
 
+pub use crate::container::{Condition, FileError, FileInfo, FileKind, FileLimits, FileProblem, Files, NewFile};
+pub use files::{FileCall, Opened, Upload};
 pub use handle::{Handle, Use};
 pub use rows::{Database, Row};
 pub use shared::Settings;
@@ -131,6 +135,12 @@ pub enum SandboxError {
         /// How many.
         commands: usize,
     },
+    /// Something is wrong with a file in it.
+    #[error(transparent)]
+    File(FileError),
+    /// There are as many calls for files as there may be.
+    #[error("{0} calls for files of sandboxes are under way already, the most that may be (`sandbox.file_calls`)")]
+    FileCalls(usize),
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
@@ -163,6 +173,8 @@ pub struct Sandboxes {
     templates: BTreeMap<String, Pool>,
     /// By id: also those that are gone, for a while.
     known: Mutex<BTreeMap<String, Arc<Handle>>>,
+    /// Calls for files that may begin.
+    file_calls: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -185,8 +197,9 @@ impl Sandboxes {
     /// A list without sandboxes. Must be called in a tokio runtime.
     pub fn new(settings: Settings, templates: BTreeMap<String, Pool>, services: Services) -> Self {
         let Services { database, keeper, feed } = services;
+        let file_calls = Arc::new(Semaphore::new(settings.file_calls));
         let shared = Arc::new(Shared { settings, rows: Rows::new(database), keeper, feed });
-        Self { shared, templates, known: Mutex::default(), shutdown: CancellationToken::new() }
+        Self { shared, templates, known: Mutex::default(), file_calls, shutdown: CancellationToken::new() }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Handle>>> {

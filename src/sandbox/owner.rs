@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::SandboxError;
-use super::handle::{Handle, Inbox, Message, Use};
+use super::handle::{Call, Handle, Inbox, Message, Use};
 use super::shared::Shared;
 use super::state::Step;
 use crate::container::Sandbox as Container;
@@ -25,6 +25,8 @@ pub(super) struct Owner {
     holding: usize,
     /// Commands in the background.
     others: usize,
+    /// Calls for its files.
+    calls: usize,
     /// When it was last used.
     idle_since: Instant,
 }
@@ -35,7 +37,7 @@ impl Owner {
         let now = Instant::now();
         // A host that has not run for so long counts from its own beginning.
         let idle_since = now.checked_sub(Duration::from_millis(unused)).unwrap_or(now);
-        Self { shared, handle, container, inbox, holding: 0, others: 0, idle_since }
+        Self { shared, handle, container, inbox, holding: 0, others: 0, calls: 0, idle_since }
     }
 
     /// Runs until the sandbox is gone.
@@ -61,7 +63,7 @@ impl Owner {
 
     /// When it is to be frozen and destroyed if nobody uses it until then.
     fn deadlines(&self) -> (Option<Instant>, Option<Instant>) {
-        if self.holding > 0 {
+        if self.holding > 0 || self.calls > 0 {
             return (None, None);
         }
         let (state, lifecycle) = {
@@ -82,6 +84,15 @@ impl Owner {
             Message::Enter { holds, reply } => {
                 let entered = self.enter(holds);
                 let _ = reply.send(entered);
+            }
+            Message::Call(reply) => {
+                self.calls += 1;
+                self.used();
+                let _ = reply.send(Ok(Call::new(&self.handle, &self.container)));
+            }
+            Message::CallOver => {
+                self.calls = self.calls.saturating_sub(1);
+                self.used();
             }
             Message::Joined { holds } => {
                 self.count(holds, 1);

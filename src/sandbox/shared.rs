@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::handle::Handle;
 use super::rows::Rows;
 use super::state::{self, Step};
+use crate::container::FileLimits;
 use crate::feed::Feed;
 use crate::keeper::Keeper;
 use thaw_client::types::{DaemonEvent, DaemonEventKind, SandboxReason};
@@ -23,6 +24,10 @@ pub struct Settings {
     pub retention: Duration,
     /// Most of them.
     pub retained: usize,
+    /// Calls for files at the same time.
+    pub file_calls: usize,
+    /// What each of them may take.
+    pub files: FileLimits,
     /// How long a creation waits for a container.
     pub queue_timeout: Duration,
 }

@@ -29,12 +29,14 @@ fn status(name: &str) -> u16 {
         "METHOD_NOT_ALLOWED" => 405,
         "CONFLICT" => 409,
         "GONE" => 410,
+        "PRECONDITION_FAILED" => 412,
         "PAYLOAD_TOO_LARGE" => 413,
         "RANGE_NOT_SATISFIABLE" => 416,
         "UNPROCESSABLE_ENTITY" => 422,
         "TOO_MANY_REQUESTS" => 429,
         "INTERNAL_SERVER_ERROR" => 500,
         "SERVICE_UNAVAILABLE" => 503,
+        "INSUFFICIENT_STORAGE" => 507,
         other => panic!("{other} is new: add it here and to docs/problems.md"),
     }
 }

@@ -8,6 +8,7 @@ mod support;
 mod strict;
 
 mod commands;
+mod files;
 mod kills;
 mod resource;
 mod states;

@@ -22,6 +22,7 @@ mod job;
 mod list;
 mod names;
 mod sandbox;
+mod sandbox_files;
 mod user;
 
 pub use about::{DaemonVersion, ExecutionStats, LimitsInForce};
@@ -37,6 +38,7 @@ pub use sandbox::{
     NamedSandboxRequest, Sandbox, SandboxChange, SandboxFilter, SandboxLifecycle, SandboxReason, SandboxRequest,
     SandboxState,
 };
+pub use sandbox_files::{FileMove, NewDirectory, SandboxFile, SandboxFileKind, Unpacked};
 pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cgroup;
+pub mod files;
 pub mod kernel;
 pub mod spawner;
 pub mod workspace;

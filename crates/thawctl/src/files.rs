@@ -124,10 +124,10 @@ fn own_name(path: &Path) -> Option<&OsStr> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> CtlError {
-    CtlError::Usage(format!("--put: cannot read {}: {error}", path.display()))
+    CtlError::Usage(format!("cannot read {}: {error}", path.display()))
 }
 
-fn add<W: Write>(builder: &mut Builder<W>, path: &Path, name: &Path, is_top: bool) -> Result<(), CtlError> {
+pub(super) fn add<W: Write>(builder: &mut Builder<W>, path: &Path, name: &Path, is_top: bool) -> Result<(), CtlError> {
     let looked = if is_top { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let kind = looked.map_err(|error| unreadable(path, &error))?.file_type();
     if kind.is_dir() {
@@ -142,10 +142,10 @@ fn add<W: Write>(builder: &mut Builder<W>, path: &Path, name: &Path, is_top: boo
         return builder.append_path_with_name(path, name).map_err(|error| unreadable(path, &error));
     }
     let problem = "it is no file, folder or link; leave it out";
-    Err(CtlError::Usage(format!("--put: cannot take {}: {problem}", path.display())))
+    Err(CtlError::Usage(format!("cannot take {}: {problem}", path.display())))
 }
 
-fn add_inside<W: Write>(builder: &mut Builder<W>, folder: &Path, name: &Path) -> Result<(), CtlError> {
+pub(super) fn add_inside<W: Write>(builder: &mut Builder<W>, folder: &Path, name: &Path) -> Result<(), CtlError> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
     entries.sort_by_key(fs::DirEntry::file_name);

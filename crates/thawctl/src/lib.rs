@@ -9,6 +9,7 @@ mod bundle;
 mod cancel;
 mod checks;
 mod completion;
+mod copy;
 mod credentials;
 mod daemon_config;
 mod doctor;
@@ -91,6 +92,8 @@ enum Command {
     /// Create, list, freeze, wake and end sandboxes: containers that live on between commands
     #[command(subcommand)]
     Sandbox(sandbox::Command),
+    /// Copy files between here and a sandbox: SANDBOX:PATH
+    Cp(copy::Args),
     /// List the executions that run; with -a also those that ended, newest first
     Ps(ps::PsArgs),
     /// List the pools: how many warm containers are wanted and there
@@ -247,6 +250,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Run(args) => return Box::pin(run::run(&client, *args, &profile, format)).await,
         Command::Exec(args) => return Box::pin(exec::exec(&client, *args, &profile, format)).await,
         Command::Sandbox(command) => return Box::pin(sandbox::run(&client, command, &profile, format)).await,
+        Command::Cp(args) => Box::pin(copy::cp(&client, args, &profile)).await?,
         Command::Cancel(args) => return cancel::cancel(&client, &args).await,
         Command::Rm(args) => return cancel::rm(&client, &args).await,
         Command::Events(args) => return events::events(&client, &args, format).await,

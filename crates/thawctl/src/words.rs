@@ -3,8 +3,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands without a counterpart, and one sentence each.
-const COMMANDS: [(&str, &str); 30] = [
-    ("cp", "files go in and out with a run: see `thawctl run --help`, and `-i` for standard input"),
+const COMMANDS: [(&str, &str); 29] = [
     ("start", "an execution that ended cannot be started again: `thawctl run` starts another one"),
     ("restart", "an execution cannot be restarted: `thawctl cancel ID`, then `thawctl run`"),
     (

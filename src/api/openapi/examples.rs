@@ -9,9 +9,10 @@ use thaw_client::time::Timestamp;
 use thaw_client::types::{
     AuditAction, AuditRecord, CheckMethod, CheckOutcome, ClaimPath, Container, ContainerState, Credential,
     CredentialCheck, CredentialKind, CredentialState, Credentials, DaemonVersion, Execution, ExecutionRequest,
-    ExecutionState, ExecutionStats, Exit, ExitReason, Image, ImagePrune, Job, JobKind, JobState, LimitsInForce, List,
-    NamedSandboxRequest, Page, Pool, PoolChange, PoolMemory, Problem, Provider, Sandbox, SandboxChange,
-    SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState, Secret, Stage, Usage, UserKey, Vault,
+    ExecutionState, ExecutionStats, Exit, ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState,
+    LimitsInForce, List, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange, PoolMemory, Problem, Provider,
+    Sandbox, SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle, SandboxReason, SandboxRequest,
+    SandboxState, Secret, Stage, Unpacked, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -136,6 +137,14 @@ fn requests(operation: &str) -> Vec<(&'static str, Value)> {
             let lifecycle = Some(SandboxLifecycle { keep_active: true, ..SandboxLifecycle::default() });
             vec![("lifecycle", value(&SandboxChange { lifecycle, ..SandboxChange::default() }))]
         }
+        "createSandboxDirectory" => {
+            let path = "/home/agent/src".to_owned();
+            vec![("nested", value(&NewDirectory { path, parents: true, ..NewDirectory::default() }))]
+        }
+        "moveSandboxFile" => {
+            let (from, to) = ("/tmp/draft".to_owned(), "/tmp/report".to_owned());
+            vec![("rename", value(&FileMove { from, to, overwrite: true }))]
+        }
         "putImageToUse" => vec![("image", json!({ "image": "openai" }))],
         "putCredential" => vec![("key", value(&key()))],
         "changePools" => vec![
@@ -165,6 +174,16 @@ fn answer(operation: &str) -> Option<Value> {
         }),
         "createSandbox" | "putSandbox" | "getSandbox" | "getNamedSandbox" | "changeSandbox" | "freezeSandbox"
         | "wakeSandbox" => value(&sandbox()),
+        "putSandboxFile" | "getSandboxFile" | "moveSandboxFile" => value(&sandbox_file()),
+        "createSandboxDirectory" => value(&SandboxFile {
+            kind: SandboxFileKind::Directory,
+            mode: "755".to_owned(),
+            bytes: 0,
+            etag: None,
+            ..sandbox_file()
+        }),
+        "listSandboxFiles" => value(&Page { items: vec![sandbox_file()], next_cursor: text("cmVwb3J0") }),
+        "putSandboxArchive" => value(&Unpacked { entries: 3 }),
         "listSandboxes" => value(&Page { items: vec![sandbox()], next_cursor: text("s-01kb9w3v0v6p7x2c4m5n8q9r0s") }),
         "listPools" | "getPools" | "changePools" => value(&List { items: vec![pool()] }),
         "listContainers" => value(&List { items: vec![container()] }),
@@ -259,6 +278,21 @@ fn sandbox() -> Sandbox {
         env: vec!["EDITOR".to_owned()],
         labels: BTreeMap::from([("team".to_owned(), "red".to_owned())]),
         lifecycle: SandboxLifecycle { destroy_after_s: Some(86_400), ..SandboxLifecycle::default() },
+    }
+}
+
+fn sandbox_file() -> SandboxFile {
+    SandboxFile {
+        name: "report".to_owned(),
+        name_base64: None,
+        kind: SandboxFileKind::File,
+        mode: "644".to_owned(),
+        uid: 1000,
+        gid: 1000,
+        bytes: 1200,
+        modified_at: Timestamp::from_unix_ms(CREATED),
+        target: None,
+        etag: text("\"2a.1f-4b0-6927b5f4.7541b40-6927b5f4.7541b40\""),
     }
 }
 

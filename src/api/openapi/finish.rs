@@ -7,19 +7,22 @@ use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder};
 use super::super::problem;
 
 /// What an answer means that says no more about itself.
-const MEANINGS: [(&str, &str); 12] = [
+const MEANINGS: [(&str, &str); 15] = [
     ("200", "as asked"),
     ("201", "created"),
     ("202", "accepted; it is being done"),
+    ("206", "a part of it"),
     ("400", "the request is wrong; see `code`"),
     ("403", "the user at the other end of the socket may not use this API (`forbidden_uid`)"),
     ("404", "there is nothing of this name (any more)"),
     ("408", "the body did not arrive in time"),
     ("409", "not in this state; see `code`"),
+    ("412", "it is not as the request says"),
     ("413", "the body is too large"),
     ("500", "a defect, or for the operator; see `code`"),
     ("503", "try again after `Retry-After`; see `code`"),
     ("504", "it took too long"),
+    ("507", "there is no room"),
 ];
 
 /// What every path can answer.

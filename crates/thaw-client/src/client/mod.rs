@@ -8,6 +8,7 @@ mod error;
 mod feed;
 mod files;
 mod images;
+mod sandbox_files;
 mod sandboxes;
 mod stream;
 
@@ -21,6 +22,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::error::ClientError;
 pub use self::feed::DaemonEvents;
+pub use self::sandbox_files::{Download, LEFT_OUT, Upload};
 pub use self::stream::EventStream;
 use crate::types::{
     Container, DaemonVersion, Execution, ExecutionFilter, ExecutionRequest, ExecutionStats, Image, List, Page, Pool,
@@ -55,6 +57,15 @@ impl Client {
     /// # Errors
     /// [`ClientError::Protocol`] when the HTTP client cannot be set up, which does not depend on the daemon.
     pub fn new(socket: &Path) -> Result<Self, ClientError> {
+        Self::with_patience(socket, Some(SILENCE_TIMEOUT))
+    }
+
+    /// One that waits for an answer for as long as its request takes to be sent.
+    fn patient(&self) -> Result<Self, ClientError> {
+        Self::with_patience(&self.socket, None)
+    }
+
+    fn with_patience(socket: &Path, silence: Option<Duration>) -> Result<Self, ClientError> {
         // There is no TLS on a socket, but reqwest wants it set up, and would read the machine's authorities for it.
         let tls = crate::tls::client_config().map_err(|e| ClientError::Protocol(format!("cannot set up TLS: {e}")))?;
         let http = reqwest::Client::builder()
@@ -62,10 +73,9 @@ impl Client {
             .unix_socket(socket)
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(0)
-            .read_timeout(SILENCE_TIMEOUT)
-            .user_agent(concat!("thawctl/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| ClientError::Protocol(format!("cannot set up the HTTP client: {e}")))?;
+            .user_agent(concat!("thawctl/", env!("CARGO_PKG_VERSION")));
+        let http = silence.into_iter().fold(http, reqwest::ClientBuilder::read_timeout);
+        let http = http.build().map_err(|e| ClientError::Protocol(format!("cannot set up the HTTP client: {e}")))?;
         Ok(Self { http, socket: Arc::new(socket.to_path_buf()), resume_tries: RESUME_TRIES })
     }
 

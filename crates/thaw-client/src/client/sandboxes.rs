@@ -7,7 +7,7 @@ use super::credentials::segment;
 use super::{ANSWER_TIMEOUT, Client, ClientError, is_id, with_key};
 use crate::types::{NamedSandboxRequest, Page, SandboxChange, SandboxFilter, SandboxRequest};
 
-fn path(id: &str) -> Result<String, ClientError> {
+pub(super) fn path(id: &str) -> Result<String, ClientError> {
     if is_id(id) {
         return Ok(format!("/v1/sandboxes/{id}"));
     }

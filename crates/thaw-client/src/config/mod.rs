@@ -399,11 +399,26 @@ pub struct Sandbox {
     pub retention_seconds: u64,
     /// Those that are listed at most, whatever their age.
     pub retained: usize,
+    /// Calls for files of sandboxes at the same time; beyond it a request gets 503.
+    pub file_calls: usize,
+    /// Largest file or archive that goes into a sandbox or comes out in one request, bytes.
+    pub file_bytes: u64,
+    /// Files, directories and links of such an archive, and those that one request removes.
+    pub file_entries: u64,
 }
 
 impl Default for Sandbox {
     fn default() -> Self {
-        Self { freeze_after_seconds: 60, max: 25, max_per_user: 5, retention_seconds: 86_400, retained: 1_000 }
+        Self {
+            freeze_after_seconds: 60,
+            max: 25,
+            max_per_user: 5,
+            retention_seconds: 86_400,
+            retained: 1_000,
+            file_calls: 32,
+            file_bytes: 4 << 30,
+            file_entries: 100_000,
+        }
     }
 }
 
@@ -576,6 +591,9 @@ impl Config {
             ("execution.max_per_user", self.execution.max_per_user as u64),
             ("sandbox.freeze_after_seconds", self.sandbox.freeze_after_seconds),
             ("sandbox.max_per_user", self.sandbox.max_per_user as u64),
+            ("sandbox.file_calls", self.sandbox.file_calls as u64),
+            ("sandbox.file_bytes", self.sandbox.file_bytes),
+            ("sandbox.file_entries", self.sandbox.file_entries),
             ("execution.files_entries", self.execution.files_entries),
             ("execution.collect_entries", self.execution.collect_entries),
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),

@@ -185,7 +185,7 @@ pub struct Sandbox {
     pub since: Timestamp,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When a command last began or ended in it, or somebody woke it; idleness is counted from here.
+    /// When a command or a call for its files last began or ended in it, or somebody woke it; idleness is counted from here.
     pub used_at: Timestamp,
     /// Its container, until it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
-use super::{MAX_DEPTH, MAX_PATH, STRICT, shown};
+use super::{MAX_DEPTH, MAX_PATH, STRICT, reopen, shown};
 
 /// Size of a block of an archive, bytes (ustar).
 const BLOCK: u64 = 512;
@@ -58,6 +58,17 @@ pub struct Collected {
     pub problems: Vec<Problem>,
     /// Problems beyond those.
     pub more_problems: u64,
+    /// FIFOs, sockets and devices that were left out without being problems.
+    pub left_out: u64,
+}
+
+/// What is done with what cannot be in an archive, or must not.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    /// FIFOs, sockets and devices are left out and counted; otherwise each is a problem.
+    pub leaves_out: bool,
+    /// Why something is not for an archive, as a fragment.
+    pub refuses: &'a dyn Fn(BorrowedFd<'_>) -> Option<String>,
 }
 
 /// Writes what is at `wanted` below `directory` into `archive`, which is emptied first: whole directories, links as links.
@@ -76,20 +87,32 @@ pub fn collect(
     archive.set_len(0)?;
     let mut archive = archive;
     io::Seek::seek(&mut archive, io::SeekFrom::Start(0))?;
-    let mut collector = Collector {
-        builder: Builder::new(archive),
-        limits,
-        id_base,
-        told: Collected { bytes: TRAILER, ..Collected::default() },
-        seen: 0,
-        is_full: false,
-    };
+    let rules = Rules { leaves_out: false, refuses: &|_| None };
+    let mut collector = Collector::new(Some(Builder::new(archive)), limits, id_base, rules);
     for path in outermost(wanted) {
         collector.wanted(directory, path)?;
     }
-    collector.builder.finish()?;
+    let told = collector.finish()?;
     let bytes = archive.metadata()?.len();
-    Ok(Collected { bytes, ..collector.told })
+    Ok(Collected { bytes, ..told })
+}
+
+/// Writes what has this name in a directory as an archive, as [`collect`] does; for an empty name, everything in it. Without
+/// an `archive`, only looks how that would be. Whoever changes the files meanwhile has them changed in the archive too.
+///
+/// # Errors
+/// The archive cannot be written.
+pub(crate) fn pack<W: Write>(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    limits: Limits,
+    id_base: u32,
+    rules: Rules<'_>,
+    archive: Option<W>,
+) -> io::Result<Collected> {
+    let mut collector = Collector::new(archive.map(Builder::new), limits, id_base, rules);
+    collector.wanted(directory, name)?;
+    collector.finish()
 }
 
 /// Without those that lie in others.
@@ -102,10 +125,12 @@ fn outermost(wanted: &[Vec<u8>]) -> Vec<&[u8]> {
     all.iter().copied().filter(|path| !is_below(path)).collect()
 }
 
-struct Collector<'a> {
-    builder: Builder<&'a File>,
+struct Collector<'a, W: Write> {
+    /// None that only looks.
+    builder: Option<Builder<W>>,
     limits: Limits,
     id_base: u32,
+    rules: Rules<'a>,
     told: Collected,
     /// Entries that were looked at.
     seen: u64,
@@ -113,13 +138,25 @@ struct Collector<'a> {
     is_full: bool,
 }
 
-impl Collector<'_> {
+impl<'a, W: Write> Collector<'a, W> {
+    fn new(builder: Option<Builder<W>>, limits: Limits, id_base: u32, rules: Rules<'a>) -> Self {
+        let told = Collected { bytes: TRAILER, ..Collected::default() };
+        Self { builder, limits, id_base, rules, told, seen: 0, is_full: false }
+    }
+
+    fn finish(mut self) -> io::Result<Collected> {
+        self.builder.as_mut().map_or(Ok(()), Builder::finish)?;
+        Ok(self.told)
+    }
+
     fn wanted(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<()> {
         let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(at) => (&path[..at], &path[at + 1..]),
             None => (&b"."[..], path),
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // What is only passed through need not be readable.
+        let access = if path.is_empty() { OFlags::RDONLY } else { OFlags::PATH };
+        let flags = access | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let above = rustix::fs::openat2(directory, OsStr::from_bytes(above), flags, Mode::empty(), STRICT);
         let above = match above {
             Ok(above) => above,
@@ -155,16 +192,20 @@ impl Collector<'_> {
         }
         // Looked at first, without opening: to open a FIFO or a device has effects.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let looked = rustix::fs::openat(above, name, flags, Mode::empty()).and_then(rustix::fs::fstat);
-        let stat = match looked {
-            Ok(stat) => stat,
+        let looked = rustix::fs::openat(above, name, flags, Mode::empty());
+        let (looked, stat) = match looked.and_then(|looked| rustix::fs::fstat(&looked).map(|stat| (looked, stat))) {
+            Ok(looked) => looked,
             Err(errno) => {
                 self.failed(path, errno);
                 return Ok(());
             }
         };
+        if let Some(problem) = (self.rules.refuses)(looked.as_fd()) {
+            self.problem(path, problem);
+            return Ok(());
+        }
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => match open(above, name, &stat, OFlags::empty()) {
+            FileType::RegularFile => match reopen(&looked, OFlags::RDONLY) {
                 Ok(file) => self.file(file, path, &stat),
                 Err(errno) => {
                     self.failed(path, errno);
@@ -175,7 +216,7 @@ impl Collector<'_> {
                 self.problem(path, format!("lies in more than {MAX_DEPTH} directories"));
                 Ok(())
             }
-            FileType::Directory => match open(above, name, &stat, OFlags::DIRECTORY) {
+            FileType::Directory => match reopen(&looked, OFlags::RDONLY | OFlags::DIRECTORY) {
                 Ok(directory) => {
                     if self.append(EntryType::Directory, path, &stat, &[], None)? {
                         self.inside(directory, path, depth + 1)?;
@@ -187,13 +228,17 @@ impl Collector<'_> {
                     Ok(())
                 }
             },
-            FileType::Symlink => match rustix::fs::readlinkat(above, name, Vec::new()) {
+            FileType::Symlink => match rustix::fs::readlinkat(&looked, c"", Vec::new()) {
                 Ok(target) => self.append(EntryType::Symlink, path, &stat, target.as_bytes(), None).map(drop),
                 Err(errno) => {
                     self.failed(path, errno);
                     Ok(())
                 }
             },
+            _ if self.rules.leaves_out => {
+                self.told.left_out += 1;
+                Ok(())
+            }
             other => {
                 let what = match other {
                     FileType::Fifo => "a FIFO",
@@ -273,16 +318,18 @@ impl Collector<'_> {
         header.set_gid(self.id(stat.st_gid));
         header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
         let name = Path::new(OsStr::from_bytes(path));
-        match content {
-            // As long as it was when it was looked at, whatever is read.
-            Some(content) => {
-                let exact = content.chain(io::repeat(0)).take(size);
-                self.builder.append_data(&mut header, name, exact)?;
+        if let Some(builder) = &mut self.builder {
+            match content {
+                // As long as it was when it was looked at, whatever is read.
+                Some(content) => {
+                    let exact = content.chain(io::repeat(0)).take(size);
+                    builder.append_data(&mut header, name, exact)?;
+                }
+                None if kind == EntryType::Symlink => {
+                    builder.append_link(&mut header, name, Path::new(OsStr::from_bytes(target)))?;
+                }
+                None => builder.append_data(&mut header, name, io::empty())?,
             }
-            None if kind == EntryType::Symlink => {
-                self.builder.append_link(&mut header, name, Path::new(OsStr::from_bytes(target)))?;
-            }
-            None => self.builder.append_data(&mut header, name, io::empty())?,
         }
         self.told.bytes += cost;
         self.told.entries += 1;
@@ -316,15 +363,6 @@ impl Collector<'_> {
 
 fn blocks(bytes: u64) -> u64 {
     bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX)
-}
-
-/// Opens what was looked at, and nothing else.
-fn open(above: BorrowedFd<'_>, name: &CStr, looked_at: &Stat, kind: OFlags) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | kind;
-    let opened = rustix::fs::openat(above, name, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&opened)?;
-    let is_same = (stat.st_dev, stat.st_ino, stat.st_mode) == (looked_at.st_dev, looked_at.st_ino, looked_at.st_mode);
-    if is_same { Ok(opened) } else { Err(Errno::AGAIN) }
 }
 
 #[cfg(test)]

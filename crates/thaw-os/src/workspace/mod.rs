@@ -11,11 +11,15 @@ mod index;
 mod put;
 
 use std::fmt::Write as _;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::ResolveFlags;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 pub use collect::{Collected, Limits, Problem, collect};
+pub(crate) use collect::{Rules, pack};
 pub use index::{Index, Item, Kind};
+pub(crate) use put::parents;
 pub use put::{Entry, PutError, What, put};
 
 /// Longest path, bytes (`PATH_MAX` with its final zero, limits.h(0p)).
@@ -32,6 +36,13 @@ const STRICT: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
+
+/// Opens what `fd` looks at (`O_PATH`), and nothing else: not by its name, which may mean something else by now.
+pub(crate) fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+    // O_NONBLOCK: whoever holds a lease on it (fcntl(2)) would let a plain open wait.
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())
+}
 
 /// A path for people: on one line, as it is where it is plain text.
 pub fn shown(path: &[u8]) -> String {

@@ -118,7 +118,7 @@ fn open_directory(directory: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Err
 }
 
 /// The directory that `path` names, made as far as it is missing.
-fn parents(directory: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn parents(directory: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     match open_directory(directory, path) {
         Err(Errno::NOENT) => {}
         opened => return opened,

@@ -135,14 +135,8 @@ fn a_file_that_changes_its_size_has_that_which_it_began_with() {
     let path = place.path().join("f");
     fs::write(&path, "0123456789").unwrap();
     let archive = tempfile::tempfile().unwrap();
-    let mut collector = Collector {
-        builder: Builder::new(&archive),
-        limits: PLENTY,
-        id_base: 0,
-        told: Collected::default(),
-        seen: 0,
-        is_full: false,
-    };
+    let rules = Rules { leaves_out: false, refuses: &|_| None };
+    let mut collector = Collector::new(Some(Builder::new(&archive)), PLENTY, 0, rules);
     for length in [20, 3] {
         let opened = File::open(&path).unwrap();
         let stat = rustix::fs::fstat(&opened).unwrap();
@@ -150,7 +144,7 @@ fn a_file_that_changes_its_size_has_that_which_it_began_with() {
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
         collector.file(opened.into(), format!("to{length}").as_bytes(), &stat).unwrap();
     }
-    collector.builder.finish().unwrap();
+    collector.finish().unwrap();
     let index = Index::read(&archive).unwrap();
     assert_eq!(content(&archive, &index, b"to20"), b"0123456789");
     assert_eq!(content(&archive, &index, b"to3"), b"012\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
