@@ -43,6 +43,7 @@ use crate::execution::{self, ExecutionMetrics, Executions, Images, Spools};
 use crate::feed::Feed;
 use crate::jobs::Jobs;
 use crate::keeper::{self, Keeper};
+use crate::login::{self, Logins};
 use crate::pool::{PoolMetrics, Scheduler};
 use crate::sandbox::{self, Sandboxes};
 use crate::store::{self, Store};
@@ -212,12 +213,18 @@ impl Daemon {
         if !is_read_only {
             api::prepare_uploads(&uploads).map_err(io_error(format!("prepare {}", uploads.display())))?;
         }
+        let logins = vault.clone().map(|vault| {
+            let timeout = Duration::from_secs(config.login.timeout_seconds);
+            let settings = login::Settings { max: config.login.max, timeout };
+            Arc::new(Logins::new(settings, Arc::clone(&executions), vault))
+        });
         let state = Arc::new(api::State {
             executions: Arc::clone(&executions),
             sandboxes: Arc::clone(&sandboxes),
             containers: Arc::clone(&containers),
             images,
             vault,
+            logins,
             jobs: Jobs::new(Arc::clone(&feed)),
             feed,
             image_uids: config.api.connections.image_uids.clone(),
@@ -301,7 +308,7 @@ impl Daemon {
                 }
             }
         });
-        let vault = state.vault.clone();
+        let (vault, logins) = (state.vault.clone(), state.logins.clone());
         tracing::info!(socket = %socket.display(), "serving");
         let feed = Arc::clone(&state.feed);
         let reach = Reach {
@@ -333,6 +340,9 @@ impl Daemon {
             let _ = std::fs::remove_file(&socket);
         }
         let orderly = tokio::time::timeout(STOP_TIMEOUT, async {
+            if let Some(logins) = logins {
+                logins.shut_down().await;
+            }
             executions.shut_down().await;
             sandboxes.shut_down().await;
             for served in executions.served().values() {

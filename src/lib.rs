@@ -18,6 +18,7 @@ pub mod feed;
 pub mod idempotency;
 pub mod jobs;
 pub mod keeper;
+pub mod login;
 pub mod output;
 mod peer;
 pub mod pool;

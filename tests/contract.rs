@@ -169,6 +169,7 @@ async fn every_operation_answers_as_it_is_described() {
     let executions = "/v1/executions";
     let sandboxes = "/v1/sandboxes";
     let named = "/v1/users/{user}/sandboxes/{name}";
+    let logins = "/v1/logins";
     let its = |rest: &str| format!("{sandboxes}/s{rest}");
     let gone = format!("{executions}/{ended}/stdout?offset=0");
     let one = |id: &str, rest: &str| format!("{executions}/{id}{rest}");
@@ -278,7 +279,18 @@ async fn every_operation_answers_as_it_is_described() {
             create(json!({ "sandbox": "s", "user": "u2", "command": ["x"] })),
             404,
         ),
-        // Without a master key there is no vault.
+        // Without a master key there is no vault, and no logins.
+        ("POST", logins, logins.into(), &[JSON], create(json!({ "provider": "test", "user": "u1" })), 409),
+        ("POST", logins, logins.into(), &[JSON], create(json!({ "provider": "test" })), 400),
+        ("GET", logins, logins.into(), &[], none(), 409),
+        ("GET", "/v1/logins/{id}", "/v1/logins/l-1".into(), &[], none(), 409),
+        ("GET", "/v1/logins/{id}", "/v1/logins/L".into(), &[], none(), 400),
+        ("DELETE", "/v1/logins/{id}", "/v1/logins/l-1".into(), &[], none(), 409),
+        ("GET", "/v1/logins/{id}/events", "/v1/logins/l-1/events".into(), &[], none(), 409),
+        ("GET", "/v1/logins/{id}/callback", "/v1/logins/l-1/callback?state=s&any=thing".into(), &[], none(), 409),
+        ("POST", "/v1/logins/{id}/code", "/v1/logins/l-1/code".into(), &[JSON], create(json!({ "code": "x" })), 409),
+        ("POST", "/v1/logins/{id}/code", "/v1/logins/l-1/code".into(), &[JSON], create(json!({})), 400),
+        ("POST", "/v1/logins/{id}/code", "/v1/logins/l-1/code".into(), &[JSON], vec![b' '; (64 << 10) + 1], 413),
         ("GET", "/v1/vault", "/v1/vault".into(), &[], none(), 409),
         ("POST", "/v1/vault/rotate-key", "/v1/vault/rotate-key".into(), &[], none(), 409),
         ("GET", "/v1/users/{user}/audit", "/v1/users/u1/audit".into(), &[], none(), 409),

@@ -23,6 +23,10 @@ pub async fn containers(State(state): State<Arc<super::State>>) -> Result<Json<L
         if let Some(sandbox) = container.sandbox.as_ref().and_then(|id| state.sandboxes.get(id)) {
             container.user = Some(sandbox.user().to_owned());
         }
+        let login = container.login.as_ref().and_then(|id| state.logins.as_ref()?.get(id));
+        if let Some(login) = login {
+            container.user = Some(login.describe().user);
+        }
     }
     Ok(Json(List { items }))
 }

@@ -15,6 +15,7 @@ mod image_pull;
 mod image_use;
 mod image_verbs;
 mod lists;
+mod logins;
 mod lookup;
 mod metrics;
 mod metrics_server;
@@ -47,6 +48,7 @@ use crate::container::Containers;
 use crate::execution::Executions;
 use crate::feed::Feed;
 use crate::jobs::Jobs;
+use crate::login::Logins;
 use crate::sandbox::Sandboxes;
 use crate::vault::Vault;
 use thaw_image::Store;
@@ -69,6 +71,8 @@ pub struct State {
     pub images: Arc<Store>,
     /// Credentials of users; none without a master key.
     pub vault: Option<Arc<Vault>>,
+    /// Logins that are captured; none without a vault.
+    pub logins: Option<Arc<Logins>>,
     /// What happens.
     pub feed: Arc<Feed>,
     /// Work on images that takes longer than a request should.
@@ -141,6 +145,11 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/users/{user}/credentials/{provider}/check", post(credential_check::check))
         .route("/v1/users/{user}/audit", get(credentials::audit))
         .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
+        .route("/v1/logins", post(logins::create).get(logins::list))
+        .route("/v1/logins/{id}", get(logins::get).delete(logins::cancel))
+        .route("/v1/logins/{id}/events", get(logins::stream))
+        .route("/v1/logins/{id}/callback", get(logins::callback))
+        .route("/v1/logins/{id}/code", post(logins::code))
         .route("/v1/vault", get(credentials::status))
         .route("/v1/vault/rotate-key", post(credentials::rotate_master_key))
         .route("/v1/images/use", post(image_use::use_image))

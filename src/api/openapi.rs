@@ -10,8 +10,8 @@ use utoipa::openapi::OpenApi;
 
 use self::finish::Answers;
 use super::{
-    about, credential_check, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, metrics,
-    output, pools, sandbox_archive, sandbox_files, sandboxes, status,
+    about, credential_check, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, logins,
+    metrics, output, pools, sandbox_archive, sandbox_files, sandboxes, status,
 };
 use thaw_client::types;
 
@@ -70,6 +70,13 @@ use thaw_client::types;
         lists::containers,
         lists::providers,
         lists::images,
+        logins::create,
+        logins::list,
+        logins::get,
+        logins::stream,
+        logins::callback,
+        logins::code,
+        logins::cancel,
         credentials::list,
         credentials::remove_all,
         credentials::get,

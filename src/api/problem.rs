@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::container::ContainerError;
 use crate::execution::StartError;
+use crate::login::LoginError;
 use crate::pool::{ClaimError, Unavailable};
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -65,7 +66,8 @@ impl ApiError {
 impl ApiError {
     /// Who has waited in vain, or could not even wait, finds nothing better a second later.
     fn be_patient(&mut self) {
-        if matches!(self.code, "queue_full" | "queue_timeout" | "sandbox_limit" | "sandbox_user_limit") {
+        if matches!(self.code, "queue_full" | "queue_timeout" | "sandbox_limit" | "sandbox_user_limit" | "login_limit")
+        {
             self.retry_after = BUSY_RETRY_AFTER;
         }
     }
@@ -145,6 +147,33 @@ fn of_sandbox(error: &SandboxError) -> (StatusCode, &'static str) {
 impl From<SandboxError> for ApiError {
     fn from(error: SandboxError) -> Self {
         let (status, code) = of_sandbox(&error);
+        let mut this = Self::new(status, code, error.to_string());
+        this.be_patient();
+        this
+    }
+}
+
+impl From<LoginError> for ApiError {
+    fn from(error: LoginError) -> Self {
+        let (status, code) = match &error {
+            LoginError::InvalidField { .. } => (StatusCode::BAD_REQUEST, "invalid_field"),
+            LoginError::UnknownProvider { .. } => (StatusCode::BAD_REQUEST, "unknown_provider"),
+            LoginError::NoLogin(_) => (StatusCode::BAD_REQUEST, "no_login"),
+            LoginError::UnknownMethod { .. } | LoginError::NoBrowser => {
+                (StatusCode::BAD_REQUEST, "unknown_login_method")
+            }
+            LoginError::Pending { .. } => (StatusCode::CONFLICT, "login_pending"),
+            LoginError::Limit(_) => (StatusCode::SERVICE_UNAVAILABLE, "login_limit"),
+            LoginError::Claim(error) => of_claim(error),
+            LoginError::Container(_) | LoginError::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "container_failed"),
+            LoginError::Command(_) | LoginError::NotBegun(_) => (StatusCode::BAD_GATEWAY, "login_failed"),
+            LoginError::Cancelled => (StatusCode::CONFLICT, "cancelled"),
+            LoginError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+            LoginError::TakesNothing => (StatusCode::CONFLICT, "login_takes_nothing"),
+            LoginError::NotNow(_) => (StatusCode::CONFLICT, "login_not_now"),
+            LoginError::State => (StatusCode::BAD_REQUEST, "login_state"),
+            LoginError::NoCallback(_) => (StatusCode::BAD_REQUEST, "invalid_callback"),
+        };
         let mut this = Self::new(status, code, error.to_string());
         this.be_patient();
         this

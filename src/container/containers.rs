@@ -231,7 +231,7 @@ impl Containers {
     pub fn usage_of(&self, execution: &str) -> Option<types::Usage> {
         let is_its = |entry: &&Arc<Entry>| match &lock(&entry.status).holder {
             Some(Holder::Execution(id)) => id == execution,
-            Some(Holder::Sandbox(_)) | None => false,
+            Some(Holder::Sandbox(_) | Holder::Login(_)) | None => false,
         };
         let entry = self.registry.entries().values().find(is_its).cloned()?;
         self.describe(&entry).usage
@@ -256,11 +256,15 @@ impl Containers {
             state: status.state,
             execution: match &status.holder {
                 Some(Holder::Execution(id)) => Some(id.clone()),
-                Some(Holder::Sandbox(_)) | None => None,
+                _ => None,
             },
             sandbox: match &status.holder {
                 Some(Holder::Sandbox(id)) => Some(id.clone()),
-                Some(Holder::Execution(_)) | None => None,
+                _ => None,
+            },
+            login: match &status.holder {
+                Some(Holder::Login(id)) => Some(id.clone()),
+                _ => None,
             },
             user: None,
             claimed_at_ms: serving.map(|claimed| claimed.at_ms),

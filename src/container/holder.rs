@@ -2,6 +2,7 @@
 //!
 //! - [`Once`]: held by one execution, runs one command, and is destroyed with it.
 //! - [`Sandbox`]: lives on, runs many commands, is frozen and thawed.
+//! - [`Login`]: runs a CLI that logs in, and is destroyed with it.
 
 use std::io;
 use std::marker::PhantomData;
@@ -48,11 +49,24 @@ impl Holds for BySandbox {
     }
 }
 
+/// A login.
+#[derive(Debug)]
+pub enum ByLogin {}
+
+impl Holds for ByLogin {
+    fn named(id: &str) -> Holder {
+        Holder::Login(id.to_owned())
+    }
+}
+
 /// A container held by one execution and destroyed with it.
 pub type Once = Held<ByExecution>;
 
 /// A container held by a sandbox, which lives on between commands.
 pub type Sandbox = Held<BySandbox>;
+
+/// A container in which a CLI logs in. Without a way back, and without survival: it ends with the daemon.
+pub type Login = Held<ByLogin>;
 
 impl<By: Holds> Held<By> {
     pub(super) fn new(container: Container) -> Self {
@@ -173,6 +187,24 @@ impl Once {
     }
 }
 
+impl Login {
+    /// Hands its command over, which starts when the container thaws.
+    ///
+    /// # Errors
+    /// The container is gone.
+    pub fn submit(&mut self, command: &Encoded, stdio: &Stdio<'_>) -> Result<Process, ContainerError> {
+        self.container.processes.submit(command, self.container.id(), stdio)
+    }
+
+    /// Its own `/dev/null`, for a CLI that reads nothing.
+    ///
+    /// # Errors
+    /// The daemon has no descriptor left.
+    pub fn null_input(&self) -> Result<OwnedFd, ContainerError> {
+        self.container.null_input()
+    }
+}
+
 impl Sandbox {
     /// Tag of the next command, for the note that lets it survive the daemon.
     pub fn next_tag(&self) -> u32 {
@@ -247,6 +279,8 @@ pub enum Holder {
     Execution(String),
     /// A sandbox, by its id.
     Sandbox(String),
+    /// A login, by its id.
+    Login(String),
 }
 
 impl Container {
@@ -264,6 +298,14 @@ impl Container {
     /// The limits cannot be set; the container is then destroyed.
     pub fn claim_sandbox(self, sandbox: &str) -> Result<Sandbox, ContainerError> {
         self.claim(sandbox)
+    }
+
+    /// Claims the container for a login and sets the run limits. The container stays frozen.
+    ///
+    /// # Errors
+    /// The limits cannot be set; the container is then destroyed.
+    pub fn claim_login(self, login: &str) -> Result<Login, ContainerError> {
+        self.claim(login)
     }
 
     fn claim<By: Holds>(mut self, id: &str) -> Result<Held<By>, ContainerError> {

@@ -5,8 +5,8 @@
 //!                └───────────── cold claim ─────────┴────► Sandbox  ──► many commands ──► drop ──► destroyed
 //! ```
 //!
-//! A [`Container`] has one owner at a time: the pool while it is warm; then its holder, an execution ([`Once`]) or a
-//! sandbox ([`Sandbox`]). A claimed container never goes back. Each of its commands is a [`Process`]. Dropping a
+//! A [`Container`] has one owner at a time: the pool while it is warm; then its holder, an execution ([`Once`]), a
+//! sandbox ([`Sandbox`]) or a login ([`Login`]). A claimed container never goes back. Each of its commands is a [`Process`]. Dropping a
 //! container, in whatever state, destroys it: the reaper ([`reaper`]) kills its cgroup, waits until the kernel confirms
 //! that the cgroup is empty, reaps PID 1, removes the cgroup, and gives back the ids and the lease. All of that but the
 //! kill makes way for claims ([`refill_throttle`]).
@@ -26,6 +26,7 @@ mod isolation;
 mod lease;
 mod pool_memory;
 mod processes;
+mod reach;
 mod reaper;
 mod refill_throttle;
 mod registry;
@@ -49,12 +50,13 @@ pub use command::{Command, CommandError, Encoded, MAX_ARGUMENT, Stdio};
 pub use containers::{Containers, Settings};
 pub use credentials::{CredentialError, CredentialFiles, Stamp};
 pub use fingerprint::{fingerprint, made_by};
-pub use holder::{Held, Holder, Once, Sandbox};
+pub use holder::{Held, Holder, Login, Once, Sandbox};
 pub use isolation::{Doing, Isolation, Native};
 pub use lease::{Lease, Limit};
 pub use pool_memory::PoolKey;
 use processes::Processes;
 pub use processes::{Exited, MAX_LEFT, Process};
+pub use reach::Reach;
 use reaper::Teardown;
 pub use refill_throttle::{ClaimGuard, Creating, Hold, RefillThrottle, RefillThrottleSettings};
 pub use survive::Orphan;

@@ -66,7 +66,7 @@ pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, 
 use known::Known;
 pub use metrics::ExecutionMetrics;
 use place::InSandbox;
-pub use plan::{Plan, RUNTIME_USER, RequestError, prestart_command};
+pub use plan::{Plan, RUNTIME_USER, RequestError, login_command, prestart_command};
 pub use settings::Settings;
 use state::{State, Step, Submitted};
 pub use survive::{Adopted, tags_in_sandboxes};

@@ -15,7 +15,7 @@ use super::{Served, Settings};
 use crate::container::{Command, CommandError, Encoded, WORKSPACE};
 use crate::pool::Pool;
 use crate::provider::prestart;
-use crate::provider::{CredentialError, Dialect, InvocationError, PromptSpec, Provider};
+use crate::provider::{CredentialError, Dialect, InvocationError, Login, PromptSpec, Provider};
 use crate::sandbox::Handle as Sandbox;
 use thaw_client::content::Content;
 use thaw_client::types::{
@@ -571,13 +571,37 @@ pub fn prestart_command(
     image_env: &[(String, String)],
     proxy_port: u16,
 ) -> Result<Encoded, CommandError> {
+    let env = plan.env.iter().cloned();
+    nobodys_command(provider, (plan.argv.clone(), plan.cwd.clone()), env, image_env, proxy_port)
+}
+
+/// A command of a provider's CLI that logs a user in: without a credential, and with no variable of a request.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn login_command(
+    login: &Login,
+    provider: &Provider,
+    image_env: &[(String, String)],
+    proxy_port: u16,
+) -> Result<Encoded, CommandError> {
+    let env = provider.env.iter().chain(&login.env).map(|(name, value)| (name.clone(), value.clone()));
+    nobodys_command(provider, (login.argv.clone(), provider.home.clone()), env, image_env, proxy_port)
+}
+
+fn nobodys_command(
+    provider: &Provider,
+    (argv, cwd): (Vec<String>, String),
+    more: impl Iterator<Item = (String, String)>,
+    image_env: &[(String, String)],
+    proxy_port: u16,
+) -> Result<Encoded, CommandError> {
     let mut env = environment::of_provider(image_env, &provider.home);
-    env.extend(plan.env.iter().cloned());
+    env.extend(more);
     environment::set_proxy(proxy_port, &mut env);
     let with_host_name = environment::complete(provider.resources.run.memory_bytes, &mut env);
     let (user, group) = (RUNTIME_USER, RUNTIME_USER);
     let env = env.into_iter().collect();
-    let (argv, cwd) = (plan.argv.clone(), plan.cwd.clone());
     Command { argv, env, with_host_name, cwd, user, group, groups: Vec::new(), rlimits: Vec::new() }.encode()
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{dialect::Dialect, prestart::Prestart, refresh::Refresh};
+use super::{dialect::Dialect, login::Login, prestart::Prestart, refresh::Refresh};
 
 /// One provider: a CLI in an image, with everything needed to run it. Fields have the names of the TOML keys; a field
 /// with another name says so.
@@ -49,6 +49,9 @@ pub struct Provider {
     /// Arguments and environment that depend on the credential and on the operator's upstream, applied in order.
     #[serde(default)]
     pub when: Vec<When>,
+    /// How the CLI logs in, in the order in which the ways are to be taken. Absent: logins are not captured.
+    #[serde(default)]
+    pub login: Vec<Login>,
     /// How the CLI is prestarted. Absent: the CLI starts only with its prompt.
     #[serde(default)]
     pub prestart: Option<Prestart>,

@@ -12,6 +12,8 @@ mod credentials;
 pub mod dialect;
 mod endpoint;
 mod invocation;
+mod login;
+mod login_rules;
 mod manifest;
 pub mod prestart;
 mod refresh;
@@ -27,11 +29,13 @@ pub use credentials::CredentialError;
 pub use dialect::{Dialect, DialectParser, Verdict};
 pub use endpoint::Endpoint;
 pub use invocation::{Invocation, InvocationError, PromptSpec};
+pub use login::{Login, PORT as LOGIN_PORT, Until as LoginUntil};
 pub use manifest::{
     Command, Condition, CredentialSpec, Effort, FileFormat, ModelTimeout, Models, PromptVia, Provider, ResourceClass,
     Resources, Timeouts, When,
 };
 pub use refresh::{Encoding, Refresh};
+pub use template::matches as matches_pattern;
 pub use validate::Invalid;
 
 /// Why the manifests could not be loaded.

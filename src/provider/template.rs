@@ -36,7 +36,7 @@ fn name_at_start(text: &str) -> Option<&str> {
 }
 
 /// Whether `text` matches `pattern`, where `*` stands for zero or more characters.
-pub(super) fn matches(pattern: &str, text: &str) -> bool {
+pub fn matches(pattern: &str, text: &str) -> bool {
     let Some((prefix, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(prefix) else { return false };
     let mut pieces: Vec<&str> = rest.split('*').collect();

@@ -58,6 +58,7 @@ impl Provider {
         self.validate_models()?;
         self.validate_credentials()?;
         self.validate_additions()?;
+        self.validate_login()?;
         if let Some(prestart) = &self.prestart {
             prestart.validate(self)?;
         }

@@ -313,6 +313,14 @@ impl Vault {
         row.shown(user, self.used.last(user, &row.provider), crate::telemetry::unix_ms())
     }
 
+    /// Checks a credential as it is checked before it is kept.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`]: no CLI could use it.
+    pub fn examine(&self, provider: &Provider, credentials: &Credentials) -> Result<(), VaultError> {
+        check::examine(provider, credentials, self.settings.max_credential_bytes, rows::now_ms()).map(|_| ())
+    }
+
     /// Largest credential that is kept, bytes.
     pub fn max_credential_bytes(&self) -> usize {
         self.settings.max_credential_bytes

@@ -35,6 +35,7 @@ fn status(name: &str) -> u16 {
         "UNPROCESSABLE_ENTITY" => 422,
         "TOO_MANY_REQUESTS" => 429,
         "INTERNAL_SERVER_ERROR" => 500,
+        "BAD_GATEWAY" => 502,
         "SERVICE_UNAVAILABLE" => 503,
         "INSUFFICIENT_STORAGE" => 507,
         other => panic!("{other} is new: add it here and to docs/problems.md"),

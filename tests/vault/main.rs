@@ -8,6 +8,8 @@ mod admin;
 mod ahead;
 mod api;
 mod audit;
+mod auth_server;
+mod login;
 mod postgres;
 mod refused;
 mod renewal;

@@ -20,6 +20,7 @@ mod credentials;
 mod feed;
 mod job;
 mod list;
+mod login;
 mod names;
 mod sandbox;
 mod sandbox_files;
@@ -33,6 +34,7 @@ pub use credentials::{
 pub use feed::{DaemonEvent, DaemonEventKind};
 pub use job::{ImageDamage, ImagePrune, ImagePull, ImageVerification, Job, JobKind, JobState};
 pub use list::{ExecutionFilter, Page};
+pub use login::{Login, LoginAnswer, LoginMethod, LoginReason, LoginRequest, LoginState};
 pub use names::{LABELS_RULE, MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, are_labels, is_variable};
 pub use sandbox::{
     NamedSandboxRequest, Sandbox, SandboxChange, SandboxFilter, SandboxLifecycle, SandboxReason, SandboxRequest,
@@ -575,7 +577,10 @@ pub struct Container {
     /// Sandbox that it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
-    /// Whose execution or sandbox that is.
+    /// Login whose CLI runs in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
+    /// Whose execution, sandbox or login that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Since when it serves it, Unix milliseconds.

@@ -28,6 +28,7 @@ mod image_registry;
 mod image_store;
 mod info;
 mod interrupt;
+mod login;
 mod logs;
 mod pool;
 mod printer;
@@ -113,6 +114,8 @@ enum Command {
     /// Build images, get them from registries, bring them in, check and remove them
     #[command(subcommand)]
     Image(image::Command),
+    /// Log a user in to a provider; thawd keeps the credential
+    Login(login::Args),
     /// Store, list and remove the credentials that the daemon keeps for users
     #[command(subcommand)]
     Credentials(credentials::Command),
@@ -271,6 +274,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Ps(args) => ps::ps(&client, &args, format).await?,
         Command::Pools(args) => view::pools(&client, &args, format).await?,
         Command::Pool(command) => pool::pool(&client, command, format).await?,
+        Command::Login(args) => return login::login(&client, args, format).await,
         Command::Credentials(command) => return credentials::run(&client, command, format).await,
         Command::Containers(args) => view::containers(&client, &args, format).await?,
         Command::Providers(args) => view::providers(&client, &args, format).await?,

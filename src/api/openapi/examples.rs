@@ -10,9 +10,9 @@ use thaw_client::types::{
     AuditAction, AuditRecord, CheckMethod, CheckOutcome, ClaimPath, Container, ContainerState, Credential,
     CredentialCheck, CredentialKind, CredentialState, Credentials, DaemonVersion, Execution, ExecutionRequest,
     ExecutionState, ExecutionStats, Exit, ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState,
-    LimitsInForce, List, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange, PoolMemory, Problem, Provider,
-    Sandbox, SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle, SandboxReason, SandboxRequest,
-    SandboxState, Secret, Stage, Unpacked, Usage, UserKey, Vault,
+    LimitsInForce, List, Login, LoginMethod, LoginState, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange,
+    PoolMemory, Problem, Provider, Sandbox, SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle,
+    SandboxReason, SandboxRequest, SandboxState, Secret, Stage, Unpacked, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -33,6 +33,7 @@ pub fn add(document: &mut Value) {
             for (media_type, content) in content {
                 let example = match media_type.as_str() {
                     "application/json" => answer(&id),
+                    "text/event-stream" if id == "streamLogin" => Some(json!(login_events())),
                     "text/event-stream" => Some(json!(EVENTS)),
                     _ => None,
                 };
@@ -146,6 +147,10 @@ fn requests(operation: &str) -> Vec<(&'static str, Value)> {
             vec![("rename", value(&FileMove { from, to, overwrite: true }))]
         }
         "putImageToUse" => vec![("image", json!({ "image": "openai" }))],
+        "createLogin" => vec![("openai", json!({ "provider": "openai", "user": "auth0|5f7c8ec7c33c6c004bbafe82" }))],
+        "putLoginCode" => {
+            vec![("address", json!({ "code": "http://127.0.0.1:1455/auth/callback?code=ac_…&state=Zk3…" }))]
+        }
         "putCredential" => vec![("key", value(&key()))],
         "changePools" => vec![
             ("fixed", value(&PoolChange { target: Some(20), ..PoolChange::default() })),
@@ -208,6 +213,9 @@ fn answer(operation: &str) -> Option<Value> {
             }],
         }),
         "listImages" => value(&List { items: vec![image()] }),
+        "createLogin" | "getLogin" => value(&login(LoginState::Code)),
+        "putLoginCode" | "getLoginCallback" => value(&login(LoginState::Exchanging)),
+        "listLogins" => value(&List { items: vec![login(LoginState::Done)] }),
         "listCredentials" => value(&List { items: vec![credential()] }),
         "getCredential" | "putCredential" => value(&credential()),
         "checkCredential" => value(&CredentialCheck {
@@ -382,6 +390,7 @@ fn container() -> Container {
         state: ContainerState::Claimed,
         execution: text("e-01kb9w3v0v6p7x2c4m5n8q9r0s"),
         sandbox: None,
+        login: None,
         user: text("auth0|5f7c8ec7c33c6c004bbafe82"),
         claimed_at_ms: Some(CREATED + 2),
         usage: Some(usage()),
@@ -413,6 +422,36 @@ fn credential() -> Credential {
         last_used_at: None,
         last_refresh_at: None,
     }
+}
+
+fn login(state: LoginState) -> Login {
+    let acts = state == LoginState::Code;
+    Login {
+        id: "l-01kb9w3v0v6p7x2c4m5n8q9r0s".to_owned(),
+        provider: "openai".to_owned(),
+        user: "auth0|5f7c8ec7c33c6c004bbafe82".to_owned(),
+        method: LoginMethod::Callback,
+        state,
+        url: text("https://auth.openai.com/oauth/authorize?response_type=code&…").filter(|_| acts),
+        code: None,
+        redirect: text("http://127.0.0.1:1455/auth/callback").filter(|_| acts),
+        created_at: Timestamp::from_unix_ms(CREATED),
+        expires_at: Timestamp::from_unix_ms(CREATED + 900_000),
+        ended_at: state.is_ended().then(|| Timestamp::from_unix_ms(CREATED + 42_000)),
+        reason: None,
+        detail: None,
+        credential: state.is_ended().then(|| Credential { kind: CredentialKind::Login, ..credential() }),
+    }
+}
+
+/// The events of a login.
+fn login_events() -> String {
+    let events = [LoginState::Code, LoginState::Exchanging, LoginState::Done].into_iter().zip(2..);
+    let event = |(state, id)| {
+        let login = value(&login(state));
+        format!("id: {id}\nevent: {}\ndata: {login}\n\n", login["state"].as_str().unwrap_or_default())
+    };
+    events.map(event).collect()
 }
 
 fn audit_record() -> AuditRecord {

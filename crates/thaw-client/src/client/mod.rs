@@ -8,6 +8,7 @@ mod error;
 mod feed;
 mod files;
 mod images;
+mod logins;
 mod sandbox_files;
 mod sandboxes;
 mod stream;
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::error::ClientError;
 pub use self::feed::DaemonEvents;
+pub use self::logins::LoginEvents;
 pub use self::sandbox_files::{Download, LEFT_OUT, Upload};
 pub use self::stream::EventStream;
 use crate::types::{

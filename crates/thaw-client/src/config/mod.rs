@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 mod connections;
 mod egress;
+mod login;
 mod reclaim;
 mod refresh;
 mod telemetry;
@@ -15,6 +16,7 @@ mod vault;
 
 pub use connections::{Connections, TURNED_AWAY};
 pub use egress::{Egress, LimitSettings, TotalSettings};
+pub use login::Logins;
 pub use reclaim::ReclaimMode;
 pub use refresh::{RefreshPolicy, token_url_problem};
 pub use telemetry::{Log, LogFormat, MetricsSettings};
@@ -101,6 +103,8 @@ pub struct Config {
     pub store: Store,
     /// Credentials that the daemon keeps for users.
     pub vault: Vault,
+    /// Logins that the daemon captures.
+    pub login: Logins,
     /// Changes to single providers, by name.
     pub provider: BTreeMap<String, Provider>,
 }

@@ -26,6 +26,6 @@ pub use file_owner::own_files_as;
 pub use locked::LockedKey;
 pub use message::{Received, peek, peek_from_the_start, receive, send};
 pub use mount::{attach_in_namespace, bind_detached, leave_mount_namespace, set_mount_attributes};
-pub use network::bring_up_loopback;
+pub use network::{bring_up_loopback, connect_in_namespace, listening_in_namespace};
 pub use seccomp::install_with_listener;
 pub use watch::Watched;

@@ -96,6 +96,7 @@ mod tests {
             stage: Stage::Created,
             state: if execution.is_some() { ContainerState::Claimed } else { ContainerState::Warm },
             sandbox: None,
+            login: None,
             execution: execution.map(str::to_owned),
             user: execution.map(|_| "u".to_owned()),
             claimed_at_ms: execution.map(|_| 4_000),
