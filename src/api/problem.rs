@@ -139,6 +139,7 @@ fn of_sandbox(error: &SandboxError) -> (StatusCode, &'static str) {
         SandboxError::Gone { .. } => (StatusCode::CONFLICT, "sandbox_gone"),
         SandboxError::Busy { .. } => (StatusCode::CONFLICT, "sandbox_busy"),
         SandboxError::File(error) => super::sandbox_files::of_file(&error.why),
+        SandboxError::Prompting(_) => (StatusCode::CONFLICT, "sandbox_prompting"),
         SandboxError::FileCalls(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_many_file_calls"),
         SandboxError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
     }

@@ -70,6 +70,18 @@ pub fn fill(mount: BorrowedFd<'_>, files: &[(&str, &str)], owner: u32, limit: u6
     Ok(())
 }
 
+/// Removes files of these names. All of them are tried.
+pub fn remove(mount: BorrowedFd<'_>, names: &[String]) -> Result<(), CredentialError> {
+    let mut removed = Ok(());
+    for name in names {
+        match rustix::fs::unlinkat(mount, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => removed = Err(failed("remove a credential file")(errno)),
+        }
+    }
+    removed
+}
+
 fn write_file(directory: BorrowedFd<'_>, name: &str, content: &str, owner: u32) -> Result<(), Errno> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;

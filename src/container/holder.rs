@@ -237,6 +237,15 @@ impl Sandbox {
         self.container.processes.submit_in_turn(process, command, self.container.id(), stdio).await
     }
 
+    /// Removes credential files, if they are there.
+    ///
+    /// # Errors
+    /// The user has made something else of one of them.
+    pub fn withdraw(&self, names: &[String]) -> Result<(), ContainerError> {
+        let Some(mount) = &self.container.credentials else { return Ok(()) };
+        Ok(super::credentials::remove(mount.as_fd(), names)?)
+    }
+
     /// Waits until the container has ended by itself: its `thaw-init` is gone, and everything in it. Can be called again.
     pub async fn ended(&self) {
         self.container.processes.over().await;

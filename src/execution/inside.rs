@@ -1,4 +1,4 @@
-//! Commands in sandboxes: the plan of one, and how it begins.
+//! Commands and prompts in sandboxes: the plan of one, and how it begins.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::place::{InSandbox, Place};
 use super::plan::{self, Plan, RequestError};
 use super::state::Submitted as SubmittedCommand;
 use super::stdin::input;
-use super::{Executions, Handle, StartError};
+use super::{Executions, Handle, StartError, vaulted};
 use crate::container::{Process, Stdio};
 use crate::failpoints;
 use crate::output::output_pipe;
@@ -22,22 +22,30 @@ use thaw_os::cgroup::Usage;
 fn refused(request: &ExecutionRequest) -> Option<(&'static str, &'static str)> {
     const SET: &str = "the sandbox has what it was created with";
     const PLACE: &str = "the command runs in the sandbox";
-    const PROMPT: &str = "give a `command`: prompts run in containers of their own";
-    const FILES: &str = "files of a sandbox stay in it: bring them with `stdin`, and read them with a `command`";
+    const PROMPT: &str = "it goes with a `prompt`";
+    const FILES: &str = "files of a sandbox stay in it: see /v1/sandboxes/{id}/files";
+    let is_command = request.prompt.is_none();
     let fields = [
-        ("provider", !request.provider.is_empty(), PLACE),
+        (
+            "provider",
+            is_command && !request.provider.is_empty(),
+            "it goes with a `prompt`; a command runs in the sandbox",
+        ),
         ("image", request.image.is_some(), PLACE),
         ("entrypoint", request.entrypoint.is_some(), PLACE),
-        ("prompt", request.prompt.is_some(), PROMPT),
-        ("model", request.model.is_some(), PROMPT),
-        ("effort", request.effort.is_some(), PROMPT),
-        ("credentials", request.credentials.is_some(), "a sandbox holds none; give variables in `env`"),
+        ("model", is_command && request.model.is_some(), PROMPT),
+        ("effort", is_command && request.effort.is_some(), PROMPT),
+        (
+            "credentials",
+            is_command && request.credentials.is_some(),
+            "only a `prompt` has some; give variables in `env`",
+        ),
         ("files", !request.files.is_empty(), FILES),
         ("archive", request.archive.is_some(), FILES),
         ("collect", !request.collect.is_empty(), FILES),
         ("memory_bytes", request.memory_bytes.is_some(), SET),
         ("cpus", request.cpus.is_some(), SET),
-        ("queue_timeout_ms", request.queue_timeout_ms.is_some(), "no command of a sandbox waits in the queue"),
+        ("queue_timeout_ms", request.queue_timeout_ms.is_some(), "nothing in a sandbox waits in the queue"),
     ];
     fields.into_iter().find_map(|(name, given, why)| given.then_some((name, why)))
 }
@@ -51,6 +59,9 @@ pub(super) fn plan(
     if let Some((field, why)) = refused(&request) {
         return Err(RequestError::NotWithSandbox { field, why }.into());
     }
+    if request.prompt.is_some() && request.command.is_some() {
+        return Err(RequestError::PromptOrCommand.into());
+    }
     plan::check_names(&request)?;
     let id = request.sandbox.take().unwrap_or_default();
     let found = sandboxes.get(&id).filter(|sandbox| sandbox.user() == request.user);
@@ -59,13 +70,24 @@ pub(super) fn plan(
         let name = sandbox.template().to_owned();
         return Err(RequestError::NoTemplate { name }.into());
     };
-    plan::inside(request, target, sandbox, &executions.settings()).map_err(StartError::from)
+    if request.prompt.is_none() {
+        return plan::inside(request, target, sandbox, &executions.settings()).map_err(StartError::from);
+    }
+    if request.provider != sandbox.template() {
+        let problem = format!("must be {:?}, whose CLI the sandbox has: it was created from it", sandbox.template());
+        return Err(RequestError::InvalidField { field: "provider".to_owned(), problem }.into());
+    }
+    plan::prompt_inside(request, &executions.served, sandbox, &executions.settings()).map_err(StartError::from)
 }
 
 impl Plan {
     /// The sandbox that it runs in.
     pub(super) fn in_sandbox(&self) -> Option<InSandbox> {
-        self.sandbox.as_ref().map(|sandbox| InSandbox { id: sandbox.id().to_owned(), holds: self.holds })
+        self.sandbox.as_ref().map(|sandbox| InSandbox {
+            id: sandbox.id().to_owned(),
+            holds: self.holds,
+            lends: self.lends.clone(),
+        })
     }
 }
 
@@ -91,6 +113,10 @@ pub(super) async fn submit(
         () = handle.cancel.cancelled() => return Err(StartError::Cancelled),
         () = executions.shutdown.cancelled() => return Err(StartError::Stopped),
     };
+    let files = vaulted::files(handle, plan).await?;
+    if !plan.lends.is_empty() {
+        inside.lend(plan.lends.clone(), false)?;
+    }
     let container = inside.container();
     let (stdin_reader, stdin) = match plan.stdin.as_deref() {
         Some(text) => input(text)?,
@@ -118,6 +144,10 @@ pub(super) async fn submit(
         keeper.caught_up().await;
     }
     failpoints::at("inside.kept");
+    if !files.is_empty() {
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+        container.inject(&files)?;
+    }
     let stdio = Stdio::Three([stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]);
     container.begin(&process, &plan.command, &stdio).await?;
     failpoints::at("inside.submitted");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{ContainerError, Once, Process};
+use crate::container::{ContainerError, CredentialFiles, Once, Process};
 use crate::sandbox::Use;
 use thaw_os::cgroup::{Limits, Usage};
 
@@ -13,6 +13,9 @@ pub struct InSandbox {
     pub id: String,
     /// Whether the sandbox is not idle while the command runs.
     pub holds: bool,
+    /// Names of the credential files that are there for it alone.
+    #[serde(default)]
+    pub lends: Vec<String>,
 }
 
 /// The container of a command.
@@ -55,6 +58,24 @@ impl Place {
         match self {
             Self::Own(container) => container.limits(),
             Self::Sandbox(inside) => inside.container().limits(),
+        }
+    }
+
+    /// The credential directory, if there is one.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn credential_files(&self) -> std::io::Result<Option<CredentialFiles>> {
+        match self {
+            Self::Own(container) => container.credential_files(),
+            Self::Sandbox(inside) => inside.container().credential_files(),
+        }
+    }
+
+    /// Removes what was there for this execution alone. A container of its own is destroyed with it.
+    pub fn withdraw(&self) {
+        if let Self::Sandbox(inside) = self {
+            inside.withdraw();
         }
     }
 

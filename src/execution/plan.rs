@@ -165,6 +165,8 @@ pub struct Plan {
     pub(super) sandbox: Option<Arc<Sandbox>>,
     /// Whether the sandbox is not idle while it runs.
     pub(super) holds: bool,
+    /// Names of the credential files that are in the sandbox for it alone; only with a prompt.
+    pub(super) lends: Vec<String>,
     /// What a prestarted CLI would get, if one can take this request.
     pub(super) late: Option<Late>,
     /// The command, encoded for `thaw-init`.
@@ -280,6 +282,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         origin: runnable.origin,
         sandbox: None,
         holds: true,
+        lends: Vec::new(),
         late: None,
         command: command.encode()?,
         stdin: request.stdin.map(Content::into_bytes),
@@ -456,6 +459,7 @@ fn provider_plan(
         origin: Origin::Pool(target.pool.clone(), prestarted),
         sandbox: None,
         holds: true,
+        lends: Vec::new(),
         late,
         command: encoded?,
         stdin: task.stdin,
@@ -466,6 +470,22 @@ fn provider_plan(
         start_timeout: task.start_timeout,
         dialect: task.dialect,
     })
+}
+
+/// The plan of a prompt in a sandbox, whose container has the provider's CLI; what does not go with a sandbox was refused.
+pub(super) fn prompt_inside(
+    mut request: ExecutionRequest,
+    served: &BTreeMap<String, Served>,
+    sandbox: Arc<Sandbox>,
+    settings: &Settings,
+) -> Result<Plan, RequestError> {
+    let mut env = sandbox.env().clone();
+    env.extend(std::mem::take(&mut request.env));
+    request.env = env;
+    let holds = !request.background;
+    let plan = provider_plan(request, served, settings)?;
+    let lends = served.get(&plan.provider).map(|of| of.provider.credentials.files.clone()).unwrap_or_default();
+    Ok(Plan { sandbox: Some(sandbox), holds, lends, late: None, ..plan })
 }
 
 /// The plan of a command in a sandbox of `target`; the request's names were checked, and what does not go with a sandbox
@@ -510,6 +530,7 @@ pub(super) fn inside(
         origin: Origin::Pool(target.pool.clone(), None),
         sandbox: Some(sandbox),
         holds: !request.background,
+        lends: Vec::new(),
         late: None,
         command: command.encode()?,
         stdin: request.stdin.map(Content::into_bytes),

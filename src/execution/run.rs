@@ -94,7 +94,7 @@ impl Running {
             stdout: handle.source(stdout, Stream::Stdout)?,
             stderr: handle.source(stderr, Stream::Stderr)?,
             decoder,
-            write_back: container.own().and_then(|own| WriteBack::start(handle, own, true)),
+            write_back: WriteBack::start(handle, &container, true),
             guard: None,
             container,
         })
@@ -110,6 +110,7 @@ impl Running {
 
     /// Works out the end, when the output has been read to the end or never will be.
     fn conclude(&mut self, handle: &Handle, end: End, stop: Option<Stop>) -> Ended {
+        self.container.withdraw();
         let verdict = std::mem::replace(&mut self.decoder.meaning, Meaning::Bytes).verdict();
         let Self { container, exited, baseline, since, .. } = self;
         let finished = Finished { container, exited: *exited, baseline, since: *since, verdict };
@@ -366,7 +367,7 @@ async fn begin(
         (None, Some(dialect)) => Decoder::new(handle, Meaning::Dialect(DialectParser::new(dialect))),
         (None, None) => Decoder::new(handle, Meaning::Bytes),
     };
-    let write_back = container.own().and_then(|own| WriteBack::start(handle, own, false));
+    let write_back = WriteBack::start(handle, &container, false);
     let since = Instant::now();
     let _ = handle.deadline.set(clock::now() + handle.timeout);
     Ok((

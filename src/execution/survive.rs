@@ -227,6 +227,7 @@ impl Executions {
             self.forget_kept(&output::transit_key(id, stream));
         }
         let container = note.command.as_ref().map(|command| &command.container);
+        let lends = note.sandbox.as_ref().map(|inside| inside.lends.clone()).unwrap_or_default();
         let found = match (&note.sandbox, &recovered.exit) {
             (None, _) => Found::Own(container.and_then(|container| orphans.remove(container))),
             (Some(_), Some(_)) => Found::Sandbox(None),
@@ -237,6 +238,16 @@ impl Executions {
                     .and_then(|command| survivors.get_mut(&command.container)?.resume(command.tag, inside.holds)),
             ),
         };
+        match (&found, container.and_then(|container| survivors.get(container))) {
+            (Found::Sandbox(Some((inside, _))), _) if !lends.is_empty() => {
+                // It had its turn before.
+                if let Err(error) = inside.lend(lends, true) {
+                    tracing::error!(execution = %id, %error, "its credentials are not withdrawn at its end");
+                }
+            }
+            (Found::Sandbox(None), Some(survivor)) => survivor.withdraw(&lends),
+            _ => {}
+        }
         let allowed = if let Found::Own(Some(orphan)) = &found { orphan.allowed() } else { &[] };
         let policy = egress(&note.provider, allowed);
         let handle = Arc::new(self.revive(id, note, log, &recovered, collection));

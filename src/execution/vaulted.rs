@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::place::Place;
 use super::plan::Plan;
 use super::{Executions, Handle, StartError};
-use crate::container::{CredentialFiles, Once, Stamp};
+use crate::container::{CredentialFiles, Stamp};
 use crate::provider::Provider;
 use crate::vault::{self, Loan, Need, Turn, Vault, VaultError, WrittenBack};
 use thaw_client::types::{Credentials, ExecutionRequest, Secret};
@@ -204,7 +205,7 @@ pub(super) struct WriteBack {
 impl WriteBack {
     /// Starts watching, if the execution has files of the vault. For an execution of an earlier daemon, the files count
     /// as changed, since that daemon may have missed a change.
-    pub(super) fn start(handle: &Handle, container: &Once, is_resumed: bool) -> Option<Self> {
+    pub(super) fn start(handle: &Handle, container: &Place, is_resumed: bool) -> Option<Self> {
         let vaulted = handle.vaulted.as_ref().filter(|vaulted| !vaulted.lent.files.is_empty())?;
         if is_resumed && vaulted.lent.had_turn {
             // It may be renewing it at this moment. Nobody else can have asked yet.

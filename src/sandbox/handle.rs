@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::SandboxError;
+use super::lending::Lending;
 use super::rows::Row;
 use crate::container::Sandbox as Container;
 use crate::idempotency::IdempotencyKey;
@@ -76,6 +77,8 @@ pub struct Handle {
     span: tracing::Span,
     /// Held while a file takes the place of another one.
     turn: Arc<Mutex<()>>,
+    /// The turn of a prompt, whose credentials are in the sandbox.
+    prompt: Arc<Semaphore>,
 }
 
 /// A handle's inbox, for its owner.
@@ -151,6 +154,7 @@ impl Handle {
                 inbox,
                 span,
                 turn: Arc::default(),
+                prompt: Arc::new(Semaphore::new(1)),
             }),
             messages,
         )
@@ -368,11 +372,17 @@ pub struct Use {
     container: Arc<Container>,
     handle: Arc<Handle>,
     holds: AtomicBool,
+    lending: Mutex<Option<Lending>>,
 }
 
 impl Use {
     pub(super) fn new(handle: &Arc<Handle>, container: &Arc<Container>, holds: bool) -> Self {
-        Self { container: Arc::clone(container), handle: Arc::clone(handle), holds: AtomicBool::new(holds) }
+        Self {
+            container: Arc::clone(container),
+            handle: Arc::clone(handle),
+            holds: AtomicBool::new(holds),
+            lending: Mutex::default(),
+        }
     }
 
     /// Its container.
@@ -383,6 +393,27 @@ impl Use {
     /// The sandbox.
     pub fn sandbox(&self) -> &Arc<Handle> {
         &self.handle
+    }
+
+    /// Takes the turn of a prompt, whose credential files have these names: they are removed when it is over. What is there
+    /// of them is removed first, unless an earlier daemon has put it there for this prompt.
+    ///
+    /// # Errors
+    /// Another prompt runs, or something cannot be removed.
+    pub fn lend(&self, names: Vec<String>, is_resumed: bool) -> Result<(), SandboxError> {
+        let turn = Arc::clone(&self.handle.prompt).try_acquire_owned();
+        let turn = turn.map_err(|_| SandboxError::Prompting(self.handle.id.clone()))?;
+        if !is_resumed {
+            self.container.withdraw(&names)?;
+        }
+        let lending = Lending { container: Arc::clone(&self.container), names, _turn: turn };
+        *self.lending.lock().unwrap_or_else(PoisonError::into_inner) = Some(lending);
+        Ok(())
+    }
+
+    /// Removes the credential files of a prompt that is over.
+    pub fn withdraw(&self) {
+        drop(self.lending.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Wakes the sandbox, if it is frozen, and keeps it awake for as long as this exists: the command has to end.

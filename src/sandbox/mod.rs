@@ -16,6 +16,7 @@
 mod create;
 mod files;
 mod handle;
+mod lending;
 mod owner;
 mod rows;
 mod shared;
@@ -141,6 +142,9 @@ pub enum SandboxError {
     /// There are as many calls for files as there may be.
     #[error("{0} calls for files of sandboxes are under way already, the most that may be (`sandbox.file_calls`)")]
     FileCalls(usize),
+    /// Another prompt has its credentials in it.
+    #[error("a prompt runs in sandbox {0} already, and has its credentials there: wait for its end, or cancel it")]
+    Prompting(String),
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,

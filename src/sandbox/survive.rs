@@ -72,6 +72,13 @@ impl Survivor {
         Some((self.handle.joined(&self.container, holds), process))
     }
 
+    /// Removes credential files of a prompt that does not go on.
+    pub fn withdraw(&self, names: &[String]) {
+        if let Err(error) = self.container.withdraw(names) {
+            tracing::error!(sandbox = self.handle.id(), %error, "a credential stays in its user's sandbox");
+        }
+    }
+
     /// The sandbox.
     pub fn sandbox(&self) -> &Arc<Handle> {
         &self.handle

@@ -143,7 +143,7 @@ async fn what_makes_no_sense_in_a_sandbox_is_refused_with_a_sentence() {
         (r#""provider":"test""#, "not_with_sandbox", "`provider`"),
         (r#""image":"test""#, "not_with_sandbox", "`image`"),
         (r#""entrypoint":["x"]"#, "not_with_sandbox", "`entrypoint`"),
-        (r#""prompt":"hi""#, "not_with_sandbox", "`prompt`"),
+        (r#""prompt":"hi""#, "prompt_or_command", "`prompt`"),
         (r#""model":"m""#, "not_with_sandbox", "`model`"),
         (r#""effort":"e""#, "not_with_sandbox", "`effort`"),
         (r#""credentials":{}"#, "not_with_sandbox", "`credentials`"),

@@ -10,6 +10,7 @@ mod strict;
 mod commands;
 mod files;
 mod kills;
+mod prompts;
 mod resource;
 mod states;
 mod steps;

@@ -55,7 +55,7 @@ pub struct ExecutionRequest {
     /// its entrypoint, environment, user and working directory stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Id of a sandbox of this user, to run `command` in it. It is neither given together with `provider` nor with
+    /// Id of a sandbox of this user, to run `command` in it, or with `provider` a `prompt`. It is not given together with
     /// `image`; what a container has from its claim on (`credentials`, `files`, `archive`, `collect`, limits) is not
     /// given either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
