@@ -26,12 +26,12 @@ pub use self::checked::{Sound, check};
 use self::directories::{inherit, listen_for_metrics, public_directory, state_directory};
 use self::error::io_error;
 pub use self::error::{DaemonError, PrestartProblem};
-use self::images::image_store;
+use self::images::{image_store, stored_image};
 use self::reach::Reach;
 pub use self::settings::store_settings;
 use self::settings::{
     container_settings, egress_total, key_source, metrics_limits, refill_throttle_settings, sandbox_settings,
-    scheduler_settings, vault_settings,
+    scheduler_settings, storage_settings, vault_settings,
 };
 use self::survivors::{Begun, Survivors};
 use self::templates::serve_provider;
@@ -46,6 +46,7 @@ use crate::keeper::{self, Keeper};
 use crate::login::{self, Logins};
 use crate::pool::{PoolMetrics, Scheduler};
 use crate::sandbox::{self, Sandboxes};
+use crate::storage::Storage;
 use crate::store::{self, Store};
 use crate::telemetry::DaemonMetrics;
 use crate::vault::{self, TokenProcesses, Vault};
@@ -122,6 +123,7 @@ impl Daemon {
         let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
         let metrics_listener = metrics_listener.map(|listener| (listener, metrics_limits(config)));
         let images = Arc::new(image_store(config, is_read_only)?);
+        let storage = Storage::open(storage_settings(config))?;
 
         let hierarchy = Arc::new(Hierarchy::prepare(&config.cgroup.parent, &config.cgroup.name)?);
         tracing::info!(layout = hierarchy.layout().name(), "control groups");
@@ -192,7 +194,14 @@ impl Daemon {
         let templates =
             served.iter().map(|(name, one): (&String, &execution::Served)| (name.clone(), one.pool.clone()));
         let database = (!is_read_only).then(|| sandbox::Database::new(local, store));
-        let services = sandbox::Services { database, keeper: keeps.clone(), feed: Arc::clone(&feed) };
+        let of_images = Arc::clone(&images);
+        let services = sandbox::Services {
+            database,
+            keeper: keeps.clone(),
+            feed: Arc::clone(&feed),
+            storage: Arc::new(storage),
+            images: Box::new(move |digest| stored_image(&of_images, digest)),
+        };
         let sandboxes = Arc::new(Sandboxes::new(sandbox_settings(config), templates.collect(), services));
         let services = execution::Services {
             metrics,

@@ -51,6 +51,19 @@ pub const SANDBOX: [&str; 8] = [
     "sandbox.ended",
 ];
 
+/// Those of a sandbox's storage, in the order in which one is created, stopped, started again and deleted.
+pub const STORAGE: [&str; 9] = [
+    "storage.making",
+    "storage.made",
+    "storage.attached",
+    "storage.prepared",
+    "sandbox.terminated",
+    "sandbox.stopping",
+    "sandbox.stopped",
+    "sandbox.started",
+    "storage.removing",
+];
+
 /// Marks a step: kills or stops the process here if the environment says so.
 #[cfg(debug_assertions)]
 pub fn at(step: &str) {
@@ -80,7 +93,7 @@ pub fn at(step: &str) {
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         debug_assert!(
-            ALL.contains(&step) || REFRESH.contains(&step) || SANDBOX.contains(&step),
+            [&ALL[..], &REFRESH, &SANDBOX, &STORAGE].iter().any(|steps| steps.contains(&step)),
             "{step} is not listed"
         );
         let _ = kill_process(getpid(), *signal);

@@ -26,6 +26,7 @@ pub mod provider;
 pub mod reload;
 pub mod sandbox;
 pub mod service;
+pub mod storage;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;

@@ -258,6 +258,7 @@ async fn every_operation_answers_as_it_is_described() {
         ("PATCH", "/v1/sandboxes/{id}", its(""), &[JSON], create(json!({ "name": "x" })), 400),
         ("DELETE", "/v1/sandboxes/{id}", its(""), &[], none(), 404),
         ("POST", "/v1/sandboxes/{id}/freeze", its("/freeze"), &[], none(), 404),
+        ("POST", "/v1/sandboxes/{id}/stop", its("/stop"), &[], none(), 404),
         ("POST", "/v1/sandboxes/{id}/wake", its("/wake"), &[], none(), 404),
         ("GET", "/v1/sandboxes/{id}/files", its("/files?path=/tmp"), &[], none(), 404),
         ("PUT", "/v1/sandboxes/{id}/files", its("/files?path=/tmp/x"), &[], none(), 404),
@@ -350,7 +351,11 @@ async fn every_operation_on_a_sandbox_answers_as_it_is_described() {
     let document: Value = serde_json::from_str(include_str!("../docs/openapi.json")).unwrap();
     let mut contract = Contract { document, asked: BTreeSet::new() };
     let daemon = Daemon::start(|setup| setup.pool(1).set("sandbox.max", 2).set("sandbox.max_per_user", 1)).await;
-    let body = |user: &str| json!({ "template": "test", "user": user, "name": "dev", "env": { "A": "b" } }).to_string();
+    let sized = |user: &str, size: u64| {
+        let storage = json!({ "size_bytes": size });
+        json!({ "template": "test", "user": user, "name": "dev", "env": { "A": "b" }, "storage": storage }).to_string()
+    };
+    let body = |user: &str| sized(user, 32 << 20);
     let (collection, item) = ("/v1/sandboxes", "/v1/sandboxes/{id}");
     let named = "/v1/users/{user}/sandboxes/{name}";
     let key = [JSON, KEY];
@@ -416,11 +421,20 @@ async fn every_operation_on_a_sandbox_answers_as_it_is_described() {
     })
     .await;
     contract.check("POST", "/v1/sandboxes/{id}/freeze", &frozen);
+    let stopped = daemon.http(&format!("POST {}", its("/stop")), &[], b"").await;
+    assert_eq!(stopped.status, 200, "{}", stopped.text());
+    contract.check("POST", "/v1/sandboxes/{id}/stop", &stopped);
+    let refused = daemon.http(&format!("POST {}", its("/freeze")), &[], b"").await;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    contract.check("POST", "/v1/sandboxes/{id}/freeze", &refused);
     for (target, status) in [(its(""), 204), (its("/wake"), 409)] {
         let (method, path) = if status == 204 { ("DELETE", item) } else { ("POST", "/v1/sandboxes/{id}/wake") };
         let answer = daemon.http(&format!("{method} {target}"), &[], b"").await;
         assert_eq!(answer.status, status, "{target}: {}", answer.text());
         contract.check(method, path, &answer);
     }
+    let refused = daemon.http("POST /v1/sandboxes", &[JSON], sized("u1", 10 << 30).as_bytes()).await;
+    assert_eq!(refused.status, 507, "{}", refused.text());
+    contract.check("POST", collection, &refused);
     daemon.stop().await;
 }

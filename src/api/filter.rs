@@ -277,9 +277,11 @@ mod tests {
         assert_eq!((filter.user.as_deref(), filter.state), (Some("u"), Some(SandboxState::Frozen)));
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(filter.query()).finish();
         assert_eq!(parse_sandboxes(&query).unwrap(), filter);
-        for (bad, about) in
-            [("state=running", "creating, active, frozen, gone"), ("limit=0", "`limit`"), ("user=", "`user`")]
-        {
+        for (bad, about) in [
+            ("state=running", "creating, active, frozen, stopped, broken, gone"),
+            ("limit=0", "`limit`"),
+            ("user=", "`user`"),
+        ] {
             let problem = parse_sandboxes(bad).unwrap_err().problem();
             assert_eq!(problem.code, "invalid_query", "{bad}");
             assert!(problem.detail.contains(about), "{bad}: {}", problem.detail);

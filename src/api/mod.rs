@@ -123,6 +123,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
         .route("/v1/sandboxes/{id}", get(sandboxes::get).patch(sandboxes::change).delete(sandboxes::delete))
         .route("/v1/sandboxes/{id}/freeze", post(sandboxes::freeze))
+        .route("/v1/sandboxes/{id}/stop", post(sandboxes::stop))
         .route("/v1/sandboxes/{id}/wake", post(sandboxes::wake))
         .route("/v1/sandboxes/{id}/files", get(sandbox_files::read).put(sandbox_files::put))
         .route("/v1/sandboxes/{id}/files", delete(sandbox_files::remove))

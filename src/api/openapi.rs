@@ -50,6 +50,7 @@ use thaw_client::types;
         sandboxes::change,
         sandboxes::delete,
         sandboxes::freeze,
+        sandboxes::stop,
         sandboxes::wake,
         sandboxes::named,
         sandboxes::put,
@@ -166,7 +167,10 @@ mod tests {
             let verbs = ["get", "list", "create", "delete", "change", "cancel", "read", "stream", "put", "check"];
             let verbs = [
                 &verbs[..],
-                &["build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "wake", "move"],
+                &[
+                    "build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "stop",
+                    "wake", "move",
+                ],
             ]
             .concat();
             let verb = verbs.iter().find_map(|verb| name.strip_prefix(verb));

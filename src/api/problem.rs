@@ -8,6 +8,7 @@ use crate::execution::StartError;
 use crate::login::LoginError;
 use crate::pool::{ClaimError, Unavailable};
 use crate::sandbox::SandboxError;
+use crate::storage::StorageError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 use thaw_client::types::Problem;
@@ -141,7 +142,21 @@ fn of_sandbox(error: &SandboxError) -> (StatusCode, &'static str) {
         SandboxError::File(error) => super::sandbox_files::of_file(&error.why),
         SandboxError::Prompting(_) => (StatusCode::CONFLICT, "sandbox_prompting"),
         SandboxError::FileCalls(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_many_file_calls"),
+        SandboxError::Storage(error) => of_storage(error),
+        SandboxError::NoImage(_) | SandboxError::Broken { .. } => (StatusCode::CONFLICT, "sandbox_broken"),
+        SandboxError::LostEnv { .. } => (StatusCode::CONFLICT, "sandbox_env_lost"),
+        SandboxError::NotRunning { .. } => (StatusCode::CONFLICT, "sandbox_not_running"),
+        SandboxError::NoStorage(_) => (StatusCode::CONFLICT, "sandbox_without_storage"),
         SandboxError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+    }
+}
+
+fn of_storage(error: &StorageError) -> (StatusCode, &'static str) {
+    match error {
+        StorageError::Size { .. } => (StatusCode::BAD_REQUEST, "invalid_field"),
+        error if error.is_full() => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),
+        error if error.is_broken() => (StatusCode::CONFLICT, "sandbox_broken"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "storage_failed"),
     }
 }
 

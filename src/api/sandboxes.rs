@@ -71,7 +71,8 @@ fn created(status: StatusCode, sandbox: &Handle) -> Response {
     (status = 422, description = "the key stands for another request (`idempotency_key_reused`)", body = Problem),
     (status = 429, description = "the user has too many sandboxes (`sandbox_user_limit`)", body = Problem),
     (status = 503, description = "there are too many sandboxes (`sandbox_limit`), no container within the time that a \
-        request waits, or another reason to try again after `Retry-After`", body = Problem)))]
+        request waits, or another reason to try again after `Retry-After`", body = Problem),
+    (status = 507, description = "there is no space for its `storage` (`storage_full`)", body = Problem)))]
 pub async fn create(
     State(state): State<Arc<super::State>>,
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
@@ -109,7 +110,8 @@ pub async fn create(
     (status = 409, description = "it exists and is another one (`sandbox_differs`)", body = Problem),
     (status = 413, description = "the body is too large", body = Problem),
     (status = 429, description = "the user has too many sandboxes (`sandbox_user_limit`)", body = Problem),
-    (status = 503, description = "as for `POST /v1/sandboxes`", body = Problem)))]
+    (status = 503, description = "as for `POST /v1/sandboxes`", body = Problem),
+    (status = 507, description = "there is no space for its `storage` (`storage_full`)", body = Problem)))]
 pub async fn put(
     State(state): State<Arc<super::State>>,
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
@@ -164,7 +166,7 @@ pub async fn get(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<J
     Ok(Json(find(&state, &id)?.describe()))
 }
 
-/// Changes labels and lifecycle of a sandbox, from now on.
+/// Changes labels and lifecycle of a sandbox, from now on; gives it the variables again whose values were lost.
 #[utoipa::path(patch, path = "/v1/sandboxes/{id}", operation_id = "changeSandbox", tag = "sandboxes",
     params(("id" = String, Path, description = "sandbox id",
         pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
@@ -198,18 +200,35 @@ pub async fn delete(
     params(("id" = String, Path, description = "sandbox id",
         pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
     responses((status = 200, body = Sandbox), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 409, description = "commands run in it (`sandbox_busy`), or it is gone (`sandbox_gone`)", body = Problem),
+        (status = 409, description = "commands run in it (`sandbox_busy`), it is stopped (`sandbox_not_running`), or it is \
+            gone (`sandbox_gone`)", body = Problem),
         (status = 503, body = Problem)))]
 pub async fn freeze(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
     Ok(Json(state.sandboxes.freeze(&id).await?.describe()))
 }
 
-/// Wakes a sandbox, if it is frozen. It is idle from now on.
+/// Ends the processes of a sandbox that has storage, and keeps its files. A command that begins starts it again.
+///
+/// Its processes get SIGTERM, and after `sandbox.stop_grace_seconds` SIGKILL; commands end with the reason `killed`. When this
+/// is answered, nothing has its file system open any more.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/stop", operation_id = "stopSandbox", tag = "sandboxes",
+    params(("id" = String, Path, description = "sandbox id",
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
+    responses((status = 200, body = Sandbox), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 409, description = "it has no storage (`sandbox_without_storage`), or it is gone (`sandbox_gone`)",
+            body = Problem),
+        (status = 503, body = Problem)))]
+pub async fn stop(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
+    Ok(Json(state.sandboxes.stop(&id).await?.describe()))
+}
+
+/// Wakes a sandbox, if it is frozen, stopped or broken. It is idle from now on.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/wake", operation_id = "wakeSandbox", tag = "sandboxes",
     params(("id" = String, Path, description = "sandbox id",
         pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64)),
     responses((status = 200, body = Sandbox), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 409, description = "it is gone (`sandbox_gone`)", body = Problem), (status = 503, body = Problem)))]
+        (status = 409, description = "its storage cannot be used (`sandbox_broken`), the values of its variables were lost \
+            (`sandbox_env_lost`), or it is gone (`sandbox_gone`)", body = Problem), (status = 503, body = Problem)))]
 pub async fn wake(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
     Ok(Json(state.sandboxes.wake(&id).await?.describe()))
 }

@@ -319,7 +319,9 @@ impl Containers {
         let directory = teardown.cgroup().open()?;
         let (control, theirs) = Control::pair().map_err(ContainerError::Control)?;
         let request = self.request(&template, &id, id_base);
-        let descriptors = Descriptors { control: theirs, cgroup: directory, layer: None };
+        let layer =
+            template.layer.as_ref().map(|layer| layer.try_clone()).transpose().map_err(ContainerError::Control)?;
+        let descriptors = Descriptors { control: theirs, cgroup: directory, layer };
         let spawned = match timeout_at(deadline, self.isolation.create(request, descriptors)).await {
             Err(_) => return Err(late()),
             Ok(Ok(spawned)) => spawned,
@@ -331,6 +333,11 @@ impl Containers {
         };
         let Spawned { pid, pidfd, proxy, terminals, null, credential_dir, workspace, compromise } = spawned;
         failpoints::at("create.spawned");
+        // The root has it from here on. Whoever keeps it keeps its file system from ending with the container.
+        let template = match template.layer {
+            None => template,
+            Some(_) => Arc::new(Template { layer: None, ..Template::clone(&template) }),
+        };
         teardown.set_process(Some(pid), Some(pidfd));
         self.note(&id, &compromise);
         let policy = Arc::clone(&template.egress);

@@ -13,6 +13,7 @@ pub fn fingerprint(settings: &super::Settings, template: &Template) -> String {
     let Template {
         provider,
         root,
+        layer: _,
         hold: _,
         home,
         user,
@@ -74,6 +75,7 @@ mod tests {
         Template {
             provider: "p".to_owned(),
             root: root("/images/a"),
+            layer: None,
             hold: None,
             home: None,
             user: 1,

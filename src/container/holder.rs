@@ -272,6 +272,24 @@ impl Sandbox {
         Ok(self.container.teardown.freeze().await?)
     }
 
+    /// Sends SIGTERM to every process in it but its PID 1.
+    ///
+    /// # Errors
+    /// The control file cannot be read.
+    pub fn terminate(&self) -> Result<(), ContainerError> {
+        let init = self.container.teardown.entry().pid();
+        Ok(self.container.teardown.cgroup().signal(libc::SIGTERM, init)?)
+    }
+
+    /// Whether there are processes in it besides its PID 1.
+    ///
+    /// # Errors
+    /// The control file cannot be read.
+    pub fn has_processes(&self) -> Result<bool, ContainerError> {
+        let init = self.container.teardown.entry().pid();
+        Ok(self.container.teardown.cgroup().processes()?.into_iter().any(|pid| Some(pid) != init))
+    }
+
     /// Whether the container is frozen.
     ///
     /// # Errors

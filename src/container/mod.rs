@@ -78,6 +78,8 @@ pub struct Template {
     pub provider: String,
     /// Root file system; see [`image_root`].
     pub root: Root,
+    /// The directory that changes go to, if the root is writable: of one container only.
+    pub layer: Option<Arc<OwnedFd>>,
     /// Keeps its image in the store as long as containers can be made from it.
     pub hold: Option<thaw_image::Hold>,
     /// Home directory inside, which is writable.
@@ -102,6 +104,15 @@ pub struct Template {
     pub prestarted: Option<Arc<Prestarted>>,
     /// Memory that is reclaimed when the container is parked.
     pub reclaim: Reclaim,
+}
+
+/// An image of the store, by its digest: the root of its containers, and what keeps it there.
+#[derive(Debug, Clone)]
+pub struct StoredImage {
+    /// The root, read-only.
+    pub root: Root,
+    /// Keeps it in the store.
+    pub hold: thaw_image::Hold,
 }
 
 /// The read-only root of containers of `image`.

@@ -312,6 +312,7 @@ impl Orphan {
         let template = Template {
             provider: self.note.pool.provider().to_owned(),
             root: Root::default(),
+            layer: None,
             hold: None,
             home: None,
             user: 0,

@@ -7,6 +7,7 @@ use crate::directory_lock::DirectoryLockError;
 use crate::egress::PolicyError;
 use crate::keeper::KeeperError;
 use crate::provider::{Invalid, InvocationError, ManifestError};
+use crate::storage::StorageError;
 use crate::telemetry::TelemetryError;
 use crate::vault::VaultError;
 use thaw_image::StoreError;
@@ -46,6 +47,9 @@ pub enum DaemonError {
     /// Image store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// File systems of sandboxes.
+    #[error("the file systems of sandboxes: {0}")]
+    Storage(#[from] StorageError),
     /// A provider's allow-list.
     #[error("provider `{provider}`: {source}")]
     Policy {

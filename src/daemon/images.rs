@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::container::{StoredImage, image_root};
 use crate::execution;
 use crate::pool::PrepareError;
 use crate::provider::Provider;
@@ -16,6 +17,15 @@ pub(super) const NAMELESS: &str = "the image's /etc/passwd has no user of this n
 pub(super) fn image_store(config: &Config, is_read_only: bool) -> Result<Store, StoreError> {
     let (path, limits) = (config.paths.state_dir.join("images"), (&config.image).into());
     if is_read_only { Store::read_only(&path, limits) } else { Store::with_limits(&path, limits) }
+}
+
+/// The image with this digest, for a sandbox that was made from it.
+pub(super) fn stored_image(images: &Store, digest: &str) -> Result<StoredImage, String> {
+    let image = images.with_digest(digest).map_err(|error| error.to_string())?;
+    let image =
+        image.ok_or_else(|| format!("the image that it was made from, {digest}, is not in the store any more"))?;
+    let root = image_root(&image).map_err(|error| error.to_string())?;
+    Ok(StoredImage { root, hold: image.hold() })
 }
 
 /// The unpacked image: from the layout if there is one (which may be newer), else from the store.

@@ -10,7 +10,7 @@ use crate::egress::{self, Policy};
 use crate::execution::ImageSettings;
 use crate::pool::{self, AdmissionSettings, SchedulerSettings};
 use crate::provider::{Provider, ResourceClass};
-use crate::{sandbox, store, vault};
+use crate::{sandbox, storage, store, vault};
 use thaw_client::config::{self, Config};
 use thaw_client::types::Stage;
 use thaw_os::cgroup::{CPU_PERIOD_US, Limits, Reclaim};
@@ -77,6 +77,22 @@ pub(super) fn sandbox_settings(config: &Config) -> sandbox::Settings {
         file_calls: sandbox.file_calls,
         files: sandbox::FileLimits { bytes: sandbox.file_bytes, entries: sandbox.file_entries },
         queue_timeout: Duration::from_millis(config.queue.timeout_ms),
+        storage_bytes: (sandbox.storage_bytes > 0).then_some(sandbox.storage_bytes),
+        stop_after: Duration::from_secs(sandbox.stop_after_seconds),
+        stop_grace: Duration::from_secs(sandbox.stop_grace_seconds),
+    }
+}
+
+pub(super) fn storage_settings(config: &Config) -> storage::Settings {
+    let storage = &config.storage;
+    storage::Settings {
+        directory: config.paths.state_dir.join("storage"),
+        pool_bytes: storage.pool_bytes,
+        reserve_bytes: storage.reserve_bytes,
+        default_bytes: storage.default_bytes,
+        max_bytes: storage.max_bytes,
+        bytes_per_inode: storage.bytes_per_inode,
+        patience: Duration::from_secs(storage.detach_timeout_seconds),
     }
 }
 

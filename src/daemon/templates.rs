@@ -92,6 +92,7 @@ impl Source {
             provider: provider.name.clone(),
             root: container::image_root(&image)
                 .map_err(|error| PrepareError::Image { image: provider.image.clone(), source: error.into() })?,
+            layer: None,
             hold: Some(image.hold()),
             home: Some(provider.home.clone()),
             user: execution::RUNTIME_USER,

@@ -196,9 +196,9 @@ pub(super) fn conclude(handle: &Handle, finished: Finished<'_>, end: End, stop: 
             (ExitReason::Oom, Some(format!("the memory limit of {limit_mib} MiB was exceeded")))
         }
         (None, End::NotStarted(_)) => (ExitReason::Exited, Some("the command could not be executed".to_owned())),
-        (None, End::Vanished) => match container.why_gone() {
-            Some((why, true)) => (ExitReason::Killed, Some(format!("its sandbox is gone: {why}"))),
-            Some((why, false)) => (ExitReason::Lost, Some(format!("its sandbox is gone: {why}"))),
+        (None, End::Vanished) => match container.why_ended() {
+            Some((why, true)) => (ExitReason::Killed, Some(why)),
+            Some((why, false)) => (ExitReason::Lost, Some(why)),
             None => (ExitReason::Lost, Some("the container ended unexpectedly".to_owned())),
         },
         (None, End::Status(_)) if signal.is_some() => (ExitReason::Killed, None),

@@ -239,6 +239,7 @@ impl Images {
         let template = Template {
             provider: LABEL.to_owned(),
             root,
+            layer: None,
             hold: Some(image.hold()),
             home: account.home.filter(|home| writable_home(&image.rootfs, home, &workdir)),
             user: account.uid,

@@ -70,6 +70,7 @@ pub(super) fn plan(
         let name = sandbox.template().to_owned();
         return Err(RequestError::NoTemplate { name }.into());
     };
+    sandbox.env()?;
     if request.prompt.is_none() {
         return plan::inside(request, target, sandbox, &executions.settings()).map_err(StartError::from);
     }

@@ -114,11 +114,8 @@ impl Place {
         }
     }
 
-    /// Why the sandbox is gone, if it is, and whether somebody or something decided that.
-    pub fn why_gone(&self) -> Option<(String, bool)> {
-        use thaw_client::types::SandboxReason::{Idle, Requested, Stopped};
-        let Self::Sandbox(inside) = self else { return None };
-        let why = inside.sandbox().why_gone()?;
-        Some((why, matches!(inside.sandbox().reason(), Idle | Requested | Stopped)))
+    /// Why the sandbox's container was ended, as a sentence, if it was, and whether somebody or something decided that.
+    pub fn why_ended(&self) -> Option<(String, bool)> {
+        if let Self::Sandbox(inside) = self { inside.why_ended() } else { None }
     }
 }

@@ -479,7 +479,7 @@ pub(super) fn prompt_inside(
     sandbox: Arc<Sandbox>,
     settings: &Settings,
 ) -> Result<Plan, RequestError> {
-    let mut env = sandbox.env().clone();
+    let mut env = sandbox.env().cloned().unwrap_or_default();
     env.extend(std::mem::take(&mut request.env));
     request.env = env;
     let holds = !request.background;
@@ -503,7 +503,7 @@ pub(super) fn inside(
     };
     let provider = &target.provider;
     let timeout = timeout(request.timeout_ms, provider.timeouts.default, settings)?;
-    let mut own = sandbox.env().clone();
+    let mut own = sandbox.env().cloned().unwrap_or_default();
     own.extend(std::mem::take(&mut request.env));
     provider.add_aliased(&mut own);
     let mut env =

@@ -285,6 +285,26 @@ impl Pool {
         self.scheduler.cold(&self.provider, Some(self), template, request).await
     }
 
+    /// What containers of this pool are created from.
+    ///
+    /// # Errors
+    /// [`ClaimError::NotReady`] while its image is not unpacked.
+    pub async fn made_from(&self) -> Result<Arc<Template>, ClaimError> {
+        self.template().await
+    }
+
+    /// Creates a container of `template`, which is not that of this pool, for one request.
+    ///
+    /// # Errors
+    /// See [`ClaimError`].
+    pub async fn claim_other(
+        &self,
+        template: Arc<Template>,
+        request: &ClaimRequest<'_>,
+    ) -> Result<Claimed, ClaimError> {
+        self.scheduler.claim(&self.provider, template, request).await
+    }
+
     /// Gets a warm container, or `None`. This call creates nothing, and takes nothing that a queued request waits for.
     ///
     /// # Errors

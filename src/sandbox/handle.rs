@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -13,6 +13,7 @@ use crate::container::Sandbox as Container;
 use crate::idempotency::IdempotencyKey;
 use thaw_client::time::Timestamp;
 use thaw_client::types::{self, SandboxChange, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState};
+use thaw_image::Hold;
 
 /// The answer to somebody who asks.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, SandboxError>>;
@@ -41,6 +42,9 @@ pub(super) enum Message {
     Rouse,
     Freeze(Reply<()>),
     Wake(Reply<()>),
+    /// With storage, it is stopped; without, it ends.
+    Halt(Reply<()>),
+    Stop(Reply<()>),
     Change(SandboxChange, Reply<()>),
     End(SandboxReason, Reply<()>),
 }
@@ -57,20 +61,32 @@ pub(super) struct View {
     pub commands: usize,
     pub labels: BTreeMap<String, String>,
     pub lifecycle: SandboxLifecycle,
+    /// Keeps the image that it is made from in the store.
+    pub hold: Option<Hold>,
+}
+
+/// What never changes of it.
+#[derive(Debug)]
+struct Fixed {
+    id: String,
+    name: Option<String>,
+    user: String,
+    template: String,
+    storage_bytes: Option<u64>,
+    created_at_ms: u64,
+    key: Option<IdempotencyKey>,
+    /// Names of its variables; of one that is gone they are all that is known.
+    env_names: Vec<String>,
 }
 
 /// Shared view of a sandbox.
 #[derive(Debug)]
 pub struct Handle {
-    id: String,
-    name: Option<String>,
-    user: String,
-    template: String,
-    env: BTreeMap<String, String>,
-    /// Names of `env`; of one that is gone they are all that is known.
-    env_names: Vec<String>,
-    key: Option<IdempotencyKey>,
-    created_at_ms: u64,
+    fixed: Fixed,
+    /// Its variables; empty while their values are lost.
+    env: OnceLock<BTreeMap<String, String>>,
+    /// Digest of the image that it is made from, if that matters.
+    image: OnceLock<String>,
     view: Mutex<View>,
     state: watch::Sender<SandboxState>,
     inbox: mpsc::UnboundedSender<Message>,
@@ -98,16 +114,25 @@ impl Handle {
             commands: 0,
             labels: request.labels,
             lifecycle: request.lifecycle,
+            hold: None,
         };
-        let env_names = request.env.keys().cloned().collect();
-        let (name, user, template) = (request.name, request.user, request.template);
-        Self::build(id, (name, user, template), (request.env, env_names), key, now, view)
+        let fixed = Fixed {
+            id,
+            name: request.name,
+            user: request.user,
+            template: request.template,
+            storage_bytes: request.storage.and_then(|storage| storage.size_bytes),
+            created_at_ms: now,
+            key,
+            env_names: request.env.keys().cloned().collect(),
+        };
+        Self::build(fixed, OnceLock::from(request.env), OnceLock::new(), view)
     }
 
     /// One of an earlier daemon, with what was kept of it in memory.
     pub(super) fn revive(
         row: Row,
-        env: BTreeMap<String, String>,
+        env: Option<BTreeMap<String, String>>,
         key: Option<IdempotencyKey>,
         container: Option<String>,
     ) -> (Arc<Self>, Inbox) {
@@ -121,43 +146,36 @@ impl Handle {
             commands: 0,
             labels: row.labels,
             lifecycle: row.lifecycle,
+            hold: None,
         };
-        let names = (row.name, row.user, row.template);
-        Self::build(row.id, names, (env, row.env), key, row.created_at_ms, view)
+        let env = env.or_else(|| row.env.is_empty().then(BTreeMap::new)).map(OnceLock::from).unwrap_or_default();
+        let fixed = Fixed {
+            id: row.id,
+            name: row.name,
+            user: row.user,
+            template: row.template,
+            storage_bytes: row.storage_bytes,
+            created_at_ms: row.created_at_ms,
+            key,
+            env_names: row.env,
+        };
+        Self::build(fixed, env, row.image.map(OnceLock::from).unwrap_or_default(), view)
     }
 
     fn build(
-        id: String,
-        (name, user, template): (Option<String>, String, String),
-        (env, env_names): (BTreeMap<String, String>, Vec<String>),
-        key: Option<IdempotencyKey>,
-        created_at_ms: u64,
+        fixed: Fixed,
+        env: OnceLock<BTreeMap<String, String>>,
+        image: OnceLock<String>,
         view: View,
     ) -> (Arc<Self>, Inbox) {
         let (inbox, messages) = mpsc::unbounded_channel();
         let state = watch::Sender::new(view.state);
         // Its level is error, because a filter for warnings would otherwise remove the fields.
+        let Fixed { id, template, user, .. } = &fixed;
         let span = tracing::error_span!(parent: None, "sandbox", sandbox = id, template, user);
         let view = Mutex::new(view);
-        (
-            Arc::new(Self {
-                id,
-                name,
-                user,
-                template,
-                env,
-                env_names,
-                key,
-                created_at_ms,
-                view,
-                state,
-                inbox,
-                span,
-                turn: Arc::default(),
-                prompt: Arc::new(Semaphore::new(1)),
-            }),
-            messages,
-        )
+        let (turn, prompt) = (Arc::default(), Arc::new(Semaphore::new(1)));
+        (Arc::new(Self { fixed, env, image, view, state, inbox, span, turn, prompt }), messages)
     }
 
     pub(super) fn view(&self) -> MutexGuard<'_, View> {
@@ -173,27 +191,65 @@ impl Handle {
 
     /// Its id.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.fixed.id
     }
 
     /// The user that it belongs to.
     pub fn user(&self) -> &str {
-        &self.user
+        &self.fixed.user
     }
 
     /// The provider whose container it is.
     pub fn template(&self) -> &str {
-        &self.template
+        &self.fixed.template
     }
 
     /// Its name.
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.fixed.name.as_deref()
     }
 
     /// Variables of every command in it.
-    pub fn env(&self) -> &BTreeMap<String, String> {
-        &self.env
+    ///
+    /// # Errors
+    /// [`SandboxError::LostEnv`]: their values were lost.
+    pub fn env(&self) -> Result<&BTreeMap<String, String>, SandboxError> {
+        let lost = || SandboxError::LostEnv { id: self.fixed.id.clone(), names: self.fixed.env_names.join(", ") };
+        self.env.get().ok_or_else(lost)
+    }
+
+    /// Gives it its variables again, whose values were lost.
+    ///
+    /// # Errors
+    /// [`SandboxError::InvalidField`]: it has them, or these are others.
+    pub(super) fn give_env(&self, env: BTreeMap<String, String>) -> Result<(), SandboxError> {
+        let invalid = |problem: String| SandboxError::InvalidField { field: "env", problem };
+        if !env.keys().eq(self.fixed.env_names.iter()) {
+            return Err(invalid(format!("must have the names {:?}, whose values were lost", self.fixed.env_names)));
+        }
+        let has = |_| invalid("can only be given to a sandbox whose values were lost: this one has them".to_owned());
+        self.env.set(env).map_err(has)
+    }
+
+    /// Size of its root to write to, bytes, if it has one.
+    pub fn storage_bytes(&self) -> Option<u64> {
+        self.fixed.storage_bytes
+    }
+
+    /// Digest of the image that it is made from, if that has to stay the same.
+    pub(super) fn image(&self) -> Option<String> {
+        self.image.get().cloned()
+    }
+
+    /// Remembers the image that it is made from, and keeps it in the store.
+    pub(super) fn pin(&self, hold: Hold) {
+        let _ = self.image.set(hold.digest().to_owned());
+        self.view().hold = Some(hold);
+    }
+
+    /// Lets go of its image.
+    pub(super) fn unpin(&self) {
+        self.view().hold = None;
     }
 
     /// Span of its log lines.
@@ -202,7 +258,7 @@ impl Handle {
     }
 
     pub(super) fn key(&self) -> Option<&IdempotencyKey> {
-        self.key.as_ref()
+        self.fixed.key.as_ref()
     }
 
     /// Its state.
@@ -219,6 +275,7 @@ impl Handle {
                 SandboxReason::Idle => "it was idle for too long",
                 SandboxReason::Stopped => "the daemon was stopped",
                 SandboxReason::Lost => "it did not survive a restart",
+                SandboxReason::Damaged => "its storage could not be used",
                 SandboxReason::Ended => "its container ended",
                 SandboxReason::Created | SandboxReason::Used => "it was not created",
             };
@@ -233,56 +290,64 @@ impl Handle {
 
     /// As the API shows it.
     pub fn describe(&self) -> types::Sandbox {
-        let view = self.view().clone();
+        let (view, fixed) = (self.view().clone(), &self.fixed);
         types::Sandbox {
-            id: self.id.clone(),
-            name: self.name.clone(),
-            user: self.user.clone(),
-            template: self.template.clone(),
+            id: fixed.id.clone(),
+            name: fixed.name.clone(),
+            user: fixed.user.clone(),
+            template: fixed.template.clone(),
             state: view.state,
             reason: view.reason,
             detail: view.detail,
             since: Timestamp::from_unix_ms(view.since_ms),
-            created_at: Timestamp::from_unix_ms(self.created_at_ms),
+            created_at: Timestamp::from_unix_ms(fixed.created_at_ms),
             used_at: Timestamp::from_unix_ms(view.used_at_ms),
             container: view.container,
             commands: view.commands,
-            env: self.env_names.clone(),
+            env: fixed.env_names.clone(),
             labels: view.labels,
             lifecycle: view.lifecycle,
+            storage: self.storage(),
         }
+    }
+
+    fn storage(&self) -> Option<types::SandboxStorage> {
+        self.fixed.storage_bytes.map(|bytes| types::SandboxStorage { size_bytes: Some(bytes) })
     }
 
     /// As it is written down.
     pub(super) fn row(&self) -> Row {
-        let view = self.view().clone();
+        let (view, fixed) = (self.view().clone(), &self.fixed);
         Row {
-            id: self.id.clone(),
-            user: self.user.clone(),
-            name: self.name.clone(),
-            template: self.template.clone(),
+            id: fixed.id.clone(),
+            user: fixed.user.clone(),
+            name: fixed.name.clone(),
+            template: fixed.template.clone(),
             state: view.state,
             reason: view.reason,
             detail: view.detail,
             since_ms: view.since_ms,
-            created_at_ms: self.created_at_ms,
+            created_at_ms: fixed.created_at_ms,
             used_at_ms: view.used_at_ms,
-            env: self.env_names.clone(),
+            env: fixed.env_names.clone(),
             labels: view.labels,
             lifecycle: view.lifecycle,
+            storage_bytes: fixed.storage_bytes,
+            image: self.image(),
         }
     }
 
     /// The request that would give it as it is now.
     pub(super) fn as_request(&self) -> SandboxRequest {
-        let view = self.view();
+        let (view, fixed) = (self.view(), &self.fixed);
         SandboxRequest {
-            name: self.name.clone(),
-            user: self.user.clone(),
-            template: self.template.clone(),
-            env: self.env.clone(),
+            name: fixed.name.clone(),
+            user: fixed.user.clone(),
+            template: fixed.template.clone(),
+            env: self.env.get().cloned().unwrap_or_default(),
             labels: view.labels.clone(),
             lifecycle: view.lifecycle,
+            storage: self.storage(),
         }
     }
 
@@ -290,10 +355,10 @@ impl Handle {
     pub(super) fn fits(&self, filter: &types::SandboxFilter) -> bool {
         let types::SandboxFilter { user, state, labels, limit: _, cursor } = filter;
         let view = self.view();
-        user.as_ref().is_none_or(|user| *user == self.user)
+        user.as_ref().is_none_or(|user| *user == self.fixed.user)
             && state.is_none_or(|state| state == view.state)
             && labels.iter().all(|(name, value)| view.labels.get(name) == Some(value))
-            && cursor.as_ref().is_none_or(|cursor| self.id < *cursor)
+            && cursor.as_ref().is_none_or(|cursor| self.fixed.id < *cursor)
     }
 
     /// Waits until it has its container, or never will have one.
@@ -304,7 +369,7 @@ impl Handle {
 
     pub(super) fn gone(&self) -> SandboxError {
         let why = self.why_gone().unwrap_or_else(|| "it has just ended".to_owned());
-        SandboxError::Gone { id: self.id.clone(), why }
+        SandboxError::Gone { id: self.fixed.id.clone(), why }
     }
 
     /// Asks its owner.
@@ -335,9 +400,25 @@ impl Handle {
     }
 
     /// Tells its owner of a command that an earlier daemon had let in.
-    pub(super) fn joined(self: &Arc<Self>, container: &Arc<Container>, holds: bool) -> Use {
+    pub(super) fn joined(self: &Arc<Self>, running: &Running, holds: bool) -> Use {
         let _ = self.inbox.send(Message::Joined { holds });
-        Use::new(self, container, holds)
+        Use::new(self, running, holds)
+    }
+}
+
+/// Why a container of a sandbox was ended, as a sentence, and whether somebody or something decided that.
+pub(super) type Fate = (String, bool);
+
+/// A container of a sandbox. One that is stopped and started again has another.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub container: Arc<Container>,
+    pub fate: Arc<OnceLock<Fate>>,
+}
+
+impl Running {
+    pub fn new(container: Arc<Container>) -> Self {
+        Self { container, fate: Arc::default() }
     }
 }
 
@@ -369,16 +450,16 @@ impl Drop for Call {
 /// A command's part in a sandbox, until it is dropped.
 #[derive(Debug)]
 pub struct Use {
-    container: Arc<Container>,
+    running: Running,
     handle: Arc<Handle>,
     holds: AtomicBool,
     lending: Mutex<Option<Lending>>,
 }
 
 impl Use {
-    pub(super) fn new(handle: &Arc<Handle>, container: &Arc<Container>, holds: bool) -> Self {
+    pub(super) fn new(handle: &Arc<Handle>, running: &Running, holds: bool) -> Self {
         Self {
-            container: Arc::clone(container),
+            running: running.clone(),
             handle: Arc::clone(handle),
             holds: AtomicBool::new(holds),
             lending: Mutex::default(),
@@ -387,7 +468,12 @@ impl Use {
 
     /// Its container.
     pub fn container(&self) -> &Container {
-        &self.container
+        &self.running.container
+    }
+
+    /// Why the container was ended, as a sentence, if it was, and whether somebody or something decided that.
+    pub fn why_ended(&self) -> Option<(String, bool)> {
+        self.running.fate.get().cloned()
     }
 
     /// The sandbox.
@@ -402,11 +488,11 @@ impl Use {
     /// Another prompt runs, or something cannot be removed.
     pub fn lend(&self, names: Vec<String>, is_resumed: bool) -> Result<(), SandboxError> {
         let turn = Arc::clone(&self.handle.prompt).try_acquire_owned();
-        let turn = turn.map_err(|_| SandboxError::Prompting(self.handle.id.clone()))?;
+        let turn = turn.map_err(|_| SandboxError::Prompting(self.handle.id().to_owned()))?;
         if !is_resumed {
-            self.container.withdraw(&names)?;
+            self.running.container.withdraw(&names)?;
         }
-        let lending = Lending { container: Arc::clone(&self.container), names, _turn: turn };
+        let lending = Lending { container: Arc::clone(&self.running.container), names, _turn: turn };
         *self.lending.lock().unwrap_or_else(PoisonError::into_inner) = Some(lending);
         Ok(())
     }

@@ -6,22 +6,29 @@
 //!   └── no container: nothing is left
 //! ```
 //!
+//! One with storage ([`root`]) has a root to write to, which outlives its container: instead of gone it is stopped, and a
+//! command starts it again. [`state`] has all steps.
+//!
 //! One task ([`owner`]) owns each. A command enters by [`Handle::enter`], which wakes the sandbox, and has a [`Use`] of it
 //! until it has ended; a sandbox without such a use is idle, and is frozen when it was idle for long enough. What exists is
-//! in the database (`rows`); what runs, and in which container, is with the keeper (`survive`).
+//! in the database (`rows`); what runs, and in which container, is with the keeper (`note`, `survive`).
 //!
 //! Called by `api` and by `execution`, whose commands run in sandboxes. Deliberately absent: a way back into a pool, the
-//! commands themselves, and anything that brings back a sandbox whose container is gone.
+//! commands themselves, and anything that brings back a sandbox without storage whose container is gone.
 
+mod claim;
 mod create;
 mod files;
 mod handle;
 mod lending;
+mod note;
 mod owner;
+mod root;
 mod rows;
 mod shared;
 mod spec;
 mod state;
+mod stop;
 mod survive;
 
 use std::collections::BTreeMap;
@@ -36,17 +43,18 @@ use crate::feed::Feed;
 use crate::idempotency::IdempotencyKey;
 use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
+use crate::storage::{Storage, StorageError};
 use crate::store::{Store, StoreError};
 use handle::Message;
 use rows::Rows;
 use shared::Shared;
-use thaw_client::types::{self, SandboxChange, SandboxReason, SandboxRequest, SandboxState};
+use thaw_client::types::{self, SandboxChange, SandboxReason, SandboxRequest, SandboxState, SandboxStorage};
 
 pub use crate::container::{Condition, FileError, FileInfo, FileKind, FileLimits, FileProblem, Files, NewFile};
 pub use files::{FileCall, Opened, Upload};
 pub use handle::{Handle, Use};
 pub use rows::{Database, Row};
-pub use shared::Settings;
+pub use shared::{FindImage, Settings};
 pub use spec::{MAX_ENV_BYTES, MAX_LIFECYCLE_S, MAX_NAME, is_name};
 pub use survive::Survivor;
 
@@ -114,6 +122,42 @@ pub enum SandboxError {
     /// What has to be written down cannot be.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its root to write to could not be made or used.
+    #[error("its storage: {0}")]
+    Storage(#[from] StorageError),
+    /// The image that it is made from is gone.
+    #[error("{0}")]
+    NoImage(String),
+    /// Its storage cannot be used.
+    #[error("sandbox {id} is broken: {why}. Nothing was made anew: repair its file system and wake it, or delete it")]
+    Broken {
+        /// Which one.
+        id: String,
+        /// Why.
+        why: String,
+    },
+    /// The values of its variables were lost.
+    #[error(
+        "the values of the variables of sandbox {id} were lost with the host or the process that keeps them: give {names} \
+         once more, with `env` in PATCH /v1/sandboxes/{id}"
+    )]
+    LostEnv {
+        /// Which one.
+        id: String,
+        /// Names of the variables.
+        names: String,
+    },
+    /// It has no processes.
+    #[error("sandbox {id} is {state}: there is nothing to freeze")]
+    NotRunning {
+        /// Which one.
+        id: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// It could not be started again.
+    #[error("sandbox {0} has no `storage`, and its files would be lost: freeze it, or delete it")]
+    NoStorage(String),
     /// Nothing can be written down.
     #[error("there are no sandboxes, because `paths.state_dir` is read-only and has no database for them")]
     ReadOnly,
@@ -151,7 +195,6 @@ pub enum SandboxError {
 }
 
 /// What sandboxes make use of.
-#[derive(Debug)]
 pub struct Services {
     /// Where they are written down; `None` where nothing can be written.
     pub database: Option<Database>,
@@ -159,6 +202,16 @@ pub struct Services {
     pub keeper: Option<Arc<Keeper>>,
     /// Tells others what happens.
     pub feed: Arc<Feed>,
+    /// Roots to write to.
+    pub storage: Arc<Storage>,
+    /// Finds the image that a sandbox was made from.
+    pub images: FindImage,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services").field("storage", &self.storage).finish_non_exhaustive()
+    }
 }
 
 /// A sandbox that was asked for.
@@ -200,9 +253,9 @@ enum Entered {
 impl Sandboxes {
     /// A list without sandboxes. Must be called in a tokio runtime.
     pub fn new(settings: Settings, templates: BTreeMap<String, Pool>, services: Services) -> Self {
-        let Services { database, keeper, feed } = services;
+        let Services { database, keeper, feed, storage, images } = services;
         let file_calls = Arc::new(Semaphore::new(settings.file_calls));
-        let shared = Arc::new(Shared { settings, rows: Rows::new(database), keeper, feed });
+        let shared = Arc::new(Shared { settings, rows: Rows::new(database), keeper, feed, storage, images });
         Self { shared, templates, known: Mutex::default(), file_calls, shutdown: CancellationToken::new() }
     }
 
@@ -243,10 +296,11 @@ impl Sandboxes {
 
     async fn get_or(
         self: &Arc<Self>,
-        request: SandboxRequest,
+        mut request: SandboxRequest,
         key: Option<IdempotencyKey>,
         by_name: bool,
     ) -> Result<Created, SandboxError> {
+        request.storage = self.storage_for(&request)?;
         spec::check(&request)?;
         let Some(pool) = self.templates.get(&request.template) else {
             let known = self.templates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -274,6 +328,21 @@ impl Sandboxes {
                 }
             }
         }
+    }
+
+    /// The root to write to that a request comes to.
+    fn storage_for(&self, request: &SandboxRequest) -> Result<Option<SandboxStorage>, SandboxError> {
+        let asked = match request.storage {
+            Some(storage) => storage.size_bytes,
+            None if self.shared.settings.storage_bytes.is_none() => return Ok(None),
+            None => self.shared.settings.storage_bytes,
+        };
+        let invalid = |error: StorageError| SandboxError::InvalidField {
+            field: "storage.size_bytes",
+            problem: error.to_string(),
+        };
+        let size = self.shared.storage.size(asked).map_err(invalid)?;
+        Ok(Some(SandboxStorage { size_bytes: Some(size) }))
     }
 
     async fn make(&self, pool: &Pool, sandbox: &Arc<Handle>, inbox: handle::Inbox) -> Result<(), SandboxError> {
@@ -320,6 +389,10 @@ impl Sandboxes {
             let (name, id) = (name.clone(), other.id().to_owned());
             if !by_name {
                 return Err(SandboxError::NameTaken { name, id });
+            }
+            // Who asks for it by name gives the variables again whose values were lost.
+            if other.env().is_err() {
+                let _ = other.give_env(request.env.clone());
             }
             return match spec::difference(&other.as_request(), request) {
                 None => Ok(Entered::Same(Arc::clone(other))),
@@ -378,8 +451,8 @@ impl Sandboxes {
     /// # Errors
     /// There is none, it is gone, a value is wrong, or the change cannot be written down.
     pub async fn change(&self, id: &str, change: SandboxChange) -> Result<Arc<Handle>, SandboxError> {
-        spec::check_change(&change)?;
         let handle = self.find(id)?;
+        spec::check_change(&change, handle.storage_bytes().is_some())?;
         handle.ask(|reply| Message::Change(change, reply)).await?;
         Ok(handle)
     }
@@ -394,7 +467,17 @@ impl Sandboxes {
         Ok(handle)
     }
 
-    /// Wakes it, if it is frozen; its time of idleness begins anew.
+    /// Ends its processes and keeps its files. They are told first, and have `sandbox.stop_grace_seconds`.
+    ///
+    /// # Errors
+    /// There is none, it is gone, or it has no storage.
+    pub async fn stop(&self, id: &str) -> Result<Arc<Handle>, SandboxError> {
+        let handle = self.find(id)?;
+        handle.ask(Message::Stop).await?;
+        Ok(handle)
+    }
+
+    /// Wakes it, if it is frozen or stopped; its time of idleness begins anew.
     ///
     /// # Errors
     /// There is none, or it is gone.
@@ -411,6 +494,10 @@ impl Sandboxes {
     pub async fn delete(&self, id: &str) -> Result<(), SandboxError> {
         let handle = self.find(id)?;
         if handle.state() == SandboxState::Gone {
+            // Where that failed before.
+            if self.shared.storage.has(id) {
+                self.shared.remove_storage(&handle).await;
+            }
             self.forget(id);
             return Ok(self.shared.rows.flush().await?);
         }
@@ -433,7 +520,8 @@ impl Sandboxes {
         let oldest = crate::telemetry::unix_ms().saturating_sub(retention);
         let gone = |handle: &Arc<Handle>| {
             let view = handle.view();
-            (view.state == SandboxState::Gone).then(|| (view.since_ms, handle.id().to_owned()))
+            let is_over = view.state == SandboxState::Gone && !self.shared.storage.has(handle.id());
+            is_over.then(|| (view.since_ms, handle.id().to_owned()))
         };
         let mut gone: Vec<_> = self.known().values().filter_map(gone).collect();
         gone.sort_unstable();
@@ -445,17 +533,18 @@ impl Sandboxes {
         }
     }
 
-    /// Ends every sandbox and creates no more; returns when all are written down as gone.
+    /// Stops every sandbox with storage, ends every other one, and creates no more; returns when that is written down.
     pub async fn shut_down(&self) {
         self.shutdown.cancel();
         let handles: Vec<_> = self.known().values().cloned().collect();
-        for handle in handles {
-            if handle.state() != SandboxState::Gone {
-                let _ = handle.ask(|reply| Message::End(SandboxReason::Stopped, reply)).await;
-            }
+        // All at once: each may take its time for ending.
+        let mut halting = tokio::task::JoinSet::new();
+        for handle in handles.into_iter().filter(|handle| handle.state() != SandboxState::Gone) {
+            halting.spawn(async move { handle.ask(Message::Halt).await });
         }
+        while halting.join_next().await.is_some() {}
         if let Err(error) = self.shared.rows.flush().await {
-            tracing::error!(%error, "that sandboxes are gone is not written down");
+            tracing::error!(%error, "that sandboxes are stopped or gone is not written down");
         }
     }
 }

@@ -43,8 +43,12 @@ pub struct Row {
     pub env: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// When it is frozen and destroyed.
+    /// When it is frozen, stopped and destroyed.
     pub lifecycle: SandboxLifecycle,
+    /// Size of its root to write to, bytes, if it has one.
+    pub storage_bytes: Option<u64>,
+    /// Digest of the image below that.
+    pub image: Option<String>,
 }
 
 /// What is to be written of one sandbox; `None` to remove it.
@@ -141,6 +145,11 @@ impl Rows {
                 env: serde_json::from_str(&word("env_names")?).map_err(|_| damaged(&id, "env_names"))?,
                 labels: serde_json::from_str(&word("labels")?).map_err(|_| damaged(&id, "labels"))?,
                 lifecycle: serde_json::from_str(&word("lifecycle")?).map_err(|_| damaged(&id, "lifecycle"))?,
+                storage_bytes: row
+                    .try_get::<Option<i64>, _>("storage_bytes")?
+                    .map(|bytes| u64::try_from(bytes).map_err(|_| damaged(&id, "storage_bytes")))
+                    .transpose()?,
+                image: row.try_get("image")?,
                 id,
             })
         });
@@ -215,11 +224,11 @@ async fn write(store: &Store, all: &BTreeMap<String, Change>) -> Result<(), Stor
             continue;
         };
         let sql = "INSERT INTO sandboxes (id, user_name, name, template, state, reason, detail, since_ms, created_at_ms, \
-                   used_at_ms, env_names, labels, lifecycle) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+                   used_at_ms, env_names, labels, lifecycle, storage_bytes, image) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
                    ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, \
                    detail = excluded.detail, since_ms = excluded.since_ms, used_at_ms = excluded.used_at_ms, \
-                   labels = excluded.labels, lifecycle = excluded.lifecycle";
+                   labels = excluded.labels, lifecycle = excluded.lifecycle, image = excluded.image";
         sqlx::query(sql)
             .bind(id)
             .bind(&row.user)
@@ -234,6 +243,8 @@ async fn write(store: &Store, all: &BTreeMap<String, Change>) -> Result<(), Stor
             .bind(json(&row.env))
             .bind(json(&row.labels))
             .bind(json(&row.lifecycle))
+            .bind(row.storage_bytes.map(time))
+            .bind(&row.image)
             .execute(&mut *changes)
             .await?;
     }
@@ -270,7 +281,9 @@ mod tests {
             used_at_ms: 1,
             env: vec!["A".to_owned()],
             labels: BTreeMap::from([("x".to_owned(), "ä\"".to_owned())]),
-            lifecycle: SandboxLifecycle { freeze_after_s: Some(5), destroy_after_s: None, keep_active: false },
+            lifecycle: SandboxLifecycle { freeze_after_s: Some(5), ..SandboxLifecycle::default() },
+            storage_bytes: Some(1 << 30),
+            image: None,
         }
     }
 
@@ -284,6 +297,7 @@ mod tests {
             detail: Some("why".to_owned()),
             since_ms: 7,
             used_at_ms: 6,
+            image: Some("sha256:1".to_owned()),
             ..row("s-2")
         };
         for row in [row("s-1"), row("s-2"), frozen.clone(), row("s-3")] {

@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::handle::Handle;
 use super::rows::Rows;
 use super::state::{self, Step};
-use crate::container::FileLimits;
+use crate::container::{FileLimits, StoredImage};
+use crate::failpoints;
 use crate::feed::Feed;
 use crate::keeper::Keeper;
+use crate::storage::Storage;
 use thaw_client::types::{DaemonEvent, DaemonEventKind, SandboxReason};
 
 /// Settings of all sandboxes; see `[sandbox]` in the configuration.
@@ -30,14 +32,30 @@ pub struct Settings {
     pub files: FileLimits,
     /// How long a creation waits for a container.
     pub queue_timeout: Duration,
+    /// Size of the root to write to of one that asks for none, bytes.
+    pub storage_bytes: Option<u64>,
+    /// Time of idleness after which one with storage is stopped, if its lifecycle does not say.
+    pub stop_after: Duration,
+    /// How long its processes have for ending, when it is stopped.
+    pub stop_grace: Duration,
 }
 
-#[derive(Debug)]
+/// Finds an image by its digest, or says why there is none.
+pub type FindImage = Box<dyn Fn(&str) -> Result<StoredImage, String> + Send + Sync>;
+
 pub(super) struct Shared {
     pub settings: Settings,
     pub rows: Arc<Rows>,
     pub keeper: Option<Arc<Keeper>>,
     pub feed: Arc<Feed>,
+    pub storage: Arc<Storage>,
+    pub images: FindImage,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -55,7 +73,7 @@ impl Shared {
             (view.reason, view.detail) = (reason, detail.clone());
             view.since_ms = crate::telemetry::unix_ms();
             let container = view.container.clone();
-            if step == Step::End {
+            if matches!(step, Step::Stop | Step::End) {
                 view.container = None;
             }
             container
@@ -65,7 +83,9 @@ impl Shared {
         let kind = match step {
             Step::Begin => DaemonEventKind::SandboxCreated,
             Step::Freeze => DaemonEventKind::SandboxFrozen,
-            Step::Wake => DaemonEventKind::SandboxWoken,
+            Step::Wake | Step::Start => DaemonEventKind::SandboxWoken,
+            Step::Stop => DaemonEventKind::SandboxStopped,
+            Step::Break => DaemonEventKind::SandboxBroken,
             Step::End => DaemonEventKind::SandboxGone,
         };
         let said =
@@ -77,5 +97,17 @@ impl Shared {
         event.user = Some(handle.user().to_owned());
         (event.container, event.detail) = (container, Some(said));
         self.feed.publish(event);
+    }
+
+    /// Removes the file system of one that is gone, or was not created after all.
+    pub async fn remove_storage(&self, handle: &Handle) {
+        if handle.storage_bytes().is_none() {
+            return;
+        }
+        failpoints::at("storage.removing");
+        if let Err(error) = self.storage.remove(handle.id()).await {
+            tracing::error!(%error, "the storage of a sandbox that is gone is still there; the next start removes it");
+        }
+        handle.unpin();
     }
 }

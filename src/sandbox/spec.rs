@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::SandboxError;
 use thaw_client::types::{
-    LABELS_RULE, SandboxChange, SandboxLifecycle, SandboxRequest, USER_RULE, are_labels, is_user, is_variable,
+    LABELS_RULE, SandboxChange, SandboxLifecycle, SandboxRequest, SandboxStorage, USER_RULE, are_labels, is_user,
+    is_variable,
 };
 
 /// Longest name, bytes.
@@ -38,7 +39,13 @@ pub fn check(request: &SandboxRequest) -> Result<(), SandboxError> {
         let rule = "must be 1 to 63 characters of a-z, 0-9 and -, beginning with a letter or a digit";
         return Err(invalid("name", rule));
     }
-    for (name, value) in &request.env {
+    check_env(&request.env)?;
+    check_labels(&request.labels)?;
+    check_lifecycle(&request.lifecycle, request.storage.is_some())
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), SandboxError> {
+    for (name, value) in env {
         if !is_variable(name) {
             return Err(invalid("env", "has a name that is empty or contains `=` or a NUL character"));
         }
@@ -46,31 +53,33 @@ pub fn check(request: &SandboxRequest) -> Result<(), SandboxError> {
             return Err(invalid("env", format!("has a NUL character in the value of {name:?}, where a value ends")));
         }
     }
-    if request.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_ENV_BYTES {
+    if env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_ENV_BYTES {
         return Err(invalid("env", format!("has more than {MAX_ENV_BYTES} bytes of names and values")));
     }
-    check_labels(&request.labels)?;
-    check_lifecycle(&request.lifecycle)
+    Ok(())
 }
 
 /// Checks a change.
 ///
 /// # Errors
 /// [`SandboxError::InvalidField`].
-pub fn check_change(change: &SandboxChange) -> Result<(), SandboxError> {
+pub fn check_change(change: &SandboxChange, has_storage: bool) -> Result<(), SandboxError> {
     change.labels.as_ref().map_or(Ok(()), check_labels)?;
-    change.lifecycle.as_ref().map_or(Ok(()), check_lifecycle)
+    change.env.as_ref().map_or(Ok(()), check_env)?;
+    change.lifecycle.as_ref().map_or(Ok(()), |lifecycle| check_lifecycle(lifecycle, has_storage))
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), SandboxError> {
     if are_labels(labels) { Ok(()) } else { Err(invalid("labels", LABELS_RULE)) }
 }
 
-fn check_lifecycle(lifecycle: &SandboxLifecycle) -> Result<(), SandboxError> {
-    let SandboxLifecycle { freeze_after_s, destroy_after_s, keep_active } = *lifecycle;
-    for (field, seconds) in
-        [("lifecycle.freeze_after_s", freeze_after_s), ("lifecycle.destroy_after_s", destroy_after_s)]
-    {
+fn check_lifecycle(lifecycle: &SandboxLifecycle, has_storage: bool) -> Result<(), SandboxError> {
+    let SandboxLifecycle { freeze_after_s, stop_after_s, destroy_after_s, keep_active } = *lifecycle;
+    for (field, seconds) in [
+        ("lifecycle.freeze_after_s", freeze_after_s),
+        ("lifecycle.stop_after_s", stop_after_s),
+        ("lifecycle.destroy_after_s", destroy_after_s),
+    ] {
         if seconds.is_some_and(|seconds| !(1..=MAX_LIFECYCLE_S).contains(&seconds)) {
             return Err(invalid(field, format!("must be from 1 to {MAX_LIFECYCLE_S}")));
         }
@@ -79,6 +88,15 @@ fn check_lifecycle(lifecycle: &SandboxLifecycle) -> Result<(), SandboxError> {
         let problem =
             "says that idleness does not freeze it, and `lifecycle.freeze_after_s` says when it does: leave one out";
         return Err(invalid("lifecycle.keep_active", problem));
+    }
+    if keep_active && stop_after_s.is_some() {
+        let problem =
+            "says that idleness does not stop it, and `lifecycle.stop_after_s` says when it does: leave one out";
+        return Err(invalid("lifecycle.keep_active", problem));
+    }
+    if stop_after_s.is_some() && !has_storage {
+        let problem = "goes with `storage`: without it, all files would be lost; `lifecycle.destroy_after_s` ends it";
+        return Err(invalid("lifecycle.stop_after_s", problem));
     }
     Ok(())
 }
@@ -99,6 +117,14 @@ pub fn difference(is: &SandboxRequest, asked: &SandboxRequest) -> Option<String>
     let times = |lifecycle: &SandboxLifecycle| serde_json::to_string(lifecycle).unwrap_or_default();
     if is.lifecycle != asked.lifecycle {
         parts.push(format!("`lifecycle` is {}, not {}", times(&is.lifecycle), times(&asked.lifecycle)));
+    }
+    if is.storage != asked.storage {
+        let size = |storage: Option<SandboxStorage>| {
+            storage
+                .and_then(|storage| storage.size_bytes)
+                .map_or("absent".to_owned(), |bytes| format!("of {bytes} bytes"))
+        };
+        parts.push(format!("`storage` is {}, not {}", size(is.storage), size(asked.storage)));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
@@ -144,6 +170,12 @@ mod tests {
                 r#"{"user":"u","template":"t","lifecycle":{"keep_active":true,"freeze_after_s":5}}"#,
                 "`lifecycle.keep_active`",
             ),
+            (
+                r#"{"user":"u","template":"t","storage":{},"lifecycle":{"keep_active":true,"stop_after_s":5}}"#,
+                "`lifecycle.keep_active`",
+            ),
+            (r#"{"user":"u","template":"t","lifecycle":{"stop_after_s":5}}"#, "`lifecycle.stop_after_s`"),
+            (r#"{"user":"u","template":"t","storage":{},"lifecycle":{"stop_after_s":0}}"#, "`lifecycle.stop_after_s`"),
         ] {
             let error = check(&request(bad)).unwrap_err().to_string();
             assert!(error.starts_with(field), "{bad}: {error}");
@@ -155,11 +187,12 @@ mod tests {
         let is = request(r#"{"user":"u","template":"a","env":{"KEY":"hush","B":"1"},"labels":{"x":"1"}}"#);
         assert_eq!(difference(&is, &is), None);
         let asked = request(
-            r#"{"user":"u","template":"b","env":{"KEY":"other","B":"1"},"labels":{"y":"1"},"lifecycle":{"freeze_after_s":5}}"#,
+            r#"{"user":"u","template":"b","env":{"KEY":"other","B":"1"},"labels":{"y":"1"},"lifecycle":{"freeze_after_s":5},
+               "storage":{"size_bytes":7}}"#,
         );
         let said = difference(&is, &asked).unwrap();
         let expected = "`template` is \"a\", not \"b\"; `env` differ in [\"KEY\"]; `labels` differ in [\"x\", \"y\"]; \
-                        `lifecycle` is {}, not {\"freeze_after_s\":5}";
+                        `lifecycle` is {}, not {\"freeze_after_s\":5}; `storage` is absent, not of 7 bytes";
         assert_eq!(said, expected);
     }
 }

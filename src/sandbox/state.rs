@@ -2,9 +2,16 @@
 //!
 //! ```text
 //! creating ── begin ──► active ── freeze ──► frozen
-//!     │                   │ ▲                  │ │
-//!     │                   │ └───── wake ───────┘ │
-//!     └─────── end ───────┴─────── end ──────────┴──► gone
+//!     │                  │ ▲ ▲                 │ │
+//!     │                  │ │ └───── wake ──────┘ │
+//!     │                  │ start                 │
+//!     │                  ▼ │                     ▼
+//!     │                 stopped ◄──── stop ──────┘
+//!     │                  │ ▲
+//!     │               break start
+//!     │                  ▼ │
+//!     │                 broken
+//!     └── end ──► gone, from each of them
 //! ```
 //!
 //! Pure: nothing here waits, logs or notifies. Whoever takes an accepted step also does what follows from it.
@@ -20,7 +27,13 @@ pub enum Step {
     Freeze,
     /// They run again.
     Wake,
-    /// Its container is gone.
+    /// Its container is gone, and its storage kept.
+    Stop,
+    /// It has a container again, over its storage.
+    Start,
+    /// Its storage cannot be used.
+    Break,
+    /// Its container is gone for good.
     End,
 }
 
@@ -40,7 +53,11 @@ pub fn after(state: State, step: Step) -> Result<State, Rejected> {
     match (state, step) {
         (State::Creating, Step::Begin) | (State::Frozen, Step::Wake) => Ok(State::Active),
         (State::Active, Step::Freeze) => Ok(State::Frozen),
-        (State::Creating | State::Active | State::Frozen, Step::End) => Ok(State::Gone),
+        (State::Active | State::Frozen, Step::Stop) => Ok(State::Stopped),
+        (State::Stopped | State::Broken, Step::Start) => Ok(State::Active),
+        (State::Stopped | State::Broken, Step::Break) => Ok(State::Broken),
+        (State::Gone, Step::End) => Err(Rejected { step, state }),
+        (_, Step::End) => Ok(State::Gone),
         _ => Err(Rejected { step, state }),
     }
 }
@@ -51,9 +68,16 @@ mod tests {
 
     #[test]
     fn what_each_state_accepts() {
-        let steps = [Step::Begin, Step::Freeze, Step::Wake, Step::End];
+        let steps = [Step::Begin, Step::Freeze, Step::Wake, Step::Stop, Step::Start, Step::Break, Step::End];
         // What each step leads to; "-" for one that is rejected. Columns as in `steps`.
-        let table = ["active - - gone", "- frozen - gone", "- - active gone", "- - - -"];
+        let table = [
+            "active - - - - - gone",
+            "- frozen - stopped - - gone",
+            "- - active stopped - - gone",
+            "- - - - active broken gone",
+            "- - - - active broken gone",
+            "- - - - - - -",
+        ];
         for (state, row) in State::ALL.into_iter().zip(table) {
             for (step, expected) in steps.into_iter().zip(row.split(' ')) {
                 assert_eq!(after(state, step).map_or("-", State::name), expected, "{}: {step:?}", state.name());

@@ -1,67 +1,25 @@
-//! Sandboxes that outlive their daemon: the note to the keeper about each, and how the next daemon adopts them.
+//! Sandboxes that outlive their daemon: how the next one adopts them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tracing::Instrument;
-use zeroize::Zeroizing;
 
 use super::Sandboxes;
-use super::handle::{Handle, Use};
+use super::handle::{Handle, Running, Use};
+use super::note;
 use super::owner::Owner;
 use super::rows::Row;
-use crate::container::{Orphan, Process, Sandbox as Container};
+use crate::container::{Orphan, Process};
 use crate::egress::Policy;
-use crate::idempotency::IdempotencyKey;
-use crate::keeper::{Keeper, Kept, Key};
+use crate::keeper::{Kept, Key};
 use thaw_client::types::{SandboxReason, SandboxState};
-
-/// What is to be known of a sandbox besides its row. Its variables lie in a file in memory, which comes with it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Note {
-    container: String,
-    claimed_at_ms: u64,
-    #[serde(default)]
-    key: Option<IdempotencyKey>,
-}
-
-/// Lets it survive the daemon, with the container that it is about to claim.
-///
-/// # Errors
-/// The daemon has no descriptor or no memory left.
-pub(super) fn keep(keeper: &Keeper, handle: &Handle, container: &str) -> io::Result<()> {
-    let file = rustix::fs::memfd_create("thawd-sandbox", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut file = File::from(file);
-    file.write_all(&Zeroizing::new(serde_json::to_vec(handle.env())?))?;
-    let claimed_at_ms = crate::telemetry::unix_ms();
-    let note = Note { container: container.to_owned(), claimed_at_ms, key: handle.key().cloned() };
-    let file = Arc::new(OwnedFd::from(file));
-    keeper.put(Key::Sandbox(handle.id().to_owned()), serde_json::to_string(&note)?, vec![file]);
-    Ok(())
-}
-
-fn read(kept: &Kept) -> Result<(Note, BTreeMap<String, String>), String> {
-    let note: Note = serde_json::from_str(&kept.note).map_err(|error| error.to_string())?;
-    let file = kept.fds.first().ok_or("its variables were not kept")?;
-    let variables = (|| {
-        let file = File::from(file.try_clone()?);
-        let mut bytes = Zeroizing::new(vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?]);
-        file.read_exact_at(&mut bytes, 0)?;
-        Ok::<_, io::Error>(serde_json::from_slice(&bytes)?)
-    })();
-    Ok((note, variables.map_err(|error| format!("its variables cannot be read: {error}"))?))
-}
 
 /// A sandbox of an earlier daemon, with those of its commands that nobody has gone on with yet. Dropping it ends them.
 #[derive(Debug)]
 pub struct Survivor {
     handle: Arc<Handle>,
-    container: Arc<Container>,
+    running: Running,
     processes: BTreeMap<u32, Process>,
 }
 
@@ -69,12 +27,12 @@ impl Survivor {
     /// A command of it that goes on.
     pub fn resume(&mut self, tag: u32, holds: bool) -> Option<(Use, Process)> {
         let process = self.processes.remove(&tag)?;
-        Some((self.handle.joined(&self.container, holds), process))
+        Some((self.handle.joined(&self.running, holds), process))
     }
 
     /// Removes credential files of a prompt that does not go on.
     pub fn withdraw(&self, names: &[String]) {
-        if let Err(error) = self.container.withdraw(names) {
+        if let Err(error) = self.running.container.withdraw(names) {
             tracing::error!(sandbox = self.handle.id(), %error, "a credential stays in its user's sandbox");
         }
     }
@@ -96,6 +54,13 @@ impl Drop for Survivor {
     }
 }
 
+/// How many of an earlier daemon's there are.
+#[derive(Debug, Default)]
+struct Counts {
+    stopped: usize,
+    lost: usize,
+}
+
 impl Sandboxes {
     /// Goes on with the sandboxes of an earlier daemon: `rows` is what was written down, `kept` what the keeper has, by
     /// sandbox. `tags` are those of commands that executions know of, by container. Containers of sandboxes are removed from
@@ -109,36 +74,41 @@ impl Sandboxes {
         egress: impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> BTreeMap<String, Survivor> {
         let mut survivors = BTreeMap::new();
-        let mut lost = 0;
+        let mut counts = Counts::default();
         for row in rows {
             let kept = kept.remove(&row.id);
-            if row.state == SandboxState::Gone {
-                // The daemon was killed when it was about to end it.
-                if kept.is_some() {
-                    self.forget_kept(&row.id);
+            match row.state {
+                SandboxState::Gone => {
+                    // The daemon was killed when it was about to end it.
+                    if kept.is_some() {
+                        self.forget_kept(&row.id);
+                    }
+                    self.bury(row);
                 }
-                self.insert(Handle::revive(row, BTreeMap::new(), None, None).0);
-                continue;
-            }
-            let id = row.id.clone();
-            match self.adopt_one(row.clone(), kept, orphans, tags, &egress) {
-                Ok(survivor) => drop(survivors.insert(survivor.container.id().to_owned(), survivor)),
-                Err(reason) => {
-                    lost += 1;
-                    tracing::warn!(sandbox = %id, %reason, "a sandbox did not survive");
-                    self.forget_kept(&id);
-                    let now = crate::telemetry::unix_ms();
-                    let (state, reason, detail) = (SandboxState::Gone, SandboxReason::Lost, Some(reason));
-                    let row = Row { state, reason, detail, since_ms: now, ..row };
-                    self.shared.rows.note(row.clone());
-                    self.insert(Handle::revive(row, BTreeMap::new(), None, None).0);
+                SandboxState::Stopped | SandboxState::Broken => {
+                    counts.stopped += 1;
+                    self.rest(row, kept, orphans);
+                }
+                SandboxState::Creating | SandboxState::Active | SandboxState::Frozen => {
+                    match self.adopt_one(row.clone(), kept.as_ref(), orphans, tags, &egress) {
+                        Ok(survivor) => {
+                            survivors.insert(survivor.running.container.id().to_owned(), survivor);
+                        }
+                        Err(reason) => {
+                            counts.lost += 1;
+                            tracing::warn!(sandbox = %row.id, %reason, "a sandbox did not survive");
+                            self.lose(row, kept, orphans, reason);
+                        }
+                    }
                 }
             }
         }
         // Of sandboxes that were never written down, or whose database is another one.
         kept.keys().for_each(|id| self.forget_kept(id));
-        if !survivors.is_empty() || lost > 0 {
-            tracing::info!(live = survivors.len(), lost, "sandboxes of an earlier daemon");
+        self.name_strangers();
+        let Counts { stopped, lost } = counts;
+        if survivors.len() + stopped + lost > 0 {
+            tracing::info!(live = survivors.len(), stopped, lost, "sandboxes of an earlier daemon");
         }
         survivors
     }
@@ -149,10 +119,74 @@ impl Sandboxes {
         }
     }
 
+    /// One that is gone: nothing of it stays but its row.
+    fn bury(&self, row: Row) {
+        let has_storage = row.storage_bytes.is_some() && self.shared.storage.has(&row.id);
+        let handle = Handle::revive(row, None, None, None).0;
+        self.insert(Arc::clone(&handle));
+        if has_storage {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move { shared.remove_storage(&handle).await });
+        }
+    }
+
+    /// One whose container is gone: with storage it is stopped, unless it was about to be created.
+    fn lose(&self, row: Row, kept: Option<Kept>, orphans: &mut BTreeMap<String, Orphan>, reason: String) {
+        let stays = row.storage_bytes.is_some() && row.state != SandboxState::Creating;
+        let state = if stays { SandboxState::Stopped } else { SandboxState::Gone };
+        let now = crate::telemetry::unix_ms();
+        let row = Row { state, reason: SandboxReason::Lost, detail: Some(reason), since_ms: now, ..row };
+        self.shared.rows.note(row.clone());
+        if stays {
+            self.rest(row, kept, orphans);
+        } else {
+            self.forget_kept(&row.id);
+            self.bury(row);
+        }
+    }
+
+    /// One that is stopped. If it has a container, the daemon was killed when it was about to end or to begin that.
+    fn rest(&self, row: Row, kept: Option<Kept>, orphans: &mut BTreeMap<String, Orphan>) {
+        let (mut env, mut key) = (None, None);
+        match kept.as_ref().map(note::read) {
+            Some(Ok((note, variables))) => {
+                (env, key) = (Some(variables), note.key);
+                drop(note.container.and_then(|container| orphans.remove(&container)));
+            }
+            Some(Err(reason)) => tracing::warn!(sandbox = %row.id, %reason, "its variables are lost"),
+            None => {}
+        }
+        let template = row.template.clone();
+        let (handle, inbox) = Handle::revive(row, env, key, None);
+        if let Some(image) = handle.image() {
+            match (self.shared.images)(&image) {
+                Ok(found) => handle.pin(found.hold),
+                Err(reason) => tracing::warn!(sandbox = handle.id(), %reason, "it cannot be started again"),
+            }
+        }
+        self.insert(Arc::clone(&handle));
+        let pool = self.templates.get(&template).cloned();
+        let owner = Owner::new(Arc::clone(&self.shared), Arc::clone(&handle), pool, None, inbox);
+        owner.forget_container();
+        tokio::spawn(owner.run().instrument(handle.span().clone()));
+    }
+
+    /// Images of file systems that no row speaks of are left alone: their rows may be in another database.
+    fn name_strangers(&self) {
+        let known = self.known();
+        for name in self.shared.storage.names().into_iter().filter(|name| !known.contains_key(name)) {
+            tracing::error!(
+                image = name,
+                "no sandbox has this file system in `paths.state_dir`/storage; it takes space of `storage.pool_bytes` until \
+                 somebody removes it"
+            );
+        }
+    }
+
     fn adopt_one(
         &self,
         mut row: Row,
-        kept: Option<Kept>,
+        kept: Option<&Kept>,
         orphans: &mut BTreeMap<String, Orphan>,
         tags: &BTreeMap<String, Vec<u32>>,
         egress: &impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
@@ -163,15 +197,16 @@ impl Sandboxes {
                 _ => "the host or the process that keeps containers was restarted".to_owned(),
             });
         };
-        let (note, env) = read(&kept)?;
-        let orphan = orphans.remove(&note.container).ok_or("its container is gone")?;
+        let (note, env) = note::read(kept)?;
+        let id = note.container.ok_or("its container had ended")?;
+        let orphan = orphans.remove(&id).ok_or("its container is gone")?;
         if !orphan.may_be_claimed() {
             return Err("the daemon was restarted while it was created".to_owned());
         }
         let policy = egress(&row.template, orphan.allowed());
         let policy = policy.ok_or("it is not known any more where it may connect to")?;
         let none = Vec::new();
-        let running = tags.get(&note.container).unwrap_or(&none);
+        let running = tags.get(&id).unwrap_or(&none);
         let adopted = orphan.into_sandbox(&row.id, note.claimed_at_ms, policy, running);
         let (container, processes) = adopted.map_err(|error| error.to_string())?;
         // The kernel knows better than a row that may be a moment old.
@@ -188,12 +223,19 @@ impl Sandboxes {
             (row.state, row.since_ms) = (state, crate::telemetry::unix_ms());
             self.shared.rows.note(row.clone());
         }
-        let (handle, inbox) = Handle::revive(row, env, note.key, Some(note.container));
+        let (handle, inbox) = Handle::revive(row, Some(env), note.key, Some(id));
         self.insert(Arc::clone(&handle));
-        let container = Arc::new(container);
-        let owner = Owner::new(Arc::clone(&self.shared), Arc::clone(&handle), Arc::clone(&container), inbox);
+        if let Some(found) = handle.image().map(|image| (self.shared.images)(&image)) {
+            match found {
+                Ok(found) => handle.pin(found.hold),
+                Err(reason) => tracing::warn!(sandbox = handle.id(), %reason, "it cannot be started again"),
+            }
+        }
+        let container = Running::new(Arc::new(container));
+        let pool = self.templates.get(handle.template()).cloned();
+        let owner = Owner::new(Arc::clone(&self.shared), Arc::clone(&handle), pool, Some(container.clone()), inbox);
         tokio::spawn(owner.run().instrument(handle.span().clone()));
         let processes = running.iter().copied().zip(processes).collect();
-        Ok(Survivor { handle, container, processes })
+        Ok(Survivor { handle, running: container, processes })
     }
 }

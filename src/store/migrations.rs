@@ -7,7 +7,7 @@ use super::{Changes, Store, StoreError};
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Version n is reached by the n-th. `{blob}` stands for the type of bytes, which the databases name differently.
-const MIGRATIONS: [&[&str]; 3] = [
+const MIGRATIONS: [&[&str]; 4] = [
     &[
         // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
         // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
@@ -84,6 +84,11 @@ const MIGRATIONS: [&[&str]; 3] = [
         labels TEXT NOT NULL,
         lifecycle TEXT NOT NULL
     )",
+    ],
+    &[
+        // Size of a sandbox's root to write to, and digest of the image below it.
+        "ALTER TABLE sandboxes ADD COLUMN storage_bytes BIGINT",
+        "ALTER TABLE sandboxes ADD COLUMN image TEXT",
     ],
 ];
 

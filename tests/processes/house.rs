@@ -121,6 +121,7 @@ impl House {
         let template = Arc::new(Template {
             provider: "house".to_owned(),
             root: image_root(&image).unwrap(),
+            layer: None,
             hold: Some(image.hold()),
             home: Some("/home/runtime".to_owned()),
             user: 1000,

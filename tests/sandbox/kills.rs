@@ -10,23 +10,10 @@ use std::time::Duration;
 
 use thaw_client::types::{Event, ExitReason, Sandbox, SandboxState};
 
+use super::random::{Random, number, seed};
 use super::strict::{NotAccepted, Strict};
 use super::{all, created, inside, now, usual};
 use crate::support::{Daemon, bytes, eventually, in_bed};
-
-/// SplitMix64 (Steele, Lea, Flood 2014): the same seed, the same requests.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -83,10 +70,8 @@ async fn commands(strict: Strict, sandbox: Sandbox, seed: u64, counts: Arc<Count
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_no_sandbox_loses_anything() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let kills = number("THAWD_KILLS").unwrap_or(if in_bed() { 8 } else { 30 });
-    let now_ = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = number("THAWD_KILL_SEED").unwrap_or_else(|| now_.subsec_nanos().into());
+    let seed = seed();
     println!("seed: THAWD_KILL_SEED={seed}");
     let mut random = Random(seed);
     let mut daemon = Daemon::start(|setup| {

@@ -11,9 +11,13 @@ mod commands;
 mod files;
 mod kills;
 mod prompts;
+mod random;
 mod resource;
 mod states;
 mod steps;
+mod stopped;
+mod storage;
+mod storage_kills;
 mod survive;
 
 use thaw_client::client::ClientError;

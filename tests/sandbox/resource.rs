@@ -51,7 +51,11 @@ async fn one_is_created_out_of_a_warm_container_listed_changed_and_deleted() {
     assert_eq!((page.as_slice(), cursor), (&both[1..], None));
 
     let lifecycle = SandboxLifecycle { destroy_after_s: Some(7200), ..Default::default() };
-    let change = SandboxChange { labels: Some([("a".to_owned(), "b".to_owned())].into()), lifecycle: Some(lifecycle) };
+    let change = SandboxChange {
+        labels: Some([("a".to_owned(), "b".to_owned())].into()),
+        lifecycle: Some(lifecycle),
+        env: None,
+    };
     let changed: Sandbox = daemon.client.change_sandbox(&sandbox.id, &change).await.unwrap();
     assert_eq!((changed.labels["a"].as_str(), changed.labels.len(), changed.lifecycle), ("b", 1, lifecycle));
     let nothing: Sandbox = daemon.client.change_sandbox(&sandbox.id, &SandboxChange::default()).await.unwrap();
@@ -175,7 +179,7 @@ async fn each_mistake_is_named_and_makes_nothing() {
     for (body, code, about) in [
         (r#"{"template":"test","user":"u1","volumes":[]}"#, "unknown_field", "volumes"),
         (r#"{"template":"test","user":"u1","image":"test"}"#, "unknown_field", "image"),
-        (r#"{"template":"test","user":"u1","lifecycle":{"stop_after_s":5}}"#, "unknown_field", "stop_after_s"),
+        (r#"{"template":"test","user":"u1","lifecycle":{"stop_after_s":5}}"#, "invalid_field", "stop_after_s"),
         (r#"{"template":"test"}"#, "missing_field", "user"),
         (r#"{"user":"u1"}"#, "missing_field", "template"),
         (r#"{"template":"nobody","user":"u1"}"#, "unknown_template", "nobody"),

@@ -38,7 +38,7 @@ pub use login::{Login, LoginAnswer, LoginMethod, LoginReason, LoginRequest, Logi
 pub use names::{LABELS_RULE, MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, are_labels, is_variable};
 pub use sandbox::{
     NamedSandboxRequest, Sandbox, SandboxChange, SandboxFilter, SandboxLifecycle, SandboxReason, SandboxRequest,
-    SandboxState,
+    SandboxState, SandboxStorage,
 };
 pub use sandbox_files::{FileMove, NewDirectory, SandboxFile, SandboxFileKind, Unpacked};
 pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};

@@ -154,7 +154,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// A size: docker's `512m` means MiB, as everybody who types it means; with a longer unit it is what the unit says.
-fn memory(text: &str) -> Result<u64, String> {
+pub(super) fn memory(text: &str) -> Result<u64, String> {
     let number = |digits: &str| digits.trim().parse::<f64>().ok().filter(|number| *number > 0.0);
     let shift = match text.chars().last().map(|c| c.to_ascii_lowercase()) {
         Some('b') if text.len() > 1 && text[..text.len() - 1].trim_end().ends_with(|c: char| c.is_ascii_digit()) => {

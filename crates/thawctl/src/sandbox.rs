@@ -7,12 +7,14 @@ use super::filter::Filters;
 use super::format::{Format, plain};
 use super::profile::Profile;
 use super::request::current_user;
-use super::run_args::key_value;
+use super::run_args::{key_value, memory};
 use super::table::{age, table};
 use super::view::{now_ms, typed, word};
 use super::{CtlError, complain, env_file, exit, print};
 use thaw_client::client::Client;
-use thaw_client::types::{NamedSandboxRequest, Sandbox, SandboxFilter, SandboxLifecycle, SandboxRequest};
+use thaw_client::types::{
+    NamedSandboxRequest, Sandbox, SandboxFilter, SandboxLifecycle, SandboxRequest, SandboxStorage,
+};
 
 /// Characters of a whole id: `s-` and a ULID.
 const WHOLE: usize = 28;
@@ -30,9 +32,11 @@ pub(super) enum Command {
     Inspect(Names),
     /// End sandboxes with everything in them; one that is gone is not listed any more
     Rm(Names),
+    /// End the processes of sandboxes that have storage, and keep their files
+    Stop(Names),
     /// Freeze sandboxes now; a command wakes them
     Freeze(Names),
-    /// Wake sandboxes
+    /// Wake sandboxes, whether they are frozen or stopped
     Wake(Names),
 }
 
@@ -40,7 +44,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A sandbox is frozen when no command runs in it for a while, and woken by the next one: see `thawctl exec`. It takes a place \
-of `container.max` for as long as it lives, and is gone with the host.")]
+of `container.max` for as long as it lives. Without --storage its files are in memory, and gone with the host.")]
 pub(super) struct Create {
     /// Provider whose container it is, see `thawctl providers`; may be left out when the profile names one
     #[arg(add = super::completion::providers())]
@@ -69,8 +73,14 @@ pub(super) struct Create {
     /// Seconds without a command after which it is destroyed; never otherwise
     #[arg(long, value_name = "SECONDS")]
     destroy_after: Option<u64>,
-    /// Do not freeze it when it is idle
-    #[arg(long, conflicts_with = "freeze_after")]
+    /// Give it a root file system of its own to write to, which outlives its processes; of so many bytes, such as 512MiB
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, value_parser = memory)]
+    storage: Option<Option<u64>>,
+    /// Seconds without a command after which its processes are ended and its files kept
+    #[arg(long, value_name = "SECONDS", requires = "storage")]
+    stop_after: Option<u64>,
+    /// Do not freeze or stop it when it is idle
+    #[arg(long, conflicts_with_all = ["freeze_after", "stop_after"])]
     keep_active: bool,
 }
 
@@ -106,6 +116,7 @@ pub(super) async fn run(client: &Client, command: Command, profile: &Profile, fo
         Command::Inspect(args) => inspect(client, &args, &user, format).await.map(|()| 0),
         Command::Rm(args) => each(client, &args, &user, Verb::Rm).await,
         Command::Freeze(args) => each(client, &args, &user, Verb::Freeze).await,
+        Command::Stop(args) => each(client, &args, &user, Verb::Stop).await,
         Command::Wake(args) => each(client, &args, &user, Verb::Wake).await,
     }
 }
@@ -118,18 +129,20 @@ async fn create(client: &Client, args: Create, profile: &Profile, format: &Forma
     env.extend(args.env);
     let lifecycle = SandboxLifecycle {
         freeze_after_s: args.freeze_after,
+        stop_after_s: args.stop_after,
         destroy_after_s: args.destroy_after,
         keep_active: args.keep_active,
     };
     let labels = args.label.into_iter().collect();
+    let storage = args.storage.map(|size_bytes| SandboxStorage { size_bytes });
     let user = args.user.or_else(|| profile.user.clone()).unwrap_or_else(current_user);
     let item: Value = match (args.existing, args.name) {
         (true, Some(name)) => {
-            let request = NamedSandboxRequest { template, env, labels, lifecycle };
+            let request = NamedSandboxRequest { template, env, labels, lifecycle, storage };
             client.ensure_sandbox(&user, &name, &request).await?
         }
         (_, name) => {
-            let request = SandboxRequest { name, user, template, env, labels, lifecycle };
+            let request = SandboxRequest { name, user, template, env, labels, lifecycle, storage };
             client.create_sandbox(&request, None).await?
         }
     };
@@ -183,6 +196,7 @@ async fn inspect(client: &Client, args: &Names, user: &str, format: &Format) -> 
 enum Verb {
     Rm,
     Freeze,
+    Stop,
     Wake,
 }
 
@@ -205,6 +219,7 @@ async fn one(client: &Client, user: &str, name: &str, verb: Verb) -> Result<Stri
     let id = plain(find(client, user, name).await?.get("id"));
     match verb {
         Verb::Rm => client.delete_sandbox(&id).await?,
+        Verb::Stop => drop(client.stop_sandbox::<Value>(&id).await?),
         Verb::Freeze => drop(client.freeze_sandbox::<Value>(&id).await?),
         Verb::Wake => drop(client.wake_sandbox::<Value>(&id).await?),
     }

@@ -12,7 +12,7 @@ use thaw_client::types::{
     ExecutionState, ExecutionStats, Exit, ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState,
     LimitsInForce, List, Login, LoginMethod, LoginState, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange,
     PoolMemory, Problem, Provider, Sandbox, SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle,
-    SandboxReason, SandboxRequest, SandboxState, Secret, Stage, Unpacked, Usage, UserKey, Vault,
+    SandboxReason, SandboxRequest, SandboxState, SandboxStorage, Secret, Stage, Unpacked, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -128,6 +128,7 @@ fn requests(operation: &str) -> Vec<(&'static str, Value)> {
                 env: BTreeMap::from([("EDITOR".to_owned(), "vi".to_owned())]),
                 labels: labels(),
                 lifecycle: SandboxLifecycle { destroy_after_s: Some(86_400), ..SandboxLifecycle::default() },
+                storage: Some(SandboxStorage { size_bytes: Some(1 << 30) }),
             }),
         )],
         "putSandbox" => vec![(
@@ -178,7 +179,7 @@ fn answer(operation: &str) -> Option<Value> {
             usage: Some(usage()),
         }),
         "createSandbox" | "putSandbox" | "getSandbox" | "getNamedSandbox" | "changeSandbox" | "freezeSandbox"
-        | "wakeSandbox" => value(&sandbox()),
+        | "stopSandbox" | "wakeSandbox" => value(&sandbox()),
         "putSandboxFile" | "getSandboxFile" | "moveSandboxFile" => value(&sandbox_file()),
         "createSandboxDirectory" => value(&SandboxFile {
             kind: SandboxFileKind::Directory,
@@ -286,6 +287,7 @@ fn sandbox() -> Sandbox {
         env: vec!["EDITOR".to_owned()],
         labels: BTreeMap::from([("team".to_owned(), "red".to_owned())]),
         lifecycle: SandboxLifecycle { destroy_after_s: Some(86_400), ..SandboxLifecycle::default() },
+        storage: Some(SandboxStorage { size_bytes: Some(1 << 30) }),
     }
 }
 

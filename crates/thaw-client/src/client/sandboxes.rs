@@ -1,11 +1,16 @@
 //! Sandboxes. Answers are `T`, so that a caller can have them as the daemon wrote them.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 
 use super::credentials::segment;
 use super::{ANSWER_TIMEOUT, Client, ClientError, is_id, with_key};
 use crate::types::{NamedSandboxRequest, Page, SandboxChange, SandboxFilter, SandboxRequest};
+
+/// Longest wait until a sandbox is stopped: its processes may take their time for ending.
+const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub(super) fn path(id: &str) -> Result<String, ClientError> {
     if is_id(id) {
@@ -98,6 +103,14 @@ impl Client {
     /// Those of [`ClientError`].
     pub async fn freeze_sandbox<T: DeserializeOwned>(&self, id: &str) -> Result<T, ClientError> {
         self.json(self.request(Method::POST, &format!("{}/freeze", path(id)?)).timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Ends the processes of a sandbox and keeps its files. They have some time for it.
+    ///
+    /// # Errors
+    /// Those of [`ClientError`].
+    pub async fn stop_sandbox<T: DeserializeOwned>(&self, id: &str) -> Result<T, ClientError> {
+        self.json(self.request(Method::POST, &format!("{}/stop", path(id)?)).timeout(STOP_TIMEOUT)).await
     }
 
     /// Wakes a sandbox.

@@ -10,6 +10,7 @@ mod egress;
 mod login;
 mod reclaim;
 mod refresh;
+mod storage;
 mod telemetry;
 mod units;
 mod vault;
@@ -19,6 +20,7 @@ pub use egress::{Egress, LimitSettings, TotalSettings};
 pub use login::Logins;
 pub use reclaim::ReclaimMode;
 pub use refresh::{RefreshPolicy, token_url_problem};
+pub use storage::{MIN_STORAGE_BYTES, Storage};
 pub use telemetry::{Log, LogFormat, MetricsSettings};
 pub use vault::{Store, Vault};
 
@@ -85,6 +87,8 @@ pub struct Config {
     pub execution: Execution,
     /// Containers of users that live on between commands.
     pub sandbox: Sandbox,
+    /// Space on the disk for sandboxes.
+    pub storage: Storage,
     /// What images may be like.
     pub image: Image,
     /// Commands in images without a provider.
@@ -409,6 +413,12 @@ pub struct Sandbox {
     pub file_bytes: u64,
     /// Files, directories and links of such an archive, and those that one request removes.
     pub file_entries: u64,
+    /// Bytes of the root to write to of a sandbox whose request asks for none; 0 for none.
+    pub storage_bytes: u64,
+    /// Seconds without a command after which one with storage is stopped, if its lifecycle does not say.
+    pub stop_after_seconds: u64,
+    /// Seconds that its processes have for ending then, before they are killed.
+    pub stop_grace_seconds: u64,
 }
 
 impl Default for Sandbox {
@@ -422,6 +432,9 @@ impl Default for Sandbox {
             file_calls: 32,
             file_bytes: 4 << 30,
             file_entries: 100_000,
+            storage_bytes: 0,
+            stop_after_seconds: 1800,
+            stop_grace_seconds: 10,
         }
     }
 }
@@ -598,6 +611,7 @@ impl Config {
             ("sandbox.file_calls", self.sandbox.file_calls as u64),
             ("sandbox.file_bytes", self.sandbox.file_bytes),
             ("sandbox.file_entries", self.sandbox.file_entries),
+            ("sandbox.stop_after_seconds", self.sandbox.stop_after_seconds),
             ("execution.files_entries", self.execution.files_entries),
             ("execution.collect_entries", self.execution.collect_entries),
             ("api.heartbeat_seconds", self.api.heartbeat_seconds),
@@ -652,6 +666,13 @@ impl Config {
         }
         self.store.check()?;
         self.vault.check()?;
+        self.storage.check()?;
+        let own = self.sandbox.storage_bytes;
+        if own != 0 && !(MIN_STORAGE_BYTES..=self.storage.max_bytes).contains(&own) {
+            let most = self.storage.max_bytes;
+            let problem = format!("must be 0, or from {MIN_STORAGE_BYTES} to `storage.max_bytes`, {most}");
+            return Err(("sandbox.storage_bytes".to_owned(), problem));
+        }
         for (name, provider) in &self.provider {
             if provider.egress_replace.is_some() && !provider.egress.is_empty() {
                 let problem =

@@ -22,8 +22,13 @@ pub enum DaemonEventKind {
     SandboxCreated,
     /// The processes of a sandbox are frozen; `detail` says why.
     SandboxFrozen,
-    /// They run again; `detail` says why.
+    /// They run again, or it was started again after it had been stopped; `detail` says why.
     SandboxWoken,
+    /// The processes of a sandbox have ended, and its files are kept; `detail` says why. What starts it again is
+    /// `sandbox_woken`.
+    SandboxStopped,
+    /// The storage of a sandbox cannot be used; `detail` says why.
+    SandboxBroken,
     /// A sandbox is gone; `detail` says why.
     SandboxGone,
     /// How many warm containers a pool wants has changed; see `target` and `detail`.
@@ -44,7 +49,7 @@ pub enum DaemonEventKind {
 
 impl DaemonEventKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ExecutionQueued,
         Self::ExecutionStarted,
         Self::ExecutionExited,
@@ -52,6 +57,8 @@ impl DaemonEventKind {
         Self::SandboxCreated,
         Self::SandboxFrozen,
         Self::SandboxWoken,
+        Self::SandboxStopped,
+        Self::SandboxBroken,
         Self::SandboxGone,
         Self::PoolChanged,
         Self::PoolFailing,
@@ -72,6 +79,8 @@ impl DaemonEventKind {
             Self::SandboxCreated => "sandbox_created",
             Self::SandboxFrozen => "sandbox_frozen",
             Self::SandboxWoken => "sandbox_woken",
+            Self::SandboxStopped => "sandbox_stopped",
+            Self::SandboxBroken => "sandbox_broken",
             Self::SandboxGone => "sandbox_gone",
             Self::PoolChanged => "pool_changed",
             Self::PoolFailing => "pool_failing",

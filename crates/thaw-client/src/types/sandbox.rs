@@ -31,6 +31,10 @@ pub struct SandboxRequest {
     /// When it is frozen and when it is destroyed.
     #[serde(default, skip_serializing_if = "SandboxLifecycle::is_default")]
     pub lifecycle: SandboxLifecycle,
+    /// A root file system of its own to write to, which outlives its processes; without it only a few directories can be
+    /// written, which are in memory. `{}` for one of the usual size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<SandboxStorage>,
 }
 
 /// Body of `PUT /v1/users/{user}/sandboxes/{name}`: the same without what stands in the path.
@@ -49,14 +53,29 @@ pub struct NamedSandboxRequest {
     /// When it is frozen and when it is destroyed.
     #[serde(default, skip_serializing_if = "SandboxLifecycle::is_default")]
     pub lifecycle: SandboxLifecycle,
+    /// A root file system of its own to write to, which outlives its processes; without it only a few directories can be
+    /// written, which are in memory. `{}` for one of the usual size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<SandboxStorage>,
 }
 
 impl NamedSandboxRequest {
     /// As a request that says whose it is, and its name.
     pub fn of(self, user: String, name: String) -> SandboxRequest {
-        let Self { template, env, labels, lifecycle } = self;
-        SandboxRequest { name: Some(name), user, template, env, labels, lifecycle }
+        let Self { template, env, labels, lifecycle, storage } = self;
+        SandboxRequest { name: Some(name), user, template, env, labels, lifecycle, storage }
     }
+}
+
+/// A root file system to write to: the image below, and above it a file system of the sandbox's own, of a limited size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxStorage {
+    /// Bytes that its files may have together; `storage.default_bytes` of the configuration when absent. All of it is taken
+    /// from the disk when the sandbox is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 33_554_432, maximum = 17_592_186_044_416_u64)]
+    pub size_bytes: Option<u64>,
 }
 
 /// What becomes of a sandbox that is idle: no command runs in it, but such as were started with `background`.
@@ -67,11 +86,16 @@ pub struct SandboxLifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub freeze_after_s: Option<u64>,
-    /// Seconds of idleness, frozen or not, after which it is destroyed; never when absent.
+    /// Seconds of idleness, frozen or not, after which its processes are ended and its files kept;
+    /// `sandbox.stop_after_seconds` of the configuration when absent. Only with `storage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    pub stop_after_s: Option<u64>,
+    /// Seconds of idleness, frozen and stopped or not, after which it is destroyed; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub destroy_after_s: Option<u64>,
-    /// Idleness does not freeze it. Not together with `freeze_after_s`.
+    /// Idleness neither freezes nor stops it. Not together with `freeze_after_s` and `stop_after_s`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_active: bool,
 }
@@ -92,6 +116,10 @@ pub struct SandboxChange {
     /// The lifecycle from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifecycle: Option<SandboxLifecycle>,
+    /// Its environment variables, where their values were lost with the host or the process that keeps them: commands are
+    /// refused until they are given. Whoever has them cannot change them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
 }
 
 /// Where a sandbox stands.
@@ -104,13 +132,17 @@ pub enum SandboxState {
     Active,
     /// Its processes are frozen, with all that they have in memory. A command wakes it.
     Frozen,
-    /// Its container is gone, and with that its files. It is listed for a while, so that `reason` tells why.
+    /// It has no processes; its files lie in its storage. A command starts it again.
+    Stopped,
+    /// Its storage cannot be used, for the reason in `detail`. Nothing of it was made anew.
+    Broken,
+    /// It was ended, and its files with it. It is listed for a while, so that `reason` tells why.
     Gone,
 }
 
 impl SandboxState {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Creating, Self::Active, Self::Frozen, Self::Gone];
+    pub const ALL: [Self; 6] = [Self::Creating, Self::Active, Self::Frozen, Self::Stopped, Self::Broken, Self::Gone];
 
     /// As in the API.
     pub fn name(self) -> &'static str {
@@ -118,6 +150,8 @@ impl SandboxState {
             Self::Creating => "creating",
             Self::Active => "active",
             Self::Frozen => "frozen",
+            Self::Stopped => "stopped",
+            Self::Broken => "broken",
             Self::Gone => "gone",
         }
     }
@@ -129,24 +163,26 @@ impl SandboxState {
 pub enum SandboxReason {
     /// It was created.
     Created,
-    /// It was idle for the time that its lifecycle says: frozen or gone.
+    /// It was idle for the time that its lifecycle says: frozen, stopped or gone.
     Idle,
-    /// Somebody asked for it: frozen, active or gone.
+    /// Somebody asked for it: frozen, active, stopped or gone.
     Requested,
     /// A command needed it: active.
     Used,
-    /// Its container ended by itself, or from outside: gone.
+    /// Its container ended by itself, or from outside: stopped with storage, gone without.
     Ended,
-    /// The daemon was told to stop, and not to keep what runs: gone.
+    /// The daemon was told to stop, and not to keep what runs: stopped with storage, gone without.
     Stopped,
-    /// It did not survive a restart of the daemon or of the host; see `detail`: gone.
+    /// Its container did not survive a restart of the daemon or of the host; see `detail`: stopped with storage, gone without.
     Lost,
+    /// Its file system cannot be used; see `detail`: broken.
+    Damaged,
 }
 
 impl SandboxReason {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Created, Self::Idle, Self::Requested, Self::Used, Self::Ended, Self::Stopped, Self::Lost];
+    pub const ALL: [Self; 8] =
+        [Self::Created, Self::Idle, Self::Requested, Self::Used, Self::Ended, Self::Stopped, Self::Lost, Self::Damaged];
 
     /// As in the API.
     pub fn name(self) -> &'static str {
@@ -158,6 +194,7 @@ impl SandboxReason {
             Self::Ended => "ended",
             Self::Stopped => "stopped",
             Self::Lost => "lost",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -187,7 +224,7 @@ pub struct Sandbox {
     pub created_at: Timestamp,
     /// When a command or a call for its files last began or ended in it, or somebody woke it; idleness is counted from here.
     pub used_at: Timestamp,
-    /// Its container, until it is gone.
+    /// Its container, while it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// Commands that run in it.
@@ -200,6 +237,9 @@ pub struct Sandbox {
     pub labels: BTreeMap<String, String>,
     /// When it is frozen and when it is destroyed, as it was asked for.
     pub lifecycle: SandboxLifecycle,
+    /// Its root file system to write to, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<SandboxStorage>,
 }
 
 /// Which sandboxes to list: those that fit everything that is given.

@@ -150,6 +150,14 @@ impl Store {
         Err(StoreError::NotFound { name: name.to_owned() })
     }
 
+    /// The image with this digest, to be used, whether it has a name or not; `None` if the store does not have it any more.
+    pub fn with_digest(&self, digest: &str) -> Result<Option<HeldImage>> {
+        if !is_sha256(digest) {
+            return Ok(None);
+        }
+        self.load("", digest)?.map_or(Ok(None), |image| self.held(image))
+    }
+
     /// The image called `name`, only to be looked at.
     pub fn look(&self, name: &str) -> Result<Image> {
         self.find(name)?.ok_or_else(|| StoreError::NotFound { name: name.to_owned() })

@@ -15,7 +15,18 @@ use super::record::Image;
 
 /// Keeps an image in the store: the image is neither removed nor pruned while this or a clone of it exists.
 #[derive(Debug, Clone)]
-pub struct Hold(#[allow(dead_code, reason = "it is the lock on it that counts")] Arc<File>);
+pub struct Hold {
+    #[allow(dead_code, reason = "it is the lock on it that counts")]
+    lock: Arc<File>,
+    digest: Arc<str>,
+}
+
+impl Hold {
+    /// Digest of the image, `sha256:…`.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
 
 /// An image that stays in the store while this exists.
 #[derive(Debug, Clone)]
@@ -52,7 +63,7 @@ impl Holds {
     pub(super) fn hold(&self, digest: &str, record: &Path) -> io::Result<Option<Hold>> {
         let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = holds.get(digest).and_then(Weak::upgrade) {
-            return Ok(Some(Hold(file)));
+            return Ok(Some(Hold { lock: file, digest: digest.into() }));
         }
         let file = match File::open(record) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -66,7 +77,7 @@ impl Holds {
         let file = Arc::new(file);
         holds.retain(|_, held| held.strong_count() > 0);
         holds.insert(digest.to_owned(), Arc::downgrade(&file));
-        Ok(Some(Hold(file)))
+        Ok(Some(Hold { lock: file, digest: digest.into() }))
     }
 }
 
@@ -209,7 +220,7 @@ mod tests {
         assert!(take(file.path()).unwrap().is_some());
         let first = holds.hold("a", file.path()).unwrap().unwrap();
         let second = holds.hold("a", file.path()).unwrap().unwrap();
-        assert!(Arc::ptr_eq(&first.0, &second.0), "one descriptor for all");
+        assert!(Arc::ptr_eq(&first.lock, &second.lock), "one descriptor for all");
         drop((first, holds));
         assert!(take(file.path()).unwrap().is_none());
         drop(second);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 
 use super::{CgroupError, Usage, flat_key, read, write};
@@ -86,6 +87,34 @@ fn read_from_start(file: impl AsFd) -> io::Result<String> {
 /// Writes `cgroup.kill` (Linux 5.14). A cgroup that is gone, such as with its systemd unit, counts as killed.
 pub fn kill(cgroup: &Path) -> Result<(), CgroupError> {
     write(&cgroup.join("cgroup.kill"), "1").or_else(|error| if cgroup.exists() { Err(error) } else { Ok(()) })
+}
+
+/// The processes in a cgroup; none if it is gone.
+pub fn processes(cgroup: &Path) -> Result<Vec<i32>, CgroupError> {
+    match read(&cgroup.join("cgroup.procs")) {
+        Ok(content) => Ok(content.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(_) if !cgroup.exists() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends a signal to every process in a cgroup but `except`. A number may be another process's by the time it is used: so it
+/// is turned into a descriptor first, and looked for once more.
+pub fn signal(cgroup: &Path, signal: i32, except: Option<i32>) -> Result<(), CgroupError> {
+    let Some(signal) = Signal::from_named_raw(signal) else { return Ok(()) };
+    let mut held = Vec::new();
+    for number in processes(cgroup)? {
+        let Some(pid) = Pid::from_raw(number).filter(|_| Some(number) != except) else { continue };
+        // One that has ended needs no signal.
+        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+            held.push((number, pidfd));
+        }
+    }
+    let still = processes(cgroup)?;
+    for (_, pidfd) in held.iter().filter(|(number, _)| still.contains(number)) {
+        let _ = pidfd_send_signal(pidfd, signal);
+    }
+    Ok(())
 }
 
 /// CPU time and throttling; the latter only where the v2 cpu controller is on.

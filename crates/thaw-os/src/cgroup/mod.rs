@@ -580,6 +580,22 @@ impl Cgroup {
         core_files::kill(&self.path)
     }
 
+    /// The processes in it, by their numbers on the host; none of one that is gone.
+    ///
+    /// # Errors
+    /// The control file cannot be read.
+    pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
+        core_files::processes(&self.path)
+    }
+
+    /// Sends a signal to every process in it but `except`.
+    ///
+    /// # Errors
+    /// The control file cannot be read.
+    pub fn signal(&self, signal: i32, except: Option<i32>) -> Result<(), CgroupError> {
+        core_files::signal(&self.path, signal, except)
+    }
+
     /// Waits until no process is left.
     ///
     /// # Errors

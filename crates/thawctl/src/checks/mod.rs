@@ -11,6 +11,7 @@ mod kernel;
 mod provider;
 mod reach;
 mod shares;
+mod storage;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,7 @@ pub fn run() -> Vec<Check> {
     checks.extend(cgroup::checks(&host, &release));
     checks.extend(host::checks(&host));
     checks.extend(install::checks(&host));
+    checks.extend(storage::checks(&host));
     checks.push(provider::clock());
     checks
 }
