@@ -4,7 +4,8 @@
 use std::sync::mpsc;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, makedev};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
 use crate::machine;
@@ -52,5 +53,13 @@ fn enter() -> Result<()> {
     if machine::is_hybrid() {
         rustix::mount::unmount("/sys/fs/cgroup/unified", UnmountFlags::empty()).context("hide the v2 hierarchy")?;
     }
-    Ok(())
+    // Some versions of crun give the file at their standard input to the user of the command: not the host's /dev/null.
+    let place = std::env::temp_dir();
+    rustix::mount::mount("null", &place, "tmpfs", MountFlags::empty(), None).context("a file system for /dev/null")?;
+    let null = place.join("null");
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, &null, FileType::CharacterDevice, mode, makedev(1, 3)).context("a /dev/null")?;
+    rustix::fs::chmodat(CWD, &null, mode, AtFlags::empty()).context("a /dev/null for everybody")?;
+    rustix::mount::mount_bind(&null, "/dev/null").context("a /dev/null of its own")?;
+    rustix::mount::unmount(&place, UnmountFlags::DETACH).context("show the temporary directory again")
 }

@@ -96,7 +96,8 @@ fn start(runtime: &str, bundle: &Path, root: &Path) -> String {
         .args(["run", "--bundle"])
         .arg(bundle)
         .arg(&id)
-        .stdin(Stdio::null())
+        // A pipe: this crun gives the file at its standard input to the user of the command, /dev/null of the host too.
+        .stdin(Stdio::piped())
         .output()
         .unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

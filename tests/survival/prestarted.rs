@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::json;
-use thaw_client::ClientError;
+use thaw_client::client::ClientError;
 use thaw_client::types::{
     ClaimPath, Container, ContainerState, Credentials, Event, ExecutionRequest, ExitReason, Secret, Stage,
 };
