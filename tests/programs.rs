@@ -169,3 +169,61 @@ async fn python_counts_the_processors_that_it_may_use() {
     assert_eq!(outcome.text(), "1 1\n");
     daemon.stop().await;
 }
+
+/// A Go program that tells its number of processors; nothing more goes into the image.
+const GO: &str = "package main\n\nimport (\n\t\"fmt\"\n\t\"runtime\"\n)\n\n\
+                  func main() { fmt.Println(runtime.NumCPU(), runtime.GOMAXPROCS(0)) }\n";
+
+#[tokio::test]
+#[ignore = "needs Go: make test-runtimes"]
+async fn go_counts_the_processors_that_it_may_use() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("main.go"), GO).unwrap();
+    let built = Command::new("go")
+        .args(["build", "-o", "tell", "main.go"])
+        .current_dir(folder.path())
+        .envs([("CGO_ENABLED", "0"), ("GO111MODULE", "off"), ("HOME", "/nowhere")])
+        .env("GOCACHE", folder.path().join("cache"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let program = std::fs::read(folder.path().join("tell")).unwrap();
+    let daemon = with(HostImage::default().file("/tell", &program), 128).await;
+    assert_eq!(run(&daemon, "host", &["/tell"]).await.exited(0).text(), "1 1\n");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Java: make test-runtimes"]
+async fn java_counts_the_processors_that_it_may_use() {
+    let java = std::fs::canonicalize("/usr/bin/java").unwrap();
+    let home = java.parent().unwrap().parent().unwrap();
+    let under = |part: &str| home.join(part).to_str().unwrap().to_owned();
+    // Programs and libraries; what the Debian package links to in /etc has to be there as well.
+    let mut image = HostImage::default().program(java.to_str().unwrap());
+    for part in ["lib", "lib/server", "conf", "conf/security"] {
+        image = image.folder(&under(part));
+    }
+    for library in std::fs::read_dir(under("lib")).unwrap().map(|entry| entry.unwrap().path()) {
+        if library.extension().is_some_and(|extension| extension == "so") {
+            image = image.program(library.to_str().unwrap());
+        }
+    }
+    let daemon = with(image.program(&under("lib/server/libjvm.so")), 512).await;
+    let outcome = run(&daemon, "host", &[java.to_str().unwrap(), "-XshowSettings:system", "-version"]).await.exited(0);
+    let told = format!("{}{}", outcome.text(), outcome.errors());
+    let processors = told.lines().find(|line| line.contains("Effective CPU Count"));
+    // A JVM that finds no control group it knows tells the number with its version alone.
+    match processors {
+        Some(line) => assert!(line.ends_with(": 1"), "{told}"),
+        None => assert!(told.contains("No metrics available"), "{told}"),
+    }
+    let flags = run(&daemon, "host", &[java.to_str().unwrap(), "-XX:+PrintFlagsFinal", "-version"]).await.exited(0);
+    let flag = |name: &str| {
+        let line = flags.text().lines().find(|line| line.split_whitespace().nth(1) == Some(name)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no {name}: {}", flags.text()))
+    };
+    // One processor, so it takes the collector for one.
+    assert!(flag("UseSerialGC").contains("= true"), "{}", flag("UseSerialGC"));
+    daemon.stop().await;
+}
