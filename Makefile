@@ -55,6 +55,10 @@ UNPACK_IMAGES ?= openai anthropic google
 UNPACK_ROUNDS ?= 50
 # minisign's secret key that archives of images are signed with; none are signed without.
 MINISIGN_KEY ?=
+define NEWLINE
+
+
+endef
 # Where the static programs that go into images are built.
 STATIC_DIR ?= target/static
 
@@ -64,7 +68,7 @@ SCRIPTS = tests/deps tests/leftovers tests/audit tests/bed/uml-run tests/bed/uml
 	tests/clients/tools systemd/debian/tool $(wildcard systemd/debian/p*) benches/peers fuzz/run images/crun images/twice images/fresh .ci/run \
 	$(wildcard tests/demo/*.sh)
 
-.PHONY: images-archive help deps toolchain build deb schemathesis bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
+.PHONY: test-runtimes test-systemd-real images-archive help deps toolchain build deb schemathesis bench bench-parts bench-unpack fuzz images-crun images-twice fresh demo test test-suites \
 	test-unit test-native test-v2 neighbours test-hours test-systemd test-qemu kernel images unified lint audit clean install need-root
 
 help: ## List the targets
@@ -116,6 +120,14 @@ test-v2: need-root toolchain kernel ## The integration tests in V2_TESTS on a pu
 test-systemd: need-root toolchain kernel unified ## The Debian package and its units under real systemd (as root; SUITES=trixie SCENARIOS=50-watchdog)
 	TEST_PROFILE=$(TEST_PROFILE) SUITES="$(SUITES)" tests/systemd/run $(SCENARIOS)
 
+test-systemd-real: need-root deps build kernel unified ## From the package to an answer of each real CLI, on Debian 12 and 13 (as root; SUITES=trixie)
+	rm -rf target/real-archives && mkdir -p target/real-archives
+	for image in openai anthropic google; do \
+		target/release/thawctl image build images/$$image --output target/real-archives/$$image > /dev/null; \
+		tar -C target/real-archives/$$image -cf target/real-archives/$$image.tar . && rm -r target/real-archives/$$image; \
+	done
+	TEST_PROFILE=$(TEST_PROFILE) SUITES="$(SUITES)" ARCHIVES=target/real-archives tests/systemd/run 07-clis
+
 test-hours: need-root toolchain kernel ## The time limits in HOURS_TESTS at their full length, in virtual time (as root)
 	TEST_PROFILE=$(TEST_PROFILE) V2_TIMEOUT=$(V2_TIMEOUT) V2_ARGS='--ignored $(V2_ARGS)' V2_VIRTUAL=1 tests/bed/test-v2 $(HOURS_TESTS)
 
@@ -150,6 +162,10 @@ unified: toolchain ## Build the program of the image "unified", static and small
 
 images: need-root deps build unified ## Build the images of the three clients, with tools and slim, and the one of API clients
 	for image in $(IMAGES); do target/release/thawctl image build images/$$image; done
+
+test-runtimes: export MORE := go golang-go$(NEWLINE)java default-jre-headless$(NEWLINE)
+test-runtimes: need-root deps toolchain ## What Go and Java make of a container's limits; installs both (as root)
+	$(CARGO) test --locked --profile $(TEST_PROFILE) --test programs -- --ignored
 
 # minisign asks for the key's password.
 images-archive: images ## Write an archive of each image to target/images, signed if MINISIGN_KEY names a key (as root)

@@ -15,6 +15,7 @@ mod advice;
 mod checked;
 mod directories;
 mod error;
+mod identities;
 mod images;
 mod reach;
 mod settings;
@@ -25,7 +26,8 @@ use self::checked::Checked;
 pub use self::checked::{Sound, check};
 use self::directories::{inherit, listen_for_metrics, public_directory, state_directory};
 use self::error::io_error;
-pub use self::error::{DaemonError, PrestartProblem};
+pub use self::error::{DaemonError, IdentityProblem, PrestartProblem};
+pub use self::identities::egress_identities;
 use self::images::{image_store, stored_image};
 use self::reach::Reach;
 pub use self::settings::store_settings;
@@ -38,9 +40,10 @@ use self::templates::serve_provider;
 use crate::api;
 use crate::container::{self, Containers, Native, RefillThrottle};
 use crate::directory_lock::DirectoryLock;
-use crate::egress::{EgressMetrics, Policy};
+use crate::egress::{EgressMetrics, Identity, IdentityMetrics, Outside, Policy, Routes};
 use crate::execution::{self, ExecutionMetrics, Executions, Images, Spools};
 use crate::feed::Feed;
+use crate::identity::Identities;
 use crate::jobs::Jobs;
 use crate::keeper::{self, Keeper};
 use crate::login::{self, Logins};
@@ -95,7 +98,7 @@ impl Daemon {
     /// See [`DaemonError`].
     pub fn start(config: &Config, inherited: Option<std::os::unix::net::UnixListener>) -> Result<Self, DaemonError> {
         // Before anything is taken over: what runs stays with the keeper when there is a mistake.
-        let Checked { providers, image_runs, program, init } = Checked::new(config)?;
+        let Checked { providers, image_runs, identities, program, init } = Checked::new(config)?;
         let made_by = container::made_by(&init).map_err(io_error(format!("read {}", init.display())))?;
         let paths = &config.paths;
         let is_read_only = state_directory(&paths.state_dir)?;
@@ -109,10 +112,12 @@ impl Daemon {
         let store = if is_read_only {
             None
         } else {
-            open_store(&local, key_source(config).is_some() && config.store.url.is_none())?
+            let has_users = key_source(config).is_some() && config.store.url.is_none();
+            open_store(&local, has_users || !config.egress.identity.is_empty())?
         };
         let rows = store.as_ref().map(|store| wait(sandbox::written(store))).transpose()?.unwrap_or_default();
         let vault = open_vault(config, store.as_ref())?;
+        let (routes, identities) = open_identities(config, identities, store.clone())?;
         let (listener, socket, made_socket) = match inherited {
             Some(inherited) => inherit(inherited).map(|(listener, path)| (listener, path, false)),
             None => api::bind(&config.api.socket, &config.api.socket_group)
@@ -131,6 +136,7 @@ impl Daemon {
         let metrics = Arc::new(ExecutionMetrics::new(&mut registry));
         let pool_metrics = Arc::new(PoolMetrics::new(&mut registry));
         let egress_metrics = Arc::new(EgressMetrics::limited(&mut registry, egress_total(config)));
+        registry.register_collector(Box::new(IdentityMetrics(Arc::clone(&routes))));
         let own_metrics = DaemonMetrics::new(&mut registry);
         let gauges = api::Gauges::new(&mut registry);
 
@@ -151,7 +157,8 @@ impl Daemon {
         let keeps = Some(Arc::clone(&keeper));
         let throttle = RefillThrottle::new(refill_throttle_settings(config));
         let isolation = Arc::new(Native::new(spawner));
-        let containers = Containers::new(settings, Arc::clone(&hierarchy), isolation, egress_metrics, keeps, throttle);
+        let outside = Outside { metrics: egress_metrics, routes, user: None };
+        let containers = Containers::new(settings, Arc::clone(&hierarchy), isolation, outside, keeps, throttle);
         let containers = Arc::new(containers);
         let mut survivors = Survivors::find(&containers, kept);
         // From here on nothing may fail that would drop the survivors.
@@ -232,6 +239,7 @@ impl Daemon {
             sandboxes: Arc::clone(&sandboxes),
             containers: Arc::clone(&containers),
             images,
+            identities,
             vault,
             logins,
             jobs: Jobs::new(Arc::clone(&feed)),
@@ -396,6 +404,23 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 fn open_store(local: &store::Settings, needed: bool) -> Result<Option<Store>, DaemonError> {
     let is_there = needed || local.file.exists();
     Ok(is_there.then(|| wait(Store::open(local))).transpose()?)
+}
+
+/// Who goes out with which identity, as it was when an earlier daemon ended.
+fn open_identities(
+    config: &Config,
+    identities: Vec<Identity>,
+    store: Option<Store>,
+) -> Result<(Arc<Routes>, Arc<Identities>), DaemonError> {
+    let egress = &config.egress;
+    let routes = Arc::new(Routes::new(identities, &egress.default_route()));
+    let identities = Arc::new(wait(Identities::open(Arc::clone(&routes), store))?);
+    if egress.probe_seconds > 0 && !egress.identity.is_empty() {
+        let (interval, patience) = (egress.probe_seconds, egress.limits.connect_timeout_seconds);
+        let routes = Arc::clone(&routes);
+        tokio::spawn(async move { routes.probe(Duration::from_secs(interval), Duration::from_secs(patience)).await });
+    }
+    Ok((routes, identities))
 }
 
 /// Opens the vault if there is a master key. Its users' keys that are wrapped with an older one are wrapped anew beside

@@ -153,6 +153,7 @@ async fn every_operation_answers_as_it_is_described() {
             .set("execution.retained_bytes", 1 << 20)
             .set("execution.max_per_user", 2)
             .set("api.max_body_bytes", 4096)
+            .set("egress.identity.one.bind", "127.0.0.9")
     })
     .await;
     daemon.settled().await;
@@ -292,6 +293,22 @@ async fn every_operation_answers_as_it_is_described() {
         ("POST", "/v1/logins/{id}/code", "/v1/logins/l-1/code".into(), &[JSON], create(json!({ "code": "x" })), 409),
         ("POST", "/v1/logins/{id}/code", "/v1/logins/l-1/code".into(), &[JSON], create(json!({})), 400),
         ("POST", "/v1/logins/{id}/code", "/v1/logins/l-1/code".into(), &[JSON], vec![b' '; (64 << 10) + 1], 413),
+        ("GET", "/v1/egress/identities", "/v1/egress/identities".into(), &[], none(), 200),
+        ("GET", "/v1/egress/identities/{name}", "/v1/egress/identities/one".into(), &[], none(), 200),
+        ("GET", "/v1/egress/identities/{name}", "/v1/egress/identities/two".into(), &[], none(), 404),
+        ("GET", "/v1/egress/identities/{name}", "/v1/egress/identities/TWO".into(), &[], none(), 400),
+        ("PUT", "/v1/users/{user}/egress", "/v1/users/u1/egress".into(), &[JSON], create(json!({})), 200),
+        (
+            "PUT",
+            "/v1/users/{user}/egress",
+            "/v1/users/u1/egress".into(),
+            &[JSON],
+            create(json!({ "identity": "two" })),
+            400,
+        ),
+        ("GET", "/v1/users/{user}/egress", "/v1/users/u1/egress".into(), &[], none(), 200),
+        ("DELETE", "/v1/users/{user}/egress", "/v1/users/u1/egress".into(), &[], none(), 204),
+        ("DELETE", "/v1/users/{user}/egress", "/v1/users/u1/egress".into(), &[], none(), 404),
         ("GET", "/v1/vault", "/v1/vault".into(), &[], none(), 409),
         ("POST", "/v1/vault/rotate-key", "/v1/vault/rotate-key".into(), &[], none(), 409),
         ("GET", "/v1/users/{user}/audit", "/v1/users/u1/audit".into(), &[], none(), 409),

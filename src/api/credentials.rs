@@ -18,7 +18,7 @@ use thaw_client::types::{
 
 /// Whose credentials: the user in the path, checked.
 #[derive(Debug)]
-pub struct Owner(String);
+pub struct Owner(pub String);
 
 /// Which credential: user and provider in the path, checked.
 #[derive(Debug)]

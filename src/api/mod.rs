@@ -5,6 +5,7 @@ mod accept;
 mod body;
 mod credential_check;
 mod credentials;
+mod egress;
 mod events;
 mod executions;
 mod feed;
@@ -47,6 +48,7 @@ use prometheus_client::registry::Registry;
 use crate::container::Containers;
 use crate::execution::Executions;
 use crate::feed::Feed;
+use crate::identity::Identities;
 use crate::jobs::Jobs;
 use crate::login::Logins;
 use crate::sandbox::Sandboxes;
@@ -69,6 +71,8 @@ pub struct State {
     pub containers: Arc<Containers>,
     /// Images.
     pub images: Arc<Store>,
+    /// Who goes out with which identity.
+    pub identities: Arc<Identities>,
     /// Credentials of users; none without a master key.
     pub vault: Option<Arc<Vault>>,
     /// Logins that are captured; none without a vault.
@@ -144,6 +148,9 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/users/{user}/credentials/{provider}", get(credentials::get).put(credentials::put))
         .route("/v1/users/{user}/credentials/{provider}", delete(credentials::remove))
         .route("/v1/users/{user}/credentials/{provider}/check", post(credential_check::check))
+        .route("/v1/users/{user}/egress", get(egress::of_user).put(egress::allocate).delete(egress::release))
+        .route("/v1/egress/identities", get(egress::identities))
+        .route("/v1/egress/identities/{name}", get(egress::identity))
         .route("/v1/users/{user}/audit", get(credentials::audit))
         .route("/v1/users/{user}/rotate-key", post(credentials::rotate_user_key))
         .route("/v1/logins", post(logins::create).get(logins::list))

@@ -10,8 +10,8 @@ use utoipa::openapi::OpenApi;
 
 use self::finish::Answers;
 use super::{
-    about, credential_check, credentials, executions, feed, files, image_pull, image_use, image_verbs, lists, logins,
-    metrics, output, pools, sandbox_archive, sandbox_files, sandboxes, status,
+    about, credential_check, credentials, egress, executions, feed, files, image_pull, image_use, image_verbs, lists,
+    logins, metrics, output, pools, sandbox_archive, sandbox_files, sandboxes, status,
 };
 use thaw_client::types;
 
@@ -29,6 +29,7 @@ use thaw_client::types;
         (name = "containers", description = "Containers that exist"),
         (name = "providers", description = "What can be asked"),
         (name = "images", description = "What containers are made from"),
+        (name = "egress", description = "Addresses with which users go out"),
         (name = "vault", description = "Credentials of users that the daemon keeps"),
         (name = "daemon", description = "The daemon itself"),
     ),
@@ -88,6 +89,11 @@ use thaw_client::types;
         credentials::rotate_user_key,
         credentials::status,
         credentials::rotate_master_key,
+        egress::identities,
+        egress::identity,
+        egress::of_user,
+        egress::allocate,
+        egress::release,
         image_use::use_image,
         image_verbs::delete,
         image_verbs::import,

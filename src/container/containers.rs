@@ -85,7 +85,7 @@ pub struct Containers {
     isolation: Arc<dyn Isolation>,
     /// Whether it was said that containers share inodes.
     warned: AtomicBool,
-    egress_metrics: Arc<egress::EgressMetrics>,
+    outside: egress::Outside,
     leases: Leases,
     registry: Arc<Registry>,
     reaper: mpsc::UnboundedSender<TeardownParts>,
@@ -100,7 +100,7 @@ impl Containers {
         settings: Settings,
         hierarchy: Arc<Hierarchy>,
         isolation: Arc<dyn Isolation>,
-        egress_metrics: Arc<egress::EgressMetrics>,
+        outside: egress::Outside,
         keeper: Option<Arc<Keeper>>,
         throttle: Arc<RefillThrottle>,
     ) -> Self {
@@ -112,7 +112,7 @@ impl Containers {
             hierarchy,
             isolation,
             warned: AtomicBool::new(false),
-            egress_metrics,
+            outside,
             registry: Arc::default(),
             reaper,
             memory: MemoryCache::default(),
@@ -158,7 +158,7 @@ impl Containers {
             isolation: Arc::clone(&self.isolation),
             registry: Arc::clone(&self.registry),
             reaper: self.reaper.clone(),
-            egress_metrics: Arc::clone(&self.egress_metrics),
+            outside: self.outside.clone(),
             keeper: self.keeper.clone(),
             throttle: Arc::clone(&self.throttle),
             leases: self.leases.clone(),
@@ -342,8 +342,8 @@ impl Containers {
         self.note(&id, &compromise);
         let policy = Arc::clone(&template.egress);
         let listener = self.keeper.as_ref().map(|_| proxy.try_clone()).transpose().map_err(ContainerError::Control)?;
-        let (metrics, limits) = (Arc::clone(&self.egress_metrics), self.settings.egress.clone());
-        teardown.set_proxy(egress::Proxy::serve_with(proxy, policy, id, metrics, limits)?);
+        let (outside, limits) = (self.outside.clone(), self.settings.egress.clone());
+        teardown.set_proxy(egress::Proxy::serve_with(proxy, policy, id, outside, limits)?);
 
         match timeout_at(deadline, control.report()).await {
             Err(_) => return Err(late()),

@@ -315,27 +315,27 @@ impl Container {
     ///
     /// # Errors
     /// The limits cannot be set; the container is then destroyed.
-    pub fn claim_once(self, execution: &str) -> Result<Once, ContainerError> {
-        self.claim(execution)
+    pub fn claim_once(self, execution: &str, user: &str) -> Result<Once, ContainerError> {
+        self.claim(execution, user)
     }
 
     /// Claims the container for a sandbox and sets the run limits. The container stays frozen.
     ///
     /// # Errors
     /// The limits cannot be set; the container is then destroyed.
-    pub fn claim_sandbox(self, sandbox: &str) -> Result<Sandbox, ContainerError> {
-        self.claim(sandbox)
+    pub fn claim_sandbox(self, sandbox: &str, user: &str) -> Result<Sandbox, ContainerError> {
+        self.claim(sandbox, user)
     }
 
     /// Claims the container for a login and sets the run limits. The container stays frozen.
     ///
     /// # Errors
     /// The limits cannot be set; the container is then destroyed.
-    pub fn claim_login(self, login: &str) -> Result<Login, ContainerError> {
-        self.claim(login)
+    pub fn claim_login(self, login: &str, user: &str) -> Result<Login, ContainerError> {
+        self.claim(login, user)
     }
 
-    fn claim<By: Holds>(mut self, id: &str) -> Result<Held<By>, ContainerError> {
+    fn claim<By: Holds>(mut self, id: &str, user: &str) -> Result<Held<By>, ContainerError> {
         // First the mark in the kernel: whatever happens to this process and the keeper, the container never passes for
         // unused.
         self.teardown.cgroup().mark_claimed()?;
@@ -349,14 +349,14 @@ impl Container {
             }
         }
         self.hierarchy().reset_peak(self.teardown.cgroup());
-        self.teardown.set_claimed(By::named(id), crate::telemetry::unix_ms(), self.baseline);
+        self.teardown.set_claimed(By::named(id), user, crate::telemetry::unix_ms(), self.baseline);
         self.teardown.serve_execution();
         Ok(Held::new(self))
     }
 
     /// As [`Self::claim`], for a container that an earlier daemon had claimed.
-    pub(super) fn claimed_before<By: Holds>(self, id: &str, claimed_at_ms: u64) -> Held<By> {
-        self.teardown.set_claimed(By::named(id), claimed_at_ms, self.baseline);
+    pub(super) fn claimed_before<By: Holds>(self, id: &str, user: &str, claimed_at_ms: u64) -> Held<By> {
+        self.teardown.set_claimed(By::named(id), user, claimed_at_ms, self.baseline);
         self.teardown.serve_execution();
         Held::new(self)
     }

@@ -37,7 +37,7 @@ pub struct TeardownParts {
     pub leases: Leases,
     /// Number of free leases at or below which teardown waits for nothing.
     pub scarce_places: usize,
-    pub egress_metrics: Arc<egress::EgressMetrics>,
+    pub outside: egress::Outside,
     pub keeper: Option<Arc<Keeper>>,
     pub pidfd: Option<OwnedFd>,
     pub proxy: Option<egress::Proxy>,
@@ -102,8 +102,8 @@ impl Teardown {
         self.parts().keeper.as_ref()
     }
 
-    pub fn egress_metrics(&self) -> Arc<egress::EgressMetrics> {
-        Arc::clone(&self.parts().egress_metrics)
+    pub fn outside(&self) -> egress::Outside {
+        self.parts().outside.clone()
     }
 
     /// Kills every process in the container.
@@ -135,10 +135,11 @@ impl Teardown {
         self.parts().entry.set_state(state);
     }
 
-    pub fn set_claimed(&self, holder: Holder, at_ms: u64, baseline: Usage) {
+    pub fn set_claimed(&self, holder: Holder, user: &str, at_ms: u64, baseline: Usage) {
         let parts = self.parts();
         parts.entry.set_claimed(holder, at_ms, baseline);
         if let Some(proxy) = &parts.proxy {
+            proxy.goes_out_for(user);
             // The current span is that of the execution, which claims.
             proxy.belongs_to(tracing::Span::current());
         }

@@ -254,7 +254,7 @@ impl Orphan {
             (Some(_), ..) => return Err(unfit("the CLI in it was not kept")),
         };
         let tags: Vec<u32> = cli.iter().map(|(_, note, _)| note.tag).collect();
-        let (mut container, processes) = self.adopt(template, &tags)?;
+        let (mut container, processes) = self.adopt(template, &tags, None)?;
         container.cli = match cli.zip(processes.into_iter().next()) {
             Some(((prestarted, note, pipes), process)) => {
                 let dialogue: Dialogue = serde_json::from_value(note.dialogue)
@@ -275,14 +275,14 @@ impl Orphan {
     /// The control socket cannot be used; the container is then destroyed.
     pub fn into_once(
         self,
-        execution: &str,
+        (execution, user): (&str, &str),
         claimed_at_ms: u64,
         egress: Arc<egress::Policy>,
         tag: u32,
     ) -> Result<(Once, Process), ContainerError> {
-        let (container, processes) = self.adopt_claimed(egress, &[tag])?;
+        let (container, processes) = self.adopt_claimed(egress, &[tag], user)?;
         let process = processes.into_iter().next().expect("one for each tag");
-        Ok((container.claimed_before(execution, claimed_at_ms), process))
+        Ok((container.claimed_before(execution, user, claimed_at_ms), process))
     }
 
     /// Returns the container to the sandbox that has held it since `claimed_at_ms`, Unix milliseconds, together with
@@ -292,21 +292,22 @@ impl Orphan {
     /// The control socket cannot be used; the container is then destroyed.
     pub fn into_sandbox(
         self,
-        sandbox: &str,
+        (sandbox, user): (&str, &str),
         claimed_at_ms: u64,
         egress: Arc<egress::Policy>,
         tags: &[u32],
     ) -> Result<(Sandbox, Vec<Process>), ContainerError> {
-        let (container, processes) = self.adopt_claimed(egress, tags)?;
+        let (container, processes) = self.adopt_claimed(egress, tags, user)?;
         // New command tags begin after those of the last daemon; the next daemon must know where.
         container.keep();
-        Ok((container.claimed_before(sandbox, claimed_at_ms), processes))
+        Ok((container.claimed_before(sandbox, user, claimed_at_ms), processes))
     }
 
     fn adopt_claimed(
         self,
         egress: Arc<egress::Policy>,
         tags: &[u32],
+        user: &str,
     ) -> Result<(Container, Vec<Process>), ContainerError> {
         // Drop the creation parameters of the claimed container; from here on only its run limits are used.
         let template = Template {
@@ -326,10 +327,15 @@ impl Orphan {
             prestarted: None,
             reclaim: Reclaim::Nothing,
         };
-        self.adopt(Arc::new(template), tags)
+        self.adopt(Arc::new(template), tags, Some(user))
     }
 
-    fn adopt(self, template: Arc<Template>, tags: &[u32]) -> Result<(Container, Vec<Process>), ContainerError> {
+    fn adopt(
+        self,
+        template: Arc<Template>,
+        tags: &[u32],
+        user: Option<&str>,
+    ) -> Result<(Container, Vec<Process>), ContainerError> {
         let Self {
             note,
             control,
@@ -346,9 +352,10 @@ impl Orphan {
         let first_tag = note.first_tag.wrapping_add(processes::TAGS);
         let (processes, running) = Processes::adopt(control, first_tag, tags).map_err(ContainerError::Control)?;
         let served = TcpListener::from(listener.try_clone().map_err(ContainerError::Control)?);
-        let (policy, metrics) = (Arc::clone(&template.egress), teardown.egress_metrics());
+        // Whose it is from the first connection on, so that none takes another way.
+        let (policy, outside) = (Arc::clone(&template.egress), teardown.outside().of(user));
         let id = teardown.id().to_owned();
-        teardown.set_proxy(egress::Proxy::serve_with(served, policy, id, metrics, limits)?);
+        teardown.set_proxy(egress::Proxy::serve_with(served, policy, id, outside, limits)?);
         let container = Container {
             processes,
             credentials,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::advice;
 use super::directories::init_program;
 use super::error::{DaemonError, PrestartProblem, io_error};
+use super::identities::egress_identities;
 use super::images::nameless;
 use super::settings::{self, image_settings};
-use crate::egress::Policy;
+use crate::egress::{Identity, Policy};
 use crate::execution::ImageSettings;
 use crate::provider::{self, Provider, prestart};
 use crate::telemetry;
@@ -42,6 +43,8 @@ pub struct Sound {
 pub(super) struct Checked {
     pub(super) providers: BTreeMap<String, CheckedProvider>,
     pub(super) image_runs: ImageSettings,
+    /// Addresses with which users go out.
+    pub(super) identities: Vec<Identity>,
     /// This program.
     pub(super) program: PathBuf,
     pub(super) init: PathBuf,
@@ -58,6 +61,7 @@ pub(super) struct CheckedProvider {
 impl Checked {
     pub(super) fn new(config: &Config) -> Result<Self, DaemonError> {
         let image_runs = image_settings(config)?;
+        let identities = egress_identities(config)?;
         let check = |(name, mut provider): (String, Provider)| {
             let changes = config.provider.get(&name).cloned().unwrap_or_default();
             provider
@@ -71,7 +75,7 @@ impl Checked {
         let providers = load_providers(config)?.into_iter().map(check).collect::<Result<_, DaemonError>>()?;
         let program = std::env::current_exe().map_err(io_error("find this program"))?;
         let init = init_program(config, &program)?;
-        Ok(Self { providers, image_runs, program, init })
+        Ok(Self { providers, image_runs, identities, program, init })
     }
 }
 

@@ -7,6 +7,7 @@ use crate::directory_lock::DirectoryLockError;
 use crate::egress::PolicyError;
 use crate::keeper::KeeperError;
 use crate::provider::{Invalid, InvocationError, ManifestError};
+use crate::secret_file::SecretFileError;
 use crate::storage::StorageError;
 use crate::telemetry::TelemetryError;
 use crate::vault::VaultError;
@@ -33,6 +34,39 @@ pub enum PrestartProblem {
         /// The model.
         model: String,
     },
+}
+
+/// What is wrong with an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityProblem {
+    /// The URL of its proxy.
+    #[error("`upstream` {0}")]
+    Url(&'static str),
+    /// Neither a proxy nor an address.
+    #[error("it needs `upstream` or `bind`")]
+    NoWay,
+    /// The file with its password.
+    #[error("`password_file` {file}: {source}")]
+    Password {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        source: SecretFileError,
+    },
+    /// The password is none.
+    #[error("`password_file` {0}: a password is one line of text of 1 to 255 bytes")]
+    NoPassword(String),
+    /// The file with the authorities for its proxy.
+    #[error("`ca_file` {file}: {problem}")]
+    Authorities {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// Why the daemon could not start.
@@ -73,6 +107,14 @@ pub enum DaemonError {
         provider: String,
         /// What is wrong.
         problem: Invalid,
+    },
+    /// An egress identity is not as it has to be.
+    #[error("egress identity `{identity}`: {problem}")]
+    Identity {
+        /// Which one.
+        identity: String,
+        /// What is wrong with it.
+        problem: IdentityProblem,
     },
     /// The configuration names a provider that has no manifest.
     #[error("the configuration has [provider.{name}], but there is no manifest {name}.toml in {}", directory.display())]

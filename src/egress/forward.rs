@@ -10,14 +10,16 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
+use super::dial::{Dialed, Purpose};
+use super::identity::{Identity, Way};
 use super::meter::Metered;
 use super::metrics::Outcome;
 use super::refusal::Refusal;
 use super::shared::{BUFFER_BYTES, Shared};
 use super::slot::Slot;
 use super::target::{Host, split_authority};
+use super::upstream::ProxyError;
 
 /// Body of an answer: the proxy's own text, or the upstream's as it arrives.
 pub(super) type ProxyBody = Either<Full<Bytes>, Incoming>;
@@ -87,16 +89,18 @@ async fn tunnel(
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let (host, port) = split_authority(authority).map_err(Refusal::Malformed)?;
     let port = port.ok_or(Refusal::Malformed("CONNECT needs host:port"))?;
-    let upstream = shared.dialer.dial(host, port, &shared.account.budget).await?;
+    let budget = &shared.account.budget;
+    let dialed = shared.dialer.dial((host, port), Purpose::Tunnel, shared.route(), budget).await?;
     tracing::debug!(target: "egress", container = %shared.container, host, port, "tunnel opened");
 
-    let mut upstream = Metered::new(upstream, Arc::clone(&shared.account));
+    let Dialed { stream, through, .. } = dialed;
+    let mut upstream = Metered::new(stream, Arc::clone(&shared.account));
     let activity = upstream.activity();
     let idle = shared.limits.idle_timeout;
     let upgrade = hyper::upgrade::on(&mut request);
     let slot = Arc::clone(slot);
     shared.spawn(async move {
-        let _slot = slot;
+        let (_slot, _through) = (slot, through);
         // An error means that the client went away before the tunnel began.
         let Ok(client) = upgrade.await else { return };
         let mut client = TokioIo::new(client);
@@ -111,7 +115,7 @@ async fn tunnel(
 
 /// Destination of a plain request, connected.
 struct Target {
-    upstream: TcpStream,
+    upstream: Dialed,
     host: String,
     port: u16,
     /// Host and port as in the request, the host in its normal form.
@@ -143,7 +147,8 @@ async fn prepare(shared: &Shared, request: &Request<Incoming>) -> Result<Target,
     let port = port.unwrap_or(80);
     one_host(request.headers())?;
     let chunked = is_chunked(request.headers())?;
-    let upstream = shared.dialer.dial(&host, port, &shared.account.budget).await?;
+    let budget = &shared.account.budget;
+    let upstream = shared.dialer.dial((&host, port), Purpose::Request, shared.route(), budget).await?;
     tracing::debug!(target: "egress", container = %shared.container, host, port, "request forwarded");
     Ok(Target { upstream, host, port, authority, chunked })
 }
@@ -157,9 +162,14 @@ async fn exchange(
 ) -> Result<Response<ProxyBody>, Refusal> {
     let Target { upstream, host, port, authority, chunked } = target;
     let invalid = |reason: String| Refusal::Upstream { host: host.clone(), port, reason };
-    let request = outgoing(request, &authority, chunked).map_err(Refusal::Malformed)?;
+    let Dialed { stream, through, wants_url } = upstream;
+    let mut request = outgoing(request, &authority, chunked).map_err(Refusal::Malformed)?;
+    let identity = through.as_ref().map(|(identity, _)| Arc::clone(identity)).filter(|_| wants_url);
+    if let Some(identity) = &identity {
+        address_to_proxy(&mut request, &authority, identity).map_err(Refusal::Malformed)?;
+    }
 
-    let upstream = Metered::new(upstream, Arc::clone(&shared.account));
+    let upstream = Metered::new(stream, Arc::clone(&shared.account));
     let activity = upstream.activity();
     let idle = shared.limits.idle_timeout;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
@@ -170,7 +180,7 @@ async fn exchange(
     let driver = {
         let (slot, activity) = (Arc::clone(slot), Arc::clone(&activity));
         async move {
-            let _slot = slot;
+            let (_slot, _through) = (slot, through);
             tokio::select! {
                 // The error reaches the task that waits for the response or reads its body.
                 _ = connection => {}
@@ -183,7 +193,31 @@ async fn exchange(
     let response = sender.send_request(request).await.map_err(|error| {
         if activity.is_idle(idle) { Refusal::Timeout { host: host.clone(), port } } else { invalid(error.to_string()) }
     })?;
+    if let Some(identity) = identity.filter(|_| response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED) {
+        // Not the container's business: it would ask a person for a password that is the operator's.
+        let reason = ProxyError::Login.to_string();
+        identity.failed(&reason, false);
+        let (identity, reason) = (identity.name().to_owned(), format!("its proxy: {reason}"));
+        return Err(Refusal::Identity { identity, host, port, reason });
+    }
     incoming(response).map_err(|reason| invalid(reason.to_owned()))
+}
+
+/// Gives a request the form that a proxy wants: the whole URL, and the identity's user name and password.
+fn address_to_proxy(request: &mut Request<Incoming>, authority: &str, identity: &Identity) -> Result<(), &'static str> {
+    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .map_err(|_| "the URL cannot be sent to a proxy")?;
+    if let Way::Proxy(proxy) = identity.way()
+        && let Some(login) = proxy.authorization()
+    {
+        request.headers_mut().insert(header::PROXY_AUTHORIZATION, login);
+    }
+    Ok(())
 }
 
 /// Turns the client's message into the proxy's: origin form, the Host that was checked, and nothing that concerned

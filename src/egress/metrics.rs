@@ -43,6 +43,7 @@ pub(super) enum Outcome {
     Malformed,
     Limited,
     Failed,
+    NoRoute,
 }
 
 impl EncodeLabelValue for Outcome {
@@ -54,6 +55,7 @@ impl EncodeLabelValue for Outcome {
             Self::Malformed => "malformed",
             Self::Limited => "limited",
             Self::Failed => "failed",
+            Self::NoRoute => "no_route",
         };
         EncodeLabelValue::encode(&name, encoder)
     }
@@ -79,8 +81,8 @@ impl EgressMetrics {
     /// proxies that share the metrics may use together.
     pub fn limited(registry: &mut Registry, total: Total) -> Self {
         let connections = Family::<DecisionLabel, Counter>::default();
-        use Outcome::{Allowed, Failed, Limited, Malformed, NotAllowed, PrivateAddress};
-        for decision in [Allowed, NotAllowed, PrivateAddress, Malformed, Limited, Failed] {
+        use Outcome::{Allowed, Failed, Limited, Malformed, NoRoute, NotAllowed, PrivateAddress};
+        for decision in [Allowed, NotAllowed, PrivateAddress, Malformed, Limited, Failed, NoRoute] {
             // A rate misses whatever happens before the first look at a counter.
             drop(connections.get_or_create(&DecisionLabel { decision }));
         }

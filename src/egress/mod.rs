@@ -24,6 +24,8 @@ mod address;
 mod budget;
 mod dial;
 mod forward;
+mod identity;
+mod identity_metrics;
 mod lookup;
 mod meter;
 mod metrics;
@@ -31,10 +33,12 @@ mod policy;
 mod proxy;
 mod rate;
 mod refusal;
+mod routes;
 mod shared;
 mod slot;
 mod target;
 mod threads;
+mod upstream;
 
 use std::time::Duration;
 
@@ -42,11 +46,16 @@ use thaw_client::config::LimitSettings;
 
 pub use address::special_purpose;
 pub use budget::Total;
+pub use identity::{Health, Identity, IdentityParts, Lease, Way};
+pub use identity_metrics::IdentityMetrics;
 pub use meter::{Meter, Usage};
 pub use metrics::EgressMetrics;
 pub use policy::{Decision, Policy, PolicyError};
 pub use proxy::Proxy;
 pub use refusal::Refusal;
+pub use routes::{AllocateError, Routes};
+pub use shared::Outside;
+pub use upstream::{Login, ProxyServer};
 
 /// Bounds on what one container can make the daemon hold. All are per container.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::accept;
 use super::meter::{Meter, Usage};
-use super::metrics::EgressMetrics;
 use super::policy::Policy;
-use super::shared::Shared;
+use super::shared::{Outside, Shared};
 use super::{EgressError, Limits};
 
 /// A running proxy. Dropping it closes the listener and every connection and tunnel; [`Proxy::shutdown`] does so and
@@ -28,9 +27,9 @@ impl Proxy {
         listener: TcpListener,
         policy: Arc<Policy>,
         container: String,
-        metrics: Arc<EgressMetrics>,
+        outside: Outside,
     ) -> Result<Self, EgressError> {
-        Self::serve_with(listener, policy, container, metrics, Limits::default())
+        Self::serve_with(listener, policy, container, outside, Limits::default())
     }
 
     /// As [`Proxy::serve`], with other limits.
@@ -41,13 +40,13 @@ impl Proxy {
         listener: TcpListener,
         policy: Arc<Policy>,
         container: String,
-        metrics: Arc<EgressMetrics>,
+        outside: Outside,
         limits: Limits,
     ) -> Result<Self, EgressError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| EgressError::NoRuntime)?;
         listener.set_nonblocking(true).map_err(EgressError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(EgressError::Listener)?;
-        let shared = Arc::new(Shared::new(policy, &container, metrics, limits, runtime));
+        let shared = Arc::new(Shared::new(policy, &container, outside, limits, runtime));
         shared.spawn(accept::run(listener, Arc::clone(&shared)));
         Ok(Self { shared })
     }
@@ -55,6 +54,11 @@ impl Proxy {
     /// Raises the rate of bytes to that of a running execution.
     pub fn serve_execution(&self) {
         self.shared.account.set_rate(self.shared.limits.run_mbit_per_second);
+    }
+
+    /// Lets later connections go out with the identity of `user`. Only the first call has an effect.
+    pub fn goes_out_for(&self, user: &str) {
+        self.shared.goes_out_for(user);
     }
 
     /// Attaches the log lines of later connections to `span`. Only the first call has an effect.

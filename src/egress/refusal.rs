@@ -85,6 +85,28 @@ pub enum Refusal {
         /// Port.
         port: u16,
     },
+    /// The user's identity cannot be used, or could not connect.
+    #[error("cannot connect to {host}:{port} with the egress identity {identity:?}: {reason}")]
+    Identity {
+        /// Which identity.
+        identity: String,
+        /// Host.
+        host: String,
+        /// Port.
+        port: u16,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The user has no way out.
+    #[error("cannot connect to {host}:{port}: {reason}")]
+    NoRoute {
+        /// Host.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Why not.
+        reason: String,
+    },
     /// The upstream's answer is not HTTP, or it closed the connection without one.
     #[error("{host}:{port} gave no valid HTTP response: {reason}")]
     Upstream {
@@ -125,10 +147,12 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) | Self::PlainHttps { .. } => StatusCode::BAD_REQUEST,
-            Self::NotAllowed { .. } | Self::Address { .. } => StatusCode::FORBIDDEN,
+            Self::NotAllowed { .. } | Self::Address { .. } | Self::NoRoute { .. } => StatusCode::FORBIDDEN,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::TooManyConnections { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Lookup { .. } | Self::Connect { .. } | Self::Upstream { .. } => StatusCode::BAD_GATEWAY,
+            Self::Lookup { .. } | Self::Connect { .. } | Self::Upstream { .. } | Self::Identity { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -146,6 +170,8 @@ impl Refusal {
             Self::Connect { .. } => b"Cannot connect",
             Self::Upstream { .. } => b"No valid HTTP response",
             Self::Timeout { .. } => b"No answer in time",
+            Self::Identity { .. } => b"Egress identity cannot connect",
+            Self::NoRoute { .. } => b"User has no egress identity",
         }
     }
 
@@ -160,6 +186,8 @@ impl Refusal {
             | Self::Address { host, port, .. }
             | Self::Connect { host, port, .. }
             | Self::Timeout { host, port }
+            | Self::Identity { host, port, .. }
+            | Self::NoRoute { host, port, .. }
             | Self::Upstream { host, port, .. } => Some((host, Some(*port))),
         }
     }
@@ -169,11 +197,14 @@ impl Refusal {
         match self {
             Self::Malformed(_) | Self::PlainHttps { .. } | Self::TransferCoding => Outcome::Malformed,
             Self::NotAllowed { .. } => Outcome::NotAllowed,
+            Self::NoRoute { .. } => Outcome::NoRoute,
             Self::Address { .. } => Outcome::PrivateAddress,
             Self::TooManyConnections { .. } => Outcome::Limited,
-            Self::Lookup { .. } | Self::Connect { .. } | Self::Timeout { .. } | Self::Upstream { .. } => {
-                Outcome::Failed
-            }
+            Self::Lookup { .. }
+            | Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Upstream { .. }
+            | Self::Identity { .. } => Outcome::Failed,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::meter::Account;
 use super::metrics::EgressMetrics;
 use super::policy::Policy;
 use super::refusal::Refusal;
+use super::routes::{Route, Routes};
 use crate::telemetry::escape_control;
 
 /// Most that hyper buffers per connection and direction, bytes. Bounds memory, not message size.
@@ -24,6 +25,30 @@ pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 /// Most log lines about refusals that one container causes per [`LOG_WINDOW`]. The metrics count all refusals.
 const LOG_LINES: u32 = 20;
 const LOG_WINDOW: Duration = Duration::from_secs(60);
+
+/// What all proxies share: their metrics, and who goes out with which identity.
+#[derive(Debug, Clone)]
+pub struct Outside {
+    /// Counts.
+    pub metrics: Arc<EgressMetrics>,
+    /// Identities, and who has which.
+    pub routes: Arc<Routes>,
+    /// Whose connections those of one proxy are, if that is known from the start.
+    pub user: Option<String>,
+}
+
+impl Outside {
+    /// Without identities: everybody goes out as it comes.
+    pub fn direct(metrics: Arc<EgressMetrics>) -> Self {
+        Self { metrics, routes: Arc::default(), user: None }
+    }
+
+    /// For the container of this user.
+    pub fn of(mut self, user: Option<&str>) -> Self {
+        self.user = user.map(str::to_owned);
+        self
+    }
+}
 
 /// What the tasks of one proxy share.
 #[derive(Debug)]
@@ -37,6 +62,9 @@ pub(super) struct Shared {
     log: Mutex<LogLimit>,
     /// Span of log lines about connections, once the container serves an execution.
     owner: OnceLock<tracing::Span>,
+    routes: Arc<Routes>,
+    /// Whose connections these are, once the container serves somebody.
+    user: OnceLock<String>,
     tasks: TaskTracker,
     end: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -47,10 +75,11 @@ impl Shared {
     pub(super) fn new(
         policy: Arc<Policy>,
         container: &str,
-        metrics: Arc<EgressMetrics>,
+        outside: Outside,
         limits: Limits,
         runtime: tokio::runtime::Handle,
     ) -> Self {
+        let Outside { metrics, routes, user } = outside;
         Self {
             container: escape_control(container).into_owned(),
             dialer: Dialer::new(policy, limits.lookups, limits.connect_timeout),
@@ -58,6 +87,8 @@ impl Shared {
             crowded: watch::Sender::new(false),
             log: Mutex::new(LogLimit::default()),
             owner: OnceLock::new(),
+            routes,
+            user: user.map_or_else(OnceLock::new, OnceLock::from),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
             runtime,
@@ -68,6 +99,16 @@ impl Shared {
     /// See [`super::Proxy::belongs_to`].
     pub(super) fn belongs_to(&self, span: tracing::Span) {
         let _ = self.owner.set(span);
+    }
+
+    /// See [`super::Proxy::goes_out_for`].
+    pub(super) fn goes_out_for(&self, user: &str) {
+        let _ = self.user.set(user.to_owned());
+    }
+
+    /// How the next connection goes out.
+    pub(super) fn route(&self) -> Route {
+        self.routes.route(self.user.get().map(String::as_str))
     }
 
     /// Ends all tasks.

@@ -488,7 +488,7 @@ async fn submit_late(
         let pipes = [cli.stdout.as_fd(), cli.stderr.as_fd(), cli.stdin.as_fd(), said.as_fd()];
         keep_command(handle, &container, path, &pipes).await;
     }
-    let mut container = container.claim_once(&handle.id)?;
+    let mut container = container.claim_once(&handle.id, handle.user())?;
     failpoints::at("claim.raised");
     let Cli { process, mut driver, stdin, stdout, stderr } =
         container.take_cli().ok_or_else(|| broken("there is none".to_owned()))?;
@@ -543,7 +543,7 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
     keep_command(handle, &container, path, &[stdout.as_fd(), stderr.as_fd()]).await;
-    let mut container = container.claim_once(&handle.id)?;
+    let mut container = container.claim_once(&handle.id, handle.user())?;
     if let Some(limits) = plan.limits {
         container.tighten(limits)?;
     }

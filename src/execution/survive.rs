@@ -394,7 +394,7 @@ fn resumable(
     let policy = policy.ok_or("it is not known any more where it may connect to")?;
     // Log lines of the egress proxy belong to the execution from here on.
     let _entered = handle.span.enter();
-    let claimed = orphan.into_once(&handle.id, handle.created_at_ms, policy, command.tag);
+    let claimed = orphan.into_once((&handle.id, handle.user()), handle.created_at_ms, policy, command.tag);
     let (container, process) = claimed.map_err(|error| error.to_string())?;
     // The earlier daemon may have been killed just before the thaw.
     container.thaw().map_err(|error| error.to_string())?;

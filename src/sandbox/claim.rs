@@ -36,7 +36,7 @@ pub(super) async fn claim(
             keeper.caught_up().await;
         }
         failpoints::at("sandbox.kept");
-        let container = claimed.container.claim_sandbox(handle.id())?;
+        let container = claimed.container.claim_sandbox(handle.id(), handle.user())?;
         failpoints::at("sandbox.claimed");
         container.thaw()?;
         if !container.has_ended() {

@@ -207,7 +207,7 @@ impl Sandboxes {
         let policy = policy.ok_or("it is not known any more where it may connect to")?;
         let none = Vec::new();
         let running = tags.get(&id).unwrap_or(&none);
-        let adopted = orphan.into_sandbox(&row.id, note.claimed_at_ms, policy, running);
+        let adopted = orphan.into_sandbox((&row.id, &row.user), note.claimed_at_ms, policy, running);
         let (container, processes) = adopted.map_err(|error| error.to_string())?;
         // The kernel knows better than a row that may be a moment old.
         let is_frozen = container.is_frozen().map_err(|error| error.to_string())?;

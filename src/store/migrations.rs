@@ -7,7 +7,7 @@ use super::{Changes, Store, StoreError};
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;
 
 /// Version n is reached by the n-th. `{blob}` stands for the type of bytes, which the databases name differently.
-const MIGRATIONS: [&[&str]; 4] = [
+const MIGRATIONS: [&[&str]; 5] = [
     &[
         // A user of the vault. `wrapped_key` is the user's key, encrypted with the master key `master_key`; `entries` is
         // what the user has, encrypted with the user's key, so that a row that is missing or from earlier is noticed.
@@ -89,6 +89,14 @@ const MIGRATIONS: [&[&str]; 4] = [
         // Size of a sandbox's root to write to, and digest of the image below it.
         "ALTER TABLE sandboxes ADD COLUMN storage_bytes BIGINT",
         "ALTER TABLE sandboxes ADD COLUMN image TEXT",
+    ],
+    &[
+        // Which egress identity of this host's configuration a user has.
+        "CREATE TABLE egress_allocations (
+        user_name TEXT PRIMARY KEY NOT NULL,
+        identity TEXT NOT NULL,
+        allocated_at_ms BIGINT NOT NULL
+    )",
     ],
 ];
 

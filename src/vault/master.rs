@@ -1,8 +1,7 @@
 //! Master keys: where they come from, and where they are while the daemon runs.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,14 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use thaw_os::kernel::LockedKey;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::secret_file::{self, SecretFileError};
+
 /// Name of the credential that systemd hands over (`LoadCredential=thawd.vault-key:…`).
 pub const SYSTEMD_CREDENTIAL: &str = "thawd.vault-key";
 
 /// Most master keys that are taken: the current one, and those before it until nothing is wrapped with them any more.
 const MAX_MASTER_KEYS: usize = 8;
-
-/// Largest file, or output of a command, that holds them, bytes.
-const MAX_KEY_FILE: u64 = 4096;
 
 /// How often a running command is looked at.
 const COMMAND_POLL: Duration = Duration::from_millis(10);
@@ -119,33 +117,10 @@ fn check_place(path: &Path, state_dir: &Path) -> Result<(), MasterKeyError> {
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, MasterKeyError> {
     let failed = |source| MasterKeyError::Read { path: path.to_owned(), source };
     let wrong = |problem| MasterKeyError::File { path: path.to_owned(), problem };
-    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() | rustix::fs::OFlags::NONBLOCK.bits();
-    let no_follow = i32::try_from(no_follow).unwrap_or_default();
-    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(no_follow).open(path).map_err(failed)?;
-    let is = file.metadata().map_err(failed)?;
-    if !is.is_file() {
-        return Err(wrong("is no file"));
-    }
-    if is.uid() != 0 && is.uid() != rustix::process::geteuid().as_raw() {
-        return Err(wrong("belongs to another user; it must be root's (chown root)"));
-    }
-    if is.mode() & 0o077 != 0 {
-        return Err(wrong("can be opened by others; its mode must be 0600 (chmod 600)"));
-    }
-    if is.len() > MAX_KEY_FILE {
-        return Err(wrong("is larger than 4096 bytes: it holds something else"));
-    }
-    read_all(&mut file).map_err(failed)
-}
-
-/// Into memory that is not moved while it grows, so that no copy is left behind.
-fn read_all(from: &mut impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE as usize + 1));
-    from.take(MAX_KEY_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_KEY_FILE {
-        return Err(io::Error::other("there are more than 4096 bytes"));
-    }
-    Ok(bytes)
+    secret_file::read(path).map_err(|error| match error {
+        SecretFileError::Io(source) => failed(source),
+        SecretFileError::Wrong(problem) => wrong(problem),
+    })
 }
 
 fn run(argv: &[String], timeout: Duration) -> Result<Zeroizing<Vec<u8>>, MasterKeyError> {
@@ -176,7 +151,7 @@ fn run(argv: &[String], timeout: Duration) -> Result<Zeroizing<Vec<u8>>, MasterK
     if !status.success() {
         return Err(MasterKeyError::Command(format!("failed: {status}")));
     }
-    read_all(&mut stdout).map_err(|error| failed("printed too much", &error))
+    secret_file::read_all(&mut stdout).map_err(|error| failed("printed too much", &error))
 }
 
 /// The current master key, and older ones that something may still be wrapped with.

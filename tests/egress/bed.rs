@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use thawd::egress::{EgressMetrics, Limits, Policy, Proxy, Total};
+use thawd::egress::{EgressMetrics, Limits, Outside, Policy, Proxy, Total};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -49,11 +49,16 @@ impl Bed {
     }
 
     pub fn serve(policy: Policy, limits: Limits) -> Self {
+        Self::outside(policy, limits, Outside::direct)
+    }
+
+    /// One that goes out as `outside` says.
+    pub fn outside(policy: Policy, limits: Limits, outside: impl FnOnce(Arc<EgressMetrics>) -> Outside) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut registry = Registry::default();
-        let metrics = Arc::new(EgressMetrics::new(&mut registry));
-        let proxy = Proxy::serve_with(listener, Arc::new(policy), "c-1".into(), metrics, limits).unwrap();
+        let outside = outside(Arc::new(EgressMetrics::new(&mut registry)));
+        let proxy = Proxy::serve_with(listener, Arc::new(policy), "c-1".into(), outside, limits).unwrap();
         Self { proxy, port, registry }
     }
 
@@ -62,11 +67,11 @@ impl Bed {
         let home: IpAddr = "127.0.0.1".parse().unwrap();
         let resolve = BTreeMap::from([("upstream.test".into(), vec![home])]);
         let policy = Arc::new(Policy::new(patterns, resolve, vec![]).unwrap());
-        let metrics = Arc::new(EgressMetrics::limited(&mut Registry::default(), total));
+        let metrics = Outside::direct(Arc::new(EgressMetrics::limited(&mut Registry::default(), total)));
         let serve = |name: &str| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
-            let (policy, metrics) = (Arc::clone(&policy), Arc::clone(&metrics));
+            let (policy, metrics) = (Arc::clone(&policy), metrics.clone());
             let proxy = Proxy::serve_with(listener, policy, name.into(), metrics, limits.clone()).unwrap();
             Self { proxy, port, registry: Registry::default() }
         };

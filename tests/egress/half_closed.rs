@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use thawd::egress::{EgressMetrics, Policy, Proxy};
+use thawd::egress::{EgressMetrics, Outside, Policy, Proxy};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -146,7 +146,7 @@ async fn a_client_that_closed_is_noticed_although_nothing_is_sent_to_it() {
     let (upstream, port) = listen().await;
     let resolve = [("upstream.test".to_owned(), vec!["127.0.0.1".parse().unwrap()])].into();
     let policy = Policy::new(&["upstream.test:*"], resolve, vec![]).unwrap();
-    let metrics = Arc::new(EgressMetrics::new(&mut Registry::default()));
+    let metrics = Outside::direct(Arc::new(EgressMetrics::new(&mut Registry::default())));
     let _proxy = Proxy::serve(listener, Arc::new(policy), "c-1".into(), metrics).unwrap();
     let ask = || {
         let mut stream = std::net::TcpStream::connect("127.0.0.1:3128").unwrap();

@@ -6,6 +6,7 @@ mod bed;
 mod budget;
 mod crowd;
 mod half_closed;
+mod identities;
 mod names;
 mod npm;
 mod requests;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use bed::{Bed, Client, Namespace, PATIENCE, echo, listen, once, tunnel, unlimited};
 use prometheus_client::registry::Registry;
-use thawd::egress::{EgressError, EgressMetrics, Limits, Policy, Proxy};
+use thawd::egress::{EgressError, EgressMetrics, Limits, Outside, Policy, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -442,7 +443,7 @@ fn resident() -> usize {
 #[test]
 fn a_proxy_needs_a_runtime() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let metrics = Arc::new(EgressMetrics::new(&mut Registry::default()));
+    let metrics = Outside::direct(Arc::new(EgressMetrics::new(&mut Registry::default())));
     let result = Proxy::serve(listener, Arc::new(Policy::default()), "c-1".into(), metrics);
     assert!(matches!(result, Err(EgressError::NoRuntime)));
 }
@@ -458,7 +459,7 @@ async fn a_namespace_with_only_lo_gets_out_through_the_proxy_alone() {
     let listener = namespace.enter(|| std::net::TcpListener::bind("127.0.0.1:3128").unwrap());
     let resolve = BTreeMap::from([("upstream.test".to_owned(), vec!["127.0.0.1".parse().unwrap()])]);
     let policy = Policy::new(&[format!("upstream.test:{port}")], resolve, vec![]).unwrap();
-    let metrics = Arc::new(EgressMetrics::new(&mut Registry::default()));
+    let metrics = Outside::direct(Arc::new(EgressMetrics::new(&mut Registry::default())));
     let _proxy = Proxy::serve(listener, Arc::new(policy), "c-1".into(), metrics).unwrap();
 
     // The upstream's port exists on the host's loopback only.

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use thawd::egress::{EgressMetrics, Limits, Policy, Proxy, Total};
+use thawd::egress::{EgressMetrics, Limits, Outside, Policy, Proxy, Total};
 
 use crate::bed::Namespace;
 
@@ -36,7 +36,7 @@ async fn npm_ci_of_three_hundred_packages_needs_no_more_places_than_there_are() 
     let listener = namespace.enter(|| std::net::TcpListener::bind("127.0.0.1:3128").unwrap());
     let resolve = [("registry.test".to_owned(), vec!["127.0.0.1".parse().unwrap()])].into();
     let policy = Arc::new(Policy::new(&[format!("registry.test:{port}")], resolve, vec![]).unwrap());
-    let metrics = Arc::new(EgressMetrics::limited(&mut Registry::default(), Total::new(400, 100)));
+    let metrics = Outside::direct(Arc::new(EgressMetrics::limited(&mut Registry::default(), Total::new(400, 100))));
     // As configured by default, but with fewer places than npm opens connections.
     let limits = Limits { connections: 16, cpu_percent: 0, ..Limits::default() };
     let proxy = Proxy::serve_with(listener, policy, "c-1".into(), metrics, limits).unwrap();

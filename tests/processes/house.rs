@@ -18,7 +18,7 @@ use thawd::container::{
     Command, Containers, Exited, Isolation, Native, Orphan, Process, RefillThrottle, RefillThrottleSettings, Sandbox,
     Settings, Stdio, Template, WindowSize, image_root,
 };
-use thawd::egress::{EgressMetrics, Policy};
+use thawd::egress::{EgressMetrics, Outside, Policy};
 use thawd::keeper::{self, Keeper, Kept, Key};
 
 use crate::support::{self, PATIENCE};
@@ -101,7 +101,8 @@ impl House {
             held_creations: 8,
             cpus: 8,
         });
-        let metrics = Arc::new(EgressMetrics::new(&mut prometheus_client::registry::Registry::default()));
+        let metrics =
+            Outside::direct(Arc::new(EgressMetrics::new(&mut prometheus_client::registry::Registry::default())));
         let keeps = Some(Arc::clone(&keeper));
         let isolation = with(Native::new(spawner));
         let containers = Containers::new(settings, Arc::clone(&hierarchy), isolation, metrics, keeps, throttle);
@@ -143,7 +144,7 @@ impl House {
         let place = self.containers.lease().unwrap();
         let mut container = self.containers.create(Arc::clone(&self.template), place).await.unwrap();
         container.park().await.unwrap();
-        let sandbox = container.claim_sandbox(id).unwrap();
+        let sandbox = container.claim_sandbox(id, "u1").unwrap();
         sandbox.thaw().unwrap();
         sandbox
     }

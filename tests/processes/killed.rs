@@ -106,7 +106,7 @@ async fn whoever_comes_after_a_killed_holder_goes_on_with_every_command() {
     let tags: Vec<u32> = found.iter().map(|(_, tag, _)| *tag).collect();
     let orphan = house.orphans.remove(&container).unwrap();
     assert!(orphan.may_be_claimed());
-    let (sandbox, processes) = orphan.into_sandbox("s-1", 0, house::egress(), &tags).unwrap();
+    let (sandbox, processes) = orphan.into_sandbox(("s-1", "u1"), 0, house::egress(), &tags).unwrap();
 
     // Nothing that is new is taken for something old.
     assert!(tags.iter().all(|tag| *tag < sandbox.next_tag()));

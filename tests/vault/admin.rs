@@ -106,7 +106,7 @@ async fn a_backup_brings_back_what_was_there() {
     let made = thawd(&daemon, &["store", "backup", copy]);
     assert!(made.status.success(), "{}", text(&made));
     assert!(text(&thawd(&daemon, &["store", "backup", copy])).contains("exists already"));
-    assert!(text(&thawd(&daemon, &["store", "check"])).contains("ok: schema version 4, 1 users, 1 credentials"));
+    assert!(text(&thawd(&daemon, &["store", "check"])).contains("ok: schema version 5, 1 users, 1 credentials"));
     put(&daemon, "u1", "after").await;
     put(&daemon, "u2", "after").await;
     assert!(text(&thawd(&daemon, &["store", "restore", copy])).contains("paths.state_dir"), "it runs");

@@ -17,6 +17,7 @@ use crate::time::Timestamp;
 
 mod about;
 mod credentials;
+mod egress;
 mod feed;
 mod job;
 mod list;
@@ -31,6 +32,7 @@ pub use credentials::{
     AuditAction, AuditRecord, CheckMethod, CheckOutcome, Credential, CredentialCheck, CredentialKind, CredentialState,
     UserKey, Vault,
 };
+pub use egress::{EgressAllocation, EgressIdentity, EgressKind, EgressRequest, EgressState};
 pub use feed::{DaemonEvent, DaemonEventKind};
 pub use job::{ImageDamage, ImagePrune, ImagePull, ImageVerification, Job, JobKind, JobState};
 pub use list::{ExecutionFilter, Page};

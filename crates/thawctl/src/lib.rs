@@ -13,6 +13,7 @@ mod copy;
 mod credentials;
 mod daemon_config;
 mod doctor;
+mod egress;
 mod env_file;
 mod events;
 mod exec;
@@ -119,6 +120,9 @@ enum Command {
     /// Store, list and remove the credentials that the daemon keeps for users
     #[command(subcommand)]
     Credentials(credentials::Command),
+    /// List the addresses with which users go out, and give them to users
+    #[command(subcommand)]
+    Egress(egress::Command),
     /// Write an image as an OCI bundle, which crun and runc start with the mounts, ids, limits and filter of thawd
     Bundle(bundle::Args),
     /// Print the output of an execution
@@ -276,6 +280,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CtlError> {
         Command::Pool(command) => pool::pool(&client, command, format).await?,
         Command::Login(args) => return login::login(&client, args, format).await,
         Command::Credentials(command) => return credentials::run(&client, command, format).await,
+        Command::Egress(command) => egress::run(&client, command, format).await?,
         Command::Containers(args) => view::containers(&client, &args, format).await?,
         Command::Providers(args) => view::providers(&client, &args, format).await?,
         Command::Images(args) => view::images(&client, &args, format).await?,

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use thaw_client::time::Timestamp;
 use thaw_client::types::{
     AuditAction, AuditRecord, CheckMethod, CheckOutcome, ClaimPath, Container, ContainerState, Credential,
-    CredentialCheck, CredentialKind, CredentialState, Credentials, DaemonVersion, Execution, ExecutionRequest,
-    ExecutionState, ExecutionStats, Exit, ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState,
-    LimitsInForce, List, Login, LoginMethod, LoginState, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange,
-    PoolMemory, Problem, Provider, Sandbox, SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle,
-    SandboxReason, SandboxRequest, SandboxState, SandboxStorage, Secret, Stage, Unpacked, Usage, UserKey, Vault,
+    CredentialCheck, CredentialKind, CredentialState, Credentials, DaemonVersion, EgressAllocation, EgressIdentity,
+    EgressKind, EgressRequest, EgressState, Execution, ExecutionRequest, ExecutionState, ExecutionStats, Exit,
+    ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState, LimitsInForce, List, Login, LoginMethod,
+    LoginState, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange, PoolMemory, Problem, Provider, Sandbox,
+    SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState,
+    SandboxStorage, Secret, Stage, Unpacked, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -79,6 +80,25 @@ fn value(of: &impl Serialize) -> Value {
 
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
+}
+
+fn identity() -> EgressIdentity {
+    EgressIdentity {
+        name: "paris-1".to_owned(),
+        kind: EgressKind::Http,
+        upstream: text("proxy.example.com:3128"),
+        bind: None,
+        address: "198.51.100.7".parse().ok(),
+        labels: BTreeMap::from([("city".to_owned(), "paris".to_owned())]),
+        max_users: None,
+        users: 20,
+        state: EgressState::Up,
+        since: Timestamp::from_unix_ms(CREATED),
+        failures: 0,
+        problem: None,
+        opened: 1520,
+        failed: 0,
+    }
 }
 
 fn requests(operation: &str) -> Vec<(&'static str, Value)> {
@@ -152,6 +172,10 @@ fn requests(operation: &str) -> Vec<(&'static str, Value)> {
         "putLoginCode" => {
             vec![("address", json!({ "code": "http://127.0.0.1:1455/auth/callback?code=ac_…&state=Zk3…" }))]
         }
+        "putUserEgress" => vec![
+            ("any", value(&EgressRequest::default())),
+            ("named", value(&EgressRequest { identity: text("paris-1") })),
+        ],
         "putCredential" => vec![("key", value(&key()))],
         "changePools" => vec![
             ("fixed", value(&PoolChange { target: Some(20), ..PoolChange::default() })),
@@ -218,6 +242,14 @@ fn answer(operation: &str) -> Option<Value> {
         "putLoginCode" | "getLoginCallback" => value(&login(LoginState::Exchanging)),
         "listLogins" => value(&List { items: vec![login(LoginState::Done)] }),
         "listCredentials" => value(&List { items: vec![credential()] }),
+        "listEgressIdentities" => value(&List { items: vec![identity()] }),
+        "getEgressIdentity" => value(&identity()),
+        "getUserEgress" | "putUserEgress" => value(&EgressAllocation {
+            user: "alice@example.org".to_owned(),
+            identity: "paris-1".to_owned(),
+            address: "198.51.100.7".parse().ok(),
+            allocated_at: Timestamp::from_unix_ms(CREATED),
+        }),
         "getCredential" | "putCredential" => value(&credential()),
         "checkCredential" => value(&CredentialCheck {
             outcome: CheckOutcome::Good,

@@ -4,6 +4,7 @@
 //! little to connect, and a connection kept idle would only break when the daemon restarts.
 
 mod credentials;
+mod egress;
 mod error;
 mod feed;
 mod files;

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::identity::IdentitySettings;
+
 /// `[egress.limits]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -100,6 +102,54 @@ impl LimitSettings {
     }
 }
 
+/// `egress.default`: how those go out who have no identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultRoute<'a> {
+    /// From this host, as it comes.
+    Direct,
+    /// Not at all.
+    None,
+    /// With this identity.
+    Identity(&'a str),
+}
+
+impl Egress {
+    /// What `default` means.
+    pub fn default_route(&self) -> DefaultRoute<'_> {
+        match self.default.as_str() {
+            "direct" => DefaultRoute::Direct,
+            "none" => DefaultRoute::None,
+            name => DefaultRoute::Identity(name),
+        }
+    }
+
+    /// Checks identities and `default`.
+    ///
+    /// # Errors
+    /// Key and problem of the first value that is wrong.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        self.limits.check()?;
+        for (key, value, most) in
+            [("probe_seconds", self.probe_seconds, 24 * 3600), ("down_after", u64::from(self.down_after), 1000)]
+        {
+            if value > most || (key == "down_after" && value == 0) {
+                return Err((format!("egress.{key}"), format!("must be at most {most}, and `down_after` at least 1")));
+            }
+        }
+        for (name, identity) in &self.identity {
+            identity.check(name).map_err(|(key, problem)| (format!("egress.identity.{name}{key}"), problem))?;
+        }
+        match self.default_route() {
+            DefaultRoute::Identity(name) if !self.identity.contains_key(name) => {
+                let problem =
+                    format!("is \"direct\", \"none\" or a section `[egress.identity.NAME]`; there is no {name:?}");
+                Err(("egress.default".to_owned(), problem))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// `[egress]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -114,6 +164,14 @@ pub struct Egress {
     pub limits: LimitSettings,
     /// Limits of all containers together.
     pub total: TotalSettings,
+    /// How those go out who have no identity: `direct`, `none`, or the name of an identity.
+    pub default: String,
+    /// Seconds between two looks at whether an identity can be reached; 0 is never.
+    pub probe_seconds: u64,
+    /// Failures in a row after which an identity counts as down.
+    pub down_after: u32,
+    /// Addresses with which users go out.
+    pub identity: BTreeMap<String, IdentitySettings>,
 }
 
 impl Default for Egress {
@@ -124,6 +182,10 @@ impl Default for Egress {
             allow_private: Vec::new(),
             limits: LimitSettings::default(),
             total: TotalSettings::default(),
+            default: "direct".to_owned(),
+            probe_seconds: 30,
+            down_after: 3,
+            identity: BTreeMap::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 mod connections;
 mod egress;
+mod identity;
 mod login;
 mod reclaim;
 mod refresh;
@@ -16,7 +17,8 @@ mod units;
 mod vault;
 
 pub use connections::{Connections, TURNED_AWAY};
-pub use egress::{Egress, LimitSettings, TotalSettings};
+pub use egress::{DefaultRoute, Egress, LimitSettings, TotalSettings};
+pub use identity::{IdentitySettings, ProxyKind, ProxyUrl};
 pub use login::Logins;
 pub use reclaim::ReclaimMode;
 pub use refresh::{RefreshPolicy, token_url_problem};
@@ -656,7 +658,7 @@ impl Config {
         let all = toml::Table::try_from(self).map_err(|error| (String::new(), error.to_string()))?;
         check_numbers("", &all)?;
         self.api.connections.check()?;
-        self.egress.limits.check()?;
+        self.egress.check()?;
         for (name, provider) in &self.provider {
             if provider.egress_replace.is_some() && !provider.egress.is_empty() {
                 let problem =
