@@ -293,6 +293,35 @@ async fn a_body_that_is_too_large_is_answered_while_it_is_being_sent() {
 }
 
 #[tokio::test]
+async fn what_is_answered_before_its_body_was_read_is_answered_all_the_same() {
+    let daemon = Daemon::start(|setup| setup.pool(0)).await;
+    for (request, status) in [
+        // No vault, no such path, no such method, a user that is none, a parameter that is none.
+        ("PUT /v1/users/u1/credentials/test", 409),
+        ("POST /v1/nothing", 404),
+        ("PUT /v1/executions", 405),
+        ("PUT /v1/users/a%20b/egress", 400),
+        ("POST /v1/executions?nothing=1", 400),
+    ] {
+        let mut stream = UnixStream::connect(daemon.socket()).await.unwrap();
+        let head = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 200000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer)).await.expect("it is answered");
+            assert_ne!(read.unwrap(), 0, "{request}: {}", String::from_utf8_lossy(&answer));
+        }
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {text}");
+        for _ in 0..50 {
+            stream.write_all(&[b' '; 4000]).await.unwrap_or_else(|error| panic!("{request}: {error}"));
+        }
+        stream.read_to_end(&mut answer).await.unwrap_or_else(|error| panic!("{request}: {error}"));
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn users_who_are_not_listed_are_refused_although_they_may_open_the_socket() {
     const LISTED: u32 = 64_001;
     let daemon = Daemon::start(|setup| {

@@ -10,7 +10,7 @@ use support::{Daemon, Outcome, Setup, eventually, shell};
 use thaw_client::types::{
     EgressAllocation, EgressIdentity, EgressState, ExecutionRequest, NamedSandboxRequest, Sandbox,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// Tells each connection the address that it comes from.
 async fn whoami() -> (u16, Arc<AtomicUsize>) {
@@ -23,7 +23,10 @@ async fn whoami() -> (u16, Arc<AtomicUsize>) {
             let (mut stream, from) = listener.accept().await.unwrap();
             counter.fetch_add(1, SeqCst);
             tokio::spawn(async move {
-                let _ = stream.read(&mut [0; 4096]).await;
+                let mut head = String::new();
+                let mut reader = BufReader::new(&mut stream);
+                // All of it: what is left unread when the connection is closed would reset it.
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).await.unwrap_or(0) > 0 {}
                 let body = from.ip().to_string();
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 let _ = stream.write_all(answer.as_bytes()).await;

@@ -13,10 +13,6 @@ use zeroize::Zeroizing;
 use super::ApiError;
 use super::strict::{self, Strict};
 
-/// Most that is read of a body that was refused for its size, bytes, and for how long.
-const DRAIN_BYTES: usize = 16 * 1024 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(5);
-
 /// Reads and parses a JSON body of at most `limit` bytes, which has to arrive within `time`.
 ///
 /// # Errors
@@ -30,8 +26,7 @@ pub async fn json<T: DeserializeOwned>(body: Body, limit: usize, time: Duration)
     parse(&bytes)
 }
 
-/// The whole body. One that is too large is answered as soon as that is known, and what the client still sends is read
-/// and forgotten for a while: most read an answer only when they have sent everything, and none that is reset before.
+/// The whole body. One that is too large is answered as soon as that is known.
 async fn read(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let announced = body.size_hint().lower();
     let mut bytes = Zeroizing::new(Vec::with_capacity(announced.min(limit as u64) as usize));
@@ -46,24 +41,8 @@ async fn read(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>, ApiErr
             bytes.extend_from_slice(piece);
         }
     }
-    forget(body);
     let detail = format!("the body is larger than {limit} bytes (`api.max_body_bytes`)");
     Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
-}
-
-/// Reads for a while what the client of a refused request still sends, so that it can read the answer.
-pub fn forget(body: Body) {
-    tokio::spawn(tokio::time::timeout(DRAIN_TIME, drain(body)));
-}
-
-async fn drain(mut body: Body) {
-    let mut left = DRAIN_BYTES;
-    while let Some(Ok(frame)) = body.frame().await {
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-        if left == 0 {
-            return;
-        }
-    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {

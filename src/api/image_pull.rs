@@ -45,10 +45,7 @@ pub async fn pull(
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     body: Body,
 ) -> Result<(StatusCode, Json<Job>), ApiError> {
-    if let Err(error) = check_peer(&state, peer) {
-        body::forget(body);
-        return Err(error);
-    }
+    check_peer(&state, peer)?;
     let asked: ImagePull = body::json(body, MAX_BODY, state.body_timeout).await?;
     if state.require_signature {
         let detail = "`image.require_signature` is set, and images of registries carry no signature that is known here: \

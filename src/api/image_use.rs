@@ -33,10 +33,7 @@ pub async fn use_image(
     ConnectInfo(peer): ConnectInfo<PeerCredentials>,
     body: Body,
 ) -> Result<Json<List<PoolRenewal>>, ApiError> {
-    if let Err(error) = check_peer(&state, peer) {
-        body::forget(body);
-        return Err(error);
-    }
+    check_peer(&state, peer)?;
     let ImageUse { image } = body::json(body, state.max_body_bytes, state.body_timeout).await?;
     let served = state.executions.served().values().filter(|served| served.provider.image == image);
     let pools: Vec<_> = served

@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use super::lookup::Id;
-use super::{ApiError, PeerCredentials, body, filter, lists, problem};
+use super::{ApiError, PeerCredentials, filter, lists, problem};
 use thaw_client::types::{ImageDamage, ImagePrune, ImageVerification, Job, JobKind, List, Problem};
 use thaw_image::{ImportNames, StoreError, Verification, signature};
 
@@ -202,13 +202,7 @@ pub async fn import(
         check_name(&state, name.clone()).await?;
         signature(&state, given("signature"))
     };
-    let signature = match signature.await {
-        Ok(signature) => signature,
-        Err(error) => {
-            body::forget(body);
-            return Err(error);
-        }
-    };
+    let signature = signature.await?;
     let upload = receive(&state, body).await?;
     let images = Arc::clone(&state.images);
     let keys = state.public_keys.clone();
@@ -292,7 +286,6 @@ async fn receive(state: &super::State, mut body: Body) -> Result<Upload, ApiErro
         if received > state.max_archive_bytes {
             let detail =
                 format!("the archive is larger than {} bytes (`image.max_unpacked_bytes`)", state.max_archive_bytes);
-            body::forget(body);
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
         }
         // The writer has failed: it says why.

@@ -35,6 +35,7 @@ mod stall;
 mod status;
 mod strict;
 mod text_format;
+mod unread;
 mod upload;
 
 use std::path::PathBuf;
@@ -175,6 +176,7 @@ pub fn router(state: Arc<State>) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(image_verbs::delete_like_a_verb)
         .layer(axum::middleware::from_fn(query::check))
+        .layer(axum::middleware::from_fn(unread::read_on))
         .layer(axum::middleware::from_fn(request_id::name))
         .with_state(state)
 }

@@ -19,13 +19,7 @@ pub async fn receive<T: Send + 'static>(
     mut content: Body,
     patience: Duration,
 ) -> Result<T, ApiError> {
-    let upload = match begun {
-        Ok(upload) => upload,
-        Err(error) => {
-            body::forget(content);
-            return Err(error);
-        }
-    };
+    let upload = begun?;
     loop {
         let frame = tokio::time::timeout(patience, content.frame()).await.map_err(|_| {
             let seconds = patience.as_secs();
@@ -38,7 +32,6 @@ pub async fn receive<T: Send + 'static>(
         let Ok(piece) = frame.into_data() else { continue };
         if !upload.send(piece).await {
             // It is known already what is wrong.
-            body::forget(content);
             break;
         }
     }

@@ -233,7 +233,7 @@ impl Owner {
             let env = self.served.image.env.lock().unwrap_or_else(PoisonError::into_inner);
             execution::login_command(&self.way, provider, &env, self.settings.proxy_port)?
         };
-        let mut container = container.claim_login(self.handle.id())?;
+        let mut container = container.claim_login(self.handle.id(), &self.handle.describe().user)?;
         let (stdin_reader, stdin) = if self.way.input.is_empty() {
             (container.null_input()?, None)
         } else {

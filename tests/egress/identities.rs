@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use thaw_client::config::{Config, DefaultRoute};
 use thawd::egress::{Identity, Limits, Outside, Policy, Routes};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bed::{Bed, PATIENCE, echo, listen, tunnel, unlimited};
@@ -133,9 +133,10 @@ async fn whoami() -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
             let (mut stream, from) = listener.accept().await.unwrap();
             counter.fetch_add(1, SeqCst);
             tokio::spawn(async move {
-                let mut request = vec![0; 4096];
-                let read = stream.read(&mut request).await.unwrap_or(0);
-                let head = String::from_utf8_lossy(&request[..read]).into_owned();
+                let mut head = String::new();
+                let mut reader = BufReader::new(&mut stream);
+                // All of it: what is left unread when the connection is closed would reset it.
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).await.unwrap_or(0) > 0 {}
                 let leaked = head.to_ascii_lowercase().contains("proxy-authorization");
                 let body = format!("{} {leaked}", from.ip());
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());

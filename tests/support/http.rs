@@ -19,7 +19,8 @@ impl Answer {
     pub async fn to(socket: &Path, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
         let mut stream = open(socket, request, headers, body).await;
         let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await.unwrap();
+        let read = stream.read_to_end(&mut bytes).await;
+        read.unwrap_or_else(|error| panic!("{request}: {error} after {:?}", String::from_utf8_lossy(&bytes)));
         Self::parse(&bytes)
     }
 
