@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
 
-use super::{ApiError, body};
+use super::ApiError;
 use crate::sandbox::Upload;
 
 /// Passes a body on to where it goes, and gives what came of it. What was refused before is answered at once, and what its
