@@ -12,8 +12,8 @@ use thaw_client::types::{
     EgressKind, EgressRequest, EgressState, Execution, ExecutionRequest, ExecutionState, ExecutionStats, Exit,
     ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState, LimitsInForce, List, Login, LoginMethod,
     LoginState, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange, PoolMemory, Problem, Provider, Sandbox,
-    SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState, Secret,
-    Stage, Unpacked, Usage, UserKey, Vault,
+    SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState,
+    SandboxStorage, Secret, Stage, Unpacked, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
