@@ -20,6 +20,7 @@ use super::process::Process;
 use super::{ApiError, pools, text_format};
 use crate::container::State as ContainerState;
 use crate::execution::IMAGE_LABEL;
+use crate::sandbox::Sandboxes;
 use thaw_client::types::{Container, Pool, Problem, Stage};
 
 /// A gauge of seconds or CPUs.
@@ -67,6 +68,11 @@ struct VersionLabels {
     version: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
 const STATES: [(&str, ContainerState); 4] = [
     ("creating", ContainerState::Creating),
     ("warm", ContainerState::Warm),
@@ -93,6 +99,9 @@ pub struct Gauges {
     pool_claims: Family<ResultLabels, Counter>,
     paused: Family<StageLabels, Gauge>,
     failing: Family<StageLabels, Gauge>,
+    sandboxes: Family<StateLabels, Gauge>,
+    storage_max: Gauge,
+    storage: Gauge,
     of_executions: ExecutionGauges,
 }
 
@@ -132,8 +141,24 @@ impl Gauges {
             "1 after a pool's last attempt to create a container or to prepare its image failed, by provider and stage",
             this.failing.clone(),
         );
+        registry.register("thawd_sandboxes", "Sandboxes by state", this.sandboxes.clone());
+        registry.register(
+            "thawd_storage_max_bytes",
+            "Disk space that the file systems of sandboxes may take together",
+            this.storage_max.clone(),
+        );
+        registry.register("thawd_storage_bytes", "Disk space that they take", this.storage.clone());
         this.of_executions.register(registry);
         this
+    }
+
+    fn set_sandboxes(&self, sandboxes: &Sandboxes) {
+        for (state, count) in sandboxes.count() {
+            self.sandboxes.get_or_create(&StateLabels { state: state.name() }).set(count as i64);
+        }
+        let storage = sandboxes.storage();
+        self.storage_max.set(i64::try_from(storage.pool_bytes).unwrap_or(i64::MAX));
+        self.storage.set(i64::try_from(storage.used_bytes).unwrap_or(i64::MAX));
     }
 
     fn set_pools(&self, pools: &[Pool]) {
@@ -298,6 +323,7 @@ pub async fn read(state: &super::State) -> Result<String, ApiError> {
     let gauges = state.gauges.lock().unwrap_or_else(PoisonError::into_inner);
     gauges.process.set();
     gauges.set_pools(&pools);
+    gauges.set_sandboxes(&state.sandboxes);
     gauges.set_containers(&pools, &containers, state.containers.limit().0);
     gauges.of_executions.set(if state.per_execution { &containers } else { &[] });
     prometheus_client::encoding::text::encode(&mut text, &state.registry)

@@ -399,7 +399,18 @@ impl Containers {
     fn request(&self, template: &Template, id: &str, id_base: u32) -> CreateRequest {
         let users = Users { id_base, user: template.user, group: template.group };
         let credentials = template.credentials.as_ref().map(|(name, bytes)| (name.as_str(), *bytes));
-        let mut mounts = Mount::usual(&users, template.home.as_deref(), credentials);
+        let home = template.home.as_deref();
+        let mut mounts = match template.root.writable {
+            false => Mount::usual(&users, home, credentials),
+            // Home is a directory of the root, like all others.
+            true => {
+                let mut mounts = Mount::usual(&users, None, None);
+                mounts.extend(
+                    home.zip(credentials).map(|(home, (name, bytes))| Mount::credentials(&users, home, name, bytes)),
+                );
+                mounts
+            }
+        };
         mounts.extend(template.workspace.then(|| Mount::workspace(&users, WORKSPACE)));
         CreateRequest {
             id: id.to_owned(),

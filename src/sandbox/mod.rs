@@ -43,7 +43,7 @@ use crate::feed::Feed;
 use crate::idempotency::IdempotencyKey;
 use crate::keeper::Keeper;
 use crate::pool::{ClaimError, Pool};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Figures, Storage, StorageError};
 use crate::store::{Store, StoreError};
 use handle::Message;
 use rows::Rows;
@@ -444,6 +444,11 @@ impl Sandboxes {
         let known = self.known();
         let count = |state| known.values().filter(|one| one.state() == state).count();
         SandboxState::ALL.into_iter().map(|state| (state, count(state))).collect()
+    }
+
+    /// How much of the disk they take.
+    pub fn storage(&self) -> Figures {
+        self.shared.storage.figures()
     }
 
     /// Changes labels and lifecycle.

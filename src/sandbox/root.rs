@@ -52,8 +52,11 @@ pub(super) async fn start(
     }
     let mut own = Template::clone(&template);
     own.root.writable = true;
-    // They are directories of the root, like all others.
-    (own.home, own.workspace, own.credentials, own.prestarted) = (None, false, None, None);
+    // It is a directory of the root, like home.
+    (own.workspace, own.prestarted) = (false, None);
+    if let (Some(home), Some((name, _))) = (&own.home, &own.credentials) {
+        shared.storage.keep_directory(&layer, home, name, (own.user, own.group)).await?;
+    }
     own.layer = Some(layer);
     claim::claim(shared, pool, handle, Some(Arc::new(own))).await
 }

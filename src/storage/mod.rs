@@ -164,6 +164,22 @@ impl Storage {
         blocking(move || Ok(disk::prepare_layer(layer.as_fd(), &image, &directories)?)).await
     }
 
+    /// Makes sure that a layer has the directory `name` below `home`, on which something is to be mounted.
+    ///
+    /// # Errors
+    /// See [`StorageError`].
+    pub async fn keep_directory(
+        &self,
+        layer: &Arc<OwnedFd>,
+        home: &str,
+        name: &str,
+        owner: (u32, u32),
+    ) -> Result<(), StorageError> {
+        use std::os::fd::AsFd;
+        let (layer, home, name) = (Arc::clone(layer), home.to_owned(), name.to_owned());
+        blocking(move || Ok(disk::keep_directory(layer.as_fd(), &home, &name, owner)?)).await
+    }
+
     /// Waits until nothing has the image mounted any more, so that everything is in it; false if something still has it
     /// after `storage.detach_timeout_seconds`.
     ///

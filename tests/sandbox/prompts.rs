@@ -8,7 +8,7 @@ use super::{problem, run, usual};
 use crate::support::{Daemon, Outcome, Setup, eventually};
 
 /// A CLI that says what it finds, and does what the prompt says: waits, or changes its login.
-const PROVIDER: &str = r#"
+pub const PROVIDER: &str = r#"
 name = "ask"
 image = "test"
 home = "/home/runtime"
@@ -59,7 +59,7 @@ fn named(name: &str, value: &str) -> BTreeMap<String, Secret> {
     [(name.to_owned(), Secret::new(value.to_owned()))].into()
 }
 
-fn asked(sandbox: &Sandbox, prompt: &str) -> ExecutionRequest {
+pub fn asked(sandbox: &Sandbox, prompt: &str) -> ExecutionRequest {
     let mut credentials = Credentials::default();
     credentials.files = named("token", "hush");
     ExecutionRequest {

@@ -5,8 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
-use thaw_client::types::{ExecutionRequest, ExitReason, Sandbox, SandboxChange, SandboxReason, SandboxState};
+use thaw_client::types::{
+    ExecutionRequest, ExitReason, Sandbox, SandboxChange, SandboxReason, SandboxRequest, SandboxState,
+};
 
+use super::prompts::{PROVIDER, asked};
 use super::storage::{SMALL, attached, image, nothing_attached};
 use super::{becomes, created, inside, now, problem, run, usual};
 use crate::support::{Daemon, Outcome, Setup, eventually};
@@ -217,5 +220,28 @@ async fn one_that_cannot_be_mounted_says_so_and_nothing_is_made_anew() {
     assert_eq!((refused.status, refused.code.as_str()), (409, "sandbox_broken"));
     assert!(refused.detail.contains("does not exist"), "{}", refused.detail);
     daemon.client.delete_sandbox(&missing.id).await.unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_has_its_credentials_in_memory_and_its_files_on_the_disk() {
+    let daemon = Daemon::start(|setup| with_grace(setup).add_provider(PROVIDER)).await;
+    let request: SandboxRequest =
+        serde_json::from_str(r#"{"user":"u1","template":"ask","storage":{"size_bytes":33554432}}"#).unwrap();
+    let sandbox: Sandbox = daemon.client.create_sandbox(&request, None).await.unwrap_or_else(|error| panic!("{error}"));
+    let first = daemon.run(&asked(&sandbox, "first")).await;
+    assert_eq!((first.text(), first.exit.success), ("file hush variable  before \n", true), "{}", first.errors());
+    stop(&daemon, &sandbox).await;
+    let bytes = std::fs::read(image(&daemon, &sandbox)).unwrap();
+    assert!(bytes.windows(5).any(|window| window == b"first"), "what the prompt has written is there");
+    assert!(!bytes.windows(4).any(|window| window == b"hush"), "and nothing of its credential");
+    let second = daemon.run(&asked(&sandbox, "second")).await;
+    assert_eq!(second.text(), "file hush variable  before first\n", "{}", second.errors());
+    let metrics = daemon.http("GET /metrics", &[], b"").await.text();
+    for line in
+        ["thawd_sandboxes{state=\"active\"} 1", "thawd_storage_bytes 44040192", "thawd_storage_max_bytes 10737418240"]
+    {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     daemon.stop().await;
 }

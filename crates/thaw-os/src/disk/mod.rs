@@ -17,6 +17,6 @@ mod tool;
 pub use attach::{Attached, attach, attach_shared, is_attached};
 pub use check::{repair, wants_check};
 pub use error::{DiskError, Result};
-pub use layer::{Directory, prepare_layer};
+pub use layer::{Directory, keep_directory, prepare_layer};
 pub use make::{Format, make, make_template};
 pub use tool::{E2FSCK, MKFS, find as find_tool};

@@ -310,7 +310,15 @@ fn mounts(request: &CreateRequest, root: BorrowedFd<'_>, volumes: Vec<OwnedFd>) 
                 ephemeral.push((relative, part));
             }
             Source::Credentials { owner, .. } => {
-                parts.push((Part::Credentials, credential_directory(relative, *owner, &ephemeral)?));
+                let is_around = |(place, _): &(&str, OwnedFd)| {
+                    relative.strip_prefix(*place).is_some_and(|rest| rest.starts_with('/'))
+                };
+                // In a root that keeps what is written to it, whoever prepared its layer has made the directory.
+                let directory = match request.root.writable && !ephemeral.iter().any(is_around) {
+                    true => target(root, relative)?,
+                    false => credential_directory(relative, *owner, &ephemeral)?,
+                };
+                parts.push((Part::Credentials, directory));
             }
             Source::Volume { .. } => {
                 let volume = volumes.next().ok_or(SetUpError::Descriptors("the spawner"))?;

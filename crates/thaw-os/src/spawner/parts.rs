@@ -119,7 +119,8 @@ pub enum Source {
         /// Whether the daemon gets a descriptor of it, to put files there and to collect them.
         collected: bool,
     },
-    /// A directory inside an ephemeral one, on which the daemon mounts a tmpfs with credentials later.
+    /// A directory on which the daemon mounts a tmpfs with credentials later: made inside an ephemeral one, or one that a
+    /// writable root has.
     Credentials {
         /// Its owner and group, inside.
         owner: (u32, u32),
@@ -157,12 +158,16 @@ impl Mount {
         let mut mounts = vec![ephemeral("/tmp", 0o1777, (0, 0)), ephemeral("/dev/shm", 0o1777, (0, 0))];
         if let Some(home) = home {
             mounts.push(ephemeral(home, 0o700, owner));
-            mounts.extend(credentials.map(|(name, bytes)| Self {
-                at: format!("{}/{name}", home.trim_end_matches('/')),
-                source: Source::Credentials { owner, bytes },
-            }));
+            mounts.extend(credentials.map(|(name, bytes)| Self::credentials(users, home, name, bytes)));
         }
         mounts
+    }
+
+    /// A directory below `home` for credentials of so many bytes.
+    pub fn credentials(users: &Users, home: &str, name: &str, bytes: u64) -> Self {
+        let owner = (users.user, users.group);
+        let at = format!("{}/{name}", home.trim_end_matches('/'));
+        Self { at, source: Source::Credentials { owner, bytes } }
     }
 
     /// A directory to work in, which the daemon can put files into.
