@@ -33,6 +33,7 @@ mod sandboxes;
 mod server;
 mod stall;
 mod status;
+mod stdin;
 mod strict;
 mod text_format;
 mod unread;
@@ -124,6 +125,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/executions/{id}/stderr", get(output::stderr))
         .route("/v1/executions/{id}/files", get(files::files))
         .route("/v1/executions/{id}/archive", get(files::archive))
+        .route("/v1/executions/{id}/stdin", post(stdin::send))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
         .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
         .route("/v1/sandboxes/{id}", get(sandboxes::get).patch(sandboxes::change).delete(sandboxes::delete))

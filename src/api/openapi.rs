@@ -11,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use self::finish::Answers;
 use super::{
     about, credential_check, credentials, egress, executions, feed, files, image_pull, image_use, image_verbs, lists,
-    logins, metrics, output, pools, sandbox_archive, sandbox_files, sandboxes, status,
+    logins, metrics, output, pools, sandbox_archive, sandbox_files, sandboxes, status, stdin,
 };
 use thaw_client::types;
 
@@ -41,6 +41,7 @@ use thaw_client::types;
         executions::cancel,
         executions::delete,
         executions::stats,
+        stdin::send,
         output::stdout,
         output::stderr,
         files::files,
@@ -175,7 +176,7 @@ mod tests {
                 &verbs[..],
                 &[
                     "build", "import", "prune", "pull", "verify", "replace", "login", "rotate", "freeze", "stop",
-                    "wake", "move",
+                    "wake", "move", "send",
                 ],
             ]
             .concat();

@@ -29,7 +29,7 @@ impl Survivors {
             match key {
                 Key::Container(id) => drop(containers_kept.insert(id, kept)),
                 Key::Sandbox(id) => drop(sandboxes.insert(id, kept)),
-                key @ (Key::Execution(_) | Key::Transit(..)) => drop(executions.insert(key, kept)),
+                key @ (Key::Execution(_) | Key::Transit(..) | Key::Input(_)) => drop(executions.insert(key, kept)),
                 key @ Key::Refresh(_) => refreshes.push((key, kept)),
                 Key::Unknown(_) => unknown += 1,
             }

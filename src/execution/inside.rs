@@ -119,14 +119,15 @@ pub(super) async fn submit(
         inside.lend(plan.lends.clone(), false)?;
     }
     let container = inside.container();
-    let (stdin_reader, stdin) = match plan.stdin.as_deref() {
-        Some(text) => input(text)?,
-        None => (container.null_input()?, None),
+    let (stdin_reader, stdin) = match (handle.stdin(), plan.stdin.as_deref()) {
+        (Some(open), _) => (open.reader()?, None),
+        (None, Some(text)) => input(text)?,
+        (None, None) => (container.null_input()?, None),
     };
+    let is_read = handle.stdin().is_some() || plan.stdin.is_some();
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
     let (stderr, stderr_writer) = output_pipe(handle.log.chunk_size())?;
-    let pipes =
-        [Some(stdout_writer.as_fd()), Some(stderr_writer.as_fd()), plan.stdin.as_ref().map(|_| stdin_reader.as_fd())];
+    let pipes = [Some(stdout_writer.as_fd()), Some(stderr_writer.as_fd()), is_read.then(|| stdin_reader.as_fd())];
     for pipe in pipes.into_iter().flatten() {
         container.give(pipe)?;
     }

@@ -19,6 +19,7 @@ mod inside;
 mod known;
 mod late;
 mod metrics;
+mod open_stdin;
 mod place;
 mod plan;
 mod resumable;
@@ -65,6 +66,7 @@ pub use crate::output::{
 pub use image_run::{ImageRunError, ImageSettings, Images, LABEL as IMAGE_LABEL, has_workspace, runtime_name};
 use known::Known;
 pub use metrics::ExecutionMetrics;
+pub use open_stdin::{OpenStdin, StdinError};
 use place::InSandbox;
 pub use plan::{Plan, RUNTIME_USER, RequestError, login_command, prestart_command};
 pub use settings::Settings;
@@ -222,6 +224,8 @@ pub struct Handle {
     waiting: Waiting,
     /// What is collected of its files.
     collection: Option<Collection>,
+    /// Its standard input, if it stays open.
+    stdin: Option<Arc<OpenStdin>>,
     /// When its time is over, by the clock of [`clock::now`]; once its first command has started.
     deadline: OnceLock<Duration>,
     /// The user's credential, if it comes from the vault.
@@ -321,6 +325,11 @@ impl Handle {
             request_id: self.request_id.clone(),
             exit: state.exit().cloned(),
         }
+    }
+
+    /// Its standard input, if it stays open.
+    pub fn stdin(&self) -> Option<&OpenStdin> {
+        self.stdin.as_deref()
     }
 
     /// Waits until it has ended.
@@ -493,7 +502,7 @@ impl Executions {
         }
         let background = request.background || audience == Audience::None;
         let (request, lent) = self.with_stored_credentials(request).await?;
-        let plan = self.plan(request).await?;
+        let mut plan = self.plan(request).await?;
         let settings = self.settings();
         let max = settings.max_per_user;
         let slot = self.users.enter(&plan.user, max).ok_or_else(|| {
@@ -507,6 +516,13 @@ impl Executions {
             false => Some(Collection::new(plan.work.collect.clone(), self.spools.file()?)),
         };
         let id = format!("e-{}", ulid::Ulid::new().to_string().to_lowercase());
+        let stdin = match plan.stdin_open {
+            true => {
+                let text = plan.stdin.take().unwrap_or_default();
+                Some(OpenStdin::new(&id, self.spools.file()?, &text, self.keeper.clone())?)
+            }
+            false => None,
+        };
         let span = span(&id, &plan.provider, &plan.user, asked.request_id.as_deref());
         let vaulted = self.vaulted(lent, &plan.provider, &plan.user, &id).map(Arc::new);
         let handle = Arc::new(Handle {
@@ -533,6 +549,7 @@ impl Executions {
             readers: watch::Sender::new(0),
             waiting: Waiting::new(audience == Audience::Events, background),
             collection,
+            stdin,
             deadline: OnceLock::new(),
             vaulted,
             first_exit: OnceLock::new(),
@@ -540,9 +557,12 @@ impl Executions {
             feed: Arc::clone(&self.feed),
         });
         let reader = handle.reader(audience != Audience::None);
-        while !self.enter(&handle)? {
+        let not_started = || handle.stdin.iter().for_each(|stdin| stdin.close("the execution was not started"));
+        while !self.enter(&handle).inspect_err(|_| not_started())? {
             // The same request came twice at the same time, and the other one was faster.
-            if let Some(reader) = self.join(&handle.user, handle.key.as_ref(), audience).await? {
+            let other = self.join(&handle.user, handle.key.as_ref(), audience).await;
+            if let Some(reader) = other.inspect_err(|_| not_started())? {
+                not_started();
                 if let Some(vaulted) = &handle.vaulted {
                     vaulted.end_turn();
                 }

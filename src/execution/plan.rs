@@ -173,6 +173,8 @@ pub struct Plan {
     pub(super) command: Encoded,
     /// Standard input; `None` for `/dev/null`.
     pub(super) stdin: Option<Vec<u8>>,
+    /// Whether more of it comes while the command runs.
+    pub(super) stdin_open: bool,
     /// Credential files.
     pub(super) files: BTreeMap<String, Secret>,
     /// What is put into `/workspace` and collected of it.
@@ -285,6 +287,7 @@ fn image_plan(mut request: ExecutionRequest, images: &Images, settings: &Setting
         lends: Vec::new(),
         late: None,
         command: command.encode()?,
+        stdin_open: request.stdin_open,
         stdin: request.stdin.map(Content::into_bytes),
         files: BTreeMap::new(),
         work,
@@ -379,8 +382,10 @@ fn provider_plan(
     let provider = &target.provider;
     let task = match (&request.prompt, &request.command) {
         (Some(prompt), None) => {
-            if request.stdin.is_some() {
-                return Err(RequestError::OnlyWithCommand("stdin"));
+            for (name, given) in [("stdin", request.stdin.is_some()), ("stdin_open", request.stdin_open)] {
+                if given {
+                    return Err(RequestError::OnlyWithCommand(name));
+                }
             }
             provider.check_credentials(&files, &variables).map_err(RequestError::Credentials)?;
             let invocation = provider.invocation(&PromptSpec {
@@ -463,6 +468,7 @@ fn provider_plan(
         late,
         command: encoded?,
         stdin: task.stdin,
+        stdin_open: request.stdin_open,
         files: credentials.files.clone(),
         work,
         timeout,
@@ -533,6 +539,7 @@ pub(super) fn inside(
         lends: Vec::new(),
         late: None,
         command: command.encode()?,
+        stdin_open: request.stdin_open,
         stdin: request.stdin.map(Content::into_bytes),
         files: BTreeMap::new(),
         work: Work::default(),

@@ -332,6 +332,9 @@ async fn begin(
     };
     let Submitted { process, baseline, stdin, stdout, stderr, conversation, guard } = submitted;
     failpoints::at("run.started");
+    if let Some(open) = handle.stdin() {
+        open.begun();
+    }
     let is_managed = handle.has_managed_login();
     let may_be_asked_again = match &conversation {
         Some(decoder) => decoder.may_want_renewal(is_managed),
@@ -535,9 +538,10 @@ async fn keep_command(handle: &Handle, container: &Container, path: ClaimPath, p
 /// claim and the command.
 async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once, Submitted), StartError> {
     let Claimed { container, path, guard } = claimed;
-    let (stdin_reader, stdin) = match plan.stdin.as_deref() {
-        Some(text) => input(text)?,
-        None => (container.null_input()?, None),
+    let (stdin_reader, stdin) = match (handle.stdin(), plan.stdin.as_deref()) {
+        (Some(open), _) => (open.reader()?, None),
+        (None, Some(text)) => input(text)?,
+        (None, None) => (container.null_input()?, None),
     };
     let files = vaulted::files(handle, plan).await?;
     let (stdout, stdout_writer) = output_pipe(handle.log.chunk_size())?;
@@ -559,7 +563,7 @@ async fn submit(handle: &Handle, plan: &Plan, claimed: Claimed) -> Result<(Once,
     let baseline = container.baseline();
     for pipe in [stdout_writer.as_fd(), stderr_writer.as_fd()]
         .into_iter()
-        .chain(plan.stdin.as_ref().map(|_| stdin_reader.as_fd()))
+        .chain((plan.stdin.is_some() || handle.stdin.is_some()).then(|| stdin_reader.as_fd()))
     {
         container.give(pipe)?;
     }

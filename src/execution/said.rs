@@ -85,6 +85,11 @@ impl Said {
         (self.begin - HEAD) as usize
     }
 
+    /// Bytes that were said after the prompt.
+    pub fn length(&self) -> u64 {
+        self.end - self.begin
+    }
+
     /// How many of `length` bytes that are said from byte `at` of the conversation on were not written down yet.
     pub fn missing(&self, at: u64, length: usize) -> usize {
         let written = (self.end - self.begin).saturating_sub(at);

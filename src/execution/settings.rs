@@ -25,6 +25,8 @@ pub struct Settings {
     pub retained_bytes: usize,
     /// Time without a reader after which an execution without `background` is cancelled.
     pub disconnect_grace: Duration,
+    /// How long a client that sends standard input waits for the command to read it.
+    pub stdin_wait: Duration,
     /// The same at first for an execution that survived a restart of the daemon; also the time that a command waits for
     /// a reader that went away.
     pub reconnect_grace: Duration,
@@ -57,6 +59,7 @@ impl Settings {
             retained: execution.retained,
             retained_bytes: execution.retained_bytes,
             disconnect_grace: Duration::from_millis(execution.disconnect_grace_ms),
+            stdin_wait: Duration::from_millis(execution.stdin_wait_ms),
             reconnect_grace: Duration::from_millis(execution.reconnect_grace_ms),
             kill_grace: Duration::from_millis(execution.kill_grace_ms),
             max_timeout: Duration::from_millis(execution.max_timeout_ms),
@@ -133,6 +136,7 @@ impl Settings {
             retained: 5,
             retained_bytes: 250,
             disconnect_grace: Duration::ZERO,
+            stdin_wait: Duration::ZERO,
             reconnect_grace: Duration::ZERO,
             kill_grace: Duration::ZERO,
             max_timeout: Duration::from_secs(1),

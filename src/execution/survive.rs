@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use super::clock::now;
 use super::ending::Stop;
+use super::open_stdin::OpenStdin;
 use super::place::{InSandbox, Place};
 use super::resumable::Resumable;
 use super::state::{Assignment, State, Step, Submitted};
@@ -184,10 +185,13 @@ impl Executions {
         let mut adopted = Adopted::default();
         let (mut transits, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.into_iter().partition(|(key, _)| matches!(key, Key::Transit(..)));
+        let (mut inputs, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            kept.into_iter().partition(|(key, _)| matches!(key, Key::Input(_)));
         for (key, kept) in kept {
             let Key::Execution(id) = key else { continue };
             let on_the_way = STREAMS.map(|stream| transits.remove(&output::transit_key(&id, stream)));
-            let outcome = self.adopt_one(&id, kept, on_the_way, (&mut *orphans, &mut *survivors), &egress);
+            let input = inputs.remove(&Key::Input(id.clone()));
+            let outcome = self.adopt_one(&id, kept, (on_the_way, input), (&mut *orphans, &mut *survivors), &egress);
             match outcome {
                 Ok(ExecutionState::Running) => adopted.running += 1,
                 Ok(_) => adopted.ended += 1,
@@ -197,7 +201,7 @@ impl Executions {
                 }
             }
         }
-        for key in transits.keys() {
+        for key in transits.keys().chain(inputs.keys()) {
             self.forget_kept(key);
         }
         adopted
@@ -207,15 +211,24 @@ impl Executions {
         self: &Arc<Self>,
         id: &str,
         kept: Kept,
-        on_the_way: [Option<Kept>; 2],
+        (on_the_way, input): ([Option<Kept>; 2], Option<Kept>),
         (orphans, survivors): (&mut BTreeMap<String, Orphan>, &mut BTreeMap<String, Survivor>),
         egress: &impl Fn(&str, &[String]) -> Option<Arc<Policy>>,
     ) -> Result<ExecutionState, String> {
         let understood = self.understand(kept).inspect_err(|_| {
             self.forget_kept(&Key::Execution(id.to_owned()));
+            self.forget_kept(&Key::Input(id.to_owned()));
             STREAMS.iter().for_each(|stream| self.forget_kept(&output::transit_key(id, *stream)));
         });
         let Understood { note, log, recovered, collection, pipes } = understood?;
+        let stdin = match input.filter(|_| recovered.exit.is_none()) {
+            Some(input) => OpenStdin::resume(id, input, self.keeper.clone()).map(Some),
+            None => {
+                self.forget_kept(&Key::Input(id.to_owned()));
+                Ok(None)
+            }
+        };
+        let stdin = stdin.map_err(|error| error.to_string())?;
         for (stream, kept) in STREAMS.into_iter().zip(on_the_way) {
             let Some(kept) = kept else { continue };
             if let Some(pipe) = kept.fds.into_iter().next()
@@ -250,7 +263,7 @@ impl Executions {
         }
         let allowed = if let Found::Own(Some(orphan)) = &found { orphan.allowed() } else { &[] };
         let policy = egress(&note.provider, allowed);
-        let handle = Arc::new(self.revive(id, note, log, &recovered, collection));
+        let handle = Arc::new(self.revive(id, note, log, &recovered, (collection, stdin)));
         self.known().insert(Arc::clone(&handle));
         if recovered.exit.is_some() {
             self.ended(&handle, true);
@@ -299,7 +312,14 @@ impl Executions {
         Ok(Understood { note, log, recovered, collection, pipes })
     }
 
-    fn revive(&self, id: &str, note: Note, log: Log, recovered: &Recovered, collection: Option<Collection>) -> Handle {
+    fn revive(
+        &self,
+        id: &str,
+        note: Note,
+        log: Log,
+        recovered: &Recovered,
+        (collection, stdin): (Option<Collection>, Option<Arc<OpenStdin>>),
+    ) -> Handle {
         let span = super::span(id, &note.provider, &note.user, note.request_id.as_deref());
         let vaulted = self.vaulted(note.lent.map(|lent| (lent, None)), &note.provider, &note.user, id).map(Arc::new);
         let ended = recovered.exit.as_ref().and_then(|exit| exit.at);
@@ -331,6 +351,7 @@ impl Executions {
             waiting: Waiting::new(false, note.background),
             vaulted,
             collection,
+            stdin,
             keeper: self.keeper.clone(),
             feed: Arc::clone(&self.feed),
         }

@@ -48,6 +48,9 @@ pub(super) fn finish(handle: &Handle, mut exit: Exit) {
     if !handle.step(Step::End(exit.clone())) {
         return;
     }
+    if let Some(stdin) = &handle.stdin {
+        stdin.close("the execution has ended");
+    }
     let (reason, success, detail) = (exit.reason, exit.success, exit.detail.clone());
     handle.log.push(&Event::Exit(exit));
     handle.publish(DaemonEventKind::ExecutionExited, |event| {

@@ -16,6 +16,8 @@ pub enum Key {
     Sandbox(String),
     /// The transit pipe of a stream of an execution: id, and name of the stream.
     Transit(String, String),
+    /// The open standard input of an execution, by the execution's id: what was sent, and the pipe that it goes to.
+    Input(String),
     /// A renewal of a login that is under way, by its id: the socket that the answer comes to.
     Refresh(String),
     /// Something that this version does not know, as JSON: a newer daemon's. It stays where it is.
@@ -30,6 +32,7 @@ enum Known {
     Execution(String),
     Sandbox(String),
     Transit(String, String),
+    Input(String),
     Refresh(String),
 }
 
@@ -41,6 +44,7 @@ impl Key {
             Ok(Known::Execution(id)) => Self::Execution(id),
             Ok(Known::Sandbox(id)) => Self::Sandbox(id),
             Ok(Known::Transit(execution, stream)) => Self::Transit(execution, stream),
+            Ok(Known::Input(id)) => Self::Input(id),
             Ok(Known::Refresh(id)) => Self::Refresh(id),
             Err(_) => Self::Unknown(value.to_string()),
         }
@@ -53,6 +57,7 @@ impl Key {
             Self::Execution(id) => Known::Execution(id),
             Self::Sandbox(id) => Known::Sandbox(id),
             Self::Transit(execution, stream) => Known::Transit(execution, stream),
+            Self::Input(id) => Known::Input(id),
             Self::Refresh(id) => Known::Refresh(id),
             Self::Unknown(json) => return serde_json::from_str(&json).unwrap_or(Value::String(json)),
         };
@@ -82,6 +87,7 @@ impl Key {
             Self::Transit(execution, stream) => format!("{execution}/{stream}"),
             // An earlier version's keeper does not care what it means, and neither does that version's daemon.
             Self::Refresh(id) => format!("refresh/{id}"),
+            Self::Input(id) => format!("input/{id}"),
             Self::Unknown(json) => serde_json::from_str(json).unwrap_or_else(|_| json.clone()),
         }
     }
@@ -106,6 +112,7 @@ mod tests {
             (json!({"container": "c-01"}), Key::Container("c-01".to_owned())),
             (json!({"execution": "e-01"}), Key::Execution("e-01".to_owned())),
             (json!({"transit": ["e-01", "stdout"]}), Key::Transit("e-01".to_owned(), "stdout".to_owned())),
+            (json!({"input": "e-01"}), Key::Input("e-01".to_owned())),
             (json!({"refresh": "r-01"}), Key::Refresh("r-01".to_owned())),
             (json!({"sandbox": "s-01"}), Key::Sandbox("s-01".to_owned())),
             (json!({"volume": "v-01"}), unknown(&json!({"volume": "v-01"}))),

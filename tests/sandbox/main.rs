@@ -14,6 +14,7 @@ mod prompts;
 mod random;
 mod resource;
 mod states;
+mod stdin;
 mod steps;
 mod stopped;
 mod storage;

@@ -25,6 +25,7 @@ mod login;
 mod names;
 mod sandbox;
 mod sandbox_files;
+mod stdin;
 mod user;
 
 pub use about::{DaemonVersion, ExecutionStats, LimitsInForce};
@@ -43,6 +44,7 @@ pub use sandbox::{
     SandboxState, SandboxStorage,
 };
 pub use sandbox_files::{FileMove, NewDirectory, SandboxFile, SandboxFileKind, Unpacked};
+pub use stdin::StdinTaken;
 pub use user::{MAX_USER, USER_PATTERN, USER_RULE, is_user};
 
 /// Body of `POST /v1/executions`. Exactly one of `prompt` and `command` must be given (neither is needed with `image`).
@@ -100,6 +102,9 @@ pub struct ExecutionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ContentSchema>)]
     pub stdin: Option<Content>,
+    /// Standard input stays open behind `stdin`: `POST /v1/executions/{id}/stdin` sends more, and its end. Only with a command.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_open: bool,
     /// Files to put into `/workspace` before the command starts, by path below it. Directories are made as needed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, NewFileSchema>)]

@@ -20,7 +20,7 @@ A frozen sandbox is woken. What the command leaves running goes on in the sandbo
 code: that of the command; 124 on timeout; 125 when thawctl or the daemon failed, or a part of the output is missing; 126 and \
 127 when the command cannot be run or found; 128+N when killed by signal N. Ctrl-C cancels the command, a second one leaves.")]
 pub(super) struct Args {
-    /// Pass standard input to the command, up to its end
+    /// Pass standard input to the command as it comes, up to its end; with -d all of it first
     #[arg(long, short)]
     interactive: bool,
     /// Environment variable; not for secrets, since others can read thawctl's arguments
@@ -63,7 +63,9 @@ pub(super) async fn exec(client: &Client, args: Args, profile: &Profile, format:
     let user = profile.user.clone().unwrap_or_else(current_user);
     let found = sandbox::find(client, &user, &args.sandbox).await?;
     let (id, template) = (plain(found.get("id")), plain(found.get("template")));
+    let feeds = args.interactive && !args.detach;
     let stdin = match args.interactive {
+        true if feeds => None,
         true => Some(stdin::read_all()?.into()),
         false => {
             stdin::refuse_unread(stdin::Whose::Command)?;
@@ -78,6 +80,7 @@ pub(super) async fn exec(client: &Client, args: Args, profile: &Profile, format:
         command: Some(args.command),
         env,
         stdin,
+        stdin_open: feeds,
         workdir: args.workdir,
         timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         background: args.detach,
@@ -87,5 +90,5 @@ pub(super) async fn exec(client: &Client, args: Args, profile: &Profile, format:
     check_size(client, &request).await?;
     let limit = if request.timeout_ms.is_some() { Limit::Asked } else { Limit::Manifest(template) };
     let mode = if args.json || format.is_json() { Mode::Json } else { Mode::Raw };
-    execute(client, request, How { mode, verbose: args.verbose, output: None, limit }, format).await
+    execute(client, request, How { mode, verbose: args.verbose, output: None, limit, feeds }, format).await
 }

@@ -70,6 +70,7 @@ pub(super) fn build(mut args: Args, profile: &Profile) -> Result<ExecutionReques
         env,
         forced_env: args.force_env.into_iter().collect(),
         stdin,
+        stdin_open: false,
         files: Default::default(),
         archive: files::pack(&args.put)?,
         collect,

@@ -12,7 +12,7 @@ use super::interrupt::Interrupts;
 use super::printer::{Mode, Printer, Style};
 use super::profile::Profile;
 use super::run_args::Args;
-use super::{CtlError, exit, files, request, speak};
+use super::{CtlError, exit, files, request, speak, stdin};
 use thaw_client::client::Client;
 use thaw_client::types::{Event, Execution, ExecutionRequest};
 
@@ -37,7 +37,7 @@ pub(super) async fn run(client: &Client, args: Args, profile: &Profile, format: 
         (None, Some(_)) => Limit::Image,
         (None, None) => Limit::Manifest(request.provider.clone()),
     };
-    execute(client, request, How { mode, verbose, output, limit }, format).await
+    execute(client, request, How { mode, verbose, output, limit, feeds: false }, format).await
 }
 
 /// How an execution is shown.
@@ -49,6 +49,8 @@ pub(super) struct How {
     pub(super) output: Option<PathBuf>,
     /// Where its time limit comes from.
     pub(super) limit: Limit,
+    /// Standard input is passed on as it comes.
+    pub(super) feeds: bool,
 }
 
 /// Starts an execution and shows it to its end; one in the background is only named.
@@ -58,7 +60,7 @@ pub(super) async fn execute(
     how: How,
     format: &Format,
 ) -> Result<u8, CtlError> {
-    let How { mode, verbose, output, limit } = how;
+    let How { mode, verbose, output, limit, mut feeds } = how;
     if request.background {
         let execution = client.create(&request).await.map_err(|error| speak::run_error(error, &request))?;
         let item = serde_json::to_value(&execution).map_err(io::Error::from)?;
@@ -79,6 +81,9 @@ pub(super) async fn execute(
         if let (false, Some(id)) = (known, stream.execution()) {
             interrupts.set_execution(id);
             known = true;
+            if std::mem::take(&mut feeds) {
+                tokio::spawn(stdin::feed(client.clone(), id.to_owned()));
+            }
         }
         let Some(next) = stream.next().await else {
             printer.finish()?;

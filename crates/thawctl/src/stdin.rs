@@ -7,7 +7,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat, tell};
 
-use super::CtlError;
+use tokio::sync::mpsc;
+
+use super::{CtlError, complain};
+use thaw_client::client::{Client, ClientError, Upload};
 
 /// How long a pipe has to say something, so that a writer that starts beside thawctl is seen.
 const FIRST_WORD: Duration = Duration::from_millis(100);
@@ -17,7 +20,7 @@ pub(super) fn read_all() -> Result<Vec<u8>, CtlError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         return Err(CtlError::Usage(
-            "-i passes on a pipe or a file; standard input is a terminal, and there are no interactive sessions yet"
+            "-i passes on a pipe or a file; standard input is a terminal, and only `thawctl exec -i` passes that on as it comes"
                 .to_owned(),
         ));
     }
@@ -27,6 +30,55 @@ pub(super) fn read_all() -> Result<Vec<u8>, CtlError> {
         .read_to_end(&mut bytes)
         .map_err(|error| CtlError::Usage(format!("cannot read standard input: {error}")))?;
     Ok(bytes)
+}
+
+/// What is passed on at once, bytes.
+const PIECE: usize = 256 << 10;
+
+/// Pause before a piece is sent again that the daemon could not take.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Passes standard input on to an execution, as it comes, up to its end or to that of the command. A piece that the daemon could
+/// not take is sent again; what it took is told by the offset.
+pub(super) async fn feed(client: Client, execution: String) {
+    let (pieces, mut waiting) = mpsc::channel::<Vec<u8>>(1);
+    // A thread of its own, which nobody waits for: it hangs in read(2) when the command has ended.
+    std::thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut piece = vec![0; PIECE];
+        loop {
+            match stdin.read(&mut piece) {
+                Ok(0) => return,
+                Ok(read) if pieces.blocking_send(piece[..read].to_vec()).is_ok() => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) => return,
+                Err(error) => return complain(&format!("cannot read standard input: {error}")),
+            }
+        }
+    });
+    let mut at = 0;
+    loop {
+        let (piece, is_over) = waiting.recv().await.map_or((Vec::new(), true), |piece| (piece, false));
+        let end = at + piece.len() as u64;
+        loop {
+            match client.send_stdin(&execution, Some(at), Upload::Whole(piece.clone()), is_over).await {
+                Ok(_) => break,
+                Err(ClientError::Problem(problem)) if !problem.retryable => {
+                    // The command reads no more, or has ended: its exit code says the rest.
+                    if problem.code != "stdin_closed" {
+                        complain(&format!("standard input is not passed on: {}", problem.detail));
+                    }
+                    return;
+                }
+                // The command does not read, or the daemon restarts.
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+        if is_over {
+            return;
+        }
+        at = end;
+    }
 }
 
 /// Who would not get it.

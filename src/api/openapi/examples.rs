@@ -13,7 +13,7 @@ use thaw_client::types::{
     ExitReason, FileMove, Image, ImagePrune, Job, JobKind, JobState, LimitsInForce, List, Login, LoginMethod,
     LoginState, NamedSandboxRequest, NewDirectory, Page, Pool, PoolChange, PoolMemory, Problem, Provider, Sandbox,
     SandboxChange, SandboxFile, SandboxFileKind, SandboxLifecycle, SandboxReason, SandboxRequest, SandboxState,
-    SandboxStorage, Secret, Stage, Unpacked, Usage, UserKey, Vault,
+    SandboxStorage, Secret, Stage, StdinTaken, Unpacked, Usage, UserKey, Vault,
 };
 
 /// Tuesday morning.
@@ -204,6 +204,7 @@ fn answer(operation: &str) -> Option<Value> {
         }),
         "createSandbox" | "putSandbox" | "getSandbox" | "getNamedSandbox" | "changeSandbox" | "freezeSandbox"
         | "stopSandbox" | "wakeSandbox" => value(&sandbox()),
+        "sendStdin" => value(&StdinTaken { bytes: 13, eof: false }),
         "putSandboxFile" | "getSandboxFile" | "moveSandboxFile" => value(&sandbox_file()),
         "createSandboxDirectory" => value(&SandboxFile {
             kind: SandboxFileKind::Directory,

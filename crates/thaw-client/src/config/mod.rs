@@ -355,6 +355,8 @@ pub struct Execution {
     /// The same for an execution that has survived a restart of the daemon, until its first reader has come back. And as
     /// long a command that is ahead of a reader waits for it to come back.
     pub reconnect_grace_ms: u64,
+    /// Milliseconds for which a client that sends standard input (`stdin_open`) waits for a command that does not read.
+    pub stdin_wait_ms: u64,
     /// Milliseconds between SIGTERM and SIGKILL for a cancelled or timed-out command.
     pub kill_grace_ms: u64,
     /// Longest time limit that a request may ask for, milliseconds.
@@ -383,6 +385,7 @@ impl Default for Execution {
             retained: 1_000,
             retained_bytes: 256 << 20,
             disconnect_grace_ms: 10_000,
+            stdin_wait_ms: 30_000,
             reconnect_grace_ms: 60_000,
             kill_grace_ms: 2_000,
             max_timeout_ms: 3_600_000,
