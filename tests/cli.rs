@@ -4,6 +4,8 @@
 //! downloads the tools.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "cli/login.rs"]
+mod login;
 #[path = "cli/refused.rs"]
 mod refused;
 mod support;

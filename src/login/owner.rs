@@ -30,8 +30,9 @@ use thaw_client::types::{Credentials, LoginMethod, LoginReason, Secret};
 /// Number of warm containers that are tried: one may have died since it was last looked at.
 const CLAIM_ATTEMPTS: u32 = 3;
 
-/// Time for the CLI to say what the user has to do. At half a CPU the slowest of the three needs 5 s.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for the CLI to say what the user has to do: at half a CPU the slowest of the three needs 5 s. Shorter than clients wait
+/// for an answer.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Time for the CLI to leave its file once it has the user's answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);

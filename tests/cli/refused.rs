@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use thaw_client::types::{Credential, Event, ExecutionRequest, Stage, Started};
@@ -17,17 +18,23 @@ fn starts(outcome: &Outcome) -> Vec<&Started> {
     started.collect()
 }
 
+/// A file with a master key.
+pub fn vault_key(folder: &Path) -> String {
+    let key = folder.join("vault.key");
+    std::fs::write(&key, "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\n").unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    key.to_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_the_provider_refuses_is_renewed_and_each_cli_asked_once_more() {
     let upstream = Upstream::start();
     let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
-    let key = scratch.path().join("vault.key");
-    std::fs::write(&key, "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\n").unwrap();
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let key = vault_key(scratch.path());
     let daemon = daemon(&upstream, |setup, name| {
         let prestarted = i64::from(name == "openai");
         let setup = setup
-            .set("vault.key_file", key.to_str().unwrap())
+            .set("vault.key_file", key.clone())
             .set(&format!("provider.{name}.pool_target"), 0)
             .set(&format!("provider.{name}.prestarted"), prestarted);
         if name == "google" {
