@@ -117,7 +117,7 @@ async fn killed(rounds: u64) {
     daemon.stop().await;
 }
 
-async fn all_ended(daemon: &Daemon) -> bool {
+pub async fn all_ended(daemon: &Daemon) -> bool {
     let executions = daemon.client.executions().await.unwrap();
     executions.iter().all(|execution| execution.exit.is_some())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use thaw_client::types::UserKey;
 
 use super::{MARKER, ahead, prepare, put, request, shown};
-use crate::support::{Daemon, Setup, TokenServer, eventually};
+use crate::support::{Daemon, Mood, Setup, TokenServer, eventually};
 
 /// A server that listens on a socket in a folder of its own.
 struct Postgres {
@@ -142,4 +142,58 @@ async fn two_daemons_renew_a_login_one_at_a_time() {
     for daemon in daemons {
         daemon.stop().await;
     }
+}
+
+/// Kills one of two daemons, or both, again and again while logins are renewed.
+async fn killed(rounds: usize) {
+    let postgres = Postgres::start().await;
+    let server = TokenServer::start(Duration::from_secs(2));
+    let mut daemons = daemons(&postgres, 2, |setup| ahead::provider(&server, setup)).await;
+    put(&daemons[0], "u1", &server.login()).await;
+    let mut run = crate::support::shell(&ahead::script(&server));
+    (run.user, run.background) = ("u1".to_owned(), true);
+    for round in 0..rounds {
+        // So that each round has to renew it, and whoever dies does so before, during or after that.
+        server.state().mood = Mood::Slow(Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let mut begun = Vec::new();
+        for daemon in daemons.iter().chain(&daemons) {
+            let (client, run) = (daemon.client.clone(), run.clone());
+            begun.push(tokio::spawn(async move { client.create(&run).await }));
+        }
+        tokio::time::sleep(Duration::from_millis(5 + 17 * (round as u64 % 12))).await;
+        let doomed = [&[0][..], &[1], &[0, 1]][round % 3];
+        doomed.iter().for_each(|number| daemons[*number].kill());
+        begun.iter().for_each(tokio::task::JoinHandle::abort);
+        for number in doomed {
+            daemons[*number].launch().await;
+        }
+    }
+    for daemon in &daemons {
+        eventually("all have ended", || async { ahead::all_ended(daemon).await.then_some(()) }).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    run.background = false;
+    for daemon in &daemons {
+        assert!(daemon.run(&run).await.exited(0).text().starts_with("answer to a-"));
+    }
+    {
+        let state = server.state();
+        assert!(state.refused.is_empty(), "used twice: {state:?}");
+        assert!(state.last > 1 && state.renewals + 1 == state.last, "{state:?}");
+    }
+    for daemon in daemons {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_lost_or_used_twice_although_two_daemons_are_killed() {
+    killed(6).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: cargo test --test vault -- --ignored two_daemons_are_killed_fifty_times"]
+async fn no_token_is_lost_or_used_twice_although_two_daemons_are_killed_fifty_times() {
+    killed(50).await;
 }
