@@ -13,7 +13,7 @@ CARGO ?= cargo
 TEST_PROFILE ?= test
 # The integration tests that also run on a pure cgroup v2 kernel: tests/NAME.rs.
 V2_TESTS ?= container processes execution pool queue scaling isolation limits api leaks egress warm starvation survival accounting \
-	options neighbours sandbox
+	options neighbours sandbox identities
 # Seconds for each of them, and arguments for them (such as the name of one test).
 V2_TIMEOUT ?= 900
 V2_ARGS ?=
