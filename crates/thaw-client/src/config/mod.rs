@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 mod connections;
 mod egress;
 mod identity;
+mod image;
 mod login;
 mod reclaim;
 mod refresh;
+mod sandbox;
 mod storage;
 mod telemetry;
 mod units;
@@ -19,9 +21,11 @@ mod vault;
 pub use connections::{Connections, TURNED_AWAY};
 pub use egress::{DefaultRoute, Egress, LimitSettings, TotalSettings};
 pub use identity::{IdentitySettings, ProxyKind, ProxyUrl};
+pub use image::{Image, ImageRun};
 pub use login::Logins;
 pub use reclaim::ReclaimMode;
 pub use refresh::{RefreshPolicy, token_url_problem};
+pub use sandbox::Sandbox;
 pub use storage::{MIN_STORAGE_BYTES, Storage};
 pub use telemetry::{Log, LogFormat, MetricsSettings};
 pub use vault::{Store, Vault};
@@ -398,52 +402,6 @@ impl Default for Execution {
     }
 }
 
-/// `[sandbox]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sandbox {
-    /// Seconds without a command after which a sandbox is frozen, if its lifecycle does not say.
-    pub freeze_after_seconds: u64,
-    /// Sandboxes at the same time; each takes a place of `container.max`, for as long as it lives.
-    pub max: usize,
-    /// Sandboxes of one user at the same time; beyond it a request gets 429.
-    pub max_per_user: usize,
-    /// Seconds for which a sandbox that is gone is still listed, so that it tells why.
-    pub retention_seconds: u64,
-    /// Those that are listed at most, whatever their age.
-    pub retained: usize,
-    /// Calls for files of sandboxes at the same time; beyond it a request gets 503.
-    pub file_calls: usize,
-    /// Largest file or archive that goes into a sandbox or comes out in one request, bytes.
-    pub file_bytes: u64,
-    /// Files, directories and links of such an archive, and those that one request removes.
-    pub file_entries: u64,
-    /// Bytes of the root to write to of a sandbox whose request asks for none; 0 for none.
-    pub storage_bytes: u64,
-    /// Seconds without a command after which one with storage is stopped, if its lifecycle does not say.
-    pub stop_after_seconds: u64,
-    /// Seconds that its processes have for ending then, before they are killed.
-    pub stop_grace_seconds: u64,
-}
-
-impl Default for Sandbox {
-    fn default() -> Self {
-        Self {
-            freeze_after_seconds: 60,
-            max: 25,
-            max_per_user: 5,
-            retention_seconds: 86_400,
-            retained: 1_000,
-            file_calls: 32,
-            file_bytes: 4 << 30,
-            file_entries: 100_000,
-            storage_bytes: 0,
-            stop_after_seconds: 1800,
-            stop_grace_seconds: 10,
-        }
-    }
-}
-
 /// `[daemon]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -469,60 +427,6 @@ pub enum OnStop {
 impl Default for Daemon {
     fn default() -> Self {
         Self { on_stop: OnStop::Destroy, keeper_timeout_seconds: 600, keeper_stall_ms: 1000 }
-    }
-}
-
-/// `[image]`: what one image may cost; the limits that have no key are in `docs/images.md`.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Image {
-    /// Sum of the sizes of all its files, bytes.
-    pub max_unpacked_bytes: u64,
-    /// Entries of all its layers together.
-    pub max_entries: u64,
-    /// Whether an image that somebody else made has to be signed: an archive by one of `public_keys`; one of a registry,
-    /// which has no such signature, is not taken at all.
-    pub require_signature: bool,
-    /// minisign's public keys whose signatures count.
-    pub public_keys: Vec<String>,
-}
-
-impl Default for Image {
-    fn default() -> Self {
-        // Twenty times the largest image that thawd's forerunners had (745 MB), and ten times the files of Node's
-        // largest dependency trees.
-        Self { max_unpacked_bytes: 16 << 30, max_entries: 1_000_000, require_signature: false, public_keys: Vec::new() }
-    }
-}
-
-/// `[image_run]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ImageRun {
-    /// Memory limit, bytes.
-    pub memory_bytes: u64,
-    /// CPUs' worth of time.
-    pub cpu: f64,
-    /// CPUs' worth of time for a moment.
-    pub cpu_burst: f64,
-    /// Most processes and threads.
-    pub pids_max: u32,
-    /// Hosts that they may reach, as `host:port`.
-    pub egress: Vec<String>,
-    /// Wall-clock limit when the request names none, seconds.
-    pub timeout_seconds: u64,
-}
-
-impl Default for ImageRun {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 512 << 20,
-            cpu: 0.5,
-            cpu_burst: 1.0,
-            pids_max: 256,
-            egress: Vec::new(),
-            timeout_seconds: 30,
-        }
     }
 }
 
