@@ -313,11 +313,15 @@ async fn a_proxy_that_fails_is_told_and_never_gone_around() {
         ("bind", "bind = \"192.0.2.77\"\n".to_owned(), "cannot use its address 192.0.2.77", true),
     ];
     let sections: String = table.iter().map(|(name, lines, ..)| format!("[egress.identity.{name}]\n{lines}")).collect();
-    let limits = Limits { connect_timeout: Duration::from_millis(1500), ..unlimited() };
-    let (bed, routes) = container(&sections, "direct", limits);
+    let limits = |connect_timeout| Limits { connect_timeout, ..unlimited() };
+    // Only those that never answer use up their time.
+    let (hasty, hasty_routes) = container(&sections, "direct", limits(Duration::from_secs(1)));
+    let (patient, patient_routes) = container(&sections, "direct", limits(PATIENCE));
     let (port, count) = whoami().await;
     for (name, _, reason, is_its_fault) in &table {
-        give(&routes, "u1", name);
+        let (bed, routes) =
+            if name.starts_with("hung") { (&hasty, &hasty_routes) } else { (&patient, &patient_routes) };
+        give(routes, "u1", name);
         let target = format!("upstream.test:{port}");
         let tunnelled = bed.ask(&format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
         assert_eq!(tunnelled.status, 502, "{name}: {tunnelled:?}");
@@ -326,6 +330,7 @@ async fn a_proxy_that_fails_is_told_and_never_gone_around() {
         let health = routes.identity(name).unwrap().health();
         assert_eq!(health.failed > 0, *is_its_fault, "{name}: {health:?}");
     }
+    let (bed, routes) = (patient, patient_routes);
     // Plain requests are shown to the proxy as they are, and its refusal of the password is not the container's business.
     give(&routes, "u1", "wants-login");
     let answer = bed.get(&format!("http://localhost:{port}/")).await;

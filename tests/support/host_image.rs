@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
@@ -20,12 +20,24 @@ pub struct HostImage {
     env: Vec<String>,
 }
 
+/// A path without `..`; links in it stay, since libraries are known by them.
+fn plain(path: &str) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
 impl HostImage {
     /// A program of this machine, by its path, and its libraries.
     pub fn program(mut self, path: &str) -> Self {
         let output = Command::new("ldd").arg(path).output().unwrap();
         for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|word| word.starts_with('/')) {
-            self.files.insert(word.into());
+            self.files.insert(plain(word));
         }
         self.files.insert(path.into());
         self

@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands without a counterpart, and one sentence each.
-const COMMANDS: [(&str, &str); 29] = [
+const COMMANDS: [(&str, &str); 28] = [
     ("start", "an execution that ended cannot be started again: `thawctl run` starts another one"),
     ("restart", "an execution cannot be restarted: `thawctl cancel ID`, then `thawctl run`"),
     (
@@ -26,7 +26,6 @@ const COMMANDS: [(&str, &str); 29] = [
         "an image gets its name when it comes in: `thawctl image import --name NAME`, `thawctl image pull --name NAME`",
     ),
     ("search", "registries are not searched: `thawctl image pull REFERENCE` takes the full name of an image"),
-    ("login", "`thawctl image pull` takes --username and a password, or what `docker login` saved"),
     ("logout", "thawctl saves no login of a registry; `docker logout` removes what docker saved"),
     ("port", "containers have no ports: they reach hosts through the daemon's proxy, and nothing reaches them"),
     ("network", "containers have no networks: `thawctl providers` shows which hosts they may reach"),

@@ -128,6 +128,7 @@ async fn a_database_from_before_the_records_is_brought_up_to_date() {
     let vault = bed.open().await;
     vault.put("u1", &bed.provider, &login("sk-one"), Asker::default()).await.unwrap();
     for sql in [
+        "DROP TABLE egress_allocations",
         "DROP TABLE sandboxes",
         "DROP TABLE vault_audit",
         "DROP TABLE vault_refreshes",
