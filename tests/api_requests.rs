@@ -80,7 +80,9 @@ async fn a_query_parameter_that_a_path_does_not_have_is_refused() {
     let described: serde_json::Value =
         serde_json::from_slice(&daemon.http("GET /openapi.json", &[], b"").await.body).unwrap();
     let mut asked = 0;
-    for (path, item) in described["paths"].as_object().unwrap() {
+    // A provider sends its user back with whatever it likes: all of that is handed on.
+    let handed_on = |path: &&String| *path != "/v1/logins/{id}/callback";
+    for (path, item) in described["paths"].as_object().unwrap().iter().filter(|(path, _)| handed_on(path)) {
         for method in item.as_object().unwrap().keys().filter(|name| *name != "parameters") {
             let path = path.replace("{id}", "e-1").replace("{name}", "test").replace("{provider}", "test");
             let request = format!("{} {path}?nonsense=1", method.to_uppercase());

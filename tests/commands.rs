@@ -116,6 +116,8 @@ async fn what_the_pages_say_can_be_typed() {
             .add_provider(&manifest("anthropic", ".credentials.json", "ANTHROPIC_API_KEY"))
             .add_provider(&manifest("google", "oauth_creds.json", "GEMINI_API_KEY"))
             .add_provider(&words)
+            .set("egress.identity.paris-1.bind", "127.0.0.2")
+            .set("egress.identity.second.bind", "127.0.0.3")
     });
     for name in ["openai", "anthropic", "google"] {
         let store = daemon.path("state/images");
