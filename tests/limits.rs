@@ -88,7 +88,7 @@ async fn cpu_is_throttled_to_the_quota() {
 #[tokio::test]
 async fn a_fork_bomb_dies_inside() {
     let daemon = Daemon::start(|setup| setup.pool(2).provider("pids_max", 40)).await;
-    let mut request = shell("f() { f | f & }; f; sleep 1000");
+    let mut request = shell("sh -c 'f() { f | f & }; f' & exec sleep 1000");
     request.timeout_ms = Some(4000);
     let execution = daemon.client.create(&request).await.unwrap();
     let container = daemon.container(&execution.container.unwrap()).await;

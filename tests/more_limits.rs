@@ -109,7 +109,7 @@ async fn images_without_a_provider_have_limits_of_their_own() {
         image: Some("test".to_owned()),
         provider: String::new(),
         timeout_ms: Some(60_000),
-        ..shell("f() { f | f & }; f; exec sleep 1000")
+        ..shell("sh -c 'f() { f | f & }; f' & exec sleep 1000")
     };
     let execution = daemon.client.create(&request).await.unwrap();
     let cgroup = ContainerCgroup::of(&daemon.container(&execution.container.unwrap()).await);

@@ -87,7 +87,7 @@ pub async fn get(State(state): State<Arc<super::State>>, Id(id): Id) -> Result<J
 /// that grows as its id. What `Last-Event-ID` names is left out.
 #[utoipa::path(get, path = "/v1/logins/{id}/events", operation_id = "streamLogin", tag = "vault",
     params(("id" = String, Path, description = "login id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64),
-        ("Last-Event-ID" = Option<String>, Header, description = "id of the last event seen", pattern = "^[0-9]+$")),
+        ("Last-Event-ID" = Option<u64>, Header, nullable = false, description = "id of the last event seen")),
     responses((status = 200, content_type = "text/event-stream", body = String,
             description = "the events; each has a `Login` as its data"),
         (status = 400, body = Problem), (status = 404, body = Problem),

@@ -2,6 +2,7 @@
 
 mod about;
 mod accept;
+mod binary;
 mod body;
 mod credential_check;
 mod credentials;

@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::ApiError;
+use super::binary::Tar;
 use super::lookup::Id;
 use super::sandbox_files::{Asked, Which, asked};
 use super::upload::receive;
@@ -48,7 +49,7 @@ pub async fn read(
 /// before it in the archive was made.
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/archive", operation_id = "putSandboxArchive", tag = "sandboxes", params(
     ("id" = String, Path, description = "sandbox id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64), Which),
-    request_body(content_type = "application/x-tar", content = String, description = "the archive"),
+    request_body(content_type = "application/x-tar", content = Tar, description = "the archive"),
     responses((status = 200, body = Unpacked), (status = 400, body = Problem), (status = 403, body = Problem),
         (status = 404, description = "no such sandbox, or no such directory (`no_such_file`)", body = Problem),
         (status = 408, body = Problem),

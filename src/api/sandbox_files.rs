@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::binary::RawBytes;
 use super::lookup::Id;
 use super::upload::receive;
 use super::{ApiError, body};
@@ -297,7 +298,7 @@ fn mode(text: Option<&str>) -> Option<Result<u32, ()>> {
 /// followed within the sandbox.
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files", operation_id = "putSandboxFile", tag = "sandboxes", params(
     ("id" = String, Path, description = "sandbox id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64), How),
-    request_body(content_type = "application/octet-stream", content = String, description = "the content"),
+    request_body(content_type = "application/octet-stream", content = RawBytes, description = "the content"),
     responses((status = 200, description = "it took the place of a file", body = SandboxFile),
         (status = 201, description = "it is new", body = SandboxFile), (status = 400, body = Problem),
         (status = 403, description = "the sandbox's user may not write there (`file_forbidden`)", body = Problem),

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 
 use super::ApiError;
+use super::binary::RawBytes;
 use super::lookup::{Id, find};
 use crate::execution::StdinError;
 use thaw_client::types::{Problem, StdinTaken};
@@ -48,7 +49,7 @@ impl From<StdinError> for ApiError {
 /// other.
 #[utoipa::path(post, path = "/v1/executions/{id}/stdin", operation_id = "sendStdin", tag = "executions", params(
     ("id" = String, Path, description = "execution id", pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 64), Part),
-    request_body(content_type = "application/octet-stream", content = String, description = "the bytes"),
+    request_body(content_type = "application/octet-stream", content = RawBytes, description = "the bytes"),
     responses((status = 200, body = StdinTaken), (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 408, body = Problem),
         (status = 409, description = "it was not asked for (`stdin_not_open`), has ended, or the command has (`stdin_closed`), or \

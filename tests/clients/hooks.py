@@ -30,3 +30,9 @@ def map_body(ctx, body):
 @schemathesis.hook("map_body").apply_to(method="PUT", path="/v1/users/{user}/sandboxes/{name}")
 def map_body(ctx, body):
     return of_test(body)
+
+
+@schemathesis.serializer("application/x-tar")
+def tar(ctx, value):
+    """An archive is bytes, whatever they are."""
+    return value if isinstance(value, bytes) else str(value).encode()
