@@ -51,7 +51,8 @@ pub async fn actions(daemon: &Daemon) -> Vec<AuditAction> {
 async fn many_at_once(count: usize) {
     let server = TokenServer::start(Duration::from_secs(2));
     let daemon = with_vault(|setup| provider(&server, setup)).await;
-    put(&daemon, "u1", &server.login()).await;
+    // Over already, so that it has to be renewed however fast the machine is.
+    put(&daemon, "u1", &over(&server.login())).await;
     let mut run = shell(&script(&server));
     run.user = "u1".to_owned();
     let outcomes = futures_util::future::join_all((0..count).map(|_| daemon.run(&run))).await;
