@@ -28,6 +28,8 @@ use support::{Daemon, Outcome, Setup, eventually, shell};
 
 /// A daemon with room, whose sandboxes are not frozen by idleness unless a test wants it.
 fn usual(setup: Setup) -> Setup {
+    // Scratch space may be a tmpfs of less than the usual reserve.
+    let setup = setup.set("storage.reserve_bytes", 16 << 20);
     setup.pool(2).set("sandbox.freeze_after_seconds", 3600).set("sandbox.max_per_user", 8)
 }
 
