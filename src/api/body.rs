@@ -13,6 +13,27 @@ use zeroize::Zeroizing;
 use super::ApiError;
 use super::strict::{self, Strict};
 
+/// The next piece of a body that is read bit by bit; `None` at its end. Each piece has to come within `patience`.
+///
+/// # Errors
+/// 408 `body_timeout`, 400 `incomplete_body`.
+pub async fn piece(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+    loop {
+        let frame = tokio::time::timeout(patience, body.frame()).await.map_err(|_| {
+            let seconds = patience.as_secs();
+            let detail = format!("nothing came for {seconds} s (`api.connections.body_timeout_seconds`)");
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+        })?;
+        let Some(frame) = frame else { return Ok(None) };
+        let frame = frame
+            .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", "the body did not arrive whole"))?;
+        // Trailers are of no interest.
+        if let Ok(piece) = frame.into_data() {
+            return Ok(Some(piece));
+        }
+    }
+}
+
 /// Reads and parses a JSON body of at most `limit` bytes, which has to arrive within `time`.
 ///
 /// # Errors

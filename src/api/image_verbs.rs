@@ -15,7 +15,6 @@ use axum::http::{Method, StatusCode, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use super::lookup::Id;
@@ -272,16 +271,7 @@ async fn receive(state: &super::State, mut body: Body) -> Result<Upload, ApiErro
     let upload = Upload(path);
     let (pieces, writer) = writer(file);
     let mut received = 0u64;
-    loop {
-        let frame = tokio::time::timeout(state.body_timeout, body.frame()).await.map_err(|_| {
-            let seconds = state.body_timeout.as_secs();
-            let detail = format!("nothing came for {seconds} s (`api.connections.body_timeout_seconds`)");
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
-        })?;
-        let Some(frame) = frame else { break };
-        let frame = frame
-            .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", "the body did not arrive whole"))?;
-        let Ok(piece) = frame.into_data() else { continue };
+    while let Some(piece) = super::body::piece(&mut body, state.body_timeout).await? {
         received += piece.len() as u64;
         if received > state.max_archive_bytes {
             let detail =

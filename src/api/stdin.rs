@@ -7,12 +7,11 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use http_body_util::BodyExt;
 use serde::Deserialize;
 
-use super::ApiError;
 use super::binary::RawBytes;
 use super::lookup::{Id, find};
+use super::{ApiError, body};
 use crate::execution::StdinError;
 use thaw_client::types::{Problem, StdinTaken};
 
@@ -71,18 +70,8 @@ pub async fn send(
     let handle = find(&state, &id)?;
     let stdin = handle.stdin().ok_or(StdinError::NotOpen)?;
     let mut writer = stdin.writer(offset, state.executions.settings().stdin_wait).await?;
-    loop {
-        let frame = tokio::time::timeout(state.body_timeout, content.frame()).await.map_err(|_| {
-            let seconds = state.body_timeout.as_secs();
-            let detail = format!("nothing came for {seconds} s (`api.connections.body_timeout_seconds`)");
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
-        })?;
-        let Some(frame) = frame else { break };
-        let frame = frame
-            .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", "the body did not arrive whole"))?;
-        if let Some(piece) = frame.data_ref() {
-            writer.write(piece).await?;
-        }
+    while let Some(piece) = body::piece(&mut content, state.body_timeout).await? {
+        writer.write(&piece).await?;
     }
     let (bytes, eof) = writer.finish(end).await;
     Ok(Json(StdinTaken { bytes, eof }))

@@ -115,7 +115,8 @@ impl Dialer {
                 let opened = opened.unwrap_or_else(|_| Err(ProxyError::Proxy("it did not answer in time".to_owned())));
                 let stream = opened.map_err(|error| match error {
                     ProxyError::Destination(reason) => {
-                        identity.succeeded(false);
+                        // The proxy can be reached, but no connection was opened.
+                        identity.succeeded(true);
                         failed(reason)
                     }
                     about_it @ (ProxyError::Proxy(_) | ProxyError::Login) => {

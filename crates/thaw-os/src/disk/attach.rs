@@ -89,27 +89,6 @@ pub fn attach(path: &Path, patience: Duration) -> Result<Attached> {
     Ok(Attached { mount, repaired })
 }
 
-/// As [`attach`], for an image that several may have at a time: when it is attached already, its file system is mounted once
-/// more. One caller at a time for each image.
-///
-/// # Errors
-/// See [`DiskError`].
-pub fn attach_shared(path: &Path, patience: Duration) -> Result<Attached> {
-    let until = Instant::now() + patience;
-    loop {
-        let image = open(path)?;
-        if let Some(device) = LoopDevice::of(image.as_fd()).map_err(failed("look at the loop devices"))? {
-            let mount = mount(&device).map_err(|error| DiskError::Damaged(error.to_string()))?;
-            return Ok(Attached { mount, repaired: false });
-        }
-        match attach(path, Duration::ZERO) {
-            // It was about to be let go of.
-            Err(DiskError::Busy(_)) if Instant::now() < until => std::thread::sleep(AGAIN),
-            outcome => return outcome,
-        }
-    }
-}
-
 fn device(image: &File, path: &Path) -> Result<LoopDevice> {
     LoopDevice::attach(image.as_fd()).map_err(failed(format!("attach {} to a loop device", path.display())))
 }

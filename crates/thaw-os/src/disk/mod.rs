@@ -14,7 +14,7 @@ mod layer;
 mod make;
 mod tool;
 
-pub use attach::{Attached, attach, attach_shared, is_attached};
+pub use attach::{Attached, attach, is_attached};
 pub use check::{repair, wants_check};
 pub use error::{DiskError, Result};
 pub use layer::{Directory, keep_directory, prepare_layer};

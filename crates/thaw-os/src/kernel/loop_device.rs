@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 /// Requests of linux/loop.h.
-const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
@@ -111,28 +110,6 @@ impl LoopDevice {
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "others take every free loop device"))
-    }
-
-    /// The device that has `file` already, if one does.
-    ///
-    /// # Errors
-    /// The devices cannot be listed.
-    pub fn of(file: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let wanted = rustix::fs::fstat(file)?;
-        for entry in std::fs::read_dir("/sys/block")? {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str().filter(|name| name.starts_with("loop")) else { continue };
-            let path = Path::new("/dev").join(name);
-            // Opened, it cannot let go of its file any more.
-            let Ok(device) = open(&path) else { continue };
-            let mut info = Info::with(0);
-            // SAFETY: `info` is a `struct loop_info64`, which the kernel fills.
-            let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
-            if result == 0 && (info.device, info.inode) == (wanted.st_dev, wanted.st_ino) {
-                return Ok(Some(Self { file: device, path }));
-            }
-        }
-        Ok(None)
     }
 
     /// Its node, for a mount.
